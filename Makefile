@@ -1,0 +1,64 @@
+# `make demo` and `make test` are the two commands of the README; everything is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+DEMO := .demo
+DENSE := $(DEMO)/SmolLM2-135M-Instruct
+SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
+QUALITY := $(DEMO)/quality.json
+
+.PHONY: demo develop test test-all lint types clean
+
+demo: $(QUALITY)
+	$(BIN)/twofour bench compare $(DENSE) $(SPARSE) --quality $(QUALITY) --out $(DEMO)/report --overwrite
+
+$(QUALITY): $(SPARSE)
+	$(BIN)/twofour check $(SPARSE)
+	$(BIN)/twofour eval $(SPARSE) --baseline $(DENSE) --out $@
+
+$(SPARSE): | $(DENSE)
+	$(BIN)/twofour prune $(DENSE) -o $@
+
+$(DENSE): | $(VENV)/.demo
+	$(BIN)/twofour demo-model $@
+
+test: $(VENV)/.develop
+	$(BIN)/pytest
+
+test-all: $(VENV)/.develop
+	$(BIN)/pytest -m "not gpu"
+
+lint: $(VENV)/.develop
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.develop
+	rm -rf .typed build
+	$(BIN)/pip install --quiet --no-deps --target .typed .
+	MYPYPATH=.typed $(BIN)/mypy
+
+develop: $(VENV)/.develop
+
+$(VENV)/.develop: $(VENV)/.torch pyproject.toml setup.py
+	$(BIN)/pip install --quiet --editable ".[demo,bench]" --group dev --constraint constraints.txt
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml setup.py
+	$(BIN)/pip install --quiet --editable ".[demo,bench]" --constraint constraints.txt
+	touch $@
+
+# On Linux the package index serves torch with several GB of CUDA: a machine without an NVIDIA driver gets the CPU build.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	if [ "$$(uname -sm)" != "Linux x86_64" ] || nvidia-smi -L >/dev/null 2>&1; then \
+	  $(BIN)/pip install --quiet torch==$(TORCH); \
+	else \
+	  $(BIN)/pip install --quiet torch==$(TORCH)+cpu 2>/dev/null || \
+	  $(BIN)/pip install --quiet torch==$(TORCH)+cpu --index-url https://download.pytorch.org/whl/cpu; \
+	fi
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO) .typed build

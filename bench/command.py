@@ -1,0 +1,22 @@
+"""The verb `bench`: its sub-verbs, each in a module of its own."""
+
+import argparse
+
+from twofour.bench import compare_command, run_command
+
+_VERBS = {
+    "run": (run_command, "load-test one server"),
+    "compare": (compare_command, "dense against 2:4, paired, with a report"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="bench_verb", required=True, metavar="VERB")
+    for name, (module, summary) in _VERBS.items():
+        module.add_arguments(verbs.add_parser(name, help=summary))
+
+
+def run(args: argparse.Namespace) -> int:
+    module, _ = _VERBS[args.bench_verb]
+    status: int = module.run(args)
+    return status

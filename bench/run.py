@@ -1,0 +1,152 @@
+"""One load test of one server: warm up, drive, sum up, check."""
+
+import http.client
+import json
+import platform
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from twofour import __version__
+from twofour.bench import client, gates, metrics, wire, workload
+from twofour.bench.gates import Gate
+from twofour.bench.metrics import Summary
+from twofour.bench.progress import progress
+from twofour.bench.records import Record, Request
+from twofour.bench.workload import Lengths
+from twofour.prune.errors import InputError, ServerError
+
+_WARM_UP_AT_ONCE = 4  # in an open loop, which has no number of its own
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to do to which server. A `rate` makes it an open loop, `concurrency` a closed one."""
+
+    url: str
+    model: str
+    requests: int
+    concurrency: int | None
+    rate: float | None  # requests per second
+    prompt_tokens: Lengths
+    output_tokens: Lengths
+    seed: int
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Run:
+    load: Load
+    nonce: str
+    started: datetime  # the wall clock at `started_at`
+    started_at: float
+    records: Sequence[Record]
+    summary: Summary
+    gates: Sequence[Gate]
+
+    @property
+    def valid(self) -> bool:
+        return not gates.failed(self.gates)
+
+
+def measure(load: Load, api_key: str | None = None) -> Run:
+    """Load-test a server that is up. Raises ServerError if it answers not one request of the warm-up."""
+    requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
+    nonce, lags = secrets.token_hex(4), list[float]()
+    warm_up(load, api_key)
+    pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
+    with progress("load", len(requests)) as on_end:
+        records = _drive(load, requests, api_key, nonce, lags, on_end)
+    checked = gates.check(requests, records, lags, pressure.share())
+    summary = metrics.summarise(records, started_at)
+    return Run(load, nonce, started, started_at, records, summary, checked)
+
+
+def warm_up(load: Load, api_key: str | None) -> None:
+    """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
+    count = min(load.concurrency or _WARM_UP_AT_ONCE, load.requests) + 1  # the first runs alone
+    requests = workload.plan(count, load.prompt_tokens, load.output_tokens, load.seed + 1)
+    with progress("warm-up", count) as on_end:
+        records = _drive(load, requests, api_key, f"warm-up {secrets.token_hex(4)}", [], on_end, count)
+    if all(record.error for record in records):
+        raise ServerError(
+            f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key"
+        )
+
+
+def _drive(
+    load: Load,
+    requests: Sequence[Request],
+    api_key: str | None,
+    nonce: str,
+    lags: list[float],
+    on_end: Callable[[], None],
+    at_once: int | None = None,
+) -> list[Record]:
+    concurrency = at_once or load.concurrency
+    return client.drive(
+        load.url, load.model, requests, concurrency, api_key, load.timeout_s, nonce, lags, on_end
+    )
+
+
+def served_model(url: str, api_key: str | None = None) -> str:
+    """The one model of the server at `url`."""
+    to = wire.target(url)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    connection = http.client.HTTPConnection(to.host, to.port, timeout=10)
+    try:
+        connection.request("GET", f"{to.base}/models", headers=headers)
+        names = _names(connection.getresponse(), url)
+    except (OSError, http.client.HTTPException) as error:
+        raise ServerError(f"no answer from {url} ({error}); is the server up?") from error
+    finally:
+        connection.close()
+    if len(names) != 1:
+        raise InputError(f"{url} serves {', '.join(names) or 'no model'}; choose with --model")
+    return names[0]
+
+
+def _names(response: http.client.HTTPResponse, url: str) -> list[str]:
+    body = response.read()
+    if response.status != 200:
+        raise ServerError(
+            f"{url} answers /v1/models with status {response.status}; check the address and the key"
+        )
+    try:
+        return [str(model["id"]) for model in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        raise ServerError(f"{url} lists no models as OpenAI's API does; give --model") from None
+
+
+def document(run: Run, with_records: bool) -> dict[str, Any]:
+    """The run as JSON: what was asked, what came of it, whether it counts."""
+    load = asdict(run.load) | {
+        "prompt_tokens": str(run.load.prompt_tokens),
+        "output_tokens": str(run.load.output_tokens),
+    }
+    result = {
+        "kind": "twofour.bench.run",
+        "version": 1,
+        "started": run.started.isoformat(timespec="milliseconds"),
+        "load": load | {"nonce": run.nonce},
+        "versions": {"twofour": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        "valid": run.valid,
+        "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
+        "summary": run.summary.as_dict(),
+    }
+    if with_records:
+        result["records"] = [timeline(record, run.started_at) for record in run.records]
+    return result
+
+
+def timeline(record: Record, started_at: float) -> dict[str, Any]:
+    """A record as plain data, its times in seconds after the start of the run."""
+    plain = asdict(record)
+    plain["chunks"] = [[chunk.at - started_at, chunk.tokens] for chunk in record.chunks]
+    for name in ("scheduled_at", "sent_at", "headers_at", "done_at"):
+        plain[name] = None if plain[name] is None else plain[name] - started_at
+    return plain

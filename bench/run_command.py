@@ -1,0 +1,119 @@
+"""The verb `bench run`: load-test one server and print what it did."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twofour.prune.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from twofour.bench.run import Load, Run
+
+INVALID = 3  # the exit status of a run that failed a gate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Load-test one server through its OpenAI-compatible API. Exit status 3: a validity gate failed."
+    )
+    parser.add_argument("url", metavar="URL", help="http://host:port")
+    parser.add_argument(
+        "--model", metavar="NAME", help="which of the server's models (default: its only one)"
+    )
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)"
+    )
+    pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
+    parser.add_argument(
+        "--requests", type=int, default=64, metavar="N", help="how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompt-tokens",
+        default="128~0.3",
+        metavar="L",
+        help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule (default: 0)")
+    parser.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="per request (default: %(default)s)"
+    )
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help="a file that holds the API key")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the document here, with every request"
+    )
+    parser.add_argument(
+        "--format", choices=("twofour", "vllm-json"), default="twofour", help="of the JSON (default: twofour)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.bench.gates import failed
+    from twofour.bench.run import measure
+    from twofour.bench.table import table
+
+    if args.out and args.out.exists():
+        raise OutputError(f"{args.out} exists; move it or choose another --out")
+    api_key = _key(args.api_key_file)
+    done = measure(_load(args, api_key), api_key)
+    if args.out:
+        _write(args.out, _document(done, args.format, with_records=True))
+    if args.json:
+        print(json.dumps(_document(done, args.format, with_records=False), allow_nan=False))
+    else:
+        print(table(done))
+    for gate in failed(done.gates):
+        print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
+    return 0 if done.valid else INVALID
+
+
+def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
+    from twofour.bench.run import Load, served_model
+    from twofour.bench.workload import lengths
+
+    if args.concurrency is not None and args.concurrency < 1:
+        raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
+    if not args.timeout > 0:
+        raise InputError(f"a time-out of {args.timeout:g} s; --timeout is above 0")
+    return Load(
+        url=args.url,
+        model=args.model or served_model(args.url, api_key),
+        requests=args.requests,
+        concurrency=args.concurrency or (4 if args.rate is None else None),
+        rate=args.rate,
+        prompt_tokens=lengths(args.prompt_tokens),
+        output_tokens=lengths(args.output_tokens),
+        seed=args.seed,
+        timeout_s=args.timeout,
+    )
+
+
+def _key(file: Path | None) -> str | None:
+    try:
+        return file.read_text().strip() if file else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the API key cannot be read from {file} ({error}); check --api-key-file") from error
+
+
+def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:
+    from twofour.bench.run import document
+    from twofour.bench.vllm_json import flat
+
+    return (flat if form == "vllm-json" else document)(done, with_records)
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(document, allow_nan=False) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written ({error.strerror}); choose another --out") from error

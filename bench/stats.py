@@ -1,0 +1,112 @@
+"""Statistics of runs: percentiles that know when there are too few values, intervals of shares and ratios.
+
+Requests of one run are not independent: they wait in the same queue. So intervals are taken over runs
+(pairs of runs, one of each arm on the same schedule), never over the requests of one.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+from twofour.prune.errors import InputError
+
+# The fewest values for which a 95 % interval of the percentile exists that assumes no distribution.
+FEWEST = {50: 6, 90: 29, 95: 59, 99: 299}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One quantity over requests, gaps or tokens. None: nothing was measured, or `n` is too small to say.
+
+    Percentiles interpolate linearly (type 7). `adjusted_*` count a failed request as infinitely slow and
+    take the nearest rank; infinity means that too many failed.
+    """
+
+    n: int
+    failed: int = 0
+    mean: float | None = None
+    sd: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    adjusted_p50: float | None = None
+    adjusted_p90: float | None = None
+    adjusted_p95: float | None = None
+    adjusted_p99: float | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A geometric mean of ratios over `n` pairs with its 95 % interval, None below two pairs."""
+
+    point: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def distribution(values: Sequence[float], failed: int = 0) -> Distribution:
+    if not values:
+        return Distribution(0, failed)
+    cuts = np.percentile(values, list(FEWEST))
+    plain = {
+        f"p{p}": float(cut) if len(values) >= fewest else None
+        for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
+    }
+    ranked = sorted(values) + [math.inf] * failed
+    adjusted = {
+        f"adjusted_p{p}": ranked[-(-p * len(ranked) // 100) - 1] if len(ranked) >= FEWEST[p] else None
+        for p in FEWEST
+    }
+    return Distribution(
+        len(values), failed, float(np.mean(values)), float(np.std(values)), **plain, **adjusted
+    )
+
+
+def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
+    """Second over first: up to 19 pairs a t interval of the log-ratios, then a bootstrap over the pairs."""
+    if not pairs or any(not (0 < value < math.inf) for pair in pairs for value in pair):
+        raise InputError("a ratio needs at least one pair, of finite numbers above 0")
+    logs = [math.log(second / first) for first, second in pairs]
+    centre = fmean(logs)
+    if len(logs) == 1:
+        return Ratio(math.exp(centre), None, None, 1)
+    low, high = _student(logs) if len(logs) <= len(_T975) + 1 else _bootstrap(logs, seed)
+    return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share."""
+    if not 0 <= successes <= n or n == 0:
+        raise InputError(f"{successes} of {n} is not a share")
+    share, z2 = successes / n, _Z975**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z975 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # At the edges the ends are 0 and 1 exactly; rounding would miss them.
+    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
+
+
+_Z975 = 1.959963984540054
+
+# Student's t, 97.5 %, for 1 to 18 degrees of freedom: 2 to 19 pairs.
+_T975 = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622),
+    *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
+)
+_RESAMPLES = 4000
+
+
+def _student(logs: Sequence[float]) -> tuple[float, float]:
+    half = _T975[len(logs) - 2] * stdev(logs) / math.sqrt(len(logs))
+    return fmean(logs) - half, fmean(logs) + half
+
+
+def _bootstrap(logs: Sequence[float], seed: int) -> tuple[float, float]:
+    draw = random.Random(f"{seed}/bootstrap")
+    means = [fmean(draw.choices(logs, k=len(logs))) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

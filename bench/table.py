@@ -1,0 +1,75 @@
+"""A run as text for a person: latencies in milliseconds, throughput, gates, verdict."""
+
+from twofour.bench.gates import Gate
+from twofour.bench.metrics import kind
+from twofour.bench.run import Run
+from twofour.bench.stats import FEWEST, Distribution
+
+_ROWS = {
+    "ttft": "time to first token",
+    "ttft_sched": "  from the scheduled time",
+    "first_byte": "time to headers",
+    "itl_gap": "gap between chunks",
+    "itl_tok": "gap per token",
+    "tpot": "time per output token",
+    "tpot_vllm": "  as vLLM counts (N - 1)",
+    "tpot_incl": "  with the first (GuideLLM)",
+    "e2e": "end to end",
+}
+
+
+def table(done: "Run") -> str:
+    load, summary = done.load, done.summary
+    pace = f"{load.concurrency} at a time" if load.concurrency else f"{load.rate:g} requests/s, Poisson"
+    lines = [
+        f"{load.model} at {load.url}: {load.requests} requests, {pace}, prompts {load.prompt_tokens}, "
+        f"outputs {load.output_tokens} tokens, seed {load.seed}",
+        f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured after the ramp",
+        *_errors(done),
+        "",
+        f"{'ms':28}{'n':>8}{'mean':>10}" + "".join(f"{f'p{p}':>10}" for p in FEWEST),
+        *(_row(label, getattr(summary, name)) for name, label in _ROWS.items()),
+        "",
+        f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
+        f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s",
+        f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
+        "",
+        *(_verdict(gate) for gate in done.gates),
+        "VALID" if done.valid else "INVALID: do not quote these numbers",
+    ]
+    return "\n".join(lines)
+
+
+def _errors(done: Run) -> list[str]:
+    """Every kind of error: how often, and the first of its kind in full."""
+    examples = {kind(record): record.error for record in reversed(done.records) if record.error}
+    return [f"  {count} x {examples[name]}" for name, count in done.summary.errors.items()]
+
+
+def _row(label: str, values: Distribution) -> str:
+    cells = [_milliseconds(values.mean) if values.n else "-"]
+    for p, fewest in FEWEST.items():
+        percentile = getattr(values, f"p{p}")
+        cells.append(f"n < {fewest}" if percentile is None else _milliseconds(percentile))
+    return f"{label:28}{values.n:>8}" + "".join(f"{cell:>10}" for cell in cells)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+def _verdict(gate: Gate) -> str:
+    if gate.value is None:
+        return f"  not measured  {gate.name}"
+    value, limit = (_quantity(number, gate.unit) for number in (gate.value, gate.limit))
+    if gate.passed:
+        return f"  passed        {gate.name}: {value}, at most {limit}"
+    return f"  FAILED        {gate.name}: {value}, at most {limit}; {gate.remedy}"
+
+
+def _quantity(value: float, unit: str) -> str:
+    return f"{value * 1000:.1f} ms" if unit == "s" else f"{value:.1%}"

@@ -1,0 +1,76 @@
+"""A run in the flat JSON of `vllm bench serve`, which other tools read.
+
+The names and the definitions are vLLM's: every request counts, ramp and drain too; `tpot` is over N - 1
+tokens, `itl` is pooled over chunks and not over tokens. Percentiles of too few values are null.
+"""
+
+from typing import Any
+
+from twofour.bench import metrics
+from twofour.bench.metrics import Summary
+from twofour.bench.records import Record
+from twofour.bench.run import Run
+from twofour.bench.stats import Distribution
+
+
+def flat(run: Run, with_records: bool) -> dict[str, Any]:
+    window = metrics.whole_window(run.records)
+    summary = metrics.summarise(run.records, run.started_at, window)
+    result = _totals(run, summary)
+    for name, distribution in (
+        ("ttft", summary.ttft),
+        ("tpot", summary.tpot_vllm),
+        ("itl", summary.itl_gap),
+        ("e2el", summary.e2e),
+    ):
+        result |= _milliseconds(name, distribution)
+    return result | _lists(run) if with_records else result
+
+
+def _totals(run: Run, summary: Summary) -> dict[str, Any]:
+    load = run.load
+    return {
+        "date": run.started.strftime("%Y%m%d-%H%M%S"),
+        "backend": "openai",
+        "model_id": load.model,
+        "num_prompts": load.requests,
+        "request_rate": "inf" if load.rate is None else load.rate,
+        "max_concurrency": load.concurrency,
+        "duration": summary.duration_s,
+        "completed": summary.completed,
+        "failed": summary.failed,
+        "total_input_tokens": summary.prompt_tokens,
+        "total_output_tokens": summary.output_tokens,
+        "request_throughput": summary.requests_per_s,
+        "request_goodput": None,
+        "output_throughput": summary.output_tokens_per_s,
+        "total_token_throughput": summary.total_tokens_per_s,
+    }
+
+
+def _milliseconds(name: str, values: Distribution) -> dict[str, float | None]:
+    seconds = {
+        "mean": values.mean,
+        "median": values.p50,
+        "std": values.sd,
+        "p50": values.p50,
+        "p95": values.p95,
+        "p99": values.p99,
+    }
+    return {f"{key}_{name}_ms": None if value is None else value * 1000 for key, value in seconds.items()}
+
+
+def _lists(run: Run) -> dict[str, Any]:
+    def good(record: Record) -> bool:
+        return record.error is None
+
+    records = run.records
+    return {
+        "input_lens": [record.prompt_tokens or 0 for record in records],
+        "output_lens": [record.output_tokens or 0 for record in records],
+        "ttfts": [metrics.first_token(r) - metrics.sent(r) if good(r) else 0.0 for r in records],
+        "itls": [[gap for gap, _ in metrics.gaps(r)] if good(r) else [] for r in records],
+        "latencies": [metrics.last_token(r) - metrics.sent(r) if good(r) else 0.0 for r in records],
+        "start_times": [metrics.sent(record) for record in records],
+        "errors": [record.error or "" for record in records],
+    }

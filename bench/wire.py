@@ -1,0 +1,147 @@
+"""HTTP/1.1 as far as a load client needs it: a request out, one response in, whatever pieces it arrives in.
+
+The response is read as it comes: `feed` takes the bytes of one read and returns what they hold of the body,
+without the framing (chunked, by Content-Length, or to the end of the connection). The body is not looked
+at.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from twofour.prune.errors import InputError
+
+_LONGEST_HEAD = 65536
+
+
+class WireError(Exception):
+    """The server does not speak HTTP/1.1 as it should."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the API of a server is: `base` is the path that ends in /v1."""
+
+    host: str
+    port: int
+    base: str
+
+
+def target(url: str) -> Target:
+    parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+    if parts.scheme == "https":
+        raise InputError(
+            "the load client speaks no TLS, it would blur the times; give the http address behind the proxy"
+        )
+    if parts.scheme != "http" or not parts.hostname:
+        raise InputError(f"{url!r} is not the address of a server; write http://host:port")
+    base = parts.path.rstrip("/")
+    return Target(parts.hostname, _port(url, parts.netloc), base if base.endswith("/v1") else f"{base}/v1")
+
+
+def _port(url: str, netloc: str) -> int:
+    try:
+        return urlsplit(f"//{netloc}").port or 80
+    except ValueError:
+        raise InputError(f"the port in {url!r} is not a number from 1 to 65535") from None
+
+
+def post(to: Target, path: str, body: bytes, api_key: str | None) -> bytes:
+    """The bytes of a POST of JSON."""
+    host = f"[{to.host}]" if ":" in to.host else to.host
+    lines = [
+        f"POST {to.base}{path} HTTP/1.1",
+        f"Host: {host}:{to.port}",
+        "Content-Type: application/json",
+        "Accept: text/event-stream",
+        f"Content-Length: {len(body)}",
+    ]
+    if api_key:
+        lines.append(f"Authorization: Bearer {api_key}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Response:
+    """One response; `status` is None until its head is complete."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.done = False
+        self.keep_alive = True
+        self._buffer = b""
+        self._chunked = False
+        self._left: int | None = None  # bytes of the body still to come; None: until the connection ends
+
+    @property
+    def started(self) -> bool:
+        return self.status is not None or bool(self._buffer)
+
+    def feed(self, data: bytes) -> bytes:
+        self._buffer += data
+        if self.status is None and not self._head():
+            return b""
+        return self._chunks() if self._chunked else self._plain()
+
+    def end(self) -> bool:
+        """The connection has ended: is the response complete?"""
+        if self.status is not None and not self._chunked and self._left is None:
+            self.done = True
+        return self.done
+
+    def _head(self) -> bool:
+        head, mark, rest = self._buffer.partition(b"\r\n\r\n")
+        if not mark:
+            if len(head) > _LONGEST_HEAD:
+                raise WireError(f"no end of the headers within {_LONGEST_HEAD} bytes")
+            return False
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {
+            name.strip().lower(): value.strip() for name, _, value in (ln.partition(":") for ln in lines)
+        }
+        self.status = _status(first)
+        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        self._left = _length(headers.get("content-length"))
+        closes = headers.get("connection", "").lower() == "close" or first.startswith("HTTP/1.0")
+        self.keep_alive = not closes and (self._chunked or self._left is not None)
+        self._buffer = rest
+        return True
+
+    def _plain(self) -> bytes:
+        body, self._buffer = self._buffer, b""
+        if self._left is not None:
+            self._left -= len(body)
+            self.done = self._left <= 0
+        return body
+
+    def _chunks(self) -> bytes:
+        buffer, at, found = self._buffer, 0, []
+        while (line_end := buffer.find(b"\r\n", at)) >= 0:
+            size, start = _size(buffer[at:line_end]), line_end + 2
+            if size == 0:
+                self.done = buffer.find(b"\r\n\r\n", line_end) >= 0  # after it there may be trailers
+                break
+            if len(buffer) < start + size + 2:
+                break
+            found.append(buffer[start : start + size])
+            at = start + size + 2
+        self._buffer = buffer[at:]
+        return b"".join(found)
+
+
+def _status(line: str) -> int:
+    version, _, rest = line.partition(" ")
+    if not version.startswith("HTTP/1.") or not rest[:3].isdecimal():
+        raise WireError(f"{line[:40]!r} is not the first line of an HTTP/1.1 response")
+    return int(rest[:3])
+
+
+def _length(text: str | None) -> int | None:
+    if text is not None and not text.isdecimal():
+        raise WireError(f"the content length is {text[:40]!r}")
+    return None if text is None else int(text)
+
+
+def _size(line: bytes) -> int:
+    try:
+        return int(line.split(b";")[0], 16)
+    except ValueError:
+        raise WireError(f"a chunk begins with {line[:40]!r} instead of its size") from None

@@ -1,0 +1,143 @@
+"""What of a model gets pruned: its decoder blocks, and every linear inside them.
+
+Nothing is left dense in silence: a matrix inside a block that is not the weight of an `nn.Linear` (a `Conv1D`, the
+3-D tensors of experts, a convolution) refuses the model by name. Embeddings, lm_head and other linears outside the
+blocks stay as they are; a block linear that shares its memory with one of them is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError
+from twofour.prune.pattern import GROUP
+
+MULTIMODAL_KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block and its linears by their full names."""
+
+    module: nn.Module
+    linears: dict[str, nn.Linear]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A causal language model, taken apart. `dense`: the linears that stay dense, and why."""
+
+    model: nn.Module
+    blocks: list[Block]
+    dense: dict[str, str]
+
+    @property
+    def linears(self) -> dict[str, nn.Linear]:
+        """All linears that get pruned, in the order of the model."""
+        return {name: linear for block in self.blocks for name, linear in block.linears.items()}
+
+
+def refuse_config(config: Mapping[str, Any]) -> None:
+    """Raise ModelError if a config.json is not that of a dense causal language model that transformers knows."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    kind = config.get("model_type")
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "an unknown method")
+        raise ModelError(f"the model is already quantised ({method}); give the unquantised original")
+    if found := [key for key in MULTIMODAL_KEYS if key in config]:
+        raise ModelError(f"{kind} is multimodal ({found[0]} in config.json); give a text-only causal language model")
+    if config.get("is_encoder_decoder"):
+        raise ModelError(f"{kind} is an encoder-decoder; give a causal language model")
+    if kind not in CAUSAL:
+        raise ModelError(
+            f"this transformers knows no causal language model {kind!r}; upgrade it, or give a supported model"
+        )
+
+
+def load(folder: Path, device: str = "cpu") -> nn.Module:
+    """Load a dense causal language model for reading, in the dtype it is stored in. Safetensors only, no code."""
+    from transformers import AutoModelForCausalLM
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
+        raise CheckpointError(f"{folder} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")
+    loaded: nn.Module = model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def dissect(model: nn.Module) -> Anatomy:
+    """Find the decoder blocks and their linears. Raises ModelError where a part cannot be pruned."""
+    path, modules = _decoder_blocks(model)
+    blocks = [_block(f"{path}.{index}", module) for index, module in enumerate(modules)]
+    pruned = {name for block in blocks for name in block.linears}
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    outside = {name: "outside the decoder blocks: never pruned" for name in linears if name not in pruned}
+    anatomy = Anatomy(model, blocks, outside)
+    _refuse_shared_memory(anatomy)
+    return anatomy
+
+
+def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
+    count = getattr(model.config, "num_hidden_layers", None)
+    found = [
+        (name, list(module))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and not name.startswith("mtp.")
+    ]
+    outermost = [(name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)]
+    if len(outermost) != 1:
+        raise ModelError(
+            f"{type(model).__name__} has {len(outermost)} lists of {count} decoder blocks instead of one; "
+            "give a standard causal language model"
+        )
+    return outermost[0]
+
+
+def _block(path: str, module: nn.Module) -> Block:
+    linears = {f"{path}.{name}": m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+    for name, owner in module.named_modules():
+        for parameter_name, parameter in owner.named_parameters(recurse=False):
+            if parameter.dim() > 1 and not isinstance(owner, nn.Linear):
+                raise ModelError(_cannot_prune(f"{path}.{name}.{parameter_name}", owner, parameter))
+    for name, linear in linears.items():
+        if linear.in_features % GROUP:
+            raise ModelError(
+                f"{name} has {linear.in_features} inputs, which {GROUP} does not divide; "
+                "this model cannot become 2:4"
+            )
+    if not linears:
+        raise ModelError(f"{path} ({type(module).__name__}) holds no linear; give a standard causal language model")
+    return Block(module, linears)
+
+
+def _cannot_prune(name: str, owner: nn.Module, parameter: Tensor) -> str:
+    shape = "x".join(str(size) for size in parameter.shape)
+    return (
+        f"{name} ({shape}, of {type(owner).__name__}) is not the weight of a linear and cannot be pruned yet; "
+        "give a model whose blocks are made of nn.Linear"
+    )
+
+
+def _refuse_shared_memory(anatomy: Anatomy) -> None:
+    owner_of: dict[int, str] = {}
+    for name, module in anatomy.model.named_modules():
+        if name not in anatomy.linears:
+            owner_of |= {p.data_ptr(): f"{name}.{own}" for own, p in module.named_parameters(recurse=False)}
+    for name, linear in anatomy.linears.items():
+        if other := owner_of.setdefault(linear.weight.data_ptr(), f"{name}.weight"):
+            _require_own(name, other)
+
+
+def _require_own(name: str, owner: str) -> None:
+    if owner != f"{name}.weight":
+        raise ModelError(f"{name}.weight is tied to {owner}, which would change with it; untie them first")

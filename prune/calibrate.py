@@ -1,0 +1,210 @@
+"""The walk: one decoder block at a time, collect -> prune -> propagate. The only place with hooks.
+
+First the model runs once over the text with a stand-in for every block that notes what the block is called with
+(masks and position embeddings differ from block to block in some families) and passes the hidden states on. Then each
+block runs twice on the real hidden states: once dense, while its linears' inputs are counted, and once pruned, which
+gives the next block the inputs it will have in the pruned model. Linears inside a block see dense inputs.
+
+A model whose blocks do more than map hidden states to hidden states is found by a trial on a few tokens and refused.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune.anatomy import Anatomy, Block
+from twofour.prune.errors import FactorError, ModelError
+from twofour.prune.progress import Progress, Step, silent
+from twofour.prune.recipe import PrunedLinear
+from twofour.prune.statistics import Observer, Positions, Statistic, layer_loss
+
+BATCH_TOKENS = 4096
+TRIAL_TOKENS = 16
+
+Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
+NewStatistic = Callable[[int, torch.device], Statistic]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block is called with besides the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass
+class Batch:
+    """Some samples on their way through the blocks: `hidden` is the input of the next block."""
+
+    positions: Positions
+    hidden: Tensor  # [samples, length, width]
+    calls: list[Call]  # one a block
+
+
+@dataclass(frozen=True)
+class PrunedBlock:
+    """The new weights of one block, in the dtype of the model, and what they lose."""
+
+    weights: dict[str, Tensor]
+    linears: dict[str, PrunedLinear]
+
+
+@torch.no_grad()
+def walk(
+    anatomy: Anatomy,
+    ids: Tensor,  # int64 [samples, length]
+    solve: Solve,
+    new_statistic: NewStatistic,
+    mask: Tensor | None = None,  # bool [samples, length]; False: padding
+    progress: Progress = silent,
+) -> Iterator[PrunedBlock]:
+    """Prune the model in place, block by block. Raises NonFiniteError, FactorError or ModelError, naming the linear."""
+    _require_walkable(anatomy, ids)
+    batches = record(anatomy, ids, mask)
+    started = time.perf_counter()
+    for index, block in enumerate(anatomy.blocks):
+        observer = collect(block, index, batches, new_statistic)
+        pruned = prune_block(block, observer, solve)
+        propagate(block, index, batches)
+        loss = max(linear.loss for linear in pruned.linears.values())
+        elapsed_s = time.perf_counter() - started
+        progress(Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}"))
+        yield pruned
+
+
+def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None) -> list[Batch]:
+    """Run everything but the blocks, and note what each block is to be called with."""
+    size = max(1, BATCH_TOKENS // ids.shape[1])
+    starts = range(0, len(ids), size)
+    return [
+        _record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at) for at in starts
+    ]
+
+
+def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:
+    """Run the dense block over all batches and count what its linears are given."""
+    observer = Observer(new_statistic)
+    handles = [
+        linear.register_forward_pre_hook(partial(_see, observer, name)) for name, linear in block.linears.items()
+    ]
+    try:
+        for batch in batches:
+            observer.start(batch.positions)
+            _run(block.module, batch.hidden, batch.calls[index])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return observer
+
+
+def prune_block(block: Block, observer: Observer, solve: Solve) -> PrunedBlock:
+    """Replace the weights of a block; linears that share an input are solved as one."""
+    weights: dict[str, Tensor] = {}
+    linears: dict[str, PrunedLinear] = {}
+    for names, statistic in observer.groups():
+        for name, linear in _solve_group(names, block, statistic, solve).items():
+            weights[name] = block.linears[name].weight.detach()
+            linears[name] = linear
+    if unseen := block.linears.keys() - weights.keys():
+        raise ModelError(f"{min(unseen)} saw no token of the calibration text; calibrate on more text")
+    return PrunedBlock(weights, linears)
+
+
+def propagate(block: Block, index: int, batches: list[Batch]) -> None:
+    """Run the pruned block and keep its outputs as the inputs of the next."""
+    for batch in batches:
+        batch.hidden = _run(block.module, batch.hidden, batch.calls[index])
+
+
+def _solve_group(names: list[str], block: Block, statistic: Statistic, solve: Solve) -> dict[str, PrunedLinear]:
+    dense = [block.linears[name].weight.float() for name in names]
+    try:
+        solved = solve(torch.cat(dense), statistic).split([len(weight) for weight in dense])
+    except FactorError as error:
+        raise FactorError(f"{names[0]}: {error}") from error
+    return {
+        name: _replace(block.linears[name], before, after, statistic)
+        for name, before, after in zip(names, dense, solved, strict=True)
+    }
+
+
+def _replace(linear: nn.Linear, before: Tensor, after: Tensor, statistic: Statistic) -> PrunedLinear:
+    linear.weight.copy_(after)  # rounds to the dtype of the model: what is stored is what propagates
+    out, columns = before.shape
+    return PrunedLinear((out, columns), layer_loss(before, linear.weight.float(), statistic), statistic.tokens)
+
+
+def _see(observer: Observer, name: str, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
+    observer.see(name, args[0])
+
+
+def _run(module: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    output = module(hidden, *call.args, **call.kwargs)
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
+
+
+def _record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None, first_sample: int) -> Batch:
+    mask = None if mask is None or bool(mask.all()) else mask.bool()
+    with _stand_ins(anatomy) as seen:
+        _run_body(anatomy.model, ids, mask)
+    if [index for index, _, _ in seen] != list(range(len(anatomy.blocks))):
+        raise ModelError(_not_walkable(anatomy))
+    positions = Positions(first_sample, ids.shape[0], ids.shape[1], mask)
+    return Batch(positions, seen[0][1], [call for _, _, call in seen])
+
+
+@contextmanager
+def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
+    """Let every block note its call and pass the hidden states on."""
+    seen: list[tuple[int, Tensor, Call]] = []
+
+    def note(index: int, *args: Any, **kwargs: Any) -> Tensor:
+        hidden: Tensor = args[0] if args else kwargs.pop("hidden_states")
+        seen.append((index, hidden, Call(args[1:], kwargs)))
+        return hidden
+
+    try:
+        for index, block in enumerate(anatomy.blocks):
+            block.module.forward = partial(note, index)  # type: ignore[method-assign]
+        yield seen
+    finally:
+        for block in anatomy.blocks:
+            del block.module.forward
+
+
+def _run_body(model: nn.Module, ids: Tensor, mask: Tensor | None) -> None:
+    """Run the model without its lm_head, which would only cost time."""
+    options = {} if mask is None else {"attention_mask": mask.long()}
+    model.base_model(input_ids=ids, use_cache=False, **options)
+
+
+def _require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
+    """Compare the walk with the whole model on a few tokens."""
+    trial = ids[:1, :TRIAL_TOKENS]
+    outputs: list[Tensor] = []
+    last = anatomy.blocks[-1].module
+    handle = last.register_forward_hook(
+        lambda module, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        _run_body(anatomy.model, trial, None)
+    finally:
+        handle.remove()
+    (batch,) = record(anatomy, trial)
+    for index, block in enumerate(anatomy.blocks):
+        propagate(block, index, [batch])
+    if len(outputs) != 1 or not torch.equal(batch.hidden, outputs[0]):
+        raise ModelError(_not_walkable(anatomy))
+
+
+def _not_walkable(anatomy: Anatomy) -> str:
+    kind = type(anatomy.model).__name__
+    return f"the blocks of {kind} do not simply follow each other; give a standard causal language model"

@@ -1,0 +1,135 @@
+"""What a pruning run is asked to do, and the manifest that says what it did."""
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from twofour.prune.errors import InputError
+
+Method = Literal["sparsegpt", "wanda", "magnitude"]
+Format = Literal["packed", "dense"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+SELF = "self"
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How to prune. Raises InputError, naming the field, on a value that makes no sense.
+
+    calibration: "self" (text sampled from the dense model) or a path to a text file; magnitude ignores it.
+    samples x length: the tokens to calibrate on.
+    damping: added to the diagonal of a Hessian, as a fraction of its mean.
+    dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
+    """
+
+    method: Method = "sparsegpt"
+    calibration: str = SELF
+    samples: int = 64
+    length: int = 512
+    seed: int = 0
+    format: Format = "packed"
+    damping: float = 0.01
+    block_columns: int = 128
+    dtype: Precision = "auto"
+    device: str = "cpu"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("method", Method), ("format", Format), ("dtype", Precision)):
+            _require(
+                getattr(self, name) in get_args(choices), self, name, f"one of {', '.join(get_args(choices))}"
+            )
+        _require(self.samples >= 1, self, "samples", "at least 1")
+        _require(self.length >= 2, self, "length", "at least 2")
+        _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")
+        _require(0 < self.damping < float("inf"), self, "damping", "a positive number")
+        columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
+        _require(columns_fit, self, "block_columns", "a positive multiple of 4")
+        _require(bool(self.calibration), self, "calibration", f'"{SELF}" or a text file')
+
+
+def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
+    if not fits:
+        raise InputError(f"{name} is {getattr(config, name)!r}; give {wanted}")
+
+
+@dataclass(frozen=True)
+class PrunedLinear:
+    """What is known of one pruned linear. `loss` is relative, see `loss_kind` of the manifest."""
+
+    shape: tuple[int, int]
+    loss: float
+    tokens: int
+
+
+LOSS_KINDS: Mapping[Method, str] = {
+    "sparsegpt": "squared error of the outputs over the calibration tokens, relative to the dense outputs",
+    "wanda": "squared error of the outputs, inputs taken for uncorrelated, relative to the dense outputs",
+    "magnitude": "squared error of the weights, relative to the dense weights",
+}
+
+
+def manifest(
+    model: str,
+    config: PruneConfig,
+    linears: Mapping[str, PrunedLinear],
+    dense: Mapping[str, str],  # the linears left dense, and why
+    forward_dtype: str,
+    threads: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Make the manifest of a run."""
+    return {
+        "format_version": 1,
+        "pattern": "2:4",
+        "base_model": model if config.revision is None else f"{model}@{config.revision}",
+        "method": config.method,
+        "calibration": _calibration(config),
+        "solver": _solver(config),
+        "loss_kind": LOSS_KINDS[config.method],
+        "linears": {name: asdict(linear) for name, linear in linears.items()},
+        "dense": dict(dense),
+        "fallbacks": [],  # none exists: what cannot be done as asked is refused
+        "forward_dtype": forward_dtype,
+        "machine": {"device": config.device, "threads": threads, "processor": platform.machine()},
+        "versions": _versions(),
+        "minutes": round(seconds / 60, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _calibration(config: PruneConfig) -> dict[str, Any] | None:
+    if config.method == "magnitude":
+        return None
+    source = config.calibration if config.calibration == SELF else Path(config.calibration).name
+    tokens = config.samples * config.length
+    return {
+        "source": source,
+        "samples": config.samples,
+        "length": config.length,
+        "tokens": tokens,
+        "seed": config.seed,
+    }
+
+
+def _solver(config: PruneConfig) -> dict[str, Any]:
+    if config.method != "sparsegpt":
+        return {}
+    return {"damping": config.damping, "block_columns": config.block_columns}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("twofour", "torch", "transformers", "tokenizers", "safetensors")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def peak_memory_bytes() -> int:
+    """Return the highest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

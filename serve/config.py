@@ -1,0 +1,16 @@
+"""How the endpoint behaves; what the engine is started with is `engine.types.EngineConfig`."""
+
+from dataclasses import dataclass, field
+
+from twofour.serve.edge.harden import EdgeConfig
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    served_model_name: str
+    edge: EdgeConfig = field(default_factory=EdgeConfig)
+    max_queue: int = 256  # sequences under way, waiting and running
+    max_queue_tokens: int = 4_000_000  # prompt tokens under way
+    deadline_s: float = 600.0  # for one request; OpenAI's clients wait as long
+    stream_stall_s: float = 30.0  # a client that reads nothing for so long is cut off
+    drain_s: float = 30.0  # for requests under way after SIGTERM

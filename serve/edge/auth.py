@@ -1,0 +1,60 @@
+"""API keys. Everything but the probes needs one; every wrong key takes the same time."""
+
+from collections.abc import Iterable
+from hashlib import sha256
+from hmac import compare_digest
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twofour.prune.errors import InputError
+from twofour.serve.edge.errors import send_error, unauthorized
+from twofour.serve.edge.ids import header
+from twofour.serve.edge.lifecycle import OPEN_PATHS
+
+Digests = tuple[bytes, ...]
+
+
+def read_keys(path: Path) -> Digests:
+    """The digests of the keys in a file, one key a line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the API keys in {path}: {error}; give a text file") from error
+    digests = tuple(digest(line.strip().encode()) for line in lines if line.strip())
+    if not digests:
+        raise InputError(f"{path} holds no API key; write one key a line")
+    return digests
+
+
+def digest(key: bytes) -> bytes:
+    return sha256(key).digest()
+
+
+def bearer(authorization: bytes | None) -> bytes | None:
+    scheme, _, key = (authorization or b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else None
+
+
+def is_known(key: bytes, digests: Iterable[bytes]) -> bool:
+    """Compare with all of them, so that the time tells nothing about which one was close."""
+    given = digest(key)
+    return any([compare_digest(given, known) for known in digests])
+
+
+class Auth:
+    """Decides on `scope["path"]`, never on a URL that the Host header had a part in."""
+
+    def __init__(self, app: ASGIApp, digests: Digests) -> None:
+        self._app, self._digests = app, digests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._allows(scope):
+            await self._app(scope, receive, send)
+        else:
+            await send_error(scope, send, unauthorized())
+
+    def _allows(self, scope: Scope) -> bool:
+        if not self._digests or scope["path"] in OPEN_PATHS:
+            return True
+        return is_known(bearer(header(scope, b"authorization")) or b"", self._digests)

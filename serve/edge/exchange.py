@@ -1,0 +1,44 @@
+"""One request and its answer, as counted on the way."""
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import Message, Scope, Send
+
+from twofour.serve.edge.ids import header, request_id
+
+CLIENT_LEFT = 499  # nginx's number for a request that nobody waited for
+
+
+@dataclass
+class Exchange:
+    scope: Scope
+    send: Send
+    began_at: float = field(default_factory=time.perf_counter)
+    status: int = CLIENT_LEFT
+    sent_bytes: int = 0
+    started: bool = False
+
+    async def forward(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", request_id(self.scope).encode()),
+            ]
+        else:
+            self.sent_bytes += len(message.get("body", b""))
+        await self.send(message)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began_at
+
+    @property
+    def received_bytes(self) -> int:
+        return int(header(self.scope, b"content-length") or 0)
+
+    @property
+    def rejection(self) -> str | None:
+        reason: str | None = self.scope["state"].get("rejection")
+        return reason

@@ -1,0 +1,42 @@
+"""What can be refused from the headers alone."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twofour.serve.edge.errors import RequestError, invalid, send_error
+from twofour.serve.edge.ids import header
+
+MAX_HEADERS = 128
+CLOSE = {"Connection": "close"}
+
+
+def fault(scope: Scope) -> RequestError | None:
+    """The first thing wrong with a request's head, if any."""
+    if len(scope["headers"]) > MAX_HEADERS:
+        return RequestError(431, f"more than {MAX_HEADERS} headers; send fewer", headers=CLOSE)
+    if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
+        # Two parties that disagree about which of them counts see two different requests.
+        return RequestError(400, "both Content-Length and Transfer-Encoding; send one", headers=CLOSE)
+    if scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None:
+        return invalid("requests from other origins are not allowed; use a server-side client")
+    if scope["method"] == "POST" and not is_json(header(scope, b"content-type")):
+        return invalid('the body must be JSON; send the header "Content-Type: application/json"')
+    return None
+
+
+def is_json(content_type: bytes | None) -> bool:
+    media_type = (content_type or b"").partition(b";")[0].strip().lower()
+    return media_type == b"application/json" or (
+        media_type.startswith(b"application/") and media_type.endswith(b"+json")
+    )
+
+
+class Framing:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = fault(scope)
+        if error is None:
+            await self._app(scope, receive, send)
+        else:
+            await send_error(scope, send, error)

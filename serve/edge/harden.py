@@ -1,0 +1,46 @@
+"""The edge: what stands between the network and an OpenAI-style application, as plain ASGI.
+
+It knows no route and no engine, so that it fits before the embedded server and before vLLM's alike.
+"""
+
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twofour.serve.edge.auth import Auth, Digests
+from twofour.serve.edge.bodies import BodyLimit
+from twofour.serve.edge.framing import Framing
+from twofour.serve.edge.lifecycle import DrainGate, Lifecycle
+from twofour.serve.edge.metrics import HttpMetrics
+from twofour.serve.edge.observe import Observe
+
+
+@dataclass(frozen=True)
+class EdgeConfig:
+    api_keys: Digests = ()  # none: no key is asked for
+    max_body_bytes: int = 8 << 20
+    body_deadline_s: float = 30.0
+
+
+def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, metrics: HttpMetrics) -> ASGIApp:
+    """Wrap from the inside out: a request meets the last layer first."""
+    guarded: ASGIApp = BodyLimit(app, config.max_body_bytes, config.body_deadline_s)
+    guarded = DrainGate(guarded, lifecycle)
+    guarded = Auth(guarded, config.api_keys)
+    guarded = Framing(guarded)
+    guarded = Observe(guarded, metrics)
+    return http_only(guarded, app)
+
+
+def http_only(guarded: ASGIApp, bare: ASGIApp) -> ASGIApp:
+    """Start-up events go to the application itself; web sockets, which no layer checks, go nowhere."""
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await guarded(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await bare(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    return route

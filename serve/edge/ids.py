@@ -1,0 +1,23 @@
+"""Request ids: taken from the client where they are safe to print, made up otherwise."""
+
+import re
+import uuid
+
+from starlette.types import Scope
+
+SAFE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def choose_id(given: bytes | None) -> str:
+    if given is not None and SAFE.fullmatch(given):
+        return given.decode("ascii")
+    return uuid.uuid4().hex
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The value of the first header of that (lower-case) name."""
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
+def request_id(scope: Scope) -> str:
+    return str(scope["state"]["request_id"])

@@ -1,0 +1,63 @@
+"""Whether new requests are taken, and how many are still being answered."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twofour.serve.edge.errors import not_ready, send_error
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})  # probes: no key, and served to the end
+
+
+class Lifecycle:
+    """The drain: refuse what is new, wait for what runs, then end it."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.in_flight = 0
+        self.expired = asyncio.Event()  # the grace is over: whatever still runs must end now
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self._idle.set()
+
+    async def drain(self, grace_s: float, last_words_s: float = 2.0) -> None:
+        """Refuse new requests from now on; return when none is left or their time is over."""
+        self.draining = True
+        if not await self._idle_within(grace_s):
+            self.expired.set()
+            await self._idle_within(last_words_s)
+
+    async def _idle_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+class DrainGate:
+    """Count requests in; turn new ones away while draining."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self._app, self._lifecycle = app, lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in OPEN_PATHS:
+            return await self._app(scope, receive, send)
+        if self._lifecycle.draining:
+            error = not_ready("the server is shutting down; try another one", {"Connection": "close"})
+            return await send_error(scope, send, error)
+        with self._lifecycle.entered():
+            await self._app(scope, receive, send)

@@ -1,0 +1,52 @@
+"""The outermost layer: every request gets an id, a line in the log, a count, and an answer."""
+
+import json
+import logging
+import time
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twofour.serve.edge.errors import internal, send_error
+from twofour.serve.edge.exchange import Exchange
+from twofour.serve.edge.ids import choose_id, header, request_id
+from twofour.serve.edge.metrics import HttpMetrics
+
+access_log = logging.getLogger("twofour.access")
+log = logging.getLogger("twofour.edge")
+
+
+class Observe:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, send)
+        scope.setdefault("state", {})["request_id"] = choose_id(header(scope, b"x-request-id"))
+        scope["state"]["began_at"] = exchange.began_at
+        try:
+            await self._app(scope, receive, exchange.forward)
+        except Exception:
+            log.exception("request %s failed", request_id(scope))
+            if not exchange.started:
+                await send_error(scope, exchange.forward, internal(request_id(scope)))
+        finally:
+            self._metrics.observe(exchange)
+            access_log.info("%s", log_line(exchange))
+
+
+def log_line(exchange: Exchange) -> str:
+    """One JSON object. The query string and the body stay out: they may hold secrets and prompts."""
+    scope = exchange.scope
+    fields = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "id": request_id(scope),
+        "client": (scope.get("client") or ("",))[0],
+        "method": scope["method"][:16],
+        "path": scope["path"][:256],
+        "status": exchange.status,
+        "seconds": round(exchange.seconds, 6),
+        "received_bytes": exchange.received_bytes,
+        "sent_bytes": exchange.sent_bytes,
+        "rejection": exchange.rejection,
+    }
+    return json.dumps(fields)

@@ -1,0 +1,74 @@
+"""How long a context the engine serves and how many tokens its cache holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twofour.prune.errors import InputError, ModelError
+from twofour.serve.engine.types import EngineConfig
+
+# Of the memory that is free once the weights are loaded, for the cache: on a CPU it is shared with everybody else.
+CPU_SHARE, GPU_SHARE = 0.125, 0.8
+# These kinds of rotary positions change for every sequence once one of a batch is longer than this field says.
+LENGTH_DEPENDENT = {
+    "longrope": "original_max_position_embeddings",
+    "dynamic": "max_position_embeddings",
+}
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What was decided, and what a user must know about it."""
+
+    context_length: int
+    kv_tokens: int  # a whole number of blocks
+    notes: tuple[str, ...] = ()
+
+
+def context_limit(model_config: Any) -> int:
+    """The longest sequence for which the model is right whatever else is in the batch."""
+    positions: int | None = getattr(model_config, "max_position_embeddings", None)
+    if positions is None:
+        raise ModelError("config.json has no max_position_embeddings; add it")
+    rope = getattr(model_config, "rope_parameters", None) or {}
+    name = LENGTH_DEPENDENT.get(rope.get("rope_type", "default"))
+    return (
+        min(positions, int(rope.get(name) or getattr(model_config, name, positions))) if name else positions
+    )
+
+
+def decide(config: EngineConfig, limit: int, bytes_per_token: int, free_bytes: int, share: float) -> Capacity:
+    """Fit the cache into a share of the free memory; where one full context needs more, into half of it."""
+    if config.max_model_len is not None and config.max_model_len > limit:
+        raise InputError(f"max_model_len {config.max_model_len} is over the model's own {limit}; lower it")
+    wanted, size = config.max_model_len or limit, config.block_size
+    blocks_wanted = -(-(config.kv_tokens or config.max_num_seqs * wanted) // size)
+    usable = max(share * free_bytes, min(wanted * bytes_per_token, free_bytes / 2))
+    blocks = (
+        blocks_wanted if config.kv_tokens else min(blocks_wanted, int(usable // (bytes_per_token * size)))
+    )
+    context = min(wanted, blocks * size)
+    if context < (config.max_model_len or 2):
+        raise InputError(
+            f"a context of {wanted} tokens does not fit: the cache holds {blocks * size} tokens of {bytes_per_token} "
+            f"bytes, {free_bytes} bytes of memory are free; lower max_model_len"
+        )
+    return Capacity(context, blocks * size, tuple(_notes(context, limit, config.max_model_len)))
+
+
+def _notes(context: int, limit: int, asked: int | None) -> list[str]:
+    if asked is None and context < limit:
+        return [f"the context is limited to {context} of the model's {limit} tokens by memory"]
+    return []
+
+
+def free_cpu_bytes() -> int:
+    """Memory that can be had without swapping, in this control group."""
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    group = Path("/sys/fs/cgroup")
+    try:
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no control group, or one without a limit
+        pass
+    return min(free, default=4 << 30)

@@ -1,0 +1,154 @@
+"""The engine process: `python -m twofour.serve.engine.child FD`, started and ended by `process.ProcessEngine`.
+
+FD is its end of a socket pair that nobody else holds. It ends when it is told to, or when the other end is
+closed, which is what the death of its parent does.
+"""
+
+import logging
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from twofour.prune.errors import InputError, TwofourError
+from twofour.serve.engine import capacity
+from twofour.serve.engine.blocks import Blocks
+from twofour.serve.engine.loop import Loop
+from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
+from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
+from twofour.serve.engine.scheduler import Scheduler
+from twofour.serve.engine.types import EngineConfig, EngineInfo
+from twofour.serve.loading import load_model, weight_report
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Load, say what was loaded, serve."""
+    ignore_signals()
+    pipe = Connection(int(sys.argv[1]))
+    try:
+        loop, info = start(decode_config(pipe.recv_bytes()))
+    except TwofourError as error:
+        return _give_up(pipe, str(error))
+    except Exception as error:  # whatever a model folder can hold: the parent gets one line, the log the rest
+        log.exception("the engine cannot start")
+        return _give_up(pipe, f"{type(error).__name__}: {error}")
+    try:
+        pipe.send_bytes(encode({"info": info}))
+        loop.run(lambda timeout_s: receive(pipe, timeout_s), lambda report: send(pipe, report))
+    except (BrokenPipeError, ConnectionResetError):
+        log.warning("the server is gone; the engine ends")
+    return 0
+
+
+def _give_up(pipe: Connection, why: str) -> int:
+    pipe.send_bytes(encode({"failed": why}))
+    return 1
+
+
+def ignore_signals() -> None:
+    """A terminal or a service manager signals all processes at once; the parent drains first, then ends this one."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
+    """From a model's name to a loop that can run it."""
+    _check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = load_model(
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        kernels=config.kernels,
+        revision=config.revision,
+    )
+    shapes = attention_layers(model)
+    room = _capacity(config, model, shapes)
+    runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)
+    runner.verify()
+    info = _info(config, model, room)
+    blocks = Blocks(room.kv_tokens // config.block_size, config.block_size)
+    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
+    return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device)), info
+
+
+def _check(config: EngineConfig) -> None:
+    for name in ("threads", "max_model_len", "max_num_seqs", "block_size", "kv_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1")
+    if config.max_num_batched_tokens < config.max_num_seqs:
+        raise InputError(
+            f"max_num_batched_tokens {config.max_num_batched_tokens} is below max_num_seqs {config.max_num_seqs}; "
+            "a step must hold one token of every sequence"
+        )
+
+
+def _capacity(config: EngineConfig, model: Any, shapes: dict[int, LayerShape]) -> capacity.Capacity:
+    bytes_per_token = sum(shape.numbers_per_token for shape in shapes.values()) * model.dtype.itemsize
+    on_gpu = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else capacity.free_cpu_bytes()
+    share = capacity.GPU_SHARE if on_gpu else capacity.CPU_SHARE
+    limit = capacity.context_limit(model.config.get_text_config())
+    return capacity.decide(config, limit, bytes_per_token, free, share)
+
+
+def _info(config: EngineConfig, model: Any, room: capacity.Capacity) -> EngineInfo:
+    report = weight_report(model)
+    return EngineInfo(
+        model=config.model,
+        context_length=room.context_length,
+        vocab_size=model.config.get_text_config().vocab_size,
+        eos_token_ids=_eos_token_ids(model),
+        block_size=config.block_size,
+        kv_tokens=room.kv_tokens,
+        weight_bytes=report.weight_bytes,
+        linear_bytes=report.linear_bytes,
+        kernels=report.kernels,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        sparse=report.sparse,
+        notes=(*report.notes, *room.notes),
+    )
+
+
+def _eos_token_ids(model: Any) -> tuple[int, ...]:
+    eos = model.generation_config.eos_token_id if model.generation_config else None
+    if eos is None:
+        eos = model.config.get_text_config().eos_token_id
+    return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process ever held: on the device, or all of it where the device is the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def receive(pipe: Connection, timeout_s: float) -> list[Command] | None:
+    """Take all commands that are there, waiting for the first. None: stop, or the other end is closed."""
+    commands: list[Command] = []
+    try:
+        while pipe.poll(0.0 if commands else timeout_s):
+            command = decode_command(pipe.recv_bytes())
+            if command is None:
+                return None
+            commands.append(command)
+    except (EOFError, ConnectionResetError):
+        return None
+    return commands
+
+
+def send(pipe: Connection, report: Report) -> None:
+    pipe.send_bytes(encode({"report": report}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

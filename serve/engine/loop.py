@@ -1,0 +1,185 @@
+"""The step loop of the engine process.
+
+A fault in one request ends that request: refused prompts, logits that are not finite, sampling that fails. A
+forward that fails, out of memory for instance, ends the requests that were in it. A device in an undefined
+state ends the process, whose parent then ends all requests.
+"""
+
+import secrets
+from collections.abc import Callable
+from collections.abc import Sequence as Ordered
+from dataclasses import replace
+from itertools import accumulate
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from twofour.serve.engine.messages import Cancel, Command, Report, StepRecord
+from twofour.serve.engine.runners import Chunk, Runner
+from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
+from twofour.serve.engine.scheduler import Scheduler, Turn, refusal
+from twofour.serve.engine.sequence import Sequence
+from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Stats
+
+HEARTBEAT_S = 0.25
+
+
+class Loop:
+    """Owns every sequence from its arrival to its one end."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        info: EngineInfo,
+        clock: Callable[[], float] = perf_counter,
+        peak_device_bytes: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._runner, self._scheduler, self._info = runner, scheduler, info
+        self._clock, self._peak_device_bytes = clock, peak_device_bytes
+        self._eos = frozenset(info.eos_token_ids)
+        self._sequences: dict[str, Sequence] = {}
+        self._steps = self._step_tokens = 0
+
+    def run(self, receive: Callable[[float], list[Command] | None], send: Callable[[Report], None]) -> None:
+        """Serve until `receive` gives None. While idle it waits for a heartbeat's time, else it only looks."""
+        while (commands := receive(0.0 if self._scheduler.busy else HEARTBEAT_S)) is not None:
+            pieces = self._obey(commands)
+            send(self._step(pieces) if self._scheduler.busy else Report(tuple(pieces), self._stats()))
+
+    def _step(self, pieces: list[Piece]) -> Report:
+        begun = self._clock()
+        turns = self._scheduler.next_step()
+        self._note_start(turns, begun)
+        chunks = [_chunk(turn) for turn in turns]
+        try:
+            logits = self._runner.forward(chunks)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            pieces += [
+                self._fail(turn.sequence, f"the step failed: {type(error).__name__}: {error}")
+                for turn in turns
+            ]
+        else:
+            pieces += self._advance(turns, chunks, logits)
+        self._scheduler.check_idle()
+        self._steps, self._step_tokens = self._steps + 1, sum(turn.count for turn in turns)
+        return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
+
+    def _obey(self, commands: Ordered[Command]) -> list[Piece]:
+        pieces = [self._cancel(c.id) if isinstance(c, Cancel) else self._add(c) for c in commands]
+        return [piece for piece in pieces if piece]
+
+    def _add(self, prompt: Prompt) -> Piece | None:
+        info = self._info
+        if why := refusal(prompt, info.context_length, info.kv_tokens, info.vocab_size):
+            return Piece(prompt.id, finish=Finish.ERROR, error=why)
+        seed = prompt.sampling.seed if prompt.sampling.seed is not None else secrets.randbits(64)
+        sequence = self._sequences[prompt.id] = Sequence(prompt, seed, self._clock())
+        self._scheduler.add(sequence)
+        return None
+
+    def _cancel(self, id: str) -> Piece | None:
+        """A cancel may cross the sequence's own end on the pipe."""
+        sequence = self._sequences.get(id)
+        return sequence and self._end(sequence, Piece(id, finish=Finish.ABORT))
+
+    def _fail(self, sequence: Sequence, error: str) -> Piece:
+        return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error))
+
+    def _end(self, sequence: Sequence, piece: Piece) -> Piece:
+        del self._sequences[sequence.id]
+        self._scheduler.end(sequence)
+        return piece
+
+    def _note_start(self, turns: Ordered[Turn], now: float) -> None:
+        for turn in turns:
+            if turn.sequence.started_at is None:
+                turn.sequence.started_at = now
+
+    def _advance(self, turns: Ordered[Turn], chunks: Ordered[Chunk], logits: Tensor) -> list[Piece]:
+        """Take a step's logits apart: prompt scores, and one next token for every sequence that is ready for it."""
+        pieces: list[Piece] = []
+        ready: list[Sequence] = []
+        rows: list[int] = []
+        ends = accumulate(len(chunk.wanted) for chunk in chunks)
+        for turn, chunk, end in zip(turns, chunks, ends, strict=True):
+            samples = turn.sequence.samples(turn.count)
+            self._scheduler.computed(turn)
+            if piece := self._score(turn.sequence, logits[end - len(chunk.wanted) : end - samples]):
+                pieces.append(piece)
+            elif samples:
+                ready.append(turn.sequence)
+                rows.append(end - 1)
+        sampled = (
+            sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos) if ready else []
+        )
+        return pieces + [self._extend(*both) for both in zip(ready, sampled, strict=True)]
+
+    def _score(self, sequence: Sequence, rows: Tensor) -> Piece | None:
+        """Note the logprobs of prompt tokens; end a sequence that wanted nothing else."""
+        try:
+            score_prompt(sequence, rows)
+        except Exception as error:
+            return self._fail(sequence, f"scoring the prompt failed: {type(error).__name__}: {error}")
+        if sequence.pending or sequence.sampling.max_tokens:
+            return None
+        return self._end(sequence, self._first(sequence, Piece(sequence.id, finish=Finish.LENGTH)))
+
+    def _extend(self, sequence: Sequence, sampled: Sampled) -> Piece:
+        """Append a sequence's next token, and end it if that was the last."""
+        if sampled.error:
+            return self._fail(sequence, sampled.error)
+        sequence.tokens.append(sampled.token)
+        piece = _grown(sequence, sampled, self._eos)
+        if sequence.generated == 1:
+            piece = self._first(sequence, piece)
+        return self._end(sequence, piece) if piece.finish else piece
+
+    def _first(self, sequence: Sequence, piece: Piece) -> Piece:
+        started_at = sequence.started_at or sequence.arrived_at
+        return replace(
+            piece,
+            prompt_logprobs=tuple(sequence.prompt_logprobs),
+            cached_tokens=sequence.cached_tokens,
+            queue_s=started_at - sequence.arrived_at,
+            prefill_s=self._clock() - started_at,
+        )
+
+    def _stats(self) -> Stats:
+        scheduler = self._scheduler
+        return Stats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_tokens_used=scheduler.blocks.in_use * scheduler.blocks.size,
+            preemptions=scheduler.preemptions,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            steps=self._steps,
+            step_tokens=self._step_tokens,
+            peak_device_bytes=self._peak_device_bytes(),
+        )
+
+
+def _chunk(turn: Turn) -> Chunk:
+    sequence, start, stop = turn.sequence, turn.sequence.computed, turn.sequence.computed + turn.count
+    return Chunk(sequence.tokens[start:stop], start, sequence.blocks, sequence.wanted(turn.count))
+
+
+def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
+    token, ended = sampled.token, sampled.token in stop_ids(sequence.sampling, eos)
+    full = sequence.generated == sequence.sampling.max_tokens
+    return Piece(
+        sequence.id,
+        tokens=(token,),
+        logprobs=(sampled.logprob,) if sampled.logprob else (),
+        finish=Finish.STOP if ended else Finish.LENGTH if full else None,
+        stopped_by=token if ended else None,
+    )
+
+
+def _record(chunks: Ordered[Chunk], seconds: float) -> StepRecord:
+    counts = [len(chunk.tokens) for chunk in chunks]
+    kv_tokens = sum(chunk.start for chunk in chunks) + sum(counts)
+    return StepRecord(sum(n for n in counts if n > 1), counts.count(1), kv_tokens, seconds)

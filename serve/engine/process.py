@@ -1,0 +1,231 @@
+"""The API process's side of the engine process: start it, talk to it, notice its death.
+
+Two threads per life of the engine process keep the event loop free: the reader waits for what the engine
+sends, which ends with the engine; the writer sends what may be too large for the pipe while the engine is
+busy with a step.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from time import monotonic
+
+from twofour.prune.errors import ServerError
+from twofour.serve.engine.messages import (
+    Cancel,
+    Command,
+    Report,
+    StepRecord,
+    decode_report,
+    decode_start,
+    encode,
+    encode_command,
+)
+from twofour.serve.engine.types import EngineConfig, EngineInfo, Finish, Piece, Prompt, Stats
+
+STALE_S = 10.0  # a heartbeat older than this, and than five slow steps, means that the engine hangs
+STOP_S = 5.0
+STEPS_KEPT = 10_000
+
+
+class Stream(AsyncIterator[Piece]):
+    """The pieces of one prompt, up to the one with a finish. Closed or dropped before that, it cancels."""
+
+    def __init__(self, pieces: asyncio.Queue[Piece], cancel: Callable[[], None]) -> None:
+        self._pieces, self._cancel = pieces, cancel
+        self._ended = False
+
+    async def __anext__(self) -> Piece:
+        if self._ended:
+            raise StopAsyncIteration
+        piece = await self._pieces.get()
+        self._ended = piece.finish is not None
+        return piece
+
+    async def aclose(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._cancel()
+
+    def __del__(self) -> None:
+        if not self._ended:
+            self._cancel()
+
+
+class ProcessEngine:
+    """An `Engine` in a process of its own. After its death `start` may be called again."""
+
+    def __init__(self, config: EngineConfig, clock: Callable[[], float] = monotonic) -> None:
+        self._config, self._clock = config, clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._outbox: SimpleQueue[Command | None] = SimpleQueue()
+        self._started: asyncio.Future[EngineInfo] | None = None
+        self._gone = asyncio.Event()
+        self._info: EngineInfo | None = None
+        self._stats = Stats()
+        self._pieces: dict[str, asyncio.Queue[Piece]] = {}  # of the sequences that have not ended
+        self._heard_at = clock()
+        self.steps: deque[StepRecord] = deque(maxlen=STEPS_KEPT)  # the step log
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise ServerError("the engine is not loaded; wait until it is ready")
+        return self._info
+
+    @property
+    def stats(self) -> Stats:
+        return self._stats
+
+    @property
+    def pid(self) -> int | None:
+        return self._process and self._process.pid
+
+    @property
+    def healthy(self) -> bool:
+        return self._process is not None
+
+    @property
+    def ready(self) -> bool:
+        return self.healthy and self._info is not None and not self._stale
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        return self._clock() - self._heard_at
+
+    @property
+    def _stale(self) -> bool:
+        age_s = self.heartbeat_age_s
+        if age_s < STALE_S or not self.steps:
+            return age_s >= STALE_S
+        slow_s = sorted(step.seconds for step in self.steps)[len(self.steps) * 99 // 100]
+        return age_s >= 5 * slow_s
+
+    async def start(self) -> None:
+        """Start the process; return when its model is loaded."""
+        if self._process:
+            raise ServerError("the engine runs already")
+        loop = asyncio.get_running_loop()
+        self._started, self._gone, self._outbox = loop.create_future(), asyncio.Event(), SimpleQueue()
+        self._process, pipe = _spawn()
+        Thread(target=self._read, args=(pipe, self._process, self._outbox, loop), daemon=True).start()
+        try:
+            self._info = await self._started
+        except BaseException:
+            await self.stop()
+            raise
+
+    def submit(self, prompt: Prompt) -> Stream:
+        """Queue a prompt. Closing or dropping the stream early cancels it."""
+        if not self.ready:
+            raise ServerError("the engine is not ready")
+        if prompt.id in self._pieces:
+            raise ServerError(f"a sequence {prompt.id} runs already")
+        pieces = self._pieces[prompt.id] = asyncio.Queue()
+        self._outbox.put(prompt)
+        return Stream(pieces, lambda: self._cancel(prompt.id))
+
+    async def stop(self) -> None:
+        """End the process; sequences that have not ended get an error."""
+        if not self._process:
+            return
+        self._outbox.put(None)
+        try:
+            await asyncio.wait_for(self._gone.wait(), STOP_S)
+        except TimeoutError:  # it loads, hangs or is in a very long step
+            self._process.kill()
+            await self._gone.wait()
+
+    def _cancel(self, id: str) -> None:
+        if self._pieces.pop(id, None):
+            self._outbox.put(Cancel(id))
+
+    def _read(
+        self,
+        pipe: Connection,
+        process: subprocess.Popen[bytes],
+        outbox: "SimpleQueue[Command | None]",
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """The reader thread: hand what arrives to the event loop, until the engine's end of the pipe is closed."""
+        writer = Thread(target=_write, args=(pipe, self._config, outbox), daemon=True)
+        writer.start()
+        with contextlib.suppress(EOFError, OSError):
+            _post(loop, self._loaded, decode_start(pipe.recv_bytes()))
+            while True:
+                _post(loop, self._deliver, decode_report(pipe.recv_bytes()))
+        status = _wait(process)
+        outbox.put(None)
+        writer.join()
+        pipe.close()
+        _post(loop, self._died, status)
+
+    def _loaded(self, answer: EngineInfo | str) -> None:
+        self._heard_at = self._clock()
+        if self._started and not self._started.done():
+            if isinstance(answer, str):
+                self._started.set_exception(ServerError(answer))
+            else:
+                self._started.set_result(answer)
+
+    def _deliver(self, report: Report) -> None:
+        self._heard_at, self._stats = self._clock(), report.stats
+        if report.step:
+            self.steps.append(report.step)
+        for piece in report.pieces:
+            pieces = self._pieces.pop(piece.id, None) if piece.finish else self._pieces.get(piece.id)
+            if pieces:
+                pieces.put_nowait(piece)
+
+    def _died(self, status: int) -> None:
+        why = f"the engine process ended ({_ending(status)})"
+        self._process, self._info, self._stats = None, None, Stats()
+        if self._started and not self._started.done():
+            self._started.set_exception(ServerError(f"{why} while it loaded the model"))
+        for id, pieces in self._pieces.items():
+            pieces.put_nowait(Piece(id, finish=Finish.ERROR, error=why))
+        self._pieces.clear()
+        self._gone.set()
+
+
+def _spawn() -> tuple["subprocess.Popen[bytes]", Connection]:
+    """Start the engine process with its end of a socket pair. Its standard output goes to standard error."""
+    here, there = socket.socketpair()
+    with there:
+        command = [sys.executable, "-P", "-m", "twofour.serve.engine.child", str(there.fileno())]
+        process = subprocess.Popen(command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=2)
+    return process, Connection(here.detach())
+
+
+def _write(pipe: Connection, config: EngineConfig, outbox: "SimpleQueue[Command | None]") -> None:
+    """The writer thread: the configuration, then commands up to None, which stops the engine."""
+    with contextlib.suppress(OSError):  # the engine is gone; the reader knows it too
+        pipe.send_bytes(encode(config))
+        while command := outbox.get():
+            pipe.send_bytes(encode_command(command))
+        pipe.send_bytes(encode_command(None))
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    try:
+        return process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argument: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        loop.call_soon_threadsafe(function, argument)
+
+
+def _ending(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,25 @@
+"""The seam between scheduling and arithmetic. A runner computes chunks of sequences and owns its cache memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive tokens of one sequence, at the positions start .. start + len(tokens)."""
+
+    tokens: Sequence[int]
+    start: int  # this many tokens of the sequence are in the cache
+    blocks: Sequence[int]  # the cache blocks of the sequence, in order; those of the new tokens included
+    wanted: range  # whose logits are wanted, as offsets into `tokens`
+
+
+class Runner(Protocol):
+    """Computes one step."""
+
+    def forward(self, chunks: Sequence[Chunk]) -> "Tensor":
+        """Write the chunks' keys and values to their blocks; return the wanted logits [wanted, vocabulary], in order."""

@@ -1,0 +1,179 @@
+"""Any transformers causal model, its attention replaced through `AttentionInterface` by one over paged blocks.
+
+A model is accepted by what it does, not by its name: a trial step records what its attention layers ask for,
+and `verify` compares the paged logits with the model's own. What cannot be right is refused.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from twofour.prune.errors import ModelError
+from twofour.serve.engine.runners import Chunk
+from twofour.serve.engine.runners.paged import Layer, Step, lay_out
+
+ATTENTION = "twofour_paged"
+# What some models hand to their attention and this one does not compute: logit caps, sinks, added biases.
+UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "head_mask")
+TRIAL_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one attention layer stores per token."""
+
+    heads: int  # of keys
+    key_dim: int
+    value_dim: int
+    window: int  # 0: unlimited
+
+    @property
+    def numbers_per_token(self) -> int:
+        return self.heads * (self.key_dim + self.value_dim)
+
+
+@dataclass
+class Trial:
+    """Stands in for a step to learn what the attention layers ask for. Attends to nothing."""
+
+    shapes: dict[int, LayerShape] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+
+    def attend(
+        self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
+    ) -> Tensor:
+        self.shapes[layer_index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], window)
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
+
+    def refuse(self, module: torch.nn.Module, mask: Tensor | None, extras: dict[str, Any]) -> None:
+        """Note everything that this attention would silently leave out."""
+        self.complaints += [
+            f"{name} in its attention" for name in UNSUPPORTED if extras.get(name) is not None
+        ]
+        if mask is not None:
+            self.complaints.append("an attention mask of its own")
+        if not getattr(module, "is_causal", True):
+            self.complaints.append("attention that is not causal")
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    paged: Step | Trial | None = None,
+    **extras: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls in every layer; `paged` has come through the model's forward."""
+    if paged is None:
+        raise ModelError(
+            f"{type(module).__name__} does not hand keyword arguments on to its attention function"
+        )
+    if isinstance(paged, Trial):
+        paged.refuse(module, attention_mask, extras)
+    index: int = module.layer_idx  # type: ignore[assignment]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return paged.attend(index, query, key, value, scale, sliding_window or 0), None
+
+
+AttentionInterface.register(ATTENTION, paged_attention)
+
+
+def attention_layers(model: Any) -> dict[int, LayerShape]:
+    """Switch a model to paged attention and return what its layers store. Raises ModelError where that cannot work."""
+    name = type(model).__name__
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        raise ModelError(f"{name} cannot restrict its logits to some positions; it cannot be served")
+    trial = Trial()
+    try:
+        model.set_attn_implementation(ATTENTION)
+        _call(model, torch.zeros(1, 2, dtype=torch.int64, device=model.device), paged=trial)
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise ModelError(f"{name} does not work with a custom attention function ({error})") from error
+    for complaint in trial.complaints or _contradictions(model.config.get_text_config(), trial.shapes):
+        raise ModelError(f"{name} cannot be served: it has {complaint}")
+    return trial.shapes
+
+
+def _contradictions(config: Any, shapes: dict[int, LayerShape]) -> list[str]:
+    """Where the layers that the configuration promises are not those that asked for attention."""
+    if config.num_hidden_layers != len(shapes):
+        return [f"{config.num_hidden_layers} layers, but {len(shapes)} with attention"]
+    kinds = getattr(config, "layer_types", None)
+    windowed = {"full_attention": False, "sliding_attention": True}
+    return [
+        f"a layer {index} of the kind {kinds[index]} that asks for a window of {shape.window}"
+        for index, shape in shapes.items()
+        if kinds and windowed.get(kinds[index]) is not bool(shape.window)
+    ]
+
+
+def _call(
+    model: Any, tokens: Tensor, positions: Tensor | None = None, wanted: Tensor | int = 1, **paged: Any
+) -> Tensor:
+    with torch.inference_mode():
+        out = model(
+            input_ids=tokens,
+            position_ids=positions,
+            logits_to_keep=wanted,
+            use_cache=False,
+            return_dict=True,
+            **paged,
+        )
+    logits: Tensor = out.logits[0]  # [wanted, vocabulary]
+    return logits
+
+
+class GenericRunner:
+    """Runs a model whose layers `attention_layers` has returned."""
+
+    def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
+        self._model, self._size = model, block_size
+        self._device: torch.device = model.device
+        self._nothing = torch.zeros(1, dtype=torch.int64, device=self._device)
+        new = {"dtype": model.dtype, "device": self._device}
+        self._layers = {
+            index: Layer(
+                torch.empty(block_count, block_size, shape.heads, shape.key_dim, **new),
+                torch.empty(block_count, block_size, shape.heads, shape.value_dim, **new),
+            )
+            for index, shape in shapes.items()
+        }
+
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        step = lay_out(chunks, self._layers, self._size, self._device)
+        count = len(step.wanted)
+        # With no logits at all the last linear would get no rows; one row is computed and dropped.
+        wanted = step.wanted if count else self._nothing
+        return _call(self._model, step.tokens, step.positions, wanted, paged=step)[:count]
+
+    def verify(self) -> None:
+        """Raise ModelError unless a chunked prefill and a decode give the logits of the model's own attention."""
+        tokens = [(7 * i + 1) % self._model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
+        blocks = range(-(-TRIAL_TOKENS // self._size))
+        cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            mine = self.forward(
+                [Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))]
+            )
+        own = self._own_logits(torch.tensor([tokens], device=self._device))
+        error = float((mine - own).float().norm() / own.float().norm())
+        if not error < (1e-3 if own.dtype == torch.float32 else 0.1):
+            raise ModelError(
+                f"{type(self._model).__name__} cannot be served: over paged attention its logits differ by "
+                f"{error:.1%} from its own"
+            )
+
+    def _own_logits(self, tokens: Tensor) -> Tensor:
+        try:
+            self._model.set_attn_implementation("sdpa" if self._model._supports_sdpa else "eager")
+            return _call(self._model, tokens)
+        finally:
+            self._model.set_attn_implementation(ATTENTION)

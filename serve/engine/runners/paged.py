@@ -1,0 +1,186 @@
+"""Attention of one step over paged keys and values.
+
+The tokens of all chunks are one flat batch, so that every linear sees them at once; only attention takes them
+apart.
+
+    flat     [ decode, decode, ... by length | prefill chunk | prefill chunk | ... ]
+    cache    per layer two tensors [blocks, size, key heads, head dim]; slot = block * size + offset
+
+Sequences that decode are attended in groups of similar length: their blocks are gathered to [group, longest,
+...] and what is longer than a sequence is masked. A prefill chunk is attended alone. A gathered row holds
+blocks of its own sequence only, and a block is zeroed when a sequence enters it: what another request left
+there, NaN for instance, which a weight of zero does not stop, never gets near it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from twofour.serve.engine.runners import Chunk
+
+SHORT = 256  # below this length a longer padding costs less than another group
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The cache of one attention layer."""
+
+    keys: Tensor  # [blocks, size, key heads, head dim]
+    values: Tensor  # [blocks, size, key heads, value dim]
+
+
+def length_groups(lengths: Sequence[int]) -> list[range]:
+    """Split ascending lengths where a group's shortest would be padded to more than twice its length."""
+    groups, stop = [], len(lengths)
+    while stop:
+        longest = lengths[stop - 1]
+        start = next(i for i, length in enumerate(lengths) if longest <= max(2 * length, SHORT))
+        groups.append(range(start, stop))
+        stop = start
+    return groups[::-1]
+
+
+@dataclass
+class Part:
+    """Rows of the flat batch that are attended together: one chunk, or one token each of several sequences."""
+
+    rows: slice
+    table: Tensor  # [sequences * blocks] blocks to gather
+    starts: list[int]  # [sequences] position of the first new token
+    longest: int  # tokens up to and including the new ones
+    masks: dict[tuple[int, torch.dtype], Tensor | None] = field(default_factory=dict)  # by window
+
+    def attend(self, query: Tensor, layer: Layer, scale: float, window: int) -> Tensor:
+        """Attend [rows, heads, dim] to the cached tokens of the part's sequences -> [rows, heads, value dim]."""
+        count, rows = len(self.starts), len(query)
+        keys, values = self._gather(layer.keys), self._gather(layer.values)
+        if (
+            count == rows
+        ):  # one token each: the heads that share a key head take the place of a sequence's tokens
+            query = query.unflatten(1, (keys.shape[1], -1))  # [sequences, key heads, heads / key heads, dim]
+        else:
+            query = query.transpose(0, 1)[None]  # [1, heads, rows, dim]
+        attended = F.scaled_dot_product_attention(
+            query, keys, values, self._mask(rows // count, window, query), scale=scale,
+            is_causal=rows > count and self._plain_causal(rows, window), enable_gqa=rows > count,
+        )  # fmt: skip
+        return attended.flatten(1, 2) if count == rows else attended[0].transpose(0, 1)
+
+    def _gather(self, cache: Tensor) -> Tensor:  # -> [sequences, key heads, longest, dim]
+        found = cache.index_select(0, self.table).view(len(self.starts), -1, *cache.shape[2:])
+        return found[:, : self.longest].transpose(1, 2)
+
+    def _plain_causal(self, rows: int, window: int) -> bool:
+        return self.longest == rows and self.longest <= (window or self.longest)
+
+    def _sees_all(self, window: int) -> bool:
+        """No sequence of a decoding group is padded or longer than its window."""
+        return min(self.starts) == self.longest - 1 and self.longest <= (window or self.longest)
+
+    def _mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
+        """What to add to the scores, [sequences, 1, tokens, longest]; the same for every layer with this window."""
+        key = (window, query.dtype)
+        if key not in self.masks:
+            self.masks[key] = self._new_mask(tokens, window, query)
+        return self.masks[key]
+
+    def _new_mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
+        if self._plain_causal(tokens, window) or (tokens == 1 and self._sees_all(window)):
+            return None
+        starts = torch.tensor(self.starts, device=query.device)
+        at = (starts[:, None] + torch.arange(tokens, device=query.device))[:, None, :, None]
+        of = torch.arange(self.longest, device=query.device)
+        hidden = of > at  # [sequences, 1, tokens, longest]
+        if window:
+            hidden |= of <= at - window
+        return torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill_(
+            hidden, -torch.inf
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """The chunks of one step, laid out flat. Handed through the model to its attention layers."""
+
+    layers: dict[int, Layer]
+    tokens: Tensor  # [1, flat]
+    positions: Tensor  # [1, flat]
+    slots: Tensor  # [flat] where the new keys and values go
+    wanted: Tensor  # [wanted] flat indices, in the order of the chunks as given
+    parts: list[Part]
+
+    def attend(
+        self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
+    ) -> Tensor:
+        """Store [1, key heads, flat, dim] keys and values, then attend [1, heads, flat, dim] -> [1, flat, heads, dim]."""
+        layer = self.layers[layer_index]
+        layer.keys.flatten(0, 1).index_copy_(0, self.slots, key[0].transpose(0, 1))
+        layer.values.flatten(0, 1).index_copy_(0, self.slots, value[0].transpose(0, 1))
+        query = query[0].transpose(0, 1)  # [flat, heads, dim]
+        attended = [part.attend(query[part.rows], layer, scale, window) for part in self.parts]
+        return (attended[0] if len(attended) == 1 else torch.cat(attended))[None]
+
+
+def lay_out(chunks: Sequence[Chunk], layers: dict[int, Layer], size: int, device: torch.device) -> Step:
+    """Flatten chunks, decodes first and by length, and zero the blocks that they enter."""
+    order = sorted(range(len(chunks)), key=lambda i: (len(chunks[i].tokens) > 1, chunks[i].start))
+    flat = [chunks[i] for i in order]
+    _zero(layers, [block for chunk in flat for block in _entered(chunk, size)], device)
+    firsts, first = [0] * len(chunks), 0
+    for i in order:
+        firsts[i], first = first, first + len(chunks[i].tokens)
+    wanted = [firsts[i] + offset for i, chunk in enumerate(chunks) for offset in chunk.wanted]
+    slots = [chunk.blocks[p // size] * size + p % size for chunk in flat for p in _positions(chunk)]
+    return Step(
+        layers=layers,
+        tokens=_row([token for chunk in flat for token in chunk.tokens], device)[None],
+        positions=_row([p for chunk in flat for p in _positions(chunk)], device)[None],
+        slots=_row(slots, device),
+        wanted=_row(wanted, device),
+        parts=list(_parts(flat, size, device)),
+    )
+
+
+def _positions(chunk: Chunk) -> range:
+    return range(chunk.start, chunk.start + len(chunk.tokens))
+
+
+def _entered(chunk: Chunk, size: int) -> Sequence[int]:
+    return _held(chunk, size)[-(-chunk.start // size) :]
+
+
+def _held(chunk: Chunk, size: int) -> Sequence[int]:
+    """The blocks with tokens in them, the new ones included; the rest of the prompt may have more already."""
+    return chunk.blocks[: -(-(chunk.start + len(chunk.tokens)) // size)]
+
+
+def _row(numbers: list[int], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
+
+
+def _zero(layers: dict[int, Layer], blocks: list[int], device: torch.device) -> None:
+    if blocks:
+        entered = _row(blocks, device)
+        for layer in layers.values():
+            layer.keys.index_fill_(0, entered, 0)
+            layer.values.index_fill_(0, entered, 0)
+
+
+def _parts(flat: list[Chunk], size: int, device: torch.device) -> Iterator[Part]:
+    decodes = [chunk for chunk in flat if len(chunk.tokens) == 1]
+    for group in length_groups([chunk.start + 1 for chunk in decodes]):
+        yield _part(decodes[group.start : group.stop], slice(group.start, group.stop), size, device)
+    row = len(decodes)
+    for chunk in flat[len(decodes) :]:
+        yield _part([chunk], slice(row, row + len(chunk.tokens)), size, device)
+        row += len(chunk.tokens)
+
+
+def _part(chunks: list[Chunk], rows: slice, size: int, device: torch.device) -> Part:
+    longest = max(chunk.start + len(chunk.tokens) for chunk in chunks)
+    table: list[int] = []
+    for held in (_held(chunk, size) for chunk in chunks):
+        table += [*held, *[held[-1]] * (-(-longest // size) - len(held))]
+    return Part(rows, _row(table, device), [chunk.start for chunk in chunks], longest)

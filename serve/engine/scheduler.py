@@ -1,0 +1,151 @@
+"""Who runs in the next step.
+
+First come, first served. A step computes at most `max_num_batched_tokens` tokens: first one for every
+sequence that decodes, then what is left of prompts, so that a long prompt delays decoding by one chunk at
+most. A sequence gets the blocks of its whole prompt when it is placed and one more each time its output fills
+the last. When none is left, the newest running sequence gives its blocks back and waits at the front of the
+queue, to be computed again.
+
+Why everyone ends: `refusal` admits only what the whole cache can hold; the oldest is never preempted for a
+younger one; so the oldest always finishes, and then there is a new oldest.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from twofour.serve.engine.blocks import Blocks, extend_keys
+from twofour.serve.engine.sequence import Sequence
+from twofour.serve.engine.types import Prompt
+
+
+class Turn(NamedTuple):
+    """How many of its pending tokens a sequence computes in a step."""
+
+    sequence: Sequence
+    count: int
+
+
+class Scheduler:
+    """The waiting and the running, and the blocks they run in."""
+
+    def __init__(self, blocks: Blocks, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.blocks = blocks
+        self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # oldest first
+        self.preemptions = self.prefix_queries = self.prefix_hits = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def end(self, sequence: Sequence) -> None:
+        """Forget a sequence, finished or cancelled, wherever it is."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self._give_back(sequence)
+
+    def next_step(self) -> list[Turn]:
+        """Choose who computes how much, with blocks enough for it."""
+        turns: dict[Sequence, int] = {}
+        budget = self.max_num_batched_tokens
+        for sequence in sorted(self.running, key=lambda s: s.pending > 1):
+            count = min(sequence.pending, budget)
+            if count and sequence in self.running and self._grow(sequence, count, turns):
+                turns[sequence] = count
+                budget -= count
+        self._place_waiting(turns, budget)
+        return [Turn(sequence, count) for sequence, count in turns.items()]
+
+    def computed(self, turn: Turn) -> None:
+        """Record that a turn's keys and values are in the cache; blocks that it filled can be found by others."""
+        sequence = turn.sequence
+        full_before = sequence.computed // self.blocks.size
+        sequence.computed += turn.count
+        extend_keys(sequence.keys, sequence.tokens, self.blocks.size)
+        for i in range(full_before, sequence.computed // self.blocks.size):
+            self.blocks.publish(sequence.blocks[i], sequence.keys[i])
+
+    def check_idle(self) -> None:
+        """Raise RuntimeError if blocks leaked: with nobody there, none is in use."""
+        if not self.busy:
+            self.blocks.check()
+            if self.blocks.in_use:
+                raise RuntimeError(f"{self.blocks.in_use} cache blocks are in use by nobody")
+
+    def _grow(self, sequence: Sequence, count: int, turns: dict[Sequence, int]) -> bool:
+        """Get blocks for `count` more tokens, from the newest if need be. False: it was the newest itself."""
+        lacking = self.blocks.needed(sequence.computed + count) - len(sequence.blocks)
+        while lacking > self.blocks.available:
+            newest = self.running[-1]
+            self._preempt(newest)
+            turns.pop(newest, None)
+            if newest is sequence:
+                return False
+        sequence.blocks += self.blocks.take(lacking)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.waiting.appendleft(sequence)
+        self._give_back(sequence)
+        self.preemptions += 1
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.blocks)
+        sequence.blocks, sequence.computed = [], 0
+
+    def _place_waiting(self, turns: dict[Sequence, int], budget: int) -> None:
+        while (
+            self.waiting and len(self.running) < self.max_num_seqs and budget and self._place(self.waiting[0])
+        ):
+            sequence = self.waiting.popleft()
+            self.running.append(sequence)
+            turns[sequence] = min(sequence.pending, budget)
+            budget -= turns[sequence]
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the blocks of all its tokens, as far as possible those of a known prefix."""
+        hits = self._known_prefix(sequence)
+        self.blocks.share(hits)
+        lacking = self.blocks.needed(len(sequence.tokens)) - len(hits)
+        # One block to spare for each that runs, or the next step might preempt what this one placed.
+        if self.blocks.available < lacking + len(self.running):
+            self.blocks.release(hits)
+            return False
+        sequence.blocks = hits + self.blocks.take(lacking)
+        sequence.computed = len(hits) * self.blocks.size
+        if sequence.started_at is None:
+            sequence.cached_tokens = sequence.computed
+            self.prefix_queries += len(sequence.tokens)
+            self.prefix_hits += sequence.computed
+        return True
+
+    def _known_prefix(self, sequence: Sequence) -> list[int]:
+        if sequence.scores_prompt:
+            return []
+        extend_keys(sequence.keys, sequence.tokens, self.blocks.size)
+        usable = (
+            len(sequence.tokens) - 1
+        ) // self.blocks.size  # the last token is computed: its logits are wanted
+        return self.blocks.match(sequence.keys[:usable])
+
+
+def refusal(prompt: Prompt, context_length: int, kv_tokens: int, vocab_size: int) -> str | None:
+    """Why a prompt could never be finished; None: it can."""
+    length, limit = len(prompt.tokens), min(context_length, kv_tokens)
+    if not length:
+        return "the prompt has no tokens; send at least one"
+    if length + prompt.sampling.max_tokens > limit:
+        return (
+            f"{length} prompt tokens and max_tokens {prompt.sampling.max_tokens} do not fit into {limit} tokens; "
+            "shorten the prompt or lower max_tokens"
+        )
+    if not 0 <= min(prompt.tokens) <= max(prompt.tokens) < vocab_size:
+        return f"a prompt token is not below the vocabulary size {vocab_size}"
+    return None

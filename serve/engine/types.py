@@ -1,0 +1,166 @@
+"""The nouns of the engine, shared by both sides of its pipe.
+
+The API process sends `Prompt`s and cancels; the engine process answers with `Piece`s and `Stats`. All are plain data,
+so that they cross the pipe as JSON. Text never does: tokenising, detokenising and stop strings live in the API process.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What the engine process is started with. None means: decide at load and say so."""
+
+    model: str  # a folder or a hub id
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    kernels: str = "auto"
+    threads: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 512
+    block_size: int = 16  # tokens in one cache block
+    kv_tokens: int | None = (
+        None  # capacity of the cache; None: max_num_seqs * max_model_len within a memory limit
+    )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to continue one prompt. Neutral values are the defaults."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0  # 0: greedy, ties to the lowest id
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # k: of every sampled token and of the k likeliest
+    prompt_logprobs: int | None = None  # the same of every prompt token but the first
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sequence to continue. With `max_tokens` 0 it is only scored (prompt_logprobs)."""
+
+    id: str
+    tokens: tuple[int, ...]
+    sampling: Sampling
+
+
+class Finish(StrEnum):
+    """Why a sequence ended. Every admitted prompt ends exactly once."""
+
+    STOP = (
+        "stop"  # an end-of-text or stop token; it is the last of `Piece.tokens`, `Piece.stopped_by` says so
+    )
+    LENGTH = "length"
+    ABORT = "abort"  # cancelled by the client
+    ERROR = "error"  # `Piece.error` says what
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """Natural-log probability of a token, with the likeliest alternatives, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step adds to one sequence."""
+
+    id: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()  # one per token, if asked for
+    prompt_logprobs: tuple[
+        Logprob | None, ...
+    ] = ()  # on the first piece only, if asked for; None for the first token
+    finish: Finish | None = None
+    stopped_by: int | None = None  # the end-of-text or stop token that ended it
+    error: str | None = None
+    cached_tokens: int = 0  # on the first piece: prompt tokens found in the prefix cache
+    queue_s: float = 0.0  # on the first piece: waiting for the first step
+    prefill_s: float = 0.0  # on the first piece: first step to first token
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What was loaded; sent once, when the engine is ready."""
+
+    model: str
+    context_length: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    block_size: int
+    kv_tokens: int  # capacity of the cache
+    weight_bytes: int  # resident bytes of all weights
+    linear_bytes: int  # of these, in the decoder linears
+    kernels: Mapping[str, int]  # kernel name -> how many linears use it
+    device: str
+    dtype: str
+    sparse: bool  # the checkpoint is 2:4
+    notes: tuple[str, ...] = ()  # fallbacks: what a user must know
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The state after a step; also the heartbeat while idle."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_tokens_used: int = 0
+    preemptions: int = 0  # this and the following are totals since the start
+    prefix_queries: int = 0  # tokens looked up
+    prefix_hits: int = 0  # tokens found
+    steps: int = 0
+    step_tokens: int = 0  # tokens computed by the last step
+    peak_device_bytes: int = 0
+
+
+class Engine(Protocol):
+    """The API process's view of an engine. Methods are called from its event loop."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def stats(self) -> Stats: ...
+
+    @property
+    def healthy(self) -> bool:
+        """False once the engine process is dead and will not be restarted."""
+
+    @property
+    def ready(self) -> bool:
+        """Loaded, and its heartbeat is fresh."""
+
+    @property
+    def heartbeat_age_s(self) -> float: ...
+
+    async def start(self) -> None:
+        """Return when the model is loaded. Raises ServerError with the engine's own message where it cannot be."""
+
+    def submit(self, prompt: Prompt) -> AsyncIterator[Piece]:
+        """Queue a prompt. Closing the iterator early cancels it. Raises ServerError if the engine is not ready."""
+
+    async def stop(self) -> None: ...
+
+
+def describe(model: str) -> str:
+    """The name under which a model is served unless another is given: the folder's, or the hub id."""
+    return Path(model).resolve().name if Path(model).is_dir() else model

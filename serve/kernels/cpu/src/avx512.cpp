@@ -1,0 +1,124 @@
+// AVX-512 F, BW, DQ and VL (Skylake-X and newer): float32 x by vpermilps and fused multiply-add; bfloat16 x converted.
+#include "activations.h"
+#include "avx512_int8.h"
+#include "avx512_sums.h"
+
+namespace {
+
+constexpr int AHEAD = 8192;
+
+// Half-words of 32-bit lanes as floats. A bfloat16 is the upper half of a float32.
+inline __m512 low_half_words(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+inline __m512 high_half_words(__m512i pairs) {
+  return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+}
+
+// The order of 32 columns of x for 2:4 weights: of every 16 the first 8, then of every 16 the last 8.
+inline void place_sparse(const float *from, float *to) {
+  for (int i = 0; i < 8; i++) to[i] = from[i];
+  for (int i = 0; i < 8; i++) to[8 + i] = from[16 + i];
+  for (int i = 0; i < 8; i++) to[16 + i] = from[8 + i];
+  for (int i = 0; i < 8; i++) to[24 + i] = from[24 + i];
+}
+
+// For dense weights: the even columns, then the odd ones.
+inline void place_dense(const float *from, float *to) {
+  for (int i = 0; i < 16; i++) to[i] = from[2 * i];
+  for (int i = 0; i < 16; i++) to[16 + i] = from[2 * i + 1];
+}
+
+struct SparseTile {
+  static constexpr int CHUNK = 4;
+  const Product &job;
+  const Panel<float> &x;
+  __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  __m512i low_shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+  __m512i high_shifts = _mm512_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30, 16, 18, 20, 22, 24, 26, 28, 30);
+
+  template <int TOKENS>
+  void add_cell(const uint8_t *positions, const uint8_t *values, const float *row, __m512 *total, int step) const {
+    __m512i codes = _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(positions)));
+    codes = _mm512_permutexvar_epi32(halves, codes);
+    __m512i low_codes = _mm512_srlv_epi32(codes, low_shifts), high_codes = _mm512_srlv_epi32(codes, high_shifts);
+    __m512i pairs = _mm512_loadu_si512(values);
+    __m512 low = low_half_words(pairs), high = high_half_words(pairs);
+#pragma GCC unroll 8
+    for (int t = 0; t < TOKENS; t++) {
+      const float *columns = row + t * x.stride;
+      __m512 &sum = total[t * step];
+      sum = _mm512_fmadd_ps(low, _mm512_permutevar_ps(_mm512_loadu_ps(columns), low_codes), sum);
+      sum = _mm512_fmadd_ps(high, _mm512_permutevar_ps(_mm512_loadu_ps(columns + 16), high_codes), sum);
+    }
+  }
+
+  template <int TOKENS>
+  void sum(long row_block, long token, RowSums *sums) const {
+    const uint8_t *block = job.weight + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
+    const float *row = x.rows + token * x.stride, *end = row + x.stride;
+    __m512 total[TOKENS][4] = {};
+    for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
+      prefetch(block + AHEAD);
+#pragma GCC unroll 8
+      for (int cell = 0; cell < 8; cell++) {  // [column half][pair]
+        const uint8_t *values = block + POSITION_BYTES + cell * 64;
+        prefetch(values + AHEAD);
+        add_cell<TOKENS>(block + cell * 8, values, row + (cell >> 2) * 32, &total[0][cell & 3], 4);
+      }
+    }
+    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[t].row, sums_of_pairs(total[t]));
+  }
+};
+
+struct DenseTile {
+  static constexpr int CHUNK = 4;
+  const Product &job;
+  const Panel<float> &x;
+
+  // ROWS at a time from `first`, so that the accumulators stay in registers.
+  template <int TOKENS, int ROWS>
+  void rows(const DenseRows &weight, int first, const float *x_row, __m512 (*total)[BLOCK_ROWS]) const {
+    __m512 part[TOKENS][ROWS] = {};
+    for (long column = 0; column < x.stride; column += 32)
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; r++) {
+        const uint16_t *values = weight.row[first + r] + column;
+        prefetch(reinterpret_cast<const char *>(values) + 1024);
+        __m512i pairs = _mm512_loadu_si512(values);
+        __m512 low = low_half_words(pairs), high = high_half_words(pairs);
+#pragma GCC unroll 8
+        for (int t = 0; t < TOKENS; t++) {
+          const float *columns = x_row + t * x.stride + column;
+          part[t][r] = _mm512_fmadd_ps(low, _mm512_loadu_ps(columns), part[t][r]);
+          part[t][r] = _mm512_fmadd_ps(high, _mm512_loadu_ps(columns + 16), part[t][r]);
+        }
+      }
+    for (int t = 0; t < TOKENS; t++)
+      for (int r = 0; r < ROWS; r++) total[t][first + r] = part[t][r];
+  }
+
+  template <int TOKENS>
+  void sum(long row_block, long token, RowSums *sums) const {
+    constexpr int ROWS = TOKENS <= 2 ? 8 : 4;
+    DenseRows weight(job, row_block, x.stride);
+    __m512 total[TOKENS][BLOCK_ROWS];
+    for (int first = 0; first < BLOCK_ROWS; first += ROWS)
+      rows<TOKENS, ROWS>(weight, first, x.rows + token * x.stride, total);
+    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[t].row, sums_of_rows(total[t]));
+  }
+};
+
+template <class In>
+int multiply_as(const Product *job) {
+  if (job->kind == SPARSE_INT8 || job->kind == SPARSE_INT8_BLOCK_SCALES) return multiply_int8<In>(*job);
+  Panel<float> x(*job);
+  if (!fill_floats<In>(*job, &x, job->kind == DENSE_BF16 ? place_dense : place_sparse)) return -1;
+  if (job->kind == DENSE_BF16)
+    multiply(DenseTile{*job, x}, *job);
+  else
+    multiply(SparseTile{*job, x}, *job);
+  return 0;
+}
+
+}  // namespace
+
+const Kernels avx512_kernels = {"avx512", multiply_as<uint16_t>, multiply_as<float>};

@@ -1,0 +1,54 @@
+// What the kernels offer to the Python module. Plain pointers, no Python, no torch; callers have checked all sizes.
+#pragma once
+#include "layout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+  int kind;             // WeightKind
+  const uint8_t *weight;  // layout_bytes(kind, rows, columns)
+  const void *x;        // [tokens, columns], bfloat16 or float32
+  const void *bias;     // [rows] in the type of x, or null
+  void *y;              // [tokens, rows] in the type of x
+  long tokens, rows, columns;
+  int is_float32;       // the type of x, bias and y
+  int threads;
+} Product;  // y = x W^T + bias
+
+typedef struct {
+  const void *values;        // [rows, columns / 2], bfloat16 or int8
+  const uint8_t *positions;  // [rows, ceil(columns / 8)], canonical
+  const float *scales;       // [rows, scales_per_row] with int8 values
+  long scales_per_row;
+  long rows, columns;
+} Canonical;
+
+// Each returns 0, or -1 where memory for the activations cannot be had.
+typedef struct {
+  const char *name;
+  int (*multiply_bf16)(const Product *);  // x is bfloat16
+  int (*multiply_f32)(const Product *);   // x is float32
+} Kernels;
+
+extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;
+
+// Writes layout_bytes(kind, rows, columns) bytes.
+void pack_layout(int kind, const Canonical *from, uint8_t *to, int threads);
+
+// Writes rows first_row to end_row, dense, [end_row - first_row, columns], as bfloat16 or float32. first_row is a
+// multiple of BLOCK_ROWS.
+typedef struct {
+  int kind;
+  const uint8_t *weight;
+  void *to;
+  long rows, columns, first_row, end_row;
+  int is_float32;
+  int threads;
+} Expansion;
+void expand_layout(const Expansion *job);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,47 @@
+// The device layouts: how a weight lies in memory while it is multiplied. Every instruction set reads the same bytes.
+//
+// A 2:4 weight is cut into blocks of 8 rows x 64 columns, zero-padded, stored row of blocks by row of blocks. A block
+// is one sequential piece of memory: the 2-bit positions of its 256 kept values, the values, and perhaps scales.
+// Its rows are taken in 4 pairs; a cell is what one pair keeps of some columns.
+//
+// bfloat16, 576 bytes
+//   64 B  positions: one u64 for each [column half][pair]
+//   512 B values:    one cell of 2 rows x 32 columns, 32 values, for each [column half][pair]
+//   Value `word` of a cell is half-word `word & 1` of 32-bit lane `word >> 1`. The lanes of 128 bits hold 2 rows x
+//   2 kept values; the low half-words belong to one group of four columns, the high half-words to the next but one.
+//   So vpermilps picks from groups of four floats (AVX2, AVX-512F), and vpermw from 32 bfloat16 (AVX-512 VBMI).
+//
+// int8, 320 bytes, or 352 with a scale for each row of each block
+//   64 B  positions: for each pair 16 bytes; byte 2 q + r is row r's canonical byte for columns 8 q to 8 q + 7
+//   256 B values:    for each pair one cell of 2 rows x 64 columns; bytes 8 q + 4 r to + 3 are what row r keeps there
+//   32 B  scales, float32, of the 8 rows
+//   With one scale for each row the scales follow the last block: float32 for every padded row.
+//
+// A dense weight is its own row-major matrix of bfloat16, the columns padded to 64.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+enum WeightKind { SPARSE_BF16 = 0, SPARSE_INT8 = 1, SPARSE_INT8_BLOCK_SCALES = 2, DENSE_BF16 = 3 };
+enum {
+  BLOCK_ROWS = 8,
+  BLOCK_COLUMNS = 64,
+  CELL_VALUES = 32,
+  POSITION_BYTES = 64,
+  BLOCK_BYTES_BF16 = 576,
+  BLOCK_BYTES_INT8 = 320,
+  BLOCK_BYTES_INT8_SCALED = 352,
+};
+
+static inline long blocks_over(long extent, long block) { return (extent + block - 1) / block; }
+
+static inline size_t block_bytes(int kind) {
+  return kind == SPARSE_BF16 ? BLOCK_BYTES_BF16 : kind == SPARSE_INT8 ? BLOCK_BYTES_INT8 : BLOCK_BYTES_INT8_SCALED;
+}
+
+static inline size_t layout_bytes(int kind, long rows, long columns) {
+  size_t row_blocks = (size_t)blocks_over(rows, BLOCK_ROWS), column_blocks = (size_t)blocks_over(columns, BLOCK_COLUMNS);
+  if (kind == DENSE_BF16) return (size_t)rows * column_blocks * BLOCK_COLUMNS * sizeof(uint16_t);
+  size_t scales = kind == SPARSE_INT8 ? row_blocks * BLOCK_ROWS * sizeof(float) : 0;
+  return row_blocks * column_blocks * block_bytes(kind) + scales;
+}

@@ -1,0 +1,92 @@
+"""A weight in a device layout of the CPU kernels: one tensor of bytes, made at load and never stored.
+
+The layouts are drawn in src/layout.h. A 2:4 weight takes 1.125 bytes for each dense weight with bfloat16 values,
+0.625 with int8 values and a scale for each row, 0.6875 with a scale for each 64 columns.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from twofour.prune.errors import InputError, ServerError
+from twofour.prune.packed import Packed, validate
+from twofour.serve.kernels.cpu.extension import Extension, loaded, missing
+
+BLOCK_COLUMNS = 64
+
+
+class Kind(IntEnum):
+    """The numbers of src/layout.h."""
+
+    SPARSE_BF16 = 0
+    SPARSE_INT8 = 1
+    SPARSE_INT8_BLOCK_SCALES = 2
+    DENSE_BF16 = 3
+
+
+@dataclass(frozen=True)
+class CpuWeight:
+    """A weight of shape [rows, columns] as the CPU kernels read it."""
+
+    data: Tensor  # uint8, one dimension
+    rows: int
+    columns: int
+    kind: Kind
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    @classmethod
+    def from_packed(cls, packed: Packed) -> "CpuWeight":
+        """Refuses corrupt positions, and values that are neither bfloat16 nor int8: expand those to dense."""
+        validate(packed, "weight")
+        kind, (rows, columns) = _kind_of(packed), packed.shape
+        cpu = require()
+        data = torch.empty(cpu.layout_bytes(kind, rows, columns), dtype=torch.uint8)
+        _pack(cpu, packed, kind, data)
+        return cls(data, rows, columns, kind)
+
+    @classmethod
+    def from_dense(cls, weight: Tensor) -> "CpuWeight":  # [rows, columns]
+        """Shares the memory of a contiguous weight whose columns are a multiple of 64."""
+        if weight.dtype != torch.bfloat16 or weight.dim() != 2 or weight.device.type != "cpu":
+            raise InputError(
+                f"the dense CPU kernel takes a bfloat16 matrix on the CPU, got {weight.dtype} "
+                f"{list(weight.shape)} on {weight.device}; use torch's linear for it"
+            )
+        rows, columns = weight.shape
+        padded = functional.pad(weight.detach(), (0, -columns % BLOCK_COLUMNS)).contiguous()
+        return cls(padded.view(torch.uint8).flatten(), rows, columns, Kind.DENSE_BF16)
+
+
+def require() -> Extension:
+    """The compiled module. Raises ServerError, with the reason, where no kernel can run."""
+    cpu, reason = loaded(), missing()
+    if cpu is None or reason:
+        raise ServerError(f"no CPU kernel: {reason}")
+    return cpu
+
+
+def _kind_of(packed: Packed) -> Kind:
+    if packed.values.dtype == torch.bfloat16:
+        return Kind.SPARSE_BF16
+    if packed.values.dtype == torch.int8 and packed.scale_columns in (0, BLOCK_COLUMNS):
+        return Kind.SPARSE_INT8_BLOCK_SCALES if packed.scale_columns else Kind.SPARSE_INT8
+    raise InputError(
+        f"the CPU kernels take bfloat16 values, or int8 values with a scale for each row or each {BLOCK_COLUMNS} "
+        f"columns, got {packed.values.dtype} with scale_columns {packed.scale_columns}; expand this weight to dense"
+    )
+
+
+def _pack(cpu: Extension, packed: Packed, kind: Kind, data: Tensor) -> None:
+    rows, columns = packed.shape
+    values, positions = packed.values.detach().cpu().contiguous(), packed.positions.cpu().contiguous()
+    scales = torch.empty(0, 0) if packed.scales is None else packed.scales.detach().cpu().float().contiguous()
+    cpu.pack(
+        kind, values.data_ptr(), positions.data_ptr(), scales.data_ptr(), scales.shape[1],
+        data.data_ptr(), rows, columns, torch.get_num_threads(),
+    )  # fmt: skip

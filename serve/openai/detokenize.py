@@ -1,0 +1,56 @@
+"""Token ids to text, one at a time, in whole characters.
+
+A token's text depends on what came before it, and one character may be spread over several tokens. So a
+short window of ids is decoded twice, with and without the newest, and the difference is the new text:
+
+    ids   [ context | said | pending ]     said text = decode(context + said)
+                           ^ read          new text  = decode(all) minus said text
+
+The window is cut back after each character, so that a token costs the same however long the text is.
+"""
+
+from collections.abc import Callable, Sequence
+
+Decode = Callable[[Sequence[int]], str]
+INCOMPLETE = "\ufffd"  # what a decoder makes of a character's first bytes
+CONTEXT = 6  # ids kept before the new ones
+LONGEST_WAIT = 64  # ids without a complete character: this is no character
+
+
+class Detokenizer:
+    def __init__(self, decode: Decode, prompt: Sequence[int] = ()) -> None:
+        self._decode = decode
+        self._ids = list(prompt[-CONTEXT:])
+        self._read = len(self._ids)
+
+    def step(self, token: int) -> str:
+        """The text that this token completes; empty while a character is incomplete."""
+        self._ids.append(token)
+        text = self._new_text()
+        if text.endswith(INCOMPLETE) and len(self._ids) - self._read < LONGEST_WAIT:
+            return ""
+        self._advance()
+        return text
+
+    def flush(self) -> str:
+        """What is left at the end, incomplete or not."""
+        text = self._new_text()
+        self._advance()
+        return text
+
+    def _new_text(self) -> str:
+        said, text = self._decode(self._ids[: self._read]), self._decode(self._ids)
+        # Not simply the length of what was said: a new token may complete a character that the prompt began.
+        return text[shared(said, text) :]
+
+    def _advance(self) -> None:
+        self._ids = self._ids[-CONTEXT:]
+        self._read = len(self._ids)
+
+
+def shared(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    length = min(len(one), len(other))
+    while not other.startswith(one[:length]):
+        length -= 1
+    return length

@@ -1,0 +1,74 @@
+"""What every endpoint needs, in one value."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from twofour.serve.config import ServeConfig
+from twofour.serve.edge.errors import RequestError
+from twofour.serve.edge.lifecycle import Lifecycle
+from twofour.serve.engine.types import Engine, EngineInfo, Prompt, Sampling
+from twofour.serve.metrics import EngineMetrics
+from twofour.serve.openai.admission import Admission
+from twofour.serve.openai.errors import engine_unavailable
+from twofour.serve.openai.generation import Job
+from twofour.serve.openai.protocol import GenerationRequest, Strict, check_together, refuse_unsupported
+from twofour.serve.openai.sampling import nth, stops_of
+from twofour.serve.openai.vocabulary import Tokens, Vocabulary
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Which request this is, and since when."""
+
+    request_id: str
+    arrived_at: float
+
+
+@dataclass(frozen=True)
+class Serving:
+    engine: Engine
+    config: ServeConfig
+    vocabulary: Vocabulary
+    metrics: EngineMetrics
+    lifecycle: Lifecycle
+    admission: Admission
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def info(self) -> EngineInfo:
+        if not self.engine.ready:
+            raise engine_unavailable()
+        return self.engine.info
+
+    @property
+    def context_limit(self) -> int:
+        """Tokens of prompt and answer together: what the model can, and what the cache holds."""
+        return min(self.info.context_length, self.info.kv_tokens)
+
+    def check_model(self, model: str | None) -> None:
+        if model is not None and model != self.config.served_model_name:
+            raise model_not_found()
+
+    def check(self, body: Strict) -> None:
+        self.metrics.unknown_fields.inc(refuse_unsupported(body))
+        if isinstance(body, GenerationRequest):
+            self.check_model(body.model)
+            check_together(body)
+
+    def job(self, caller: Caller, body: GenerationRequest, prompts: Sequence[tuple[Tokens, Sampling]]) -> Job:
+        n = body.n or 1
+        self.metrics.observe("request_params_n", n)
+        sequences = tuple(
+            self._prompt(tokens, nth(sampling, i)) for tokens, sampling in prompts for i in range(n)
+        )
+        return Job(caller.request_id, caller.arrived_at, sequences, n, stops_of(body))
+
+    def _prompt(self, tokens: Tokens, sampling: Sampling) -> Prompt:
+        # Not the request id, which a client may use twice.
+        return Prompt(f"{next(self.numbers)}", tokens, sampling)
+
+
+def model_not_found() -> RequestError:
+    message = "no such model is served here; GET /v1/models lists what is"
+    return RequestError(404, message, code="model_not_found", param="model")

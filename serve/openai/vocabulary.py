@@ -1,0 +1,108 @@
+"""The model's tokenizer as the server uses it: off the event loop, never truncating, never guessing."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+
+from twofour.prune.errors import ModelError
+from twofour.serve.edge.errors import RequestError, invalid
+from twofour.serve.openai.protocol import Message
+
+RENDER_DEADLINE_S = 2.0
+Tokens = tuple[int, ...]
+
+
+class Vocabulary:
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError("the model has no fast tokenizer; convert it to tokenizer.json first")
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)))
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
+        self.token_text = lru_cache(maxsize=1 << 16)(self._token_text)
+
+    def check_length(self, characters: int, limit: int, param: str) -> None:
+        """Refuse unread, by its length alone, a text that cannot fit `limit` tokens."""
+        if characters > limit * self._longest_token:
+            raise too_long(limit, f"at least {characters // self._longest_token} tokens", param)
+
+    async def encode(self, text: str, limit: int, param: str, special_tokens: bool = True) -> Tokens:
+        self.check_length(len(text), limit, param)
+        loop = asyncio.get_running_loop()
+        encoding = await loop.run_in_executor(self._pool, self._encode, text, special_tokens)
+        return tuple(encoding)
+
+    async def render(self, messages: Sequence[Message]) -> str:
+        """The chat template applied, ready for the assistant's turn."""
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise invalid("this model has no chat template; use /v1/completions", "messages")
+        plain = [{"role": role_of(message), "content": text_of(message)} for message in messages]
+        loop = asyncio.get_running_loop()
+        try:
+            rendering = loop.run_in_executor(self._pool, self._render, plain)
+            return await asyncio.wait_for(rendering, RENDER_DEADLINE_S)
+        except TemplateError as error:
+            message = f"the model's chat template refuses these messages: {str(error)[:200]}"
+            raise invalid(message, "messages") from error
+        except TimeoutError as error:
+            raise invalid("the chat template takes too long; send fewer messages", "messages") from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=True))
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=False))
+
+    def _token_text(self, token: int) -> str:
+        return self.decode_all([token])
+
+    def _encode(self, text: str, special_tokens: bool) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(rendered)
+
+
+def role_of(message: Message) -> str:
+    """Templates know no developer: OpenAI's newer name for the system."""
+    return "system" if message.role == "developer" else message.role
+
+
+def text_of(message: Message) -> str:
+    """The text of a message; parts joined by line breaks. Nothing is ever fetched."""
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part_text(part) for part in message.content)
+
+
+def part_text(part: dict[str, Any]) -> str:
+    text = part.get("text")
+    if part.get("type") != "text":
+        raise invalid(
+            "only text parts are supported; send the text alone", "messages", "unsupported_parameter"
+        )
+    if not isinstance(text, str):
+        raise invalid("a text part needs the string text", "messages")
+    return check_unicode(text, "messages")
+
+
+def check_unicode(text: str, param: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise invalid(f"{param}: invalid unicode; send whole characters", param) from error
+    return text
+
+
+def too_long(limit: int, amount: str, param: str) -> RequestError:
+    """Worded so that LangChain and LiteLLM recognise it."""
+    message = f"This model's maximum context length is {limit} tokens, but the prompt is too long: {amount}. "
+    return invalid(f"{message}Shorten the prompt or ask for fewer tokens.", param, "context_length_exceeded")

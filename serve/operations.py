@@ -1,0 +1,38 @@
+"""What operators ask: is it alive, does it take requests, which version, how is it doing."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+import twofour
+from twofour.serve.edge.errors import SERVER, RequestError, not_ready
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(request: Request) -> dict[str, str]:
+    """Alive: a restart would help only if this fails. While loading and draining it is well."""
+    if not request.app.state.serving.engine.healthy:
+        raise RequestError(503, "the engine has died; restart the server", type=SERVER, code="engine_dead")
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(request: Request) -> dict[str, str]:
+    """Send requests only while this succeeds."""
+    serving = request.app.state.serving
+    if serving.lifecycle.draining:
+        raise not_ready("the server is shutting down")
+    if not (serving.engine.healthy and serving.engine.ready):
+        raise not_ready("the model is loading, or its engine does not answer")
+    return {"status": "ready"}
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    return {"version": twofour.__version__}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,63 @@
+"""The one part of the build that pyproject.toml cannot say: the C extension of the CPU kernels.
+
+No torch, no OpenMP and no C++ library is needed to build it. Each instruction set is a file compiled with its own
+flags; which one runs is decided on the user's machine. Without a compiler the package installs all the same, with a
+warning: packed weights are then expanded to dense.
+"""
+
+import os
+import platform
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCES = "serve/kernels/cpu/src"
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix"
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+AVX512_BF16 = [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mavx512vnni"]
+FLAGS = {"layout.cpp": []}
+if IS_X86:
+    FLAGS |= {"avx2.cpp": AVX2, "avx512.cpp": AVX512, "avx512bf16.cpp": AVX512_BF16}
+HEADERS = ["activations.h", "avx512_int8.h", "avx512_sums.h", "driver.h", "kernels.h", "layout.h", "numbers.h", "threads.h"]
+COMMON = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-g0", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+
+
+class BuildKernels(build_ext):
+    """Compiles the C++ files with their own flags and links them into the C module."""
+
+    def build_extension(self, extension):
+        try:
+            extension.extra_objects = [
+                built
+                for name, flags in FLAGS.items()
+                for built in self.compiler.compile(
+                    [f"{SOURCES}/{name}"], output_dir=self.build_temp, extra_postargs=COMMON + flags
+                )
+            ]
+            super().build_extension(extension)
+        except Exception as error:
+            print(
+                f"\nWARNING: twofour's CPU kernels were not built ({error}). Packed weights will be expanded to dense,"
+                "\nwithout any gain in speed or memory; install a C++ compiler and reinstall.\n",
+                file=sys.stderr,
+            )
+            raise
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "twofour.serve.kernels.cpu._cpu",
+            [f"{SOURCES}/module.c"],
+            depends=[f"{SOURCES}/{name}" for name in (*HEADERS, *FLAGS)],
+            define_macros=[("Py_LIMITED_API", "0x030B0000"), ("TWOFOUR_X86", str(int(IS_X86)))],
+            extra_compile_args=["-O2", "-fvisibility=hidden"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -1,0 +1,86 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from twofour.bench import gates
+from twofour.bench.gates import Gate
+from twofour.bench.records import Record, Request
+
+
+def requests(n: int) -> list[Request]:
+    return [Request(i, 0.0, "a", 10, 5) for i in range(n)]
+
+
+def records(n: int) -> list[Record]:
+    return [
+        Record(i, 1.0, sent_at=1.001, done_at=2.0, prompt_tokens=100, output_tokens=5, cached_tokens=0)
+        for i in range(n)
+    ]
+
+
+def judged(
+    got: list[Record], lags: tuple[float, ...] = (0.001,), pressure: float | None = 0.02
+) -> dict[str, Gate]:
+    return {gate.name: gate for gate in gates.check(requests(len(got)), got, lags, pressure)}
+
+
+def failing(got: list[Record], **more: object) -> set[str]:
+    return {gate.name for gate in gates.failed(list(judged(got, **more).values()))}  # type: ignore[arg-type]
+
+
+def test_a_good_run_passes_every_gate() -> None:
+    assert {gate.passed for gate in judged(records(200)).values()} == {True}
+    assert failing(records(200)) == set()
+
+
+def test_each_defect_fails_its_own_gate_and_no_other() -> None:
+    good = records(200)
+    late = [replace(r, sent_at=1.02) if r.index < 3 else r for r in good]
+    short = [replace(r, output_tokens=4) if r.index < 2 else r for r in good]
+    cached = [replace(r, cached_tokens=90) if r.index < 3 else r for r in good]
+    broken = [replace(r, error="reset: x") if r.index < 3 else r for r in good]
+    assert failing(late) == {"send_lag_p99"}
+    assert failing(short) == {"output_length"}
+    assert failing(cached) == {"prefix_cache"}
+    assert failing(broken) == {"errors"}
+    assert failing(good, lags=(0.001,) * 90 + (0.05,) * 10) == {"loop_lag_p99"}
+    assert failing(good, pressure=0.11) == {"cpu_pressure"}
+
+
+def test_at_the_limit_a_gate_still_passes() -> None:
+    short = [replace(r, output_tokens=6) if r.index == 0 else r for r in records(200)]
+    gate = judged(short)["output_length"]
+    assert (gate.value, gate.limit, gate.passed) == (0.005, 0.005, True)
+    assert judged(records(1), pressure=0.10)["cpu_pressure"].passed
+
+
+def test_what_cannot_be_measured_neither_passes_nor_fails() -> None:
+    silent = [replace(r, output_tokens=None, prompt_tokens=None, cached_tokens=None) for r in records(5)]
+    got = judged(silent, lags=(), pressure=None)
+    unknown = {name for name, gate in got.items() if gate.passed is None}
+    assert unknown == {"loop_lag_p99", "cpu_pressure", "output_length", "prefix_cache"}
+    assert failing(silent, lags=(), pressure=None) == set()
+
+
+def test_lengths_of_failed_requests_do_not_count() -> None:
+    cut = [replace(r, output_tokens=1, error="reset: x") for r in records(5)]
+    assert judged(cut)["output_length"].value is None
+
+
+def test_pressure_is_the_share_of_time_since_the_start(tmp_path: Path) -> None:
+    source = tmp_path / "cpu"
+    line = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n"
+    source.write_text(line.format(2_000_000))
+    assert gates.stalled_s(source) == 2.0
+    pressure = gates.Pressure(source)
+    assert pressure.share() == 0.0
+    source.write_text(line.format(2_000_000 + 3_600_000_000))  # an hour of waiting: more than has passed
+    share = pressure.share()
+    assert share is not None and share > 1
+
+
+@pytest.mark.parametrize("text", [None, "", "nonsense"])
+def test_a_kernel_without_pressure_counters_is_unknown(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "cpu").write_text(text)
+    assert gates.Pressure(tmp_path / "cpu").share() is None

@@ -1,0 +1,114 @@
+import math
+import random
+from itertools import pairwise
+from statistics import NormalDist
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twofour.bench import stats
+from twofour.bench.stats import FEWEST, distribution, paired_ratio, wilson
+from twofour.prune.errors import InputError
+
+
+def type7(values: list[float], p: int) -> float:
+    ranked, rank = sorted(values), p / 100 * (len(values) - 1)
+    below = math.floor(rank)
+    above = min(below + 1, len(ranked) - 1)
+    return ranked[below] + (rank - below) * (ranked[above] - ranked[below])
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=400), st.integers(0, 20))
+def test_percentiles_against_their_definitions(values: list[float], failed: int) -> None:
+    got = distribution(values, failed)
+    ranked = sorted(values) + [math.inf] * failed
+    assert (got.n, got.failed) == (len(values), failed)
+    assert got.mean == pytest.approx(sum(values) / len(values))
+    for p, fewest in FEWEST.items():
+        plain, adjusted = getattr(got, f"p{p}"), getattr(got, f"adjusted_p{p}")
+        assert plain == (pytest.approx(type7(values, p), abs=1e-9) if len(values) >= fewest else None)
+        if len(ranked) < fewest:
+            assert adjusted is None
+        else:  # the smallest value that at least p percent of all do not exceed
+            assert adjusted == next(v for v in ranked if 100 * sum(w <= v for w in ranked) >= p * len(ranked))
+
+
+def test_the_fewest_values_are_those_of_a_distribution_free_interval() -> None:
+    assert 1 - 2 * 0.5 ** FEWEST[50] >= 0.95 > 1 - 2 * 0.5 ** (FEWEST[50] - 1)
+    for p in (90, 95, 99):
+        assert 1 - (p / 100) ** FEWEST[p] >= 0.95 > 1 - (p / 100) ** (FEWEST[p] - 1)
+
+
+def test_nothing_measured_has_no_numbers() -> None:
+    assert distribution([], 3) == stats.Distribution(0, 3)
+
+
+def test_the_t_quantiles_hold_95_percent_of_the_density() -> None:
+    for freedom, quantile in enumerate(stats._T975, start=1):
+        scale = math.gamma((freedom + 1) / 2) / math.sqrt(freedom * math.pi) / math.gamma(freedom / 2)
+        steps = [quantile * (i / 20_000 * 2 - 1) for i in range(20_001)]
+        heights = [scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2) for x in steps]
+        area = sum((a + b) / 2 for a, b in pairwise(heights)) * 2 * quantile / 20_000
+        assert area == pytest.approx(0.95, abs=1e-5)
+
+
+def test_a_ratio_is_second_over_first_and_turns_over_with_its_pairs() -> None:
+    pairs = [(2.0, 1.0), (4.0, 1.0), (1.0, 1.0)]
+    ratio = paired_ratio(pairs, 0)
+    back = paired_ratio([(b, a) for a, b in pairs], 0)
+    assert ratio.point == pytest.approx(0.5)
+    assert ratio.low is not None and ratio.high is not None and back.low is not None
+    assert ratio.low < ratio.point < ratio.high
+    assert (back.point, back.low) == pytest.approx((2.0, 1 / ratio.high))
+    half = 4.3027 * math.log(2) / math.sqrt(3)  # the log-ratios are -1, -2 and 0 times log 2
+    assert ratio.high / ratio.point == pytest.approx(math.exp(half))
+
+
+def test_one_pair_has_no_interval_and_no_pair_no_ratio() -> None:
+    assert paired_ratio([(1.0, 4.0)], 0) == stats.Ratio(math.exp(math.log(4.0)), None, None, 1)
+    for pairs in ([], [(0.0, 1.0)], [(1.0, math.nan)], [(1.0, math.inf)], [(1.0, -1.0)]):
+        with pytest.raises(InputError):
+            paired_ratio(pairs, 0)
+
+
+@pytest.mark.parametrize("n", [3, 6, 25])
+def test_the_interval_covers_the_true_ratio_about_95_times_in_a_hundred(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, runs = random.Random(n), 300
+    monkeypatch.setattr(stats, "_RESAMPLES", 300)
+    covered = 0
+    for run in range(runs):
+        trend = [draw.lognormvariate(0, 0.5) for _ in range(n)]  # what the two runs of a pair share
+        pairs = [(x, x * 0.9 * draw.lognormvariate(0, 0.05)) for x in trend]
+        ratio = paired_ratio(pairs, run)
+        assert ratio.low is not None and ratio.high is not None
+        covered += ratio.low <= 0.9 <= ratio.high
+    assert 0.90 <= covered / runs <= 0.99
+
+
+def test_the_bootstrap_is_seeded_and_near_the_normal_interval() -> None:
+    draw = random.Random(4)
+    pairs = [(1.0, draw.lognormvariate(0.2, 0.1)) for _ in range(100)]
+    first, again = paired_ratio(pairs, 1), paired_ratio(pairs, 1)
+    assert first == again != paired_ratio(pairs, 2)
+    assert first.high is not None and first.low is not None
+    width = math.log(first.high / first.low)
+    assert width == pytest.approx(2 * 1.96 * 0.1 / 10, rel=0.25)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_ends_of_wilsons_interval_are_1_96_deviations_away(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    low, high = wilson(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:
+            z = (successes / n - end) / math.sqrt(end * (1 - end) / n)
+            assert abs(z) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-6)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_an_impossible_share_is_refused(successes: int, n: int) -> None:
+    with pytest.raises(InputError):
+        wilson(successes, n)

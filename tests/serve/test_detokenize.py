@@ -1,0 +1,121 @@
+"""Token by token gives the text of the whole, in whole characters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twofour.serve.engine.types import Finish, Logprob, Piece, Prompt, Sampling
+from twofour.serve.openai.choice import Choice
+from twofour.serve.openai.detokenize import LONGEST_WAIT, Detokenizer
+
+
+def decode_bytes(ids: Sequence[int]) -> str:
+    """One token a byte; 256 and above are special and have no text."""
+    return bytes(token for token in ids if token < 256).decode(errors="replace")
+
+
+def spoken(ids: Sequence[int], prompt: Sequence[int] = ()) -> list[str]:
+    detokenizer = Detokenizer(decode_bytes, prompt)
+    return [*(detokenizer.step(token) for token in ids), detokenizer.flush()]
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=40), st.text(max_size=10))
+def test_pieces_join_to_the_text_and_hold_whole_characters(text: str, prompt: str) -> None:
+    pieces = spoken(text.encode(), prompt.encode())
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(0, 300), max_size=60))
+def test_any_ids_give_what_decoding_them_gives(ids: list[int]) -> None:
+    assert "".join(spoken(ids)) == decode_bytes(ids)
+
+
+def test_a_character_that_the_prompt_began_is_completed() -> None:
+    emoji = "🤗".encode()
+    assert "".join(spoken(emoji[2:] + b"!", b"hi " + emoji[:2])) == "🤗!"
+
+
+def test_an_incomplete_end_is_said_at_the_end() -> None:
+    assert spoken("é".encode()[:1]) == ["", "\ufffd"]
+
+
+def test_garbage_is_not_held_for_ever() -> None:
+    pieces = spoken([0xFF] * (LONGEST_WAIT + 1))
+    assert pieces[LONGEST_WAIT - 1] != ""
+
+
+def test_a_token_costs_the_same_late_as_early() -> None:
+    seen: list[int] = []
+
+    def decode(ids: Sequence[int]) -> str:
+        seen.append(len(ids))
+        return decode_bytes(ids)
+
+    detokenizer = Detokenizer(decode, [65] * 1000)
+    for _ in range(1000):
+        detokenizer.step(65)
+    for _ in range(1000):
+        detokenizer.step(300)  # special tokens have no text to wait for
+    assert max(seen) < 16
+
+
+def choice_of(stops: Sequence[str] = (), **sampling: Any) -> Choice:
+    prompt = Prompt("1", (65,), Sampling(max_tokens=50, **sampling))
+    return Choice(0, prompt, stops, decode_bytes)
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet="ab🤗", max_size=15), st.lists(st.integers(0, 40), max_size=8))
+def test_any_grouping_of_tokens_into_pieces_gives_the_same_choice(text: str, places: list[int]) -> None:
+    ids = list(text.encode())
+    whole, parts = choice_of(["ab🤗", "ba"]), choice_of(["ab🤗", "ba"])
+    whole.accept(Piece("1", tuple(ids), finish=Finish.LENGTH))
+    edges = [0, *sorted(place % (len(ids) + 1) for place in places), len(ids)]
+    for a, b in zip(edges, edges[1:], strict=False):
+        parts.accept(Piece("1", tuple(ids[a:b])))
+    parts.accept(Piece("1", finish=Finish.LENGTH))
+    assert parts.take() == whole.take()
+    assert parts.generated_tokens == whole.generated_tokens
+
+
+def test_tokens_after_a_stop_string_do_not_count() -> None:
+    choice = choice_of(["b"], logprobs=0)
+    scores = tuple(Logprob(token, -1.0) for token in b"abcd")
+    choice.accept(Piece("1", tuple(b"abcd"), logprobs=scores))
+    delta = choice.take()
+    assert delta is not None
+    assert (delta.text, delta.finish, choice.generated_tokens) == ("a", Finish.STOP, 2)
+    assert [score.token for score in delta.logprobs] == list(b"ab")
+
+
+def test_the_token_that_ended_the_text_is_not_shown_but_counts() -> None:
+    choice = choice_of(["q"])
+    choice.accept(Piece("1", tuple(b"abX"), finish=Finish.STOP, stopped_by=88))
+    delta = choice.take()
+    assert delta is not None
+    assert (delta.text, choice.generated_tokens) == ("ab", 3)
+
+
+def test_min_tokens_come_before_any_stop_string() -> None:
+    choice = choice_of(["a"], min_tokens=3)
+    choice.accept(Piece("1", tuple(b"aaaa")))
+    delta = choice.take()
+    assert delta is not None
+    assert (delta.text, choice.generated_tokens) == ("aa", 3)
+
+
+def test_scores_wait_for_their_text() -> None:
+    choice = choice_of(logprobs=0)
+    first, second = "é".encode()
+    choice.accept(Piece("1", (first,), logprobs=(Logprob(first, -1.0),)))
+    assert choice.take() is None
+    choice.accept(Piece("1", (second,), logprobs=(Logprob(second, -2.0),)))
+    delta = choice.take()
+    assert delta is not None
+    assert (delta.text, [score.logprob for score in delta.logprobs]) == ("é", [-1.0, -2.0])

@@ -1,0 +1,222 @@
+"""How answers end: the client leaves, the engine fails, the time is over, the server stops."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """For what another thread does soon; the time is a limit, not a measure."""
+    end_at = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < end_at
+        time.sleep(0.005)
+
+
+def documents(text: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def ask(server: Any, **fields: Any) -> socket.socket:
+    """A request on a socket of our own, to be closed at will."""
+    body = json.dumps({"model": "m", "prompt": "hi", "max_tokens": 100, **fields}).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    connection = socket.create_connection(server.address, timeout=5)
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_client_that_leaves_ends_its_sequences(launch: Any, stream: bool, n: int) -> None:
+    server = launch(launch.engine(hold_after=3))
+    connection = ask(server, stream=stream, n=n)
+    for _ in range(n):
+        server.engine.started.get(timeout=5)
+    connection.close()
+    assert [server.engine.ended.get(timeout=5) for _ in range(n)] == ["cancelled"] * n
+    wait_until(lambda: server.lifecycle.in_flight == 0)
+    assert server.engine.open == 0
+    assert server.metric('vllm:request_success_total{engine="0",finished_reason="abort"') == n
+    server.engine.release()
+    server.control()
+
+
+def test_a_client_that_leaves_before_the_first_token(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=0))
+    connection = ask(server, stream=True)
+    server.engine.started.get(timeout=5)
+    connection.close()
+    assert server.engine.ended.get(timeout=5) == "cancelled"
+
+
+def test_a_failing_sequence_is_an_answer_before_the_first_token(launch: Any) -> None:
+    server = launch(launch.engine(fail_after=0))
+    for stream in (True, False):
+        answer = server.complete(stream=stream)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"], error["code"]) == (500, "server_error", None)
+        assert answer.headers["x-request-id"] in error["message"]
+        assert "secret" not in answer.text
+    server.engine.fail_after = None
+    server.control()
+
+
+def test_a_failing_sequence_is_an_event_after_it(launch: Any) -> None:
+    server = launch(launch.engine(fail_after=3))
+    answer = server.complete(stream=True)
+    said = documents(answer.text)
+    assert answer.status_code == 200
+    assert set(said[-1]["error"]) == {"message", "type", "param", "code"}
+    assert said[-1]["error"]["type"] == "server_error"
+    assert "secret" not in answer.text
+    server.engine.fail_after = None
+    server.control()
+
+
+def test_the_engine_dies_during_a_stream(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=3))
+    connection = ask(server, stream=True)
+    server.engine.started.get(timeout=5)
+    server.engine.die()
+    text = read_all(connection)
+    assert '"code": "not_ready"' in text
+    assert "[DONE]" in text
+    assert "secret" not in text
+    assert server.client.get("/health").json()["error"]["code"] == "engine_dead"
+    refused = server.complete()
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+def read_all(connection: socket.socket) -> str:
+    received = b""
+    while b"0\r\n\r\n" not in received:
+        data = connection.recv(65536)
+        if not data:
+            break
+        received += data
+    connection.close()
+    return received.decode()
+
+
+def test_a_sequence_without_an_end_is_an_error(launch: Any) -> None:
+    server = launch(launch.engine(leave_after=2))
+    assert server.complete().status_code == 503
+    assert "error" in documents(server.complete(stream=True).text)[-1]
+
+
+def test_the_deadline_ends_an_answer_and_a_stream(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=2), deadline_s=0.2)
+    answer = server.complete()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    assert answer.headers["x-should-retry"] == "false"
+    streamed = documents(server.complete(stream=True).text)
+    assert streamed[-1]["error"]["code"] == "timeout"
+    assert [server.engine.ended.get(timeout=5) for _ in range(2)] == ["cancelled"] * 2
+
+
+def test_a_client_that_does_not_read_is_cut_off(launch: Any) -> None:
+    engine = launch.engine(reply="x")
+    engine.script = lambda prompt: engine_ids(launch, "word " * 10) * 20000
+    engine.kv_tokens = 1 << 30
+    server = launch(engine, stream_stall_s=0.2)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(server.address)
+    send_request(connection, prompt=["a"] * 100, n=1, max_tokens=250, stream=True, logprobs=20)
+    wait_until(lambda: server.metric("twofour:stalled_streams_total") == 1)
+    wait_until(lambda: engine.open == 0)
+    connection.close()
+    assert server.client.get("/health").status_code == 200
+
+
+def engine_ids(launch: Any, text: str) -> list[int]:
+    return list(launch.ids(text))
+
+
+def send_request(connection: socket.socket, **fields: Any) -> None:
+    body = json.dumps({"model": "m", **fields}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + body)
+
+
+def test_one_sequence_at_its_stop_string_leaves_the_others_alone(launch: Any) -> None:
+    engine = launch.engine()
+    texts = {1: "ab|cd", 2: "abcd"}
+    engine.script = lambda prompt: engine_ids(launch, texts[len(prompt.tokens)])
+    body = launch(engine).complete(prompt=["x", "xy"], stop="|").json()
+    assert [choice["text"] for choice in body["choices"]] == ["ab", "abcd"]
+    assert sorted(engine.ended.get(timeout=5) for _ in range(2)) == ["cancelled", "stop"]
+
+
+def test_streams_finish_while_draining_and_new_requests_are_refused(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=2))
+    connection = ask(server, stream=True)
+    server.engine.started.get(timeout=5)
+    drained = in_loop(server, server.lifecycle.drain(30))
+    wait_until(lambda: server.lifecycle.draining)
+    assert server.client.get("/health").status_code == 200
+    assert server.client.get("/ready").json()["error"]["code"] == "not_ready"
+    refused = server.complete()
+    assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+    assert refused.headers["retry-after"] == "1"
+    assert server.metric("twofour:draining") == 1
+    server.engine.release()
+    text = read_all(connection)
+    assert '"finish_reason":"stop"' in text
+    drained.result(timeout=5)
+    assert not server.lifecycle.expired.is_set()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_outlasts_the_drain_is_told_so(launch: Any, stream: bool) -> None:
+    server = launch(launch.engine(hold_after=2))
+    connection = ask(server, stream=stream)
+    server.engine.started.get(timeout=5)
+    in_loop(server, server.lifecycle.drain(0.05)).result(timeout=5)
+    text = read_all(connection) if stream else connection.recv(65536).decode()
+    connection.close()
+    assert '"code": "not_ready"' in text
+    assert ("200 OK" in text) == stream
+    assert server.engine.ended.get(timeout=5) == "cancelled"
+
+
+def in_loop(server: Any, work: Any) -> Any:
+    import asyncio
+
+    return asyncio.run_coroutine_threadsafe(work, server.loop)
+
+
+def test_queue_bound_by_sequences(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=1), max_queue=2)
+    connection = ask(server, stream=True, n=2)
+    for _ in range(2):
+        server.engine.started.get(timeout=5)
+    refused = server.complete()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded")
+    assert refused.headers["retry-after"] == "1"
+    assert server.metric("vllm:admission_rejections_total") == 1
+    server.engine.release()
+    read_all(connection)
+    server.control()
+    assert server.complete(n=3).status_code == 400
+
+
+def test_queue_bound_by_prompt_tokens(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=1), max_queue_tokens=10)
+    connection = ask(server, stream=True, prompt=[1] * 20)
+    server.engine.started.get(timeout=5)
+    refused = server.complete()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded")
+    server.engine.release()
+    read_all(connection)
+    server.control()
