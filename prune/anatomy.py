@@ -92,7 +92,7 @@ def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
     found = [
         (name, list(module))
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and not name.startswith("mtp.")
+        if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     outermost = [(name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)]
     if len(outermost) != 1:
@@ -105,10 +105,10 @@ def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
 
 def _block(path: str, module: nn.Module) -> Block:
     linears = {f"{path}.{name}": m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
-    for name, owner in module.named_modules():
-        for parameter_name, parameter in owner.named_parameters(recurse=False):
-            if parameter.dim() > 1 and not isinstance(owner, nn.Linear):
-                raise ModelError(_cannot_prune(f"{path}.{name}.{parameter_name}", owner, parameter))
+    for name, parameter in module.named_parameters():
+        owner = module.get_submodule(name.rpartition(".")[0])
+        if parameter.dim() > 1 and not isinstance(owner, nn.Linear):
+            raise ModelError(_cannot_prune(f"{path}.{name}", owner, parameter))
     for name, linear in linears.items():
         if linear.in_features % GROUP:
             raise ModelError(

@@ -8,14 +8,13 @@ model goes on with another document, as it did in pretraining. Every sample hold
 A file is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from twofour.prune.decoding import draw, quick_attention, roomy_cache
 from twofour.prune.errors import InputError, NonFiniteError, TextError
 from twofour.prune.progress import Progress, silent, track
 
@@ -61,14 +60,26 @@ def start_token(tokenizer: Any) -> int:
 def self_sampled(
     model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
 ) -> Tensor:
-    """Sample text from the model, int64 [samples, length]; the same seed gives the same text on one kind of machine."""
+    """Sample text from the model, int64 [samples, length]; same seed, same kind of machine: same text."""
     refuse_length(model, length)
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    start = torch.full((samples, 1), start_token(tokenizer), device=device)
-    with _quick_decoding(model):
-        batches = [_sample(model, some, length, generator, progress) for some in start.split(BATCH_SAMPLES)]
-    return torch.cat(batches).cpu()
+    device = next(model.parameters()).device
+    ids = torch.full((samples, length), start_token(tokenizer), device=device)
+    parts = [(some, at) for some in ids.split(BATCH_SAMPLES) for at in range(1, length)]
+    with quick_attention(model):
+        for some, at in track(parts, "sampling text", progress):
+            if at == 1:
+                cache = roomy_cache(model, length)
+            some[:, at : at + 1] = _next(model, some[:, at - 1 : at], cache, generator)
+    return ids.cpu()
+
+
+def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]
+    logits = model(last, past_key_values=cache, use_cache=True).logits[:, -1]
+    if bool(torch.isnan(logits).any()):
+        position = cache.get_seq_length() - 1
+        raise NonFiniteError(f"the model's logits are NaN at position {position} of its own text; check its weights")
+    return draw(logits, generator)
 
 
 def refuse_length(model: nn.Module, length: int) -> None:

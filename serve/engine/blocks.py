@@ -3,7 +3,7 @@
 A block holds the keys and values of `size` consecutive tokens. It is always in exactly one of three places:
 
     free     nobody uses it and nothing in it is worth keeping
-    cached   nobody uses it, but it holds a published prefix: found by its key, or evicted, least recently used first
+    cached   nobody uses it, but it holds a published prefix: it is found by its key, or evicted, oldest first
     in use   by one sequence, or by several that share a prefix
 
 A key is the SHA-256 of a block's tokens and of the key before it. So it stands for everything from the first

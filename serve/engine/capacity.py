@@ -1,5 +1,6 @@
 """How long a context the engine serves and how many tokens its cache holds."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 from twofour.prune.errors import InputError, ModelError
 from twofour.serve.engine.types import EngineConfig
 
-# Of the memory that is free once the weights are loaded, for the cache: on a CPU it is shared with everybody else.
+# The cache's share of the memory that the weights leave free; a CPU's memory is shared with everybody else.
 CPU_SHARE, GPU_SHARE = 0.125, 0.8
-# These kinds of rotary positions change for every sequence once one of a batch is longer than this field says.
+# These rotary positions change for every sequence once one of the batch is longer than this field says.
 LENGTH_DEPENDENT = {
     "longrope": "original_max_position_embeddings",
     "dynamic": "max_position_embeddings",
@@ -50,8 +51,8 @@ def decide(config: EngineConfig, limit: int, bytes_per_token: int, free_bytes: i
     context = min(wanted, blocks * size)
     if context < (config.max_model_len or 2):
         raise InputError(
-            f"a context of {wanted} tokens does not fit: the cache holds {blocks * size} tokens of {bytes_per_token} "
-            f"bytes, {free_bytes} bytes of memory are free; lower max_model_len"
+            f"a context of {wanted} tokens does not fit: the cache holds {blocks * size} of them at "
+            f"{bytes_per_token} bytes each, with {free_bytes} bytes of memory free; lower max_model_len"
         )
     return Capacity(context, blocks * size, tuple(_notes(context, limit, config.max_model_len)))
 
@@ -67,8 +68,6 @@ def free_cpu_bytes() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     group = Path("/sys/fs/cgroup")
-    try:
+    with suppress(OSError, ValueError):  # no control group, or one without a limit
         free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no control group, or one without a limit
-        pass
     return min(free, default=4 << 30)

@@ -1,4 +1,4 @@
-"""The engine process: `python -m twofour.serve.engine.child FD`, started and ended by `process.ProcessEngine`.
+"""The engine process: `python -m twofour.serve.engine.child FD`, started and ended by `ProcessEngine`.
 
 FD is its end of a socket pair that nobody else holds. It ends when it is told to, or when the other end is
 closed, which is what the death of its parent does.
@@ -50,7 +50,7 @@ def _give_up(pipe: Connection, why: str) -> int:
 
 
 def ignore_signals() -> None:
-    """A terminal or a service manager signals all processes at once; the parent drains first, then ends this one."""
+    """Terminals and service managers signal all processes at once; the parent drains, then ends this one."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
@@ -84,8 +84,8 @@ def _check(config: EngineConfig) -> None:
             raise InputError(f"{name} is {value}; it must be at least 1")
     if config.max_num_batched_tokens < config.max_num_seqs:
         raise InputError(
-            f"max_num_batched_tokens {config.max_num_batched_tokens} is below max_num_seqs {config.max_num_seqs}; "
-            "a step must hold one token of every sequence"
+            f"max_num_batched_tokens {config.max_num_batched_tokens} is below max_num_seqs "
+            f"{config.max_num_seqs}; a step must hold one token of every sequence"
         )
 
 
@@ -125,7 +125,7 @@ def _eos_token_ids(model: Any) -> tuple[int, ...]:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process ever held: on the device, or all of it where the device is the CPU."""
+    """The most memory that this process ever held: on the device, or on the CPU in all."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -42,7 +42,7 @@ class Loop:
         self._steps = self._step_tokens = 0
 
     def run(self, receive: Callable[[float], list[Command] | None], send: Callable[[Report], None]) -> None:
-        """Serve until `receive` gives None. While idle it waits for a heartbeat's time, else it only looks."""
+        """Serve until `receive` gives None. Idle, it waits for a heartbeat's time; busy, it only looks."""
         while (commands := receive(0.0 if self._scheduler.busy else HEARTBEAT_S)) is not None:
             pieces = self._obey(commands)
             send(self._step(pieces) if self._scheduler.busy else Report(tuple(pieces), self._stats()))
@@ -99,7 +99,7 @@ class Loop:
                 turn.sequence.started_at = now
 
     def _advance(self, turns: Ordered[Turn], chunks: Ordered[Chunk], logits: Tensor) -> list[Piece]:
-        """Take a step's logits apart: prompt scores, and one next token for every sequence that is ready for it."""
+        """Take a step's logits apart: prompt scores, and one next token for whoever has computed all."""
         pieces: list[Piece] = []
         ready: list[Sequence] = []
         rows: list[int] = []

@@ -3,7 +3,7 @@
 Bytes are JSON: plain data, never pickles. Fields that have their default are left out.
 
     to the engine      EngineConfig once, then {"add": Prompt}, {"cancel": id}, {"stop": true}
-    from the engine    {"info": EngineInfo} or {"failed": message} once, then {"report": Report} after every step
+    from the engine    {"info": EngineInfo} or {"failed": message} once, then {"report": Report} each step
 """
 
 import dataclasses

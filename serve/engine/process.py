@@ -155,7 +155,7 @@ class ProcessEngine:
         outbox: "SimpleQueue[Command | None]",
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """The reader thread: hand what arrives to the event loop, until the engine's end of the pipe is closed."""
+        """The reader thread: hand what arrives to the event loop, until the engine closes its end."""
         writer = Thread(target=_write, args=(pipe, self._config, outbox), daemon=True)
         writer.start()
         with contextlib.suppress(EOFError, OSError):

@@ -4,7 +4,7 @@ In this order, everything in float32:
 
     repetition penalty     logits of tokens in prompt or output: divided by it if positive, else multiplied
     frequency, presence    subtracted: times the count in the output, and once if it is there at all
-    logit_bias             added; then end and stop tokens are excluded while there are fewer than `min_tokens`
+    logit_bias             added; then end and stop tokens are excluded before `min_tokens` are there
     temperature            below 1e-5 takes the best here; of equals the lowest id wins, as everywhere below
     min_p, top_k, top_p    each keeps the best by the probabilities that the one before left
     draw                   the first token, by ascending id, whose cumulative probability exceeds u * total
@@ -165,7 +165,7 @@ def score_prompt(sequence: Sequence, rows: Tensor) -> None:
 
 
 def ranked(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest values of each row [rows, n] and their indices, best first, of equals the lowest first.
+    """The `count` highest of each row [rows, n] and their indices, best first, of equals the lowest first.
 
     `topk` is fast and gives the values, but leaves open which of equals it takes; so the indices are found
     again.

@@ -63,7 +63,7 @@ class Scheduler:
         return [Turn(sequence, count) for sequence, count in turns.items()]
 
     def computed(self, turn: Turn) -> None:
-        """Record that a turn's keys and values are in the cache; blocks that it filled can be found by others."""
+        """Record that a turn's keys and values are in the cache; others find the blocks that it filled."""
         sequence = turn.sequence
         full_before = sequence.computed // self.blocks.size
         sequence.computed += turn.count
@@ -110,7 +110,7 @@ class Scheduler:
             budget -= turns[sequence]
 
     def _place(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence the blocks of all its tokens, as far as possible those of a known prefix."""
+        """Give a waiting sequence blocks for all its tokens, as far as possible those of a known prefix."""
         hits = self._known_prefix(sequence)
         self.blocks.share(hits)
         lacking = self.blocks.needed(len(sequence.tokens)) - len(hits)
@@ -143,8 +143,8 @@ def refusal(prompt: Prompt, context_length: int, kv_tokens: int, vocab_size: int
         return "the prompt has no tokens; send at least one"
     if length + prompt.sampling.max_tokens > limit:
         return (
-            f"{length} prompt tokens and max_tokens {prompt.sampling.max_tokens} do not fit into {limit} tokens; "
-            "shorten the prompt or lower max_tokens"
+            f"{length} prompt tokens and max_tokens {prompt.sampling.max_tokens} do not fit into "
+            f"{limit} tokens; shorten the prompt or lower max_tokens"
         )
     if not 0 <= min(prompt.tokens) <= max(prompt.tokens) < vocab_size:
         return f"a prompt token is not below the vocabulary size {vocab_size}"

@@ -1,51 +1,34 @@
 """The Triton kernels of a packed 2:4 weight: multiply a few tokens (`decode`), or expand to dense (`expand`).
 
-Load sparse, compute dense. A group's two kept values are one 32-bit word, and a code 0..5 says where they go. One
-16-bit word carries the codes of four groups, one from each quarter of the row, so every load runs along a row. PRMT
-reads its two sources as a table of eight bytes and looks four codes up at once:
+Load sparse, compute dense. A group's two kept values are one 32-bit word, and a code 0..5 says where they go.
+One 16-bit word carries the codes of four groups, one from each quarter of the row, so every load runs along a
+row. PRMT reads its two sources as a table of eight bytes and looks four codes up at once:
 
-    codes      -> 4 PRMT            a selector byte per position and group: 0x10 first value, 0x32 second, 0x44 zero
+    codes      -> 4 PRMT            a selector byte per position: 0x10 first value, 0x32 second, 0x44 zero
     selectors  -> 4 PRMT, 4 shifts  16 bits for each half of a group
-    words      -> 8 PRMT            the dense halves (d0, d1) and (d2, d3): 20 integer instructions per 16 weights
+    words      -> 8 PRMT            the dense halves (d0, d1) and (d2, d3): 20 instructions per 16 weights
 
-Each half of each quarter is a plane, [rows, 2 x groups], multiplied with the inputs of that plane: the order of a sum
-over inputs is free as long as it is fixed, so nothing is shuffled. Rows of the weight are the rows of the tensor-core
-product and tokens its columns, so few tokens waste little.
+Each half of each quarter is a plane, [rows, 2 x groups], multiplied with the inputs of that plane: the order
+of a sum over inputs is free as long as it is fixed, so nothing is shuffled. Rows of the weight are the rows of
+the tensor-core product and tokens its columns, so few tokens waste little.
 
-The order of every sum depends on the weight's shape alone, never on the number of tokens: a row's groups are split into
-`SPLITS` ranges, and whoever finishes a tile last adds the ranges up in their order. `PORTABLE` replaces what Triton's
-interpreter lacks (inline PTX, bfloat16 products) by the same arithmetic in plain operations.
+The order of every sum depends on the weight's shape alone, never on the number of tokens: a row's groups are
+split into SPLITS ranges, and whoever finishes a tile last adds the ranges up in their order. PORTABLE replaces
+what Triton's interpreter lacks (inline PTX, bfloat16 products) by the same arithmetic in plain operations.
+
+Performance on a GPU: not measured. Proven without one: the results, in the interpreter; the table look-ups,
+exhaustively; and the machine code for sm_80, sm_89 and sm_90 (tests/serve/test_triton_*.py).
 """
 
 import triton
 from triton import language as tl
 
-# $0..$3 are (d0, d1) of the groups whose words are $8..$11, $4..$7 are (d2, d3); $12 holds the four codes.
-EXPAND_PTX = tl.constexpr("""{
-.reg .b32 first, second, third, fourth, low02, low13, high02, high13, low1, low3, high1, high3;
-prmt.b32 first, 0x44101010, 0x44444444, $12;
-prmt.b32 second, 0x10444432, 0x44444410, $12;
-prmt.b32 third, 0x32443244, 0x44441044, $12;
-prmt.b32 fourth, 0x44324444, 0x44443232, $12;
-prmt.b32 low02, first, second, 0x5140;
-prmt.b32 low13, first, second, 0x7362;
-prmt.b32 high02, third, fourth, 0x5140;
-prmt.b32 high13, third, fourth, 0x7362;
-shr.u32 low1, low02, 16;
-shr.u32 low3, low13, 16;
-shr.u32 high1, high02, 16;
-shr.u32 high3, high13, 16;
-prmt.b32 $0, $8, 0, low02;
-prmt.b32 $1, $9, 0, low1;
-prmt.b32 $2, $10, 0, low13;
-prmt.b32 $3, $11, 0, low3;
-prmt.b32 $4, $8, 0, high02;
-prmt.b32 $5, $9, 0, high1;
-prmt.b32 $6, $10, 0, high13;
-prmt.b32 $7, $11, 0, high3;
-}""")
+from twofour.serve.kernels import triton_ptx
 
-OUTPUTS_8 = tl.constexpr("=r,=r,=r,=r,=r,=r,=r,=r,r,r,r,r,r")
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # as the functions below were made when this was imported
+
+EXPAND = tl.constexpr(triton_ptx.EXPAND)
+EXPAND_OPERANDS = tl.constexpr("=r,=r,=r,=r,=r,=r,=r,=r,r,r,r,r,r")
 
 
 @triton.jit
@@ -78,8 +61,8 @@ def _halves(
         return low0, low1, low2, low3, high0, high1, high2, high3
     else:
         return tl.inline_asm_elementwise(
-            EXPAND_PTX,
-            OUTPUTS_8,
+            EXPAND,
+            EXPAND_OPERANDS,
             [w0, w1, w2, w3, codes],
             dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32),
             is_pure=True,
@@ -136,7 +119,7 @@ def _join(
     OUTPUTS: tl.constexpr,
     SPLITS: tl.constexpr,
 ) -> None:
-    """Leave this split's sums; the last to arrive adds all of them in order and leaves the counter at zero."""
+    """Leave this split's sums; the last to arrive adds them up in order and resets the counter."""
     inside = (row < OUTPUTS)[:, None] & (token < tokens)[None, :]
     at = partials + row[:, None] * tokens + token[None, :]
     tl.store(at + tl.program_id(2) * OUTPUTS * tokens, sums, mask=inside)
@@ -150,18 +133,66 @@ def _join(
         _store(total, out, bias, row, token, tokens, OUTPUTS)
 
 
+@triton.jit
+def _load_halves(
+    words_at: tl.tensor,
+    codes_at: tl.tensor,
+    inside: tl.tensor,
+    QUARTER: tl.constexpr,
+    RAGGED: tl.constexpr,
+    PORTABLE: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    w0 = _load(words_at, inside, RAGGED)
+    w1 = _load(words_at + QUARTER, inside, RAGGED)
+    w2 = _load(words_at + 2 * QUARTER, inside, RAGGED)
+    w3 = _load(words_at + 3 * QUARTER, inside, RAGGED)
+    return _halves(w0, w1, w2, w3, _load(codes_at, inside, RAGGED).to(tl.int32), PORTABLE)
+
+
+@triton.jit
+def _sum_steps(
+    words_at: tl.tensor,
+    codes_at: tl.tensor,
+    inputs_at: tl.tensor,
+    sums: tl.tensor,
+    first: tl.tensor,
+    last: tl.tensor,
+    QUARTER: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
+    PLANES: tl.constexpr,
+    PORTABLE: tl.constexpr,
+) -> tl.tensor:
+    """Add the products of the steps first..last - 1, GROUP_TILE groups of every quarter each."""
+    RAGGED: tl.constexpr = QUARTER % GROUP_TILE != 0
+    DTYPE: tl.constexpr = inputs_at.dtype.element_ty
+    HALF_PITCH: tl.constexpr = 2 * QUARTER if PLANES else 2
+    GROUP_PITCH: tl.constexpr = 2 if PLANES else 4
+    for step in range(first, last):
+        done = step * GROUP_TILE
+        inside = (done + tl.arange(0, GROUP_TILE) < QUARTER)[None, :]
+        inside_pairs = (done + tl.arange(0, 2 * GROUP_TILE) // 2 < QUARTER)[:, None]
+        halves = _load_halves(words_at + done, codes_at + done, inside, QUARTER, RAGGED, PORTABLE)
+        for quarter in tl.static_range(4):
+            for half in tl.static_range(2):
+                plane_at = inputs_at + quarter * 4 * QUARTER + half * HALF_PITCH + done * GROUP_PITCH
+                plane = _load(plane_at, inside_pairs, RAGGED)
+                sums = _add_product(sums, halves[half * 4 + quarter], plane, DTYPE, PORTABLE)
+    return sums
+
+
+# The number of tokens picks no compiled variant beyond the tile: a captured graph compiles nothing.
 @triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["bias"])
 def decode(
     values: tl.tensor,  # [OUTPUTS, 8 * QUARTER], two 16-bit values per group
     codes: tl.tensor,  # int16 [OUTPUTS, QUARTER]
-    inputs: tl.tensor,  # [tokens, 16 * QUARTER], or [tokens, 4, 2, QUARTER, 2] if PLANES
+    inputs: tl.tensor,  # [tokens, 16 * QUARTER]; with PLANES [tokens, 4, 2, QUARTER, 2]
     bias: tl.tensor,  # [OUTPUTS] or None
     out: tl.tensor,  # [tokens, OUTPUTS]
-    partials: tl.tensor,  # float32 [SPLITS, OUTPUTS, tokens], or None without splits
-    arrivals: tl.tensor,  # int32 [tiles], zero between launches
+    partials: tl.tensor,  # float32 [SPLITS, OUTPUTS, tokens], or None if SPLITS is 1
+    arrivals: tl.tensor,  # int32, one per tile, zero between launches
     tokens: tl.tensor,
     OUTPUTS: tl.constexpr,
-    QUARTER: tl.constexpr,  # groups per quarter of a row
+    QUARTER: tl.constexpr,  # groups in a quarter of a row
     SPLITS: tl.constexpr,
     ROW_TILE: tl.constexpr,
     GROUP_TILE: tl.constexpr,
@@ -169,14 +200,9 @@ def decode(
     PLANES: tl.constexpr,
     PORTABLE: tl.constexpr,
 ) -> None:
-    """out = inputs @ weight.T + bias, on the grid (token tiles, row tiles, SPLITS)."""
+    """Compute out = inputs @ weight.T + bias on the grid (token tiles, row tiles, SPLITS)."""
     STEPS: tl.constexpr = (QUARTER + GROUP_TILE - 1) // GROUP_TILE
     STEPS_PER_SPLIT: tl.constexpr = (STEPS + SPLITS - 1) // SPLITS
-    RAGGED: tl.constexpr = QUARTER % GROUP_TILE != 0
-    DTYPE: tl.constexpr = inputs.dtype.element_ty
-    HALF_PITCH: tl.constexpr = 2 * QUARTER if PLANES else 2
-    GROUP_PITCH: tl.constexpr = 2 if PLANES else 4
-    split = tl.program_id(2)
     row = tl.program_id(1) * ROW_TILE + tl.arange(0, ROW_TILE)
     token = tl.program_id(0) * TOKEN_TILE + tl.arange(0, TOKEN_TILE)
     group = tl.arange(0, GROUP_TILE)
@@ -188,24 +214,36 @@ def decode(
     codes_at = codes + near_row * QUARTER + group[None, :]
     inputs_at = inputs + near_token * (16 * QUARTER) + (pair if PLANES else pair // 2 * 4 + pair % 2)[:, None]
     sums = tl.full((ROW_TILE, TOKEN_TILE), 0.0, tl.float32)
-    for step in range(split * STEPS_PER_SPLIT, tl.minimum((split + 1) * STEPS_PER_SPLIT, STEPS)):
-        done = step * GROUP_TILE
-        here = (group < QUARTER - done)[None, :]
-        there = (pair // 2 < QUARTER - done)[:, None]
-        halves = _halves(
-            _load(words_at + done, here, RAGGED),
-            _load(words_at + QUARTER + done, here, RAGGED),
-            _load(words_at + 2 * QUARTER + done, here, RAGGED),
-            _load(words_at + 3 * QUARTER + done, here, RAGGED),
-            _load(codes_at + done, here, RAGGED).to(tl.int32),
-            PORTABLE,
-        )
-        for quarter in tl.static_range(4):
-            for half in tl.static_range(2):
-                plane_at = inputs_at + quarter * 4 * QUARTER + half * HALF_PITCH + done * GROUP_PITCH
-                plane = _load(plane_at, there, RAGGED)
-                sums = _add_product(sums, halves[half * 4 + quarter], plane, DTYPE, PORTABLE)
+    first = tl.program_id(2) * STEPS_PER_SPLIT
+    last = tl.minimum(first + STEPS_PER_SPLIT, STEPS)
+    sums = _sum_steps(words_at, codes_at, inputs_at, sums, first, last, QUARTER, GROUP_TILE, PLANES, PORTABLE)
     if SPLITS == 1:
         _store(sums, out, bias, row, token, tokens, OUTPUTS)
     else:
         _join(sums, out, partials, arrivals, bias, row, token, tokens, OUTPUTS, SPLITS)
+
+
+@triton.jit
+def expand(
+    values: tl.tensor,  # [OUTPUTS, 8 * QUARTER], two 16-bit values per group
+    codes: tl.tensor,  # int16 [OUTPUTS, QUARTER]
+    dense: tl.tensor,  # [OUTPUTS, COLUMNS]
+    OUTPUTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    QUARTER: tl.constexpr,
+    ROW_TILE: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
+    PORTABLE: tl.constexpr,
+) -> None:
+    """Write the dense weight on the grid (row tiles, steps)."""
+    row = (tl.program_id(0) * ROW_TILE + tl.arange(0, ROW_TILE)).to(tl.int64)[:, None]
+    group = (tl.program_id(1) * GROUP_TILE + tl.arange(0, GROUP_TILE))[None, :]
+    inside = (row < OUTPUTS) & (group < QUARTER)
+    words_at = values.to(tl.pointer_type(tl.int32), bitcast=True) + row * (4 * QUARTER) + group
+    halves = _load_halves(words_at, codes + row * QUARTER + group, inside, QUARTER, True, PORTABLE)
+    pair_at = dense.to(tl.pointer_type(tl.int32), bitcast=True) + row * (COLUMNS // 2)
+    for quarter in tl.static_range(4):
+        column = quarter * QUARTER + group  # in groups
+        kept = inside & (column < COLUMNS // 4)
+        tl.store(pair_at + 2 * column, halves[quarter], mask=kept)
+        tl.store(pair_at + 2 * column + 1, halves[4 + quarter], mask=kept)

@@ -11,7 +11,7 @@ from twofour.serve.openai.protocol import MAX_PROMPTS, CompletionRequest
 from twofour.serve.openai.replies import CompletionChoice, CompletionLogprobs, finish_reason, finite
 from twofour.serve.openai.sampling import known_ids, room, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
-from twofour.serve.openai.vocabulary import Tokens, Vocabulary, check_unicode
+from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -61,8 +61,7 @@ def is_ids(prompt: object) -> bool:
 
 async def tokenise(serving: Serving, prompt: str | list[int]) -> Tokens:
     if isinstance(prompt, str):
-        text = check_unicode(prompt, "prompt")
-        return await serving.vocabulary.encode(text, serving.context_limit, "prompt")
+        return await serving.vocabulary.encode(prompt, serving.context_limit, "prompt")
     return known_ids(prompt, serving.info.vocab_size, "prompt")
 
 

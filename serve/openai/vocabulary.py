@@ -35,6 +35,7 @@ class Vocabulary:
 
     async def encode(self, text: str, limit: int, param: str, special_tokens: bool = True) -> Tokens:
         self.check_length(len(text), limit, param)
+        check_unicode(text, param)
         loop = asyncio.get_running_loop()
         encoding = await loop.run_in_executor(self._pool, self._encode, text, special_tokens)
         return tuple(encoding)
@@ -91,15 +92,15 @@ def part_text(part: dict[str, Any]) -> str:
         )
     if not isinstance(text, str):
         raise invalid("a text part needs the string text", "messages")
-    return check_unicode(text, "messages")
+    return text
 
 
-def check_unicode(text: str, param: str) -> str:
+def check_unicode(text: str, param: str) -> None:
+    """JSON can spell half a character (a lone surrogate), which no text has."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise invalid(f"{param}: invalid unicode; send whole characters", param) from error
-    return text
 
 
 def too_long(limit: int, amount: str, param: str) -> RequestError:

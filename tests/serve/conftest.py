@@ -4,6 +4,7 @@ import asyncio
 import queue
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +26,8 @@ CONTEXT = 256
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]
 MERGES = [("h", "e"), ("l", "l"), ("o", "w"), ("he", "ll"), ("Ġ", "w")]
 TEMPLATE = (
-    "{% for message in messages %}{% if message['content'] == 'refuse me' %}{{ raise_exception('no') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['content'] == 'refuse me' %}{{ raise_exception('no') }}{% endif %}"
     "<|user|>{{ message['role'] }}: {{ message['content'] }}<|end|>{% endfor %}<|assistant|>"
 )
 REPLY = "hello wörld, 🤗 all"
@@ -182,6 +184,13 @@ class Running:
         found = [line for line in lines if line.startswith(name) and line[len(name)] in "{ ,}"]
         assert found, f"{name} is not in /metrics"
         return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def eventually(self, true: Callable[[], bool]) -> None:
+        """For what the server's thread does soon, after its answer; the time is a limit, not a measure."""
+        end_at = time.monotonic() + 5
+        while not true():
+            assert time.monotonic() < end_at
+            time.sleep(0.005)
 
     def control(self) -> None:
         """Alive, and a plain completion says what it always says."""

@@ -75,7 +75,7 @@ def test_logprobs(shared: Any) -> None:
                 "logprob": -1.5,
                 "bytes": list(b"hell"),
                 "top_logprobs": [
-                    {"token": " w", "logprob": -0.25, "bytes": list(b" w")},
+                    {"token": "%", "logprob": -0.25, "bytes": list(b"%")},
                     {"token": "hell", "logprob": -1.5, "bytes": list(b"hell")},
                 ],
             }

@@ -174,7 +174,7 @@ def test_streamed_scores_are_those_of_the_whole(shared: Any) -> None:
     whole = shared.complete(**fields).json()["choices"][0]["logprobs"]
     documents = events(shared.complete(**fields, stream=True).text)[:-1]
     parts = [document["choices"][0]["logprobs"] for document in documents]
-    assert {key: sum((part[key] for part in parts), []) for key in whole} == whole
+    assert {key: [item for part in parts for item in part[key]] for key in whole} == whole
 
 
 def test_infinite_logprobs_are_finite_in_json(shared: Any) -> None:

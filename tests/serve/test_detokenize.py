@@ -1,6 +1,7 @@
 """Token by token gives the text of the whole, in whole characters."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -77,7 +78,7 @@ def test_any_grouping_of_tokens_into_pieces_gives_the_same_choice(text: str, pla
     whole, parts = choice_of(["ab🤗", "ba"]), choice_of(["ab🤗", "ba"])
     whole.accept(Piece("1", tuple(ids), finish=Finish.LENGTH))
     edges = [0, *sorted(place % (len(ids) + 1) for place in places), len(ids)]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         parts.accept(Piece("1", tuple(ids[a:b])))
     parts.accept(Piece("1", finish=Finish.LENGTH))
     assert parts.take() == whole.take()

@@ -1,20 +1,11 @@
 """How answers end: the client leaves, the engine fails, the time is over, the server stops."""
 
+import asyncio
 import json
 import socket
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """For what another thread does soon; the time is a limit, not a measure."""
-    end_at = time.monotonic() + 5
-    while not true():
-        assert time.monotonic() < end_at
-        time.sleep(0.005)
 
 
 def documents(text: str) -> list[Any]:
@@ -25,14 +16,18 @@ def documents(text: str) -> list[Any]:
 
 def ask(server: Any, **fields: Any) -> socket.socket:
     """A request on a socket of our own, to be closed at will."""
-    body = json.dumps({"model": "m", "prompt": "hi", "max_tokens": 100, **fields}).encode()
+    connection = socket.create_connection(server.address, timeout=5)
+    send_request(connection, **{"prompt": "hi", "max_tokens": 100, **fields})
+    return connection
+
+
+def send_request(connection: socket.socket, **fields: Any) -> None:
+    body = json.dumps({"model": "m", **fields}).encode()
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    connection = socket.create_connection(server.address, timeout=5)
     connection.sendall(head.encode() + body)
-    return connection
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -44,7 +39,7 @@ def test_a_client_that_leaves_ends_its_sequences(launch: Any, stream: bool, n: i
         server.engine.started.get(timeout=5)
     connection.close()
     assert [server.engine.ended.get(timeout=5) for _ in range(n)] == ["cancelled"] * n
-    wait_until(lambda: server.lifecycle.in_flight == 0)
+    server.eventually(lambda: server.lifecycle.in_flight == 0)
     assert server.engine.open == 0
     assert server.metric('vllm:request_success_total{engine="0",finished_reason="abort"') == n
     server.engine.release()
@@ -125,34 +120,22 @@ def test_the_deadline_ends_an_answer_and_a_stream(launch: Any) -> None:
 
 
 def test_a_client_that_does_not_read_is_cut_off(launch: Any) -> None:
-    engine = launch.engine(reply="x")
-    engine.script = lambda prompt: engine_ids(launch, "word " * 10) * 20000
-    engine.kv_tokens = 1 << 30
+    engine = launch.engine(reply="word " * 100)
     server = launch(engine, stream_stall_s=0.2)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(server.address)
     send_request(connection, prompt=["a"] * 100, n=1, max_tokens=250, stream=True, logprobs=20)
-    wait_until(lambda: server.metric("twofour:stalled_streams_total") == 1)
-    wait_until(lambda: engine.open == 0)
+    server.eventually(lambda: server.metric("twofour:stalled_streams_total") == 1)
+    server.eventually(lambda: engine.open == 0)
     connection.close()
     assert server.client.get("/health").status_code == 200
-
-
-def engine_ids(launch: Any, text: str) -> list[int]:
-    return list(launch.ids(text))
-
-
-def send_request(connection: socket.socket, **fields: Any) -> None:
-    body = json.dumps({"model": "m", **fields}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    connection.sendall(head.encode() + b"\r\n\r\n" + body)
 
 
 def test_one_sequence_at_its_stop_string_leaves_the_others_alone(launch: Any) -> None:
     engine = launch.engine()
     texts = {1: "ab|cd", 2: "abcd"}
-    engine.script = lambda prompt: engine_ids(launch, texts[len(prompt.tokens)])
+    engine.script = lambda prompt: launch.ids(texts[len(prompt.tokens)])
     body = launch(engine).complete(prompt=["x", "xy"], stop="|").json()
     assert [choice["text"] for choice in body["choices"]] == ["ab", "abcd"]
     assert sorted(engine.ended.get(timeout=5) for _ in range(2)) == ["cancelled", "stop"]
@@ -163,7 +146,7 @@ def test_streams_finish_while_draining_and_new_requests_are_refused(launch: Any)
     connection = ask(server, stream=True)
     server.engine.started.get(timeout=5)
     drained = in_loop(server, server.lifecycle.drain(30))
-    wait_until(lambda: server.lifecycle.draining)
+    server.eventually(lambda: server.lifecycle.draining)
     assert server.client.get("/health").status_code == 200
     assert server.client.get("/ready").json()["error"]["code"] == "not_ready"
     refused = server.complete()
@@ -191,8 +174,6 @@ def test_what_outlasts_the_drain_is_told_so(launch: Any, stream: bool) -> None:
 
 
 def in_loop(server: Any, work: Any) -> Any:
-    import asyncio
-
     return asyncio.run_coroutine_threadsafe(work, server.loop)
 
 

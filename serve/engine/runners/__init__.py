@@ -1,4 +1,4 @@
-"""The seam between scheduling and arithmetic. A runner computes chunks of sequences and owns its cache memory."""
+"""The seam between scheduling and arithmetic: a runner computes chunks and owns its cache memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,4 +22,4 @@ class Runner(Protocol):
     """Computes one step."""
 
     def forward(self, chunks: Sequence[Chunk]) -> "Tensor":
-        """Write the chunks' keys and values to their blocks; return the wanted logits [wanted, vocabulary], in order."""
+        """Fill the chunks' part of the cache; return the wanted logits [wanted, vocabulary], in order."""

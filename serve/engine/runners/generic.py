@@ -1,4 +1,4 @@
-"""Any transformers causal model, its attention replaced through `AttentionInterface` by one over paged blocks.
+"""Any transformers causal model, with attention over paged blocks through `AttentionInterface`.
 
 A model is accepted by what it does, not by its name: a trial step records what its attention layers ask for,
 and `verify` compares the paged logits with the model's own. What cannot be right is refused.
@@ -7,6 +7,7 @@ and `verify` compares the paged logits with the model's own. What cannot be righ
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def paged_attention(
     paged: Step | Trial | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls in every layer; `paged` has come through the model's forward."""
+    """What transformers calls in every layer; `paged` has come through the model's forward."""
     if paged is None:
         raise ModelError(
             f"{type(module).__name__} does not hand keyword arguments on to its attention function"
@@ -87,7 +88,7 @@ AttentionInterface.register(ATTENTION, paged_attention)
 
 
 def attention_layers(model: Any) -> dict[int, LayerShape]:
-    """Switch a model to paged attention and return what its layers store. Raises ModelError where that cannot work."""
+    """Switch a model to paged attention and return what its layers store. ModelError: it cannot be."""
     name = type(model).__name__
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise ModelError(f"{name} cannot restrict its logits to some positions; it cannot be served")
@@ -155,11 +156,11 @@ class GenericRunner:
         return _call(self._model, step.tokens, step.positions, wanted, paged=step)[:count]
 
     def verify(self) -> None:
-        """Raise ModelError unless a chunked prefill and a decode give the logits of the model's own attention."""
+        """Raise ModelError unless chunked prefill and decode give the logits of the model's own attention."""
         tokens = [(7 * i + 1) % self._model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
         blocks = range(-(-TRIAL_TOKENS // self._size))
         cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             mine = self.forward(
                 [Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))]
             )

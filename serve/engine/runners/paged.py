@@ -44,7 +44,7 @@ def length_groups(lengths: Sequence[int]) -> list[range]:
 
 @dataclass
 class Part:
-    """Rows of the flat batch that are attended together: one chunk, or one token each of several sequences."""
+    """Rows of the flat batch attended together: one chunk, or one token each of several sequences."""
 
     rows: slice
     table: Tensor  # [sequences * blocks] blocks to gather
@@ -53,20 +53,22 @@ class Part:
     masks: dict[tuple[int, torch.dtype], Tensor | None] = field(default_factory=dict)  # by window
 
     def attend(self, query: Tensor, layer: Layer, scale: float, window: int) -> Tensor:
-        """Attend [rows, heads, dim] to the cached tokens of the part's sequences -> [rows, heads, value dim]."""
+        """Attend [rows, heads, dim] to the cached tokens of the sequences -> [rows, heads, value dim]."""
         count, rows = len(self.starts), len(query)
+        decodes = count == rows
         keys, values = self._gather(layer.keys), self._gather(layer.values)
-        if (
-            count == rows
-        ):  # one token each: the heads that share a key head take the place of a sequence's tokens
-            query = query.unflatten(1, (keys.shape[1], -1))  # [sequences, key heads, heads / key heads, dim]
-        else:
-            query = query.transpose(0, 1)[None]  # [1, heads, rows, dim]
+        # Decoding, the heads that share a key head stand where the tokens of a sequence stand in prefill.
+        query = query.unflatten(1, (keys.shape[1], -1)) if decodes else query.transpose(0, 1)[None]
         attended = F.scaled_dot_product_attention(
-            query, keys, values, self._mask(rows // count, window, query), scale=scale,
-            is_causal=rows > count and self._plain_causal(rows, window), enable_gqa=rows > count,
-        )  # fmt: skip
-        return attended.flatten(1, 2) if count == rows else attended[0].transpose(0, 1)
+            query,  # [sequences, key heads, heads / key heads, dim] or [1, heads, rows, dim]
+            keys,
+            values,
+            self._mask(rows // count, window, query),
+            scale=scale,
+            is_causal=not decodes and self._plain_causal(rows, window),
+            enable_gqa=not decodes,
+        )
+        return attended.flatten(1, 2) if decodes else attended[0].transpose(0, 1)
 
     def _gather(self, cache: Tensor) -> Tensor:  # -> [sequences, key heads, longest, dim]
         found = cache.index_select(0, self.table).view(len(self.starts), -1, *cache.shape[2:])
@@ -80,7 +82,7 @@ class Part:
         return min(self.starts) == self.longest - 1 and self.longest <= (window or self.longest)
 
     def _mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
-        """What to add to the scores, [sequences, 1, tokens, longest]; the same for every layer with this window."""
+        """What to add to the scores [sequences, 1, tokens, longest]: one for all layers of this window."""
         key = (window, query.dtype)
         if key not in self.masks:
             self.masks[key] = self._new_mask(tokens, window, query)
@@ -114,7 +116,7 @@ class Step:
     def attend(
         self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
     ) -> Tensor:
-        """Store [1, key heads, flat, dim] keys and values, then attend [1, heads, flat, dim] -> [1, flat, heads, dim]."""
+        """Store keys and values [1, key heads, flat, dim], then attend [1, heads, flat, dim], flat first."""
         layer = self.layers[layer_index]
         layer.keys.flatten(0, 1).index_copy_(0, self.slots, key[0].transpose(0, 1))
         layer.values.flatten(0, 1).index_copy_(0, self.slots, value[0].transpose(0, 1))

@@ -1,0 +1,182 @@
+"""Dense against 2:4: the same seeded load on both, interleaved, with ratios that carry an interval.
+
+Each round runs one schedule on one arm and then on the other, the order turning from round to round (ABBA).
+Rounds differ in their seeds, so the ratios of the rounds are independent replicates. What is not being
+measured is frozen, where the servers are ours.
+"""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from twofour.bench import quality as qualities
+from twofour.bench import servers
+from twofour.bench.cost import Price, price_of
+from twofour.bench.endpoint import Endpoint, State
+from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Experiment, Findings
+from twofour.bench.hardware import Hardware, hardware, usable_cpus, versions
+from twofour.bench.quality import Quality
+from twofour.bench.report.document import document
+from twofour.bench.report.report import Report
+from twofour.bench.run import measure, served_model
+from twofour.bench.servers import Placement, Server
+from twofour.prune.errors import InputError, ServerError
+
+QUESTION = "What is the capital of France, and what is it famous for?"
+ANSWER_TOKENS = 64
+
+
+def compare(
+    dense: str,
+    sparse: str,
+    experiment: Experiment | None = None,
+    *,
+    quality: Quality | None = None,
+    measure_quality: bool = True,
+    text: Path | None = None,
+    price: Price | None = None,
+    threads: int | None = None,
+    api_key: str | None = None,
+    logs: Path | None = None,
+    command: Sequence[str] = (),
+) -> Report:
+    """Compare two models (folders or hub ids, served here) or two running servers (URLs).
+
+    `quality` is one that was measured before; else it is measured, unless `measure_quality` is off. `logs` is
+    the folder for what our servers print.
+    """
+    started, machine = datetime.now(UTC), hardware()
+    experiment, ours = experiment or Experiment(), _are_models(dense, sparse)
+    placement = servers.place(usable_cpus(), threads) if ours else None
+    wanted = measure_quality and quality is None
+    if wanted and ours:
+        quality = qualities.of_models(dense, sparse, text)
+    with _arms(dense, sparse, placement, api_key, logs) as arms:
+        if wanted and not ours:
+            quality = qualities.of_servers(arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed)
+        with servers.pinned(placement.client_cpus if placement else None):
+            runs = _rounds(arms, experiment, api_key)
+        facts = {name: arm.facts() for name, arm in arms.items()}
+    price = price or (_price(machine, facts) if ours else None)
+    return Report(
+        document(
+            Findings(
+                experiment=experiment,
+                started=started,
+                command=command,
+                hardware=machine,
+                versions=versions(),
+                placement=placement,
+                arms=facts,
+                runs=runs,
+                quality=quality,
+                question=QUESTION,
+                price=price,
+            )
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Arm:
+    given: str
+    endpoint: Endpoint
+    server: Server | None  # None: not ours
+    command: Sequence[str] | None
+    before: State | None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        if self.server is None:
+            yield
+            return
+        self.server.thaw(self.endpoint.url)
+        try:
+            yield
+        finally:
+            self.server.freeze()
+
+    def facts(self) -> ArmFacts:
+        with self.running():
+            return ArmFacts(
+                given=self.given,
+                model=self.endpoint.model,
+                command=self.command,
+                before=self.before,
+                after=self.endpoint.scrape(),
+                answer=answer(self.endpoint),
+            )
+
+
+def _are_models(dense: str, sparse: str) -> bool:
+    urls = ["://" in given for given in (dense, sparse)]
+    if urls[0] != urls[1]:
+        raise InputError("one URL and one model cannot be compared; give two models or two URLs")
+    return not urls[0]
+
+
+@contextmanager
+def _arms(
+    dense: str, sparse: str, placement: Placement | None, api_key: str | None, logs: Path | None
+) -> Iterator[Mapping[str, Arm]]:
+    """Both arms, ready; ours are frozen. Those that were started are stopped in the end, whatever happens."""
+    with contextlib.ExitStack() as stack:
+        folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twofour-compare-")))
+        arms = {}
+        for name, given in zip(ARMS, (dense, sparse), strict=True):
+            if placement is None:
+                arms[name] = _running_already(given, api_key)
+            else:
+                log = folder / f"server-{name}.log"
+                arms[name] = _start(stack, given, log, placement)
+        yield arms
+
+
+def _running_already(url: str, api_key: str | None) -> Arm:
+    endpoint = Endpoint(url, served_model(url, api_key), api_key)
+    return Arm(url, endpoint, None, None, endpoint.scrape())
+
+
+def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placement) -> Arm:
+    command = servers.serve_command(model, placement.threads)
+    print(f"starting a server for {model}", file=sys.stderr, flush=True)
+    server = stack.enter_context(servers.started(command, log, placement.server_cpus))
+    url = server.url()
+    endpoint = Endpoint(url, served_model(url))
+    before = endpoint.scrape()
+    server.freeze()
+    return Arm(model, endpoint, server, command, before)
+
+
+def _rounds(arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None) -> list[ArmRun]:
+    runs = []
+    for round_ in range(experiment.rounds):
+        for name in experiment.order(round_):
+            print(f"round {round_ + 1} of {experiment.rounds}: {name}", file=sys.stderr, flush=True)
+            endpoint = arms[name].endpoint
+            with arms[name].running():
+                run = measure(experiment.load(endpoint.url, endpoint.model, round_), api_key)
+            runs.append(ArmRun(name, round_, run))
+    return runs
+
+
+def answer(endpoint: Endpoint) -> str | None:
+    """What it says, greedily; None where it cannot chat."""
+    messages = [{"role": "user", "content": QUESTION}]
+    question = {"messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0.0}
+    try:
+        content = endpoint.ask("/v1/chat/completions", question)["choices"][0]["message"]["content"]
+    except (ServerError, KeyError, IndexError, TypeError):
+        return None
+    return str(content).strip()
+
+
+def _price(machine: Hardware, facts: Mapping[str, ArmFacts]) -> Price | None:
+    states = [arm.after for arm in facts.values()]
+    on_gpu = any(state and state.memory.device_peak_bytes for state in states)
+    return price_of(machine, on_gpu)

@@ -1,0 +1,113 @@
+"""What a running server says about itself, and single questions to it; nothing here is timed."""
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twofour.bench import wire
+from twofour.prune.errors import ServerError
+
+_ANSWER_S = 600.0  # for one question; a CPU may take long over a scored text
+_GLANCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """As the server's /metrics say; None: it does not say.
+
+    `device_peak_bytes` is the allocator's peak on a GPU, 0 on a CPU.
+    """
+
+    weight_bytes: int | None = None
+    linear_bytes: int | None = None
+    kv_capacity_tokens: int | None = None
+    device_peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """One scrape of /metrics."""
+
+    memory: Memory
+    kernels: Mapping[str, int]  # kernel -> linears that use it; empty: the server does not say
+    prefix_hit_tokens: int | None
+    prefix_queried_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server and the model to ask it for."""
+
+    url: str
+    model: str
+    api_key: str | None = None
+
+    def ready(self) -> bool:
+        try:
+            return self._exchange("GET", "/ready", None, _GLANCE_S)[0] == 200
+        except ServerError:
+            return False
+
+    def scrape(self) -> State | None:
+        """None where the server has no /metrics."""
+        status, body = self._exchange("GET", "/metrics", None, _GLANCE_S)
+        return state(body.decode()) if status == 200 else None
+
+    def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        """POST to an API path such as /v1/completions."""
+        payload = json.dumps({"model": self.model, **question}).encode()
+        status, body = self._exchange("POST", path, payload, _ANSWER_S)
+        if status != 200:
+            raise ServerError(f"{self.url}{path} answers with status {status}: {body[:200].decode(errors='replace')}")
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            raise ServerError(f"{self.url}{path} does not answer with JSON; is it an OpenAI-compatible API?") from None
+        if not isinstance(answer, dict):
+            raise ServerError(f"{self.url}{path} answers with a {type(answer).__name__}; expected an object")
+        return answer
+
+    def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+        to = wire.target(self.url)
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        connection = http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
+        try:
+            connection.request(method, to.base.removesuffix("/v1") + path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(f"no answer from {self.url}{path} ({error!r}); is the server up?") from error
+        finally:
+            connection.close()
+
+
+def state(metrics: str) -> State:
+    """Read the Prometheus text of /metrics; vLLM's names where twofour has none of its own."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    values = {(sample.name, *_tag(sample.labels)): int(sample.value) for sample in samples if _counts(sample.name)}
+    return State(
+        Memory(
+            values.get(("twofour:weight_bytes", "total")),
+            values.get(("twofour:weight_bytes", "linears")),
+            values.get(("twofour:kv_capacity_tokens",)),
+            values.get(("twofour:peak_device_bytes",)),
+        ),
+        {key[1]: value for key, value in values.items() if key[0] == "twofour:kernel_linears"},
+        values.get(("vllm:prefix_cache_hits_total",)),
+        values.get(("vllm:prefix_cache_queries_total",)),
+    )
+
+
+def _counts(name: str) -> bool:
+    return name.startswith("twofour:") or name.startswith("vllm:prefix_cache_")
+
+
+def _tag(labels: Mapping[str, str]) -> Iterator[str]:
+    """The label that tells the samples of one family apart, if there is one."""
+    return (labels[key] for key in ("kind", "kernel") if key in labels)

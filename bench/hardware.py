@@ -1,0 +1,111 @@
+"""What machine this is and which versions run on it. Reads files and asks nvidia-smi; imports nothing heavy."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+# The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.
+_ISA = (
+    *("avx2", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_vbmi", "avx512_bf16"),
+    *("avx_vnni", "amx_bf16", "amx_int8", "asimd", "sve", "sve2", "bf16", "i8mm"),
+)
+_PACKAGES = ("twofour", "torch", "transformers", "tokenizers", "numpy", "uvloop")
+_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+_QUERY_S = 20
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """None: this system does not say."""
+
+    system: str
+    cpu: str | None
+    cpus: int  # logical CPUs that this process may use: what a cloud sells as vCPUs
+    isa: tuple[str, ...]
+    memory_bytes: int | None
+    gpus: tuple[Gpu, ...]
+
+    def __str__(self) -> str:
+        memory = f", {self.memory_bytes / 2**30:.0f} GiB" if self.memory_bytes else ""
+        gpus = "".join(f", {gpu.name}" for gpu in self.gpus)
+        return f"{self.cpu or 'unknown CPU'}, {self.cpus} logical CPUs{memory}{gpus}"
+
+
+def hardware() -> Hardware:
+    cpuinfo = _text(Path("/proc/cpuinfo"))
+    return Hardware(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=cpu_name(cpuinfo),
+        cpus=len(usable_cpus()),
+        isa=instruction_sets(cpuinfo),
+        memory_bytes=memory_bytes(_text(Path("/proc/meminfo"))),
+        gpus=gpus(_nvidia_smi()),
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """Of python and the packages that a result depends on; None: not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+
+
+def usable_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cpu_name(cpuinfo: str) -> str | None:
+    return _field(cpuinfo, "model name") or platform.processor() or None
+
+
+def instruction_sets(cpuinfo: str) -> tuple[str, ...]:
+    flags = (_field(cpuinfo, "flags") or _field(cpuinfo, "Features") or "").split()
+    return tuple(name for name in _ISA if name in flags)
+
+
+def memory_bytes(meminfo: str) -> int | None:
+    total = _field(meminfo, "MemTotal")
+    return int(total.split()[0]) * 1024 if total else None
+
+
+def gpus(listing: str) -> tuple[Gpu, ...]:
+    rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in listing.splitlines() if line.strip()]
+    return tuple(Gpu(name, int(mebibytes) * 2**20, driver) for name, mebibytes, driver in rows)
+
+
+def _field(text: str, name: str) -> str | None:
+    """The first `name : value` of a file like /proc/cpuinfo."""
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
+
+
+def _nvidia_smi() -> str:
+    try:
+        asked = subprocess.run(_QUERY, capture_output=True, text=True, timeout=_QUERY_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""  # no NVIDIA driver, or one that does not answer
+    return asked.stdout
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

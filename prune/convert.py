@@ -1,0 +1,90 @@
+"""From one form of a pruned model to another: packed, dense with zeros, or the old `sparse-24-bitmask`.
+
+The old form, written by compressed-tensors up to 0.14, stores `M.compressed` [out, in/2], `M.bitmask`
+uint8 [out, ceil(in/8)] (bits little-endian, 1: kept) and `M.shape` [2, 1].
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twofour.prune import checkpoint
+from twofour.prune.audit import read_packed
+from twofour.prune.checkpoint import MANIFEST, Form, Weights
+from twofour.prune.errors import CheckpointError
+from twofour.prune.folder import new_folder, read_config, read_json, write_json
+from twofour.prune.packed import validate
+
+
+def convert(folder: Path, out: Path, to: Form) -> None:
+    """Write the same model in another form. The manifest goes with it, with new digests."""
+    config = read_config(folder)
+    with new_folder(out) as part, Weights(folder) as weights:
+        linears = {name: _weight(weights, name, config) for name in _linear_names(folder, weights)}
+        rest = ((name, weights[name]) for name in weights if not _belongs_to(name, linears))
+        checkpoint.write_weights(part, _stored(rest, linears, to), to)
+        config.pop("quantization_config", None)
+        if to == "packed":
+            config["quantization_config"] = checkpoint.quantization_config(linears, checkpoint.others(weights, linears))
+        write_json(part / "config.json", config)
+        checkpoint.copy_rest(folder, part)
+        checkpoint.write_manifest(part, _manifest(folder, linears))
+
+
+def _linear_names(folder: Path, weights: Weights) -> list[str]:
+    if packed := weights.bases():
+        return packed
+    if old := [name.removesuffix(".bitmask") for name in weights if name.endswith(".bitmask")]:
+        return [name.removesuffix(".weight") for name in old]
+    if (folder / MANIFEST).exists():
+        return list(read_json(folder / MANIFEST).get("linears", {}))
+    raise CheckpointError(f'{folder} has no {MANIFEST} that says which linears are 2:4; run "twofour prune"')
+
+
+def _weight(weights: Weights, name: str, config: dict[str, Any]) -> Tensor:
+    if f"{name}.weight" in weights:
+        return weights[f"{name}.weight"]
+    if f"{name}.weight.bitmask" in weights:
+        return from_bitmask(*(weights[f"{name}.weight.{part}"] for part in ("compressed", "bitmask", "shape")))
+    packed = read_packed(weights, name, config["quantization_config"])
+    validate(packed, name)
+    return packed.unpack()
+
+
+def from_bitmask(compressed: Tensor, bitmask: Tensor, shape: Tensor) -> Tensor:
+    """Expand the old form: [out, in/2] and uint8 [out, ceil(in/8)] to [out, in]."""
+    rows, columns = (int(size) for size in shape.flatten())
+    bits = bitmask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1
+    kept = bits.flatten(-2)[:, :columns].bool()
+    if int(kept.sum()) != compressed.numel():
+        raise CheckpointError("a bitmask does not fit its values; take an intact copy of the model")
+    weight = compressed.new_zeros(rows, columns)
+    weight[kept] = compressed.flatten()
+    return weight
+
+
+def _belongs_to(name: str, linears: dict[str, Tensor]) -> bool:
+    parts = ("weight", "values", "positions", "scales", "weight.compressed", "weight.bitmask", "weight.shape")
+    return any(name == f"{name.removesuffix(f'.{part}')}.{part}" and name.removesuffix(f".{part}") in linears
+               for part in parts)
+
+
+def _stored(
+    rest: Iterator[tuple[str, Tensor]], linears: dict[str, Tensor], to: Form
+) -> Iterator[tuple[str, Tensor]]:
+    yield from rest
+    for name, weight in linears.items():
+        if to == "packed":
+            yield from checkpoint.packed_tensors(name, weight)
+        else:
+            yield f"{name}.weight", weight
+
+
+def _manifest(folder: Path, linears: dict[str, Tensor]) -> dict[str, Any]:
+    if (folder / MANIFEST).exists():
+        return read_json(folder / MANIFEST)
+    shapes = {name: {"shape": list(weight.shape)} for name, weight in linears.items()}
+    return {"format_version": checkpoint.FORMAT_VERSION, "pattern": "2:4", "method": "unknown", "linears": shapes}

@@ -1,0 +1,113 @@
+"""Model folders as places: found by name, made whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from twofour.prune.errors import CheckpointError, InputError, OutputError
+
+
+def resolve(model: str, revision: str | None = None) -> Path:
+    """Return the local folder of a model: the folder itself, or the snapshot of a hub id."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InputError(f"{model} is not a folder; give a model folder or a hub id")
+    return _snapshot(model, revision)
+
+
+def _snapshot(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md"]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen kinds, offline and not
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{model} is no folder here, and the hub does not give it ({reason}); check the name") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError where it is missing or is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}; give an intact model folder") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); take an intact copy") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is not a JSON object; take an intact copy")
+    return document
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json."""
+    return read_json(folder / "config.json")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON object as people read it."""
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the name `out` at the end, or vanishes if anything goes wrong."""
+    refuse_existing(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made ({error.strerror}); choose another place") from error
+    try:
+        yield part
+        _publish(part, out)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if is_disk_full(error):
+            raise OutputError(f"the disk of {out.parent} is full; free some space and run again") from error
+        raise
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise OutputError if there is something under that name."""
+    if out.exists() or out.is_symlink():
+        raise OutputError(f"{out} exists already; choose another name or remove it")
+
+
+def require_space(out: Path, needed_bytes: int) -> None:
+    """Raise OutputError unless the disk of `out` has room for that much."""
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        raise OutputError(
+            f"{parent} has {free / 1e9:.1f} GB free, the result needs {needed_bytes / 1e9:.1f} GB; free some space"
+        )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error means a full disk; safetensors reports it as text."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def _publish(part: Path, out: Path) -> None:
+    part.chmod(0o755)
+    for path in [*part.rglob("*"), part]:
+        _sync(path)
+    part.rename(out)
+    _sync(out.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""The story of a pruning run."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune import anatomy, calibrate, checkpoint, recipe, text
+from twofour.prune.anatomy import Anatomy
+from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve
+from twofour.prune.errors import OutputError
+from twofour.prune.pattern import GROUP, KEEP
+from twofour.prune.progress import Progress, Step, silent
+from twofour.prune.recipe import SELF, PruneConfig, PrunedLinear
+from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.solvers.sparsegpt import sparsegpt
+from twofour.prune.solvers.wanda import wanda
+from twofour.prune.statistics import Hessian, Norms, Statistic, layer_loss
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the pruned model is, and its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def __str__(self) -> str:
+        linears = self.manifest["linears"]
+        losses = [linear["loss"] for linear in linears.values()]
+        worst = max(linears, key=lambda name: float(linears[name]["loss"]))
+        return (
+            f"{self.folder}: {len(linears)} linears are 2:4 ({self.manifest['method']}), "
+            f"{len(self.manifest['dense'])} left dense\n"
+            f"relative loss: mean {sum(losses) / len(losses):.4f}, largest {max(losses):.4f} ({worst})\n"
+            f"{self.manifest['minutes']:.1f} minutes, peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
+        )
+
+
+def prune(
+    model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent
+) -> Report:
+    """Prune a dense model, a folder or a hub id, to 2:4 and write it to the new folder `out`."""
+    started = time.perf_counter()
+    config = config or PruneConfig()
+    with checkpoint.new_folder(Path(out)) as folder:
+        source = checkpoint.resolve(str(model), config.revision)
+        anatomy.refuse_config(checkpoint.read_config(source))
+        parts = anatomy.dissect(anatomy.load(source, config.device))
+        require_space(folder, parts, config)
+        blocks = pruned_blocks(parts, source, config, progress)
+        weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
+        checkpoint.write_model(folder, source, weights, config.format)
+        manifest = recipe.manifest(...)
+        checkpoint.write_manifest(folder, manifest)
+    return Report(Path(out), manifest)

@@ -1,0 +1,48 @@
+"""The command `twofour`: a verb, and the module that knows it. Imports nothing heavy; only the chosen verb is imported."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from twofour import __version__
+from twofour.prune.errors import TwofourError
+
+VERBS = {
+    "demo-model": ("twofour.prune.demo_command", "make a folder of the demo model, SmolLM2-135M-Instruct"),
+    "prune": ("twofour.prune.prune_command", "make a dense model 2:4"),
+    "check": ("twofour.prune.check_command", "verify a pruned folder"),
+    "convert": ("twofour.prune.convert_command", "packed to dense-with-zeros, and back"),
+    "eval": ("twofour.serve.eval_command", "perplexity, KL and agreement of exactly what is served"),
+    "serve": ("twofour.serve.command", "an OpenAI-compatible endpoint"),
+    "bench": ("twofour.bench.command", "load tests: one server, or dense against 2:4"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 1 for an error with a message, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = next((word for word in words if not word.startswith("-")), None)
+    args = _parser(verb).parse_args(words)
+    try:
+        status: int = import_module(VERBS[args.verb][0]).run(args)
+        return status
+    except TwofourError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="twofour",
+        description="Prune language models to 2:4 sparsity, serve them, and measure what that bought.",
+    )
+    parser.add_argument("--version", action="version", version=f"twofour {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (module, summary) in VERBS.items():
+        below = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if verb == chosen:
+            import_module(module).add_arguments(below)
+    return parser

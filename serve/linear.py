@@ -1,0 +1,94 @@
+"""A linear whose weight is 2:4.
+
+Between construction and `prepare` it holds the stored tensors, `values` and `positions`, as buffers: a checkpoint is
+loaded into those. `prepare` gives them to a kernel, which keeps its own layout, and lets go of them: one copy in memory.
+Whatever leaves the module (state_dict, save_pretrained, a move to another device or dtype) is the stored form again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune.packed import Packed, validate
+from twofour.serve.kernels import select
+from twofour.serve.kernels.select import Choice
+
+
+class SparseLinear(nn.Module):
+    """y = x W^T + bias for a packed W [out, in]. On the meta device it waits for its tensors; else it is ready."""
+
+    values: Tensor | None
+    positions: Tensor | None
+
+    def __init__(self, packed: Packed, bias: Tensor | None = None, kernels: str = "auto") -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.shape
+        self.kernels = kernels
+        self.choice: Choice | None = None
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self._hold(packed)
+        if not packed.values.is_meta:
+            self.prepare(kernels)
+
+    @classmethod
+    def empty(cls, linear: nn.Linear, dtype: torch.dtype) -> "SparseLinear":
+        """A module without values in the place of a dense one, for a checkpoint to be loaded into."""
+        out, columns = linear.weight.shape
+        values = torch.empty(out, columns // 2, dtype=dtype, device="meta")
+        positions = torch.empty(out, -(-columns // 8), dtype=torch.uint8, device="meta")
+        return cls(Packed(values, positions), linear.bias)
+
+    @property
+    def kernel_bytes(self) -> int:
+        """Resident bytes of the weight."""
+        return self.packed().nbytes if self.choice is None else self.choice.kernel.nbytes
+
+    def packed(self) -> Packed:
+        """Return the weight as it is stored."""
+        if self.values is not None and self.positions is not None:
+            return Packed(self.values, self.positions)
+        assert self.choice is not None
+        return self.choice.kernel.packed()
+
+    def prepare(self, kernels: str, name: str = "weight") -> None:
+        """Give the weight to a kernel. Raises CheckpointError if the stored tensors are corrupt."""
+        packed = self.packed()
+        validate(packed, name)
+        self.kernels, self.choice = kernels, select.choose(packed, kernels)
+        self.values = self.positions = None
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., in] -> [..., out]
+        assert self.choice is not None
+        return self.choice.kernel(x, self.bias)
+
+    def extra_repr(self) -> str:
+        kernel = "not loaded" if self.choice is None else self.choice.kernel.name
+        return f"in_features={self.in_features}, out_features={self.out_features}, kernel={kernel}"
+
+    def _hold(self, packed: Packed) -> None:
+        self.register_buffer("values", packed.values)
+        self.register_buffer("positions", packed.positions)
+        self.choice = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLinear":
+        ready = self.choice is not None
+        self._hold(self.packed())
+        super()._apply(fn, recurse)
+        if ready:
+            self.prepare(self.kernels)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        packed = self.packed()
+        destination[f"{prefix}values"], destination[f"{prefix}positions"] = packed.values, packed.positions
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        ready = self.choice is not None
+        packed = self.packed()
+        self._hold(Packed(packed.values.clone(), packed.positions.clone()))
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        if ready:
+            self.prepare(self.kernels)

@@ -1,0 +1,173 @@
+"""The transformers integration: packed, dense-with-zeros and dense folders become transformers models."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from twofour.prune import checkpoint
+from twofour.prune.checkpoint import VARIANT
+from twofour.prune.errors import CheckpointError, InputError, ModelError
+from twofour.prune.folder import read_config, resolve
+from twofour.serve.kernels import cusparselt
+from twofour.serve.linear import SparseLinear
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@register_quantization_config(VARIANT)
+class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """What config.json says of a packed checkpoint. Raises CheckpointError where it is of an unknown kind."""
+
+    def __init__(self, **stored: Any) -> None:
+        checkpoint.require_known(stored)
+        self.quant_method = VARIANT
+        self.format_version = stored["format_version"]
+        self.pattern = stored["pattern"]
+        self.values_dtype = stored["values_dtype"]
+        self.ignore = list(stored.get("ignore", ()))
+
+
+@register_quantizer(VARIANT)
+class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts empty 2:4 linears in before loading, and gives them their kernels after it."""
+
+    requires_calibration = True
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        dtype = checkpoint.value_dtype(self.quantization_config.values_dtype)
+        for name, linear in list(model.named_modules()):
+            if isinstance(linear, nn.Linear) and name not in self.quantization_config.ignore:
+                model.set_submodule(name, SparseLinear.empty(linear, dtype))
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        for name, linear in sparse_linears(model):
+            if not linear.packed().values.is_meta:
+                linear.prepare("auto", name)
+        return model
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def load_model(
+    path_or_id: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    kernels: str = "auto",
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Load a model for inference, packed linears as `SparseLinear`.
+
+    dtype None is the checkpoint's, device None is cuda where there is one. Raises CheckpointError, ModelError or
+    InputError, naming what is wrong; never runs code of the folder.
+    """
+    folder = resolve(path_or_id, revision)
+    form = checkpoint.form_of(folder)
+    _refuse_config(read_config(folder), form)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        variant=VARIANT if form == "packed" else None,
+        dtype="auto" if dtype is None else _dtype(dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    _require_complete(report, path_or_id)
+    model = model.to(_device(device)).eval().requires_grad_(False)
+    if kernels != "auto":
+        for name, linear in sparse_linears(model):
+            linear.prepare(kernels, name)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def sparse_linears(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
+    """The 2:4 linears of a model by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear))
+
+
+def _refuse_config(config: dict[str, Any], form: str) -> None:
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if form == "packed" and method != VARIANT:
+        raise CheckpointError("config.json does not say that the weights are packed; take an intact copy")
+    if form == "dense" and method is not None:
+        raise ModelError(f"the model is quantised ({method}); give a dense model or one that twofour pruned")
+
+
+def _require_complete(report: dict[str, Any], model: str) -> None:
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+    if strangers := sorted(report["unexpected_keys"]):
+        raise CheckpointError(f"{model} holds {strangers[0]}, which its config.json has no place for")
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise InputError(f"no dtype is named {name!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _device(name: str | None) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("this machine has no CUDA device that torch can use; choose --device cpu")
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What is resident. `kernels`: kernel name -> decoder linears; `notes`: what a user must know."""
+
+    weight_bytes: int
+    linear_bytes: int
+    kernels: dict[str, int]
+    notes: tuple[str, ...]
+    sparse: bool
+
+
+def weight_report(model: nn.Module) -> WeightReport:
+    """Count resident weights; tied tensors count once."""
+    sparse = dict(sparse_linears(model))
+    dense = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and not _is_head(model, m)]
+    tensors = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
+    sparse_bytes = sum(linear.kernel_bytes for linear in sparse.values())
+    kernels = Counter(linear.choice.kernel.name for linear in sparse.values() if linear.choice)
+    if dense:
+        kernels["dense"] = len(dense)
+    return WeightReport(
+        weight_bytes=sum(tensors.values()) + sparse_bytes,
+        linear_bytes=sum(linear.weight.nbytes for linear in dense) + sparse_bytes,
+        kernels=dict(kernels),
+        notes=tuple(_notes(sparse)),
+        sparse=bool(sparse),
+    )
+
+
+def _is_head(model: nn.Module, module: nn.Module) -> bool:
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return module is head
+
+
+def _notes(sparse: dict[str, SparseLinear]) -> Iterator[str]:
+    expanded = [linear for linear in sparse.values() if linear.choice and linear.choice.kernel.name == "reference"]
+    if expanded:
+        reasons = sorted({linear.choice.note or "asked for" for linear in expanded if linear.choice})
+        yield (
+            f"{len(expanded)} of {len(sparse)} 2:4 linears are expanded to dense ({', '.join(reasons)}): "
+            "they take as much memory and time as dense"
+        )
+    uses_cusparselt = any(linear.choice and linear.choice.kernel.name == "cusparselt" for linear in sparse.values())
+    if uses_cusparselt and (warning := cusparselt.warning()):
+        yield warning

@@ -1,0 +1,224 @@
+"""The real engine process, with a tiny model: started, killed, stopped, orphaned."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from twofour.prune.errors import ServerError
+from twofour.serve.engine.process import STALE_S, ProcessEngine
+from twofour.serve.engine.types import EngineConfig, Finish, Piece, Prompt, Sampling
+
+LENGTH = 256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=LENGTH, initializer_range=0.3, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def config(folder: Path, **options: Any) -> EngineConfig:
+    return EngineConfig(str(folder), **{"device": "cpu", "dtype": "float32", "threads": 1} | options)
+
+
+def prompt(id: str, **sampling: Any) -> Prompt:
+    defaults: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    return Prompt(id, (5, 6, 7), Sampling(**defaults | sampling))
+
+
+async def collect(engine: ProcessEngine, p: Prompt) -> list[Piece]:
+    return [piece async for piece in engine.submit(p)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the other process is about to do."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def with_engine(engine: ProcessEngine, story: Callable[[ProcessEngine], Awaitable[None]]) -> None:
+    async def tell() -> None:
+        await engine.start()
+        try:
+            await story(engine)
+        finally:
+            await engine.stop()
+
+    asyncio.run(tell())
+
+
+def test_text_crosses_the_pipe_as_generate_has_it(folder: Path) -> None:
+    async def story(engine: ProcessEngine) -> None:
+        wishes = {"logprobs": 2, "prompt_logprobs": 1, "logit_bias": {3: 0.0}, "stop_token_ids": (63,)}
+        plain, rich = await asyncio.gather(collect(engine, prompt("a")), collect(engine, prompt("b", **wishes)))
+        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        tokens, mask = torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.int64)
+        out = model.generate(tokens, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=[])
+        expected = out[0, 3:].tolist()
+        assert [token for piece in plain for token in piece.tokens] == expected
+        assert [token for piece in rich for token in piece.tokens] == expected
+        assert rich[-1].finish is Finish.LENGTH
+        assert [len(piece.logprobs[0].top) for piece in rich] == [2] * 12
+        assert [entry and entry.token for entry in rich[0].prompt_logprobs] == [None, 6, 7]
+        assert engine.stats.steps == len(engine.steps) > 0
+        assert engine.info.context_length == LENGTH
+        assert (engine.info.vocab_size, engine.info.eos_token_ids, engine.info.dtype) == (64, (0,), "float32")
+        assert engine.info.weight_bytes == sum(t.nbytes for t in model.parameters()) + 16  # rotary frequencies
+
+    with_engine(ProcessEngine(config(folder)), story)
+
+
+def test_closing_or_dropping_a_stream_cancels_it(folder: Path) -> None:
+    async def story(engine: ProcessEngine) -> None:
+        closed, dropped = (engine.submit(prompt(id, max_tokens=250)) for id in "ab")
+        await anext(closed)
+        await anext(dropped)
+        assert engine.stats.kv_tokens_used > 0
+        await closed.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(closed)
+        del dropped
+        await until(lambda: engine.stats.running == engine.stats.kv_tokens_used == 0)
+        assert engine.stats.steps < 250
+        assert len(await collect(engine, prompt("a"))) == 12, "the same id may come again"
+
+    with_engine(ProcessEngine(config(folder)), story)
+
+
+def test_a_killed_engine_fails_its_requests_and_can_be_started_again(folder: Path) -> None:
+    async def story(engine: ProcessEngine) -> None:
+        streams = [engine.submit(prompt(str(i), max_tokens=250)) for i in range(3)]
+        await anext(streams[0])
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        for stream in streams:
+            pieces = [piece async for piece in stream]
+            assert pieces[-1].finish is Finish.ERROR
+            assert pieces[-1].error == "the engine process ended (killed by SIGKILL)"
+        assert not engine.healthy
+        assert not engine.ready
+        with pytest.raises(ServerError, match="not ready"):
+            engine.submit(prompt("late"))
+        await engine.start()
+        assert engine.healthy
+        assert len(await collect(engine, prompt("again"))) == 12
+
+    with_engine(ProcessEngine(config(folder)), story)
+
+
+def test_a_frozen_engine_is_alive_but_not_ready(folder: Path) -> None:
+    now = 100.0
+    engine = ProcessEngine(config(folder), clock=lambda: now)
+
+    async def story(engine: ProcessEngine) -> None:
+        nonlocal now
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        try:
+            now += STALE_S - 1
+            assert engine.ready
+            now += 1
+            assert engine.healthy
+            assert not engine.ready
+        finally:
+            os.kill(engine.pid, signal.SIGCONT)
+        await until(lambda: engine.ready)  # the heartbeat is back
+        assert engine.heartbeat_age_s == 0
+
+    with_engine(engine, story)
+
+
+def test_signals_meant_for_the_server_do_not_end_the_engine(folder: Path) -> None:
+    async def story(engine: ProcessEngine) -> None:
+        assert engine.pid is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(engine.pid, number)
+        assert len(await collect(engine, prompt("a"))) == 12
+
+    with_engine(ProcessEngine(config(folder)), story)
+
+
+def test_stopping_ends_what_runs_and_leaves_no_descriptor(folder: Path) -> None:
+    before = set(os.listdir("/dev/fd"))
+    engine = ProcessEngine(config(folder))
+
+    async def story(engine: ProcessEngine) -> None:
+        stream = engine.submit(prompt("a", max_tokens=250))
+        await anext(stream)
+        await engine.stop()
+        last = [piece async for piece in stream][-1]
+        assert (last.finish, last.error) == (Finish.ERROR, "the engine process ended (exit status 0)")
+
+    with_engine(engine, story)
+    assert not engine.healthy
+    assert set(os.listdir("/dev/fd")) <= before
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"max_model_len": LENGTH + 1}, f"max_model_len 257 is over the model's own {LENGTH}"),
+        ({"dtype": "float23"}, "float23"),
+        ({"max_num_seqs": 0}, "max_num_seqs is 0"),
+        ({"max_num_batched_tokens": 3}, "max_num_batched_tokens 3 is below max_num_seqs 32"),
+        ({"max_model_len": 100, "kv_tokens": 64}, "the cache holds 64"),
+    ],
+)
+def test_what_prevents_a_start_is_said(folder: Path, options: dict[str, Any], why: str) -> None:
+    engine = ProcessEngine(config(folder, **options))
+    with pytest.raises(ServerError, match=why):
+        asyncio.run(engine.start())
+    assert not engine.healthy
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=str(tmp_path)):
+        asyncio.run(ProcessEngine(config(tmp_path)).start())
+
+
+PARENT = """
+import asyncio, os, sys
+from twofour.serve.engine.process import ProcessEngine
+from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
+async def main():
+    engine = ProcessEngine(EngineConfig(sys.argv[1], device="cpu", threads=1))
+    await engine.start()
+    await anext(engine.submit(Prompt("a", (5,), Sampling(max_tokens=200, ignore_eos=True))))
+    print(engine.pid, flush=True)
+    os.kill(os.getpid(), 9)
+asyncio.run(main())
+"""
+
+
+def test_the_death_of_its_parent_ends_the_engine(folder: Path) -> None:
+    parent = subprocess.run([sys.executable, "-c", PARENT, str(folder)], capture_output=True, text=True, timeout=120)
+    assert parent.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while alive(int(parent.stdout)):
+        assert time.monotonic() < deadline, "the engine outlives its parent"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """An orphan that nobody waits for stays as a zombie where there is no init."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
