@@ -20,8 +20,28 @@ AVX512_BF16 = [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mavx512vnni"]
 FLAGS = {"layout.cpp": []}
 if IS_X86:
     FLAGS |= {"avx2.cpp": AVX2, "avx512.cpp": AVX512, "avx512bf16.cpp": AVX512_BF16}
-HEADERS = ["activations.h", "avx512_int8.h", "avx512_sums.h", "driver.h", "kernels.h", "layout.h", "numbers.h", "threads.h"]
-COMMON = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-g0", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+HEADERS = [
+    "activations.h",
+    "avx512_int8.h",
+    "avx512_sums.h",
+    "driver.h",
+    "kernels.h",
+    "layout.h",
+    "numbers.h",
+    "threads.h",
+]
+COMMON = [
+    "-O3",
+    "-std=c++17",
+    "-fvisibility=hidden",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-g0",
+    "-Wall",
+    "-Wextra",
+    "-Wno-maybe-uninitialized",
+    "-Wno-uninitialized",
+]
 
 
 class BuildKernels(build_ext):

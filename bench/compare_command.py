@@ -1,11 +1,12 @@
 """The verb `bench compare`: dense against 2:4, a table for the eye and a report for the record."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twofour.bench.run_command import INVALID
+from twofour.bench.run_command import INVALID, _key
 
 if TYPE_CHECKING:
     from twofour.bench.experiment import Experiment
@@ -21,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_load(parser.add_argument_group("load, the same for both"))
     _add_quality(parser.add_argument_group("quality"))
     parser.add_argument("--threads", type=int, metavar="N", help="of a server (default: all CPUs but one)")
-    parser.add_argument("--api-key-file", type=Path, metavar="F", help="a file that holds the key of both URLs")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="F", help="a file that holds the key of both URLs"
+    )
     parser.add_argument(
         "--price-per-hour", type=float, metavar="USD", help="of this machine (default: from a dated table)"
     )
@@ -41,7 +44,9 @@ def _add_load(group: "argparse._ArgumentGroup") -> None:
     pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
     lengths = "128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)"
     group.add_argument("--prompt-tokens", default="64~0.3", metavar="L", help=lengths)
-    group.add_argument("--output-tokens", default="32~0.3", metavar="L", help="the same (default: %(default)s)")
+    group.add_argument(
+        "--output-tokens", default="32~0.3", metavar="L", help="the same (default: %(default)s)"
+    )
     group.add_argument(
         "--requests", type=int, default=16, metavar="N", help="per model and round (default: %(default)s)"
     )
@@ -52,7 +57,9 @@ def _add_load(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_quality(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--text", type=Path, metavar="FILE", help="to measure on (default: sampled from dense)")
+    group.add_argument(
+        "--text", type=Path, metavar="FILE", help="to measure on (default: sampled from dense)"
+    )
     source = group.add_mutually_exclusive_group()
     source.add_argument("--quality", type=Path, metavar="FILE", help="what eval --json printed, instead")
     source.add_argument("--no-quality", action="store_true", help="do not measure it")
@@ -62,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench import cost, quality
     from twofour.bench.compare import compare
     from twofour.bench.report.report import claim
-    from twofour.bench.run_command import read_key
 
     experiment = _experiment(args)
     claim(args.out)
+    signal.signal(signal.SIGTERM, _stop)  # so that the servers are stopped too
     report = compare(
         args.dense,
         args.sparse,
@@ -75,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         text=args.text,
         price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
         threads=args.threads,
-        api_key=read_key(args.api_key_file),
+        api_key=_key(args.api_key_file),
         logs=args.out,
         command=["twofour", *sys.argv[1:]],
     )
@@ -83,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
     print(report.json() if args.json else report.table())
     print(f"report: {page.resolve()}", file=sys.stderr if args.json else sys.stdout)
     return 0 if report.valid else INVALID
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _experiment(args: argparse.Namespace) -> "Experiment":

@@ -3,11 +3,11 @@
 With P dollars per hour, and Ti input and To output tokens per second as delivered in the run:
 - blended = 1e6 P / (3600 (Ti + To))
 - output only = 1e6 P / (3600 To): all the cost on the output; never to be added to an input price
-- as price sheets split it, an output token worth r = 4 input tokens: in = 1e6 P / (3600 (Ti + r To)), out = r in;
-  then (Ti in + To out) / 1e6 is the cost per second again
+- as price sheets split it, an output token worth r = 4 input tokens: in = 1e6 P / (3600 (Ti + r To)) and
+  out = r in; then (Ti in + To out) / 1e6 is the cost per second again
 
-The figures hold at the load of the run, the machine fully used: at 40 % utilisation each is 2.5 times as much.
-Prices age, so they are data (prices.yaml); the ratio of two arms on one machine does not depend on the price.
+The figures hold at the load of the run, the machine fully used: at 40 % utilisation each is 2.5 times as
+much. Prices age, so they are data (prices.yaml); the ratio of two arms on one machine needs none.
 """
 
 from collections.abc import Mapping

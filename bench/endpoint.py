@@ -60,11 +60,15 @@ class Endpoint:
         payload = json.dumps({"model": self.model, **question}).encode()
         status, body = self._exchange("POST", path, payload, _ANSWER_S)
         if status != 200:
-            raise ServerError(f"{self.url}{path} answers with status {status}: {body[:200].decode(errors='replace')}")
+            raise ServerError(
+                f"{self.url}{path} answers with status {status}: {body[:200].decode(errors='replace')}"
+            )
         try:
             answer = json.loads(body)
         except ValueError:
-            raise ServerError(f"{self.url}{path} does not answer with JSON; is it an OpenAI-compatible API?") from None
+            raise ServerError(
+                f"{self.url}{path} does not answer with JSON; is it an OpenAI-compatible API?"
+            ) from None
         if not isinstance(answer, dict):
             raise ServerError(f"{self.url}{path} answers with a {type(answer).__name__}; expected an object")
         return answer
@@ -90,7 +94,9 @@ def state(metrics: str) -> State:
     from prometheus_client.parser import text_string_to_metric_families
 
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
-    values = {(sample.name, *_tag(sample.labels)): int(sample.value) for sample in samples if _counts(sample.name)}
+    values = {
+        (sample.name, *_tag(sample.labels)): int(sample.value) for sample in samples if _counts(sample.name)
+    }
     return State(
         Memory(
             values.get(("twofour:weight_bytes", "total")),

@@ -14,6 +14,8 @@ from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError
 
 ARMS = ("dense", "sparse")
+_PROMPTS = Lengths(64, 0.3)
+_ANSWERS = Lengths(32, 0.3)
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Experiment:
     requests: int = 16  # per arm and round
     concurrency: int | None = 2
     rate: float | None = None  # requests per second
-    prompt_tokens: Lengths = Lengths(64, 0.3)
-    output_tokens: Lengths = Lengths(32, 0.3)
+    prompt_tokens: Lengths = _PROMPTS
+    output_tokens: Lengths = _ANSWERS
     rounds: int = 6
     seed: int = 0
     timeout_s: float = 600.0
@@ -61,7 +63,9 @@ class Experiment:
         )
 
     def __str__(self) -> str:
-        pace = f"Poisson arrivals at {self.rate:g} requests/s" if self.rate else f"{self.concurrency} at a time"
+        pace = (
+            f"Poisson arrivals at {self.rate:g} requests/s" if self.rate else f"{self.concurrency} at a time"
+        )
         return (
             f"{pace}, prompts of {self.prompt_tokens} and answers of {self.output_tokens} tokens, "
             f"{self.rounds} rounds of {self.requests} requests per model, seed {self.seed}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+
 from twofour.bench.metrics import kind
 from twofour.bench.records import Record, Request
 

@@ -1,4 +1,4 @@
-"""What machine this is and which versions run on it. Reads files and asks nvidia-smi; imports nothing heavy."""
+"""What machine this is and which versions run on it. Reads files, asks nvidia-smi, imports no torch."""
 
 import os
 import platform

@@ -46,7 +46,9 @@ def of_models(dense: str, sparse: str, text: Path | None) -> Quality:
     command += ["--text", str(text)] if text else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise ServerError(f"twofour eval ended with status {done.returncode}; see above, or give --no-quality")
+        raise ServerError(
+            f"twofour eval ended with status {done.returncode}; see above, or give --no-quality"
+        )
     return from_eval(json.loads(done.stdout), "twofour eval")
 
 
@@ -63,9 +65,9 @@ def from_eval(document: Mapping[str, Any], source: str) -> Quality:
     return Quality(
         dense_perplexity=document["baseline_perplexity"],
         sparse_perplexity=document["perplexity"],
-        kl=document["kl"],
+        kl=document["kl_nats"],
         agreement=document["agreement"],
-        tokens=document["tokens"],
+        tokens=document["predictions"],
         text=document["text"],
         source=source,
     )

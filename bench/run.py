@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+
 from twofour import __version__
 from twofour.bench import client, gates, metrics, wire, workload
 from twofour.bench.gates import Gate

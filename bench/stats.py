@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
+
 from twofour.prune.errors import InputError
 
 # The fewest values for which a 95 % interval of the percentile exists that assumes no distribution.

@@ -50,7 +50,9 @@ def refuse_config(config: Mapping[str, Any]) -> None:
         method = quantization.get("quant_method", "an unknown method")
         raise ModelError(f"the model is already quantised ({method}); give the unquantised original")
     if found := [key for key in MULTIMODAL_KEYS if key in config]:
-        raise ModelError(f"{kind} is multimodal ({found[0]} in config.json); give a text-only causal language model")
+        raise ModelError(
+            f"{kind} is multimodal ({found[0]} in config.json); give a text-only causal language model"
+        )
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{kind} is an encoder-decoder; give a causal language model")
     if kind not in CAUSAL:
@@ -67,7 +69,9 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
         folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise CheckpointError(f"{folder} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+        raise CheckpointError(
+            f"{folder} lacks {missing[0]} in its proper shape; take an intact copy of the model"
+        )
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")
@@ -94,7 +98,9 @@ def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
-    outermost = [(name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)]
+    outermost = [
+        (name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)
+    ]
     if len(outermost) != 1:
         raise ModelError(
             f"{type(model).__name__} has {len(outermost)} lists of {count} decoder blocks instead of one; "
@@ -116,7 +122,9 @@ def _block(path: str, module: nn.Module) -> Block:
                 "this model cannot become 2:4"
             )
     if not linears:
-        raise ModelError(f"{path} ({type(module).__name__}) holds no linear; give a standard causal language model")
+        raise ModelError(
+            f"{path} ({type(module).__name__}) holds no linear; give a standard causal language model"
+        )
     return Block(module, linears)
 
 

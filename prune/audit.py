@@ -61,7 +61,9 @@ def check(folder: Path | str) -> Report:
             except (CheckpointError, PatternError) as error:
                 faults.append(str(error))
         faults += _strangers(weights, manifest)
-    return Report(str(folder), weights.form, {name: _sum(found) for name, found in kinds.items()}, faults, manifest)
+    return Report(
+        str(folder), weights.form, {name: _sum(found) for name, found in kinds.items()}, faults, manifest
+    )
 
 
 def _kind(weights: Weights, name: str, manifest: dict[str, Any], config: dict[str, Any]) -> Kind:

@@ -75,7 +75,9 @@ def walk(
         propagate(block, index, batches)
         loss = max(linear.loss for linear in pruned.linears.values())
         elapsed_s = time.perf_counter() - started
-        progress(Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}"))
+        progress(
+            Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}")
+        )
         yield pruned
 
 
@@ -84,7 +86,8 @@ def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None) -> list[Ba
     size = max(1, BATCH_TOKENS // ids.shape[1])
     starts = range(0, len(ids), size)
     return [
-        _record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at) for at in starts
+        _record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at)
+        for at in starts
     ]
 
 
@@ -92,7 +95,8 @@ def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewSt
     """Run the dense block over all batches and count what its linears are given."""
     observer = Observer(new_statistic)
     handles = [
-        linear.register_forward_pre_hook(partial(_see, observer, name)) for name, linear in block.linears.items()
+        linear.register_forward_pre_hook(partial(_see, observer, name))
+        for name, linear in block.linears.items()
     ]
     try:
         for batch in batches:
@@ -123,7 +127,9 @@ def propagate(block: Block, index: int, batches: list[Batch]) -> None:
         batch.hidden = _run(block.module, batch.hidden, batch.calls[index])
 
 
-def _solve_group(names: list[str], block: Block, statistic: Statistic, solve: Solve) -> dict[str, PrunedLinear]:
+def _solve_group(
+    names: list[str], block: Block, statistic: Statistic, solve: Solve
+) -> dict[str, PrunedLinear]:
     dense = [block.linears[name].weight.float() for name in names]
     try:
         solved = solve(torch.cat(dense), statistic).split([len(weight) for weight in dense])
@@ -138,7 +144,9 @@ def _solve_group(names: list[str], block: Block, statistic: Statistic, solve: So
 def _replace(linear: nn.Linear, before: Tensor, after: Tensor, statistic: Statistic) -> PrunedLinear:
     linear.weight.copy_(after)  # rounds to the dtype of the model: what is stored is what propagates
     out, columns = before.shape
-    return PrunedLinear((out, columns), layer_loss(before, linear.weight.float(), statistic), statistic.tokens)
+    return PrunedLinear(
+        (out, columns), layer_loss(before, linear.weight.float(), statistic), statistic.tokens
+    )
 
 
 def _see(observer: Observer, name: str, linear: nn.Module, args: tuple[Tensor, ...]) -> None:

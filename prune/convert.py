@@ -28,7 +28,9 @@ def convert(folder: Path, out: Path, to: Form) -> None:
         checkpoint.write_weights(part, _stored(rest, linears, to), to)
         config.pop("quantization_config", None)
         if to == "packed":
-            config["quantization_config"] = checkpoint.quantization_config(linears, checkpoint.others(weights, linears))
+            config["quantization_config"] = checkpoint.quantization_config(
+                linears, checkpoint.others(weights, linears)
+            )
         write_json(part / "config.json", config)
         checkpoint.copy_rest(folder, part)
         checkpoint.write_manifest(part, _manifest(folder, linears))
@@ -48,7 +50,9 @@ def _weight(weights: Weights, name: str, config: dict[str, Any]) -> Tensor:
     if f"{name}.weight" in weights:
         return weights[f"{name}.weight"]
     if f"{name}.weight.bitmask" in weights:
-        return from_bitmask(*(weights[f"{name}.weight.{part}"] for part in ("compressed", "bitmask", "shape")))
+        return from_bitmask(
+            *(weights[f"{name}.weight.{part}"] for part in ("compressed", "bitmask", "shape"))
+        )
     packed = read_packed(weights, name, config["quantization_config"])
     validate(packed, name)
     return packed.unpack()
@@ -68,8 +72,10 @@ def from_bitmask(compressed: Tensor, bitmask: Tensor, shape: Tensor) -> Tensor:
 
 def _belongs_to(name: str, linears: dict[str, Tensor]) -> bool:
     parts = ("weight", "values", "positions", "scales", "weight.compressed", "weight.bitmask", "weight.shape")
-    return any(name == f"{name.removesuffix(f'.{part}')}.{part}" and name.removesuffix(f".{part}") in linears
-               for part in parts)
+    return any(
+        name == f"{name.removesuffix(f'.{part}')}.{part}" and name.removesuffix(f".{part}") in linears
+        for part in parts
+    )
 
 
 def _stored(
@@ -87,4 +93,9 @@ def _manifest(folder: Path, linears: dict[str, Tensor]) -> dict[str, Any]:
     if (folder / MANIFEST).exists():
         return read_json(folder / MANIFEST)
     shapes = {name: {"shape": list(weight.shape)} for name, weight in linears.items()}
-    return {"format_version": checkpoint.FORMAT_VERSION, "pattern": "2:4", "method": "unknown", "linears": shapes}
+    return {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "pattern": "2:4",
+        "method": "unknown",
+        "linears": shapes,
+    }

@@ -31,7 +31,9 @@ def _snapshot(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises a dozen kinds, offline and not
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{model} is no folder here, and the hub does not give it ({reason}); check the name") from error
+        raise InputError(
+            f"{model} is no folder here, and the hub does not give it ({reason}); check the name"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

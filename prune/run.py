@@ -1,25 +1,13 @@
 """The story of a pruning run."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from twofour.prune import anatomy, calibrate, checkpoint, recipe, text
-from twofour.prune.anatomy import Anatomy
-from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve
-from twofour.prune.errors import OutputError
-from twofour.prune.pattern import GROUP, KEEP
-from twofour.prune.progress import Progress, Step, silent
-from twofour.prune.recipe import SELF, PruneConfig, PrunedLinear
-from twofour.prune.solvers.magnitude import magnitude
-from twofour.prune.solvers.sparsegpt import sparsegpt
-from twofour.prune.solvers.wanda import wanda
-from twofour.prune.statistics import Hessian, Norms, Statistic, layer_loss
+from twofour.prune import anatomy, checkpoint, recipe
+from twofour.prune.progress import Progress, silent
+from twofour.prune.recipe import PruneConfig
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The report as one JSON document, made from the findings by one pure function. Unknown is null.
 
-An arm's figure is the geometric mean over the rounds of that figure of each run; so the ratio of two figures is
-the geometric mean of the paired ratios, and the interval belongs to exactly the ratio that one reads off.
+An arm's figure is the geometric mean over the rounds of that figure of each run; so the ratio of two figures
+is the geometric mean of the paired ratios, and the interval belongs to exactly the ratio that one reads off.
 Every ratio is 2:4 over dense.
 """
 
@@ -67,8 +67,10 @@ def document(found: Findings) -> dict[str, Any]:
     }
 
 
-def verdict(ratio: float | None, better: str, low: float | None = None, high: float | None = None) -> str | None:
-    """Is 2:4 better or worse? `unclear`: the interval holds 1. Without an interval: `same` within SAME_WITHIN."""
+def verdict(
+    ratio: float | None, better: str, low: float | None = None, high: float | None = None
+) -> str | None:
+    """Is 2:4 better or worse? `unclear`: the interval holds 1. Without one: `same` within SAME_WITHIN."""
     if ratio is None:
         return None
     if low is None or high is None:
@@ -131,7 +133,7 @@ def _metric(found: Findings, metric: Metric) -> dict[str, Any]:
 
 
 def _compared(values: Mapping[str, Sequence[float | None]], better: str, found: Findings) -> dict[str, Any]:
-    """One figure per run of each arm -> a figure per arm, and the paired ratio; all null if one is unknown."""
+    """One figure per run of each arm -> a figure per arm and the paired ratio; all null if one is unknown."""
     known = {arm: [value for value in values[arm] if value is not None and 0 < value < inf] for arm in ARMS}
     if not values["dense"] or any(len(known[arm]) < len(values[arm]) for arm in ARMS):
         return {"dense": None, "sparse": None, "ratio": None, "verdict": None}

@@ -1,4 +1,4 @@
-"""The report as text: a table of dense, 2:4 and their ratio, what both answer, and whether it may be quoted."""
+"""The report as text: a table of dense, 2:4 and their ratio, both answers, whether it may be quoted."""
 
 import textwrap
 from collections.abc import Mapping

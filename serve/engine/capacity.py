@@ -43,11 +43,11 @@ def decide(config: EngineConfig, limit: int, bytes_per_token: int, free_bytes: i
     if config.max_model_len is not None and config.max_model_len > limit:
         raise InputError(f"max_model_len {config.max_model_len} is over the model's own {limit}; lower it")
     wanted, size = config.max_model_len or limit, config.block_size
-    blocks_wanted = -(-(config.kv_tokens or config.max_num_seqs * wanted) // size)
-    usable = max(share * free_bytes, min(wanted * bytes_per_token, free_bytes / 2))
-    blocks = (
-        blocks_wanted if config.kv_tokens else min(blocks_wanted, int(usable // (bytes_per_token * size)))
-    )
+    block_bytes = bytes_per_token * size
+    blocks = -(-(config.kv_tokens or config.max_num_seqs * wanted) // size)
+    if not config.kv_tokens:
+        one_context = min(-(-wanted // size), int(free_bytes / 2 // block_bytes))
+        blocks = min(blocks, max(one_context, int(share * free_bytes // block_bytes)))
     context = min(wanted, blocks * size)
     if context < (config.max_model_len or 2):
         raise InputError(

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+
 from twofour.prune.errors import InputError, TwofourError
 from twofour.serve.engine import capacity
 from twofour.serve.engine.blocks import Blocks
@@ -60,13 +61,8 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = load_model(
-        config.model,
-        device=config.device,
-        dtype=config.dtype,
-        kernels=config.kernels,
-        revision=config.revision,
-    )
+    dtype = config.dtype or preferred_dtype(config.device)
+    model = load_model(config.model, config.device, dtype, config.kernels, config.revision)
     shapes = attention_layers(model)
     room = _capacity(config, model, shapes)
     runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)
@@ -75,6 +71,14 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     blocks = Blocks(room.kv_tokens // config.block_size, config.block_size)
     scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
     return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device)), info
+
+
+def preferred_dtype(device: str | None) -> str | None:
+    """bfloat16 on a CPU that multiplies it; None: the checkpoint's."""
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
+        return None
+    flags = torch.cpu.get_capabilities()
+    return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else None
 
 
 def _check(config: EngineConfig) -> None:

@@ -14,6 +14,7 @@ from time import perf_counter
 
 import torch
 from torch import Tensor
+
 from twofour.serve.engine.messages import Cancel, Command, Report, StepRecord
 from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids

@@ -22,6 +22,7 @@ from math import inf, isnan
 
 import torch
 from torch import Tensor
+
 from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import Logprob, Sampling
 

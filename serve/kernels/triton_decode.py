@@ -97,7 +97,7 @@ def _check(
         )
     expected = values.shape == (rows, 8 * quarter) and codes.shape == (rows, quarter)
     kinds = values.dtype in DTYPES and codes.dtype == torch.int16 and arrivals.dtype == torch.int32
-    room = arrivals.numel() >= triton_plan.counters(rows) and 1 <= splits
+    room = arrivals.numel() >= triton_plan.counters(rows) and splits >= 1
     if not (expected and kinds and room and values.is_contiguous() and codes.is_contiguous()):
         raise InputError("these tensors are no TritonWeight; make one by TritonWeight.from_packed")
     if bias is not None and (bias.shape != (rows,) or bias.dtype != x.dtype):

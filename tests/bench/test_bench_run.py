@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from twofour.bench import run_command
 from twofour.bench.mock import Script, serving
 from twofour.prune.errors import InputError, OutputError, ServerError

@@ -5,6 +5,7 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
+
 from twofour.bench import client, metrics
 from twofour.bench.mock import Mock, Script, serving
 from twofour.bench.records import Record, Request

@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+
 from twofour.bench.decode import Exchange, record
 from twofour.bench.records import Record
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from twofour.bench import gates
 from twofour.bench.gates import Gate
 from twofour.bench.records import Record, Request

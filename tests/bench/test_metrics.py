@@ -3,6 +3,7 @@ import math
 import random
 
 import pytest
+
 from twofour.bench import metrics
 from twofour.bench.metrics import summarise
 from twofour.bench.records import Chunk, Record

@@ -6,6 +6,7 @@ from statistics import NormalDist
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from twofour.bench import stats
 from twofour.bench.stats import FEWEST, distribution, paired_ratio, wilson
 from twofour.prune.errors import InputError

@@ -4,6 +4,7 @@ from itertools import islice
 from statistics import fmean, stdev
 
 import pytest
+
 from twofour.bench import arrivals
 from twofour.bench.workload import NONCE_WORDS, WORDS, Lengths, lengths, marked, plan
 from twofour.prune.errors import InputError

@@ -20,7 +20,7 @@ from twofour.serve.app import create_app
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats
-from twofour.serve.server import QuietServer, http_config
+from twofour.serve.server import QuietServer, http_config, listen
 
 CONTEXT = 256
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]
@@ -217,7 +217,7 @@ class Launcher:
 
     def __call__(self, engine: ScriptedEngine | None = None, **config: Any) -> Running:
         engine = engine or self.engine()
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listen("127.0.0.1", 0)
         address = listener.getsockname()
         lifecycle = Lifecycle()
         app = create_app(

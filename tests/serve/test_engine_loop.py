@@ -88,7 +88,9 @@ def run(loop: Loop, arrivals: Sequence[Sequence[Command]]) -> list[Report]:
 
 def pieces_of(reports: Sequence[Report], id: str) -> list[Piece]:
     pieces = [piece for report in reports for piece in report.pieces if piece.id == id]
-    assert [bool(piece.finish) for piece in pieces] == [False] * (len(pieces) - 1) + [True], "it ends exactly once"
+    assert [bool(piece.finish) for piece in pieces] == [False] * (len(pieces) - 1) + [True], (
+        "it ends exactly once"
+    )
     return pieces
 
 
@@ -105,7 +107,9 @@ def prompt(id: str, length: int, first: int = 0, **sampling: Any) -> Prompt:
 def generated(family: str, p: Prompt) -> list[int]:
     tokens = torch.tensor([p.tokens])
     mask = torch.ones_like(tokens)
-    out = model(family).generate(tokens, attention_mask=mask, max_new_tokens=p.sampling.max_tokens, do_sample=False)
+    out = model(family).generate(
+        tokens, attention_mask=mask, max_new_tokens=p.sampling.max_tokens, do_sample=False
+    )
     new: list[int] = out[0, len(p.tokens) :].tolist()
     return new
 
@@ -145,7 +149,9 @@ def test_preemption_changes_no_text() -> None:
 
 
 def test_a_seed_gives_the_same_text_alone_in_a_mix_and_after_preemption() -> None:
-    seeded = [replace(p, sampling=replace(p.sampling, temperature=1.0, seed=i)) for i, p in enumerate(GROWING)]
+    seeded = [
+        replace(p, sampling=replace(p.sampling, temperature=1.0, seed=i)) for i, p in enumerate(GROWING)
+    ]
     roomy, tight = run(engine(), [seeded]), run(engine(blocks=18), [seeded])
     assert tight[-1].stats.preemptions > 3
     for p in seeded:
@@ -192,7 +198,9 @@ def test_a_prompt_is_scored_completely_and_once(max_tokens: int, blocks: int) ->
         assert entry is not None
         assert entry.token == p.tokens[i + 1]
         assert entry.logprob == pytest.approx(expected[i, p.tokens[i + 1]].item(), abs=1e-4)
-        assert [value for _, value in entry.top] == pytest.approx(expected[i].topk(2).values.tolist(), abs=1e-4)
+        assert [value for _, value in entry.top] == pytest.approx(
+            expected[i].topk(2).values.tolist(), abs=1e-4
+        )
     assert all(not piece.prompt_logprobs for piece in pieces_of(reports, "a")[1:])
     assert len(text(reports, "a")) == max_tokens
 
@@ -200,7 +208,9 @@ def test_a_prompt_is_scored_completely_and_once(max_tokens: int, blocks: int) ->
 class Script:
     """A runner that lets the logits of each position be chosen; `faults` are raised by one forward after another."""
 
-    def __init__(self, next_token: Callable[[int], int] = lambda position: 5, faults: Sequence[Exception | None] = ()):
+    def __init__(
+        self, next_token: Callable[[int], int] = lambda position: 5, faults: Sequence[Exception | None] = ()
+    ):
         self.next_token, self.faults, self.steps = next_token, list(faults), list[list[Chunk]]()
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -233,7 +243,9 @@ def test_ignore_eos_and_min_tokens() -> None:
 
 def test_a_cancelled_sequence_ends_and_frees_its_blocks() -> None:
     loop = engine(Script())
-    reports = run(loop, [[prompt("a", 9), prompt("b", 3)], [], [Cancel("a"), Cancel("unknown")], [Cancel("a")]])
+    reports = run(
+        loop, [[prompt("a", 9), prompt("b", 3)], [], [Cancel("a"), Cancel("unknown")], [Cancel("a")]]
+    )
     assert pieces_of(reports, "a")[-1] == Piece("a", finish=Finish.ABORT)
     assert text(reports, "b") == [5] * 10
     assert reports[1].stats.kv_tokens_used > reports[2].stats.kv_tokens_used
@@ -282,7 +294,11 @@ def test_the_first_piece_tells_the_times_and_the_log_each_step() -> None:
     assert (first.queue_s, first.prefill_s) == (2.0, 3.0)  # of a clock that ticks when it is looked at
     assert all(piece.prefill_s == 0 for piece in pieces_of(reports, "a")[1:])
     steps = [report.step for report in reports if report.step]
-    assert [(s.prefill_tokens, s.decodes, s.kv_tokens) for s in steps[:3]] == [(16, 0, 16), (4, 1, 21), (0, 2, 23)]
+    assert [(s.prefill_tokens, s.decodes, s.kv_tokens) for s in steps[:3]] == [
+        (16, 0, 16),
+        (4, 1, 21),
+        (0, 2, 23),
+    ]
     assert reports[-1].stats.steps == len(steps)
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from twofour.prune.errors import ServerError
+from twofour.prune.errors import InputError, ServerError
+from twofour.serve.engine import child
 from twofour.serve.engine.process import STALE_S, ProcessEngine
 from twofour.serve.engine.types import EngineConfig, Finish, Piece, Prompt, Sampling
 
@@ -37,6 +38,35 @@ def config(folder: Path, **options: Any) -> EngineConfig:
     return EngineConfig(str(folder), **{"device": "cpu", "dtype": "float32", "threads": 1} | options)
 
 
+class Clock:
+    """Real time, except when a test puts it forward."""
+
+    ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+class Shared:
+    """One engine for all tests that leave it whole; starting one takes seconds."""
+
+    def __init__(self, runner: "asyncio.Runner", folder: Path) -> None:
+        self.runner, self.clock = runner, Clock()
+        self.engine = ProcessEngine(config(folder), self.clock)
+
+    def tell(self, story: Callable[[ProcessEngine], Coroutine[Any, Any, None]]) -> None:
+        self.runner.run(story(self.engine))
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Iterator[Shared]:
+    with asyncio.Runner() as runner:
+        made = Shared(runner, folder)
+        runner.run(made.engine.start())
+        yield made
+        runner.run(made.engine.stop())
+
+
 def prompt(id: str, **sampling: Any) -> Prompt:
     defaults: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
     return Prompt(id, (5, 6, 7), Sampling(**defaults | sampling))
@@ -53,21 +83,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def with_engine(engine: ProcessEngine, story: Callable[[ProcessEngine], Awaitable[None]]) -> None:
-    async def tell() -> None:
-        await engine.start()
-        try:
-            await story(engine)
-        finally:
-            await engine.stop()
-
-    asyncio.run(tell())
-
-
-def test_text_crosses_the_pipe_as_generate_has_it(folder: Path) -> None:
+def test_text_crosses_the_pipe_as_generate_has_it(shared: Shared, folder: Path) -> None:
     async def story(engine: ProcessEngine) -> None:
         wishes = {"logprobs": 2, "prompt_logprobs": 1, "logit_bias": {3: 0.0}, "stop_token_ids": (63,)}
-        plain, rich = await asyncio.gather(collect(engine, prompt("a")), collect(engine, prompt("b", **wishes)))
+        plain, rich = await asyncio.gather(
+            collect(engine, prompt("a")), collect(engine, prompt("b", **wishes))
+        )
         model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         tokens, mask = torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.int64)
         out = model.generate(tokens, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=[])
@@ -80,12 +101,12 @@ def test_text_crosses_the_pipe_as_generate_has_it(folder: Path) -> None:
         assert engine.stats.steps == len(engine.steps) > 0
         assert engine.info.context_length == LENGTH
         assert (engine.info.vocab_size, engine.info.eos_token_ids, engine.info.dtype) == (64, (0,), "float32")
-        assert engine.info.weight_bytes == sum(t.nbytes for t in model.parameters()) + 16  # rotary frequencies
+        assert engine.info.weight_bytes == sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
 
-    with_engine(ProcessEngine(config(folder)), story)
+    shared.tell(story)
 
 
-def test_closing_or_dropping_a_stream_cancels_it(folder: Path) -> None:
+def test_closing_or_dropping_a_stream_cancels_it(shared: Shared) -> None:
     async def story(engine: ProcessEngine) -> None:
         closed, dropped = (engine.submit(prompt(id, max_tokens=250)) for id in "ab")
         await anext(closed)
@@ -99,75 +120,69 @@ def test_closing_or_dropping_a_stream_cancels_it(folder: Path) -> None:
         assert engine.stats.steps < 250
         assert len(await collect(engine, prompt("a"))) == 12, "the same id may come again"
 
-    with_engine(ProcessEngine(config(folder)), story)
+    shared.tell(story)
 
 
-def test_a_killed_engine_fails_its_requests_and_can_be_started_again(folder: Path) -> None:
+def test_a_frozen_engine_is_alive_but_not_ready(shared: Shared) -> None:
     async def story(engine: ProcessEngine) -> None:
-        streams = [engine.submit(prompt(str(i), max_tokens=250)) for i in range(3)]
-        await anext(streams[0])
-        assert engine.pid is not None
-        os.kill(engine.pid, signal.SIGKILL)
-        for stream in streams:
-            pieces = [piece async for piece in stream]
-            assert pieces[-1].finish is Finish.ERROR
-            assert pieces[-1].error == "the engine process ended (killed by SIGKILL)"
-        assert not engine.healthy
-        assert not engine.ready
-        with pytest.raises(ServerError, match="not ready"):
-            engine.submit(prompt("late"))
-        await engine.start()
-        assert engine.healthy
-        assert len(await collect(engine, prompt("again"))) == 12
-
-    with_engine(ProcessEngine(config(folder)), story)
-
-
-def test_a_frozen_engine_is_alive_but_not_ready(folder: Path) -> None:
-    now = 100.0
-    engine = ProcessEngine(config(folder), clock=lambda: now)
-
-    async def story(engine: ProcessEngine) -> None:
-        nonlocal now
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
         try:
-            now += STALE_S - 1
+            await asyncio.sleep(0)  # what it sent before
             assert engine.ready
-            now += 1
+            shared.clock.ahead_s += STALE_S
             assert engine.healthy
             assert not engine.ready
+            with pytest.raises(ServerError, match="not ready"):
+                engine.submit(prompt("late"))
         finally:
             os.kill(engine.pid, signal.SIGCONT)
         await until(lambda: engine.ready)  # the heartbeat is back
-        assert engine.heartbeat_age_s == 0
+        assert engine.heartbeat_age_s < STALE_S
 
-    with_engine(engine, story)
+    shared.tell(story)
 
 
-def test_signals_meant_for_the_server_do_not_end_the_engine(folder: Path) -> None:
+def test_signals_meant_for_the_server_do_not_end_the_engine(shared: Shared) -> None:
     async def story(engine: ProcessEngine) -> None:
         assert engine.pid is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(engine.pid, number)
         assert len(await collect(engine, prompt("a"))) == 12
 
-    with_engine(ProcessEngine(config(folder)), story)
+    shared.tell(story)
 
 
-def test_stopping_ends_what_runs_and_leaves_no_descriptor(folder: Path) -> None:
-    before = set(os.listdir("/dev/fd"))
-    engine = ProcessEngine(config(folder))
+def test_a_killed_engine_fails_its_requests_and_can_be_started_again(folder: Path) -> None:
+    async def killed(engine: ProcessEngine) -> None:
+        streams = [engine.submit(prompt(str(i), max_tokens=250)) for i in range(3)]
+        await anext(streams[0])
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        for stream in streams:
+            last = [piece async for piece in stream][-1]
+            assert last.finish is Finish.ERROR
+            assert last.error == "the engine process ended (killed by SIGKILL)"
+        assert not engine.healthy
+        assert not engine.ready
 
-    async def story(engine: ProcessEngine) -> None:
+    async def stopped(engine: ProcessEngine) -> None:
+        assert len(await collect(engine, prompt("again"))) == 12
         stream = engine.submit(prompt("a", max_tokens=250))
         await anext(stream)
         await engine.stop()
         last = [piece async for piece in stream][-1]
         assert (last.finish, last.error) == (Finish.ERROR, "the engine process ended (exit status 0)")
+        assert not engine.healthy
 
-    with_engine(engine, story)
-    assert not engine.healthy
+    async def lives() -> None:
+        engine = ProcessEngine(config(folder))
+        for story in (killed, stopped):
+            await engine.start()
+            await story(engine)
+
+    before = set(os.listdir("/dev/fd"))
+    asyncio.run(lives())
     assert set(os.listdir("/dev/fd")) <= before
 
 
@@ -182,15 +197,15 @@ def test_stopping_ends_what_runs_and_leaves_no_descriptor(folder: Path) -> None:
     ],
 )
 def test_what_prevents_a_start_is_said(folder: Path, options: dict[str, Any], why: str) -> None:
-    engine = ProcessEngine(config(folder, **options))
-    with pytest.raises(ServerError, match=why):
-        asyncio.run(engine.start())
-    assert not engine.healthy
+    with pytest.raises(InputError, match=why):
+        child.start(config(folder, **options | {"threads": None}))
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    engine = ProcessEngine(config(tmp_path))
     with pytest.raises(ServerError, match=str(tmp_path)):
-        asyncio.run(ProcessEngine(config(tmp_path)).start())
+        asyncio.run(engine.start())
+    assert not engine.healthy
 
 
 PARENT = """
@@ -208,7 +223,9 @@ asyncio.run(main())
 
 
 def test_the_death_of_its_parent_ends_the_engine(folder: Path) -> None:
-    parent = subprocess.run([sys.executable, "-c", PARENT, str(folder)], capture_output=True, text=True, timeout=120)
+    parent = subprocess.run(
+        [sys.executable, "-c", PARENT, str(folder)], capture_output=True, text=True, timeout=120
+    )
     assert parent.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while alive(int(parent.stdout)):

@@ -47,7 +47,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=16)),
     "mistral, windowed": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    ),
 }
 
 
@@ -115,7 +117,9 @@ def test_what_another_request_left_in_the_cache_does_not_matter() -> None:
         layer.values.fill_(torch.nan)
     short, long = tokens(3, 0), tokens(14, 9)
     runner.forward([Chunk(short[:2], 0, [7], range(0)), Chunk(long[:13], 0, [3, 9, 1, 0], range(0))])
-    logits = runner.forward([Chunk(short[2:], 2, [7], range(1)), Chunk(long[13:], 13, [3, 9, 1, 0], range(1))])
+    logits = runner.forward(
+        [Chunk(short[2:], 2, [7], range(1)), Chunk(long[13:], 13, [3, 9, 1, 0], range(1))]
+    )
     expected = torch.stack([own_logits(model, short)[-1], own_logits(model, long)[-1]])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -143,7 +147,10 @@ def test_verify_refuses_a_cache_that_is_read_wrongly(monkeypatch: pytest.MonkeyP
             lambda: MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2)),
             "MambaForCausalLM",
         ),
-        (lambda: BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)), "BloomForCausalLM"),
+        (
+            lambda: BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)),
+            "BloomForCausalLM",
+        ),
     ],
 )
 def test_what_this_attention_cannot_do_is_refused_by_name(model: Callable[[], Any], why: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
+
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.paged import Layer, Step, lay_out

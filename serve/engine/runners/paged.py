@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from twofour.serve.engine.runners import Chunk
 
 SHORT = 256  # below this length a longer padding costs less than another group

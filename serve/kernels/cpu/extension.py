@@ -38,7 +38,10 @@ def _import() -> tuple[Extension | None, str]:
     try:
         return cast(Extension, importlib.import_module("twofour.serve.kernels.cpu._cpu")), ""
     except ImportError as error:
-        return None, f"the C extension was not built or does not load ({error}); reinstall with a C++ compiler"
+        return (
+            None,
+            f"the C extension was not built or does not load ({error}); reinstall with a C++ compiler",
+        )
 
 
 _EXTENSION, _REASON = _import()

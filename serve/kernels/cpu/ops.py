@@ -40,7 +40,9 @@ def _sparse(
 ) -> Tensor:
     cpu = require()
     _check(cpu, x, weight, bias, rows, columns, kind)
-    if x.numel() <= crossover * columns or cpu.is_forked():  # torch's threads would wait for ever after a fork
+    if (
+        x.numel() <= crossover * columns or cpu.is_forked()
+    ):  # torch's threads would wait for ever after a fork
         return _multiply(cpu, x, weight, bias, rows, columns, kind)
     device = CpuWeight(weight, rows, columns, Kind(kind))
     return panels.linear(x.reshape(-1, columns), device, bias).view(*x.shape[:-1], rows)

@@ -1,0 +1,191 @@
+"""The report as one HTML file: no script, no network, light and dark, fit for print."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from twofour.bench.report import charts, rows
+from twofour.bench.report.charts import Bar, Estimate
+from twofour.bench.report.rows import UNKNOWN, Document, Row
+from twofour.bench.report.terminal import quantity
+
+_QUANTILES = (5, 25, 50, 75, 90, 95, 99)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and its numbers; `chart` None: nothing was measured."""
+
+    title: str
+    caption: str
+    chart: Markup | None
+    columns: Sequence[str] = ()
+    cells: Sequence[Sequence[str]] = ()
+
+
+def page(document: Document) -> str:
+    template = files("twofour.bench.report").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["quantity"] = quantity
+    return environment.from_string(template).render(
+        document=document,
+        headline=rows.headline(document),
+        groups=_groups(document),
+        cards=_cards(document),
+        figures=figures(document),
+        unknown=UNKNOWN,
+    )
+
+
+def figures(document: Document) -> list[Figure]:
+    return [
+        _ratios(document),
+        _distribution(document, "Time to first token", "From the request sent to its first token.", _ttft),
+        _distribution(
+            document, "Gap between tokens", "Every wait between two chunks of an answer, pooled.", _gaps
+        ),
+        _bars("Memory", "Resident bytes of weights, as the servers report them.", _memory(document)),
+        _bars("Cost", _cost_caption(document), _cost(document)),
+        _bars("Quality", _quality_caption(document), _quality(document)),
+    ]
+
+
+def _groups(document: Document) -> list[tuple[str, list[Row]]]:
+    by_group = groupby(rows.rows(document), key=lambda row: row.group)
+    return [(group, list(members)) for group, members in by_group]
+
+
+_CARDS = {
+    "perplexity": "perplexity",
+    "time to first token (median)": "time to first token",
+    "inter-token latency (TPOT, mean)": "inter-token latency",
+    "throughput, output tokens/s": "throughput",
+    "weights, resident": "weight memory",
+    "$ per million tokens": "cost per token",
+}
+
+
+def _cards(document: Document) -> list[tuple[str, Row]]:
+    return [(_CARDS[row.label], row) for row in rows.rows(document) if row.label in _CARDS]
+
+
+def _ratios(document: Document) -> Figure:
+    measured = [row for row in rows.rows(document) if row.ratio]
+    estimates = [_estimate(document, label, row) for label, row in _cards(document) if row.ratio]
+    caption = "2:4 over dense, with 95 % intervals where rounds differ. The line is 1: no difference."
+    chart = charts.ratios("Ratios of 2:4 to dense", caption, estimates) if estimates else None
+    cells = [[row.label, row.ratio, row.interval or "-", row.word] for row in measured]
+    return Figure("2:4 against dense", caption, chart, ("quantity", "ratio", "interval", "2:4 is"), cells)
+
+
+def _estimate(document: Document, label: str, row: Row) -> Estimate:
+    low, high = (float(end) for end in row.interval.strip("[]").split(",")) if row.interval else (None, None)
+    return Estimate(label, float(row.ratio.rstrip("x")), low, high, row.verdict or "unclear", row.ratio)
+
+
+def _distribution(document: Document, title: str, caption: str, of: Any) -> Figure:
+    """`of` gives the seconds of one request."""
+    dense, sparse = ([1000 * s for s in _pooled(document, arm, of)] for arm in ("dense", "sparse"))
+    if not dense or not sparse:
+        return Figure(title, caption, None)
+    text = f"{caption} The share of values up to x; the last percent lies to the right."
+    chart = charts.distributions(f"{title}, cumulative", text, dense, sparse, "milliseconds")
+    cells = [
+        [f"p{p}", *(f"{np.percentile(values, p):.2f}" for values in (dense, sparse))] for p in _QUANTILES
+    ]
+    cells.append(["values", str(len(dense)), str(len(sparse))])
+    return Figure(title, text, chart, ("ms", "dense", "2:4"), cells)
+
+
+def _pooled(document: Document, arm: str, of: Any) -> Iterator[float]:
+    """Over all runs of an arm, of the requests that ended well and were sent within the measured window."""
+    for run in document["runs"]:
+        window = run["summary"]["window_s"]
+        for record in run["records"] if run["arm"] == arm and window else ():
+            if record["error"] is None and window[0] <= record["sent_at"] <= window[1]:
+                yield from of(record)
+
+
+def _ttft(record: Mapping[str, Any]) -> list[float]:
+    return [record["chunks"][0][0] - record["sent_at"]]
+
+
+def _gaps(record: Mapping[str, Any]) -> list[float]:
+    return [after[0] - before[0] for before, after in pairwise(record["chunks"])]
+
+
+def _bars(title: str, caption: str, groups: Sequence[Bar]) -> Figure:
+    measured = [bar for bar in groups if bar.dense is not None or bar.sparse is not None]
+    cells = [[bar.name, *bar.labels] for bar in groups]
+    chart = charts.bars(title, caption, measured) if measured else None
+    return Figure(title, caption, chart, ("", "dense", "2:4"), cells)
+
+
+def _bar(name: str, dense: float | None, sparse: float | None, form: Any) -> Bar:
+    return Bar(name, dense, sparse, (form(dense), form(sparse)))
+
+
+def _memory(document: Document) -> list[Bar]:
+    held = [document["memory"][arm] or {} for arm in ("dense", "sparse")]
+    named = {"weight_bytes": "all weights", "linear_bytes": "of it in the decoder linears"}
+    found = [_bar(label, *(each.get(name) for each in held), rows.megabytes) for name, label in named.items()]
+    tokens = [each.get("kv_capacity_tokens") for each in held]
+    return [
+        *found,
+        _bar("room for tokens in the KV cache", *tokens, lambda n: UNKNOWN if n is None else f"{n:,}"),
+    ]
+
+
+def _cost(document: Document) -> list[Bar]:
+    cost = document["cost"] or {}
+    named = {
+        "blended": "all tokens, blended",
+        "split_input": "input tokens (output counted 4 times)",
+        "split_output": "output tokens, likewise",
+    }
+    figures = {name: cost.get(name) or {"dense": None, "sparse": None} for name in named}
+    return [
+        _bar(label, figures[name]["dense"], figures[name]["sparse"], rows.dollars)
+        for name, label in named.items()
+    ]
+
+
+def _cost_caption(document: Document) -> str:
+    price = (document["cost"] or {}).get("price")
+    if not price:
+        return "Dollars per million tokens: no price."
+    return f"Dollars per million tokens at ${price['usd_per_hour']:g} per hour ({price['name']}), fully used."
+
+
+def _quality(document: Document) -> list[Bar]:
+    quality = document["quality"] or {}
+    agreement = quality.get("agreement")
+    perplexity = _bar(
+        "perplexity (lower is better)",
+        quality.get("dense_perplexity"),
+        quality.get("sparse_perplexity"),
+        rows.plain,
+    )
+    shares = (None, None) if agreement is None else (1.0, agreement)
+    return [
+        perplexity,
+        _bar(
+            "same likeliest token as dense", *shares, lambda s: UNKNOWN if s is None else f"{100 * s:.1f} %"
+        ),
+    ]
+
+
+def _quality_caption(document: Document) -> str:
+    quality = document["quality"]
+    if not quality:
+        return "Quality against the dense model: not measured."
+    kl = UNKNOWN if quality["kl"] is None else f"{quality['kl']:.4f} nats per token"
+    return f"On {quality['tokens']:,} tokens, {quality['text']} ({quality['source']}). KL to dense: {kl}."

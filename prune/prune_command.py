@@ -1,0 +1,62 @@
+"""The verb `prune`."""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from twofour.prune.recipe import PruneConfig
+
+    default = PruneConfig()
+    parser.add_argument("model", metavar="MODEL", help="a dense model: a folder or a hub id")
+    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--method",
+        choices=("sparsegpt", "wanda", "magnitude"),
+        default=default.method,
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--calibration",
+        default=default.calibration,
+        metavar="self|FILE",
+        help="text that the model samples itself, or a text file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=default.samples, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        default=default.length,
+        metavar="L",
+        help="tokens of a sample (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--format", choices=("packed", "dense"), default=default.format, help="default: %(default)s"
+    )
+    parser.add_argument("--device", default=default.device, help="default: %(default)s")
+    parser.add_argument("--revision", metavar="R", help="of a hub id")
+    parser.add_argument("--json", action="store_true", help="print the manifest instead of a summary")
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.prune.progress import to_stderr
+    from twofour.prune.recipe import PruneConfig
+    from twofour.prune.run import prune
+
+    config = PruneConfig(
+        method=args.method,
+        calibration=args.calibration,
+        samples=args.samples,
+        length=args.length,
+        seed=args.seed,
+        format=args.format,
+        device=args.device,
+        revision=args.revision,
+    )
+    report = prune(args.model, args.out, config, to_stderr())
+    print(json.dumps(report.manifest, allow_nan=False) if args.json else report)
+    return 0

@@ -1,0 +1,59 @@
+"""The verb `eval`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id, packed or dense")
+    parser.add_argument("--baseline", metavar="DENSE", help="the dense model: adds KL and top-1 agreement")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="default: text sampled from the baseline")
+    parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens (default: %(default)s)")
+    parser.add_argument("--windows", type=int, metavar="N", help="score at most this many")
+    parser.add_argument("--kernels", default="auto", metavar="NAME", help="as served (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there too")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.prune.progress import to_stderr
+    from twofour.serve.evaluation import measure
+
+    done = measure(args.model, args.baseline, args.text, args.window, args.windows, args.kernels, to_stderr())
+    document = done.as_dict() | {"model": args.model, "baseline": args.baseline}
+    if args.out:
+        write(args.out, document)
+    print(json.dumps(document) if args.json else table(document))
+    return 0
+
+
+def write(path: Path, document: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def table(document: dict[str, Any]) -> str:
+    """The figures as a person reads them."""
+    windows = (
+        f"{document['windows']} windows of {document['window_tokens']} tokens, the first of each not scored"
+    )
+    lines = [f"{document['model']} on {document['text']}", f"  {windows}"]
+    lines.append(
+        f"  perplexity       {_with_error(document['perplexity'], document['perplexity_error'], '.3f')}"
+    )
+    if document["baseline"] is not None:
+        ratio = document["perplexity"] / document["baseline_perplexity"]
+        lines.append(f"  of the baseline  {document['baseline_perplexity']:.3f} (ratio {ratio:.3f})")
+        lines.append(
+            f"  KL to it         {_with_error(document['kl_nats'], document['kl_error'], '.4f')} nats per token"
+        )
+        lines.append(f"  top-1 agreement  {document['agreement']:.2%}")
+    return "\n".join(lines)
+
+
+def _with_error(value: float, error: float | None, form: str) -> str:
+    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"

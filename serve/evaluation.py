@@ -1,0 +1,82 @@
+"""Quality of exactly what is served: the model is loaded as the server loads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune import quality, text
+from twofour.prune.checkpoint import MANIFEST
+from twofour.prune.folder import read_json, resolve
+from twofour.prune.progress import Progress, silent
+from twofour.prune.quality import Quality
+from twofour.serve.loading import load_model
+
+WINDOW_TOKENS = 512
+SAMPLED_WINDOWS = 16
+SEED_STEP = 1_000_003  # added to the seed of calibration: text that calibration never saw
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures, and what they were measured on."""
+
+    quality: Quality
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**self.quality.as_dict(), "text": self.text}
+
+
+def evaluate(path: str, baseline: str | None = None, text: str | Path | None = None) -> Quality:
+    """Measure a folder or hub id on a text file; without one, on text sampled from the baseline (or itself)."""
+    return measure(path, baseline, None if text is None else Path(text)).quality
+
+
+def measure(
+    path: str,
+    baseline: str | None = None,
+    file: Path | None = None,
+    window: int = WINDOW_TOKENS,
+    limit: int | None = None,
+    kernels: str = "auto",
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure, and say on what. `limit` is the most windows of a file that are scored."""
+    model = load_model(path, kernels=kernels)
+    dense = None if baseline is None else load_model(baseline)
+    tokenizer = _tokenizer(baseline or path)
+    if file is not None:
+        windows, source = quality.windows(text.tokens(tokenizer, file), window, limit), file.name
+    else:
+        seed = _fresh_seed(path)
+        count = min(limit or SAMPLED_WINDOWS, SAMPLED_WINDOWS)
+        windows = text.self_sampled(dense or model, tokenizer, count, window, seed, progress)
+        source = f"{count} windows sampled from {'the baseline' if dense else 'the model'}, seed {seed}"
+    figures = quality.evaluate(_logits(model), windows, None if dense is None else _logits(dense), progress)
+    return Evaluation(figures, source)
+
+
+def _fresh_seed(path: str) -> int:
+    """A seed that calibration never used."""
+    manifest = resolve(path) / MANIFEST
+    calibration = read_json(manifest).get("calibration") if manifest.exists() else None
+    return SEED_STEP + int((calibration or {}).get("seed", 0))
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve(path), trust_remote_code=False)
+
+
+def _logits(model: nn.Module) -> quality.Logits:
+    def logits(ids: Tensor) -> Tensor:
+        with torch.inference_mode():
+            result: Tensor = model(ids.to(next(model.parameters()).device), use_cache=False).logits
+        return result.cpu()
+
+    return logits
