@@ -128,7 +128,7 @@ def _continued(dense: Endpoint, prompt: str, seed: int) -> str:
 
 def _score(endpoint: Endpoint, text: str) -> Score:
     question = {"prompt": text, "max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0.0}
-    given = _choice(endpoint, question).get("logprobs")
+    given: Any = _choice(endpoint, question).get("logprobs")
     try:
         return Score(
             given["tokens"][1:],

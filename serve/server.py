@@ -121,8 +121,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror}; choose another") from error
-    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it, each answer
-    # waits 40 ms for the acknowledgement of its head.
+    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it, every
+    # answer waits 40 ms for the acknowledgement of its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

@@ -1,6 +1,6 @@
 """The report as one HTML file: no script, no network, light and dark, fit for print."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby, pairwise
@@ -14,6 +14,9 @@ from twofour.bench.report import charts, rows
 from twofour.bench.report.charts import Bar, Estimate
 from twofour.bench.report.rows import UNKNOWN, Document, Row
 from twofour.bench.report.terminal import quantity
+
+# The seconds that one record gives.
+Seconds = Callable[[Mapping[str, Any]], Iterable[float]]
 
 _QUANTILES = (5, 25, 50, 75, 90, 95, 99)
 
@@ -91,8 +94,7 @@ def _estimate(document: Document, label: str, row: Row) -> Estimate:
     return Estimate(label, float(row.ratio.rstrip("x")), low, high, row.verdict or "unclear", row.ratio)
 
 
-def _distribution(document: Document, title: str, caption: str, of: Any) -> Figure:
-    """`of` gives the seconds of one request."""
+def _distribution(document: Document, title: str, caption: str, of: Seconds) -> Figure:
     dense, sparse = ([1000 * s for s in _pooled(document, arm, of)] for arm in ("dense", "sparse"))
     if not dense or not sparse:
         return Figure(title, caption, None)
@@ -105,7 +107,7 @@ def _distribution(document: Document, title: str, caption: str, of: Any) -> Figu
     return Figure(title, text, chart, ("ms", "dense", "2:4"), cells)
 
 
-def _pooled(document: Document, arm: str, of: Any) -> Iterator[float]:
+def _pooled(document: Document, arm: str, of: Seconds) -> Iterator[float]:
     """Over all runs of an arm, of the requests that ended well and were sent within the measured window."""
     for run in document["runs"]:
         window = run["summary"]["window_s"]
@@ -129,19 +131,19 @@ def _bars(title: str, caption: str, groups: Sequence[Bar]) -> Figure:
     return Figure(title, caption, chart, ("", "dense", "2:4"), cells)
 
 
-def _bar(name: str, dense: float | None, sparse: float | None, form: Any) -> Bar:
+def _bar(name: str, values: Sequence[float | None], form: Callable[[Any], str]) -> Bar:
+    dense, sparse = values
     return Bar(name, dense, sparse, (form(dense), form(sparse)))
 
 
 def _memory(document: Document) -> list[Bar]:
     held = [document["memory"][arm] or {} for arm in ("dense", "sparse")]
-    named = {"weight_bytes": "all weights", "linear_bytes": "of it in the decoder linears"}
-    found = [_bar(label, *(each.get(name) for each in held), rows.megabytes) for name, label in named.items()]
-    tokens = [each.get("kv_capacity_tokens") for each in held]
-    return [
-        *found,
-        _bar("room for tokens in the KV cache", *tokens, lambda n: UNKNOWN if n is None else f"{n:,}"),
-    ]
+    named = {
+        "weight_bytes": ("all weights", rows.megabytes),
+        "linear_bytes": ("of it in the decoder linears", rows.megabytes),
+        "kv_capacity_tokens": ("room for tokens in the KV cache", rows.count),
+    }
+    return [_bar(label, [each.get(name) for each in held], form) for name, (label, form) in named.items()]
 
 
 def _cost(document: Document) -> list[Bar]:
@@ -151,9 +153,9 @@ def _cost(document: Document) -> list[Bar]:
         "split_input": "input tokens (output counted 4 times)",
         "split_output": "output tokens, likewise",
     }
-    figures = {name: cost.get(name) or {"dense": None, "sparse": None} for name in named}
+    held = {name: cost.get(name) or {} for name in named}
     return [
-        _bar(label, figures[name]["dense"], figures[name]["sparse"], rows.dollars)
+        _bar(label, [held[name].get(arm) for arm in ("dense", "sparse")], rows.dollars)
         for name, label in named.items()
     ]
 
@@ -167,19 +169,12 @@ def _cost_caption(document: Document) -> str:
 
 def _quality(document: Document) -> list[Bar]:
     quality = document["quality"] or {}
+    perplexities = [quality.get("dense_perplexity"), quality.get("sparse_perplexity")]
     agreement = quality.get("agreement")
-    perplexity = _bar(
-        "perplexity (lower is better)",
-        quality.get("dense_perplexity"),
-        quality.get("sparse_perplexity"),
-        rows.plain,
-    )
-    shares = (None, None) if agreement is None else (1.0, agreement)
+    shares = [None if agreement is None else 1.0, agreement]
     return [
-        perplexity,
-        _bar(
-            "same likeliest token as dense", *shares, lambda s: UNKNOWN if s is None else f"{100 * s:.1f} %"
-        ),
+        _bar("perplexity (lower is better)", perplexities, rows.plain),
+        _bar("same likeliest token as dense", shares, rows.percent),
     ]
 
 

@@ -67,6 +67,14 @@ def plain(value: float | None) -> str:
     return UNKNOWN if value is None else _three(value)
 
 
+def count(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{100 * share:.1f} %"
+
+
 def _three(value: float) -> str:
     """Three significant digits, or all before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
@@ -83,7 +91,7 @@ def _quality(document: Document) -> list[Row]:
         _loss(
             "same likeliest token as dense",
             "" if agreement is None else "100 %",
-            UNKNOWN if agreement is None else f"{agreement:.1%}".replace("%", " %"),
+            percent(agreement),
             None if agreement is None else 1 - agreement,
         ),
     ]

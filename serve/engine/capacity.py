@@ -32,10 +32,10 @@ def context_limit(model_config: Any) -> int:
     if positions is None:
         raise ModelError("config.json has no max_position_embeddings; add it")
     rope = getattr(model_config, "rope_parameters", None) or {}
-    name = LENGTH_DEPENDENT.get(rope.get("rope_type", "default"))
-    return (
-        min(positions, int(rope.get(name) or getattr(model_config, name, positions))) if name else positions
-    )
+    if not (name := LENGTH_DEPENDENT.get(rope.get("rope_type", "default"))):
+        return positions
+    unscaled: int = rope.get(name) or getattr(model_config, name, positions)
+    return min(positions, unscaled)
 
 
 def decide(config: EngineConfig, limit: int, bytes_per_token: int, free_bytes: int, share: float) -> Capacity:

@@ -65,7 +65,7 @@ class Loop:
         else:
             pieces += self._advance(turns, chunks, logits)
         self._scheduler.check_idle()
-        self._steps, self._step_tokens = self._steps + 1, sum(turn.count for turn in turns)
+        self._steps, self._step_tokens = self._steps + 1, sum(turn.tokens for turn in turns)
         return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
 
     def _obey(self, commands: Ordered[Command]) -> list[Piece]:
@@ -84,7 +84,7 @@ class Loop:
     def _cancel(self, id: str) -> Piece | None:
         """A cancel may cross the sequence's own end on the pipe."""
         sequence = self._sequences.get(id)
-        return sequence and self._end(sequence, Piece(id, finish=Finish.ABORT))
+        return self._end(sequence, Piece(id, finish=Finish.ABORT)) if sequence else None
 
     def _fail(self, sequence: Sequence, error: str) -> Piece:
         return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error))
@@ -106,7 +106,7 @@ class Loop:
         rows: list[int] = []
         ends = accumulate(len(chunk.wanted) for chunk in chunks)
         for turn, chunk, end in zip(turns, chunks, ends, strict=True):
-            samples = turn.sequence.samples(turn.count)
+            samples = turn.sequence.samples(turn.tokens)
             self._scheduler.computed(turn)
             if piece := self._score(turn.sequence, logits[end - len(chunk.wanted) : end - samples]):
                 pieces.append(piece)
@@ -164,8 +164,8 @@ class Loop:
 
 
 def _chunk(turn: Turn) -> Chunk:
-    sequence, start, stop = turn.sequence, turn.sequence.computed, turn.sequence.computed + turn.count
-    return Chunk(sequence.tokens[start:stop], start, sequence.blocks, sequence.wanted(turn.count))
+    sequence, start, stop = turn.sequence, turn.sequence.computed, turn.sequence.computed + turn.tokens
+    return Chunk(sequence.tokens[start:stop], start, sequence.blocks, sequence.wanted(turn.tokens))
 
 
 def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:

@@ -87,7 +87,7 @@ class ProcessEngine:
 
     @property
     def pid(self) -> int | None:
-        return self._process and self._process.pid
+        return self._process.pid if self._process else None
 
     @property
     def healthy(self) -> bool:

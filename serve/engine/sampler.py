@@ -88,8 +88,8 @@ def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
             row[seen] > 0, row[seen] / s.repetition_penalty, row[seen] * s.repetition_penalty
         )
     if sequence.output and (s.presence_penalty or s.frequency_penalty):
-        said, times = torch.tensor(sequence.output, device=row.device).unique(return_counts=True)
-        row[said] -= s.presence_penalty + s.frequency_penalty * times
+        times = torch.tensor(sequence.output, device=row.device).bincount(minlength=len(row))
+        row -= s.presence_penalty * (times > 0) + s.frequency_penalty * times
     if s.logit_bias:
         row[torch.tensor(list(s.logit_bias), device=row.device)] += torch.tensor(
             list(s.logit_bias.values()), dtype=row.dtype, device=row.device

@@ -22,7 +22,7 @@ class Turn(NamedTuple):
     """How many of its pending tokens a sequence computes in a step."""
 
     sequence: Sequence
-    count: int
+    tokens: int
 
 
 class Scheduler:
@@ -66,7 +66,7 @@ class Scheduler:
         """Record that a turn's keys and values are in the cache; others find the blocks that it filled."""
         sequence = turn.sequence
         full_before = sequence.computed // self.blocks.size
-        sequence.computed += turn.count
+        sequence.computed += turn.tokens
         extend_keys(sequence.keys, sequence.tokens, self.blocks.size)
         for i in range(full_before, sequence.computed // self.blocks.size):
             self.blocks.publish(sequence.blocks[i], sequence.keys[i])

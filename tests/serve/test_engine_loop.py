@@ -1,4 +1,4 @@
-"""The loop with real tiny models, whose own `generate` is the oracle, and with a runner that follows a script."""
+"""The loop with tiny models, whose own `generate` is the oracle, and with a runner that follows a script."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -120,9 +120,12 @@ def scores(p: Prompt, output: Sequence[int]) -> Tensor:  # [tokens, vocabulary]
     return logits.log_softmax(-1)
 
 
-MIXED = [prompt(str(i), length, 13 * i, max_tokens=n) for i, (length, n) in enumerate(
-    [(1, 20), (40, 5), (3, 30), (17, 1), (8, 24), (33, 12), (2, 2), (16, 16), (5, 28), (60, 9), (9, 9), (4, 18)]
-)]  # fmt: skip
+LENGTHS = [1, 40, 3, 17, 8, 33, 2, 16, 5, 60, 9, 4]
+MAX_TOKENS = [20, 5, 30, 1, 24, 12, 2, 16, 28, 9, 9, 18]
+MIXED = [
+    prompt(str(i), length, 13 * i, max_tokens=n)
+    for i, (length, n) in enumerate(zip(LENGTHS, MAX_TOKENS, strict=True))
+]
 
 
 # Short prompts and long outputs: they are all placed at once and then outgrow a small cache.
@@ -131,7 +134,7 @@ GROWING = [prompt(str(i), 2 + i % 3, 17 * i, max_tokens=30, ignore_eos=True) for
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_text_is_that_of_generate_in_any_mix(family: str) -> None:
-    """Chunked prefill (prompts over 16 tokens), prefill beside decodes, and more prompts than may run at once."""
+    """Chunked prefill (over 16 tokens), prefill beside decodes, and more prompts than may run at once."""
     expected = {p.id: generated(family, p) for p in MIXED}
     together = run(engine(family=family), [MIXED])
     trickling = run(engine(family=family), [[p] for p in reversed(MIXED)])
@@ -206,7 +209,7 @@ def test_a_prompt_is_scored_completely_and_once(max_tokens: int, blocks: int) ->
 
 
 class Script:
-    """A runner that lets the logits of each position be chosen; `faults` are raised by one forward after another."""
+    """A runner whose best token is chosen by position; `faults` are raised by one forward after another."""
 
     def __init__(
         self, next_token: Callable[[int], int] = lambda position: 5, faults: Sequence[Exception | None] = ()

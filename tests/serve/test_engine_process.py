@@ -27,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=LENGTH, initializer_range=0.3, eos_token_id=0, pad_token_id=1,
+        num_key_value_heads=2, max_position_embeddings=LENGTH, initializer_range=0.3, eos_token_id=0,
+        pad_token_id=1,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("tiny")
     LlamaForCausalLM(config).save_pretrained(path)

@@ -135,7 +135,7 @@ def test_verify_refuses_a_cache_that_is_read_wrongly(monkeypatch: pytest.MonkeyP
         "twofour.serve.engine.runners.paged.Part._gather",
         lambda part, cache: cache[: part.longest, 0].transpose(0, 1)[None],
     )
-    with pytest.raises(ModelError, match="LlamaForCausalLM cannot be served: .* differ by"):
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM cannot be served: .* differ by"):
         runner.verify()
 
 

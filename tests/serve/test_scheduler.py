@@ -26,8 +26,8 @@ def play(scheduler: Scheduler, turns: Ordered[Turn]) -> list[Sequence]:
     """Do what a step does: every sequence that has computed all gets a token. Return those that are done."""
     done = []
     for turn in turns:
-        samples = turn.sequence.samples(turn.count)
-        turn.sequence.prompt_logprobs += [None] * (len(turn.sequence.wanted(turn.count)) - samples)
+        samples = turn.sequence.samples(turn.tokens)
+        turn.sequence.prompt_logprobs += [None] * (len(turn.sequence.wanted(turn.tokens)) - samples)
         scheduler.computed(turn)
         if samples:
             turn.sequence.tokens.append(50 + turn.sequence.generated)
@@ -39,7 +39,7 @@ def play(scheduler: Scheduler, turns: Ordered[Turn]) -> list[Sequence]:
 
 def check(scheduler: Scheduler, turns: Ordered[Turn]) -> None:
     scheduler.blocks.check()
-    assert sum(turn.count for turn in turns) <= scheduler.max_num_batched_tokens
+    assert sum(turn.tokens for turn in turns) <= scheduler.max_num_batched_tokens
     assert len(scheduler.running) <= scheduler.max_num_seqs
     writers: list[int] = []
     for sequence, count in turns:

@@ -59,7 +59,7 @@ class Part:
         decodes = count == rows
         keys, values = self._gather(layer.keys), self._gather(layer.values)
         # Decoding, the heads that share a key head stand where the tokens of a sequence stand in prefill.
-        query = query.unflatten(1, (keys.shape[1], -1)) if decodes else query.transpose(0, 1)[None]
+        query = torch.unflatten(query, 1, (keys.shape[1], -1)) if decodes else query.transpose(0, 1)[None]
         attended = F.scaled_dot_product_attention(
             query,  # [sequences, key heads, heads / key heads, dim] or [1, heads, rows, dim]
             keys,

@@ -1,0 +1,265 @@
+"""The verb, and the life of a server: load, announce, drain, end; with real signals."""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from twofour.prune.errors import InputError, ServerError
+from twofour.serve import server
+from twofour.serve.app import create_app
+from twofour.serve.command import add_arguments, curl, engine_config, serve_config, start_text
+from twofour.serve.config import ServeConfig
+from twofour.serve.edge.harden import EdgeConfig
+from twofour.serve.edge.lifecycle import Lifecycle
+from twofour.serve.engine.types import EngineConfig
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_defaults_are_safe(tmp_path: Any) -> None:
+    args = parse(str(tmp_path / "model"))
+    assert (args.host, args.port) == ("127.0.0.1", 8000)
+    assert engine_config(args) == EngineConfig(str(tmp_path / "model"))
+    assert serve_config(args) == ServeConfig(str(tmp_path / "model"))
+
+
+def test_a_folder_is_served_under_its_name(tmp_path: Any) -> None:
+    (tmp_path / "model").mkdir()
+    assert serve_config(parse(str(tmp_path / "model"))).served_model_name == "model"
+    assert serve_config(parse("org/name")).served_model_name == "org/name"
+    assert serve_config(parse("org/name", "--served-model-name", "x")).served_model_name == "x"
+
+
+def test_every_flag_arrives(tmp_path: Any) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("k\n")
+    flags = "--revision r --device cpu --dtype float32 --kernels reference --threads 2 --max-model-len 99"
+    args = parse(
+        "org/m", *flags.split(), "--max-num-seqs", "3", "--max-queue", "5", "--api-key-file", str(keys)
+    )
+    assert engine_config(args) == EngineConfig(
+        model="org/m",
+        revision="r",
+        device="cpu",
+        dtype="float32",
+        kernels="reference",
+        threads=2,
+        max_model_len=99,
+        max_num_seqs=3,
+    )
+    config = serve_config(args)
+    assert config.max_queue == 5
+    assert len(config.edge.api_keys) == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--port", "70000"],
+        ["--port", "-1"],
+        ["--threads", "0"],
+        ["--max-queue", "x"],
+        ["--drain-s", "-1"],
+        ["--drain-s", "nan"],
+        ["--device", "tpu"],
+        ["--dtype", "int4"],
+    ],
+)
+def test_bad_flags(flags: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        parse("m", *flags)
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_start_text(launch: Any) -> None:
+    info = launch.engine().info
+    text = start_text(info, ServeConfig("m"), "http://127.0.0.1:1", "127.0.0.1")
+    for part in (
+        "2:4 sparse",
+        "float32 on cpu",
+        "reference for 7 linears",
+        "4,096 tokens",
+        "http://127.0.0.1:1/v1",
+    ):
+        assert part in text
+    assert "warning" not in text
+    assert "warning" in start_text(info, ServeConfig("m"), "http://0.0.0.0:1", "0.0.0.0")
+    keyed = ServeConfig("m", edge=EdgeConfig(api_keys=(b"x",)))
+    assert "warning" not in start_text(info, keyed, "http://0.0.0.0:1", "0.0.0.0")
+    assert "Authorization" in curl("http://h:1", keyed)
+    assert "Authorization" not in curl("http://h:1", ServeConfig("m"))
+
+
+def test_a_port_in_use_is_named() -> None:
+    with server.listen("127.0.0.1", 0) as listener:
+        taken = listener.getsockname()[1]
+        assert server.url_of(listener) == f"http://127.0.0.1:{taken}"
+        with pytest.raises(InputError, match=f"port {taken}.*choose another"):
+            server.listen("127.0.0.1", taken)
+
+
+def test_connections_send_at_once() -> None:
+    with server.listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+class Stage:
+    """A server in this process and a client beside it."""
+
+    def __init__(self, launch: Any, engine: Any) -> None:
+        self.engine, self.lifecycle = engine, Lifecycle()
+        self.announced = asyncio.Event()
+        self._app = create_app(engine, ServeConfig("m"), launch.tokenizer, lifecycle=self.lifecycle)
+        self._listener = server.listen("127.0.0.1", 0)
+        self.client = httpx.AsyncClient(base_url=server.url_of(self._listener), timeout=10, trust_env=False)
+
+    async def play(self, scene: Callable[["Stage"], Awaitable[None]], drain_s: float = 30) -> None:
+        """Serve until it ends; the scene must come to its own end as well."""
+        playing = asyncio.ensure_future(scene(self))
+        try:
+            await server.serve(
+                self._app,
+                self._listener,
+                self.engine,
+                self.lifecycle,
+                drain_s,
+                lambda _: self.announced.set(),
+            )
+        finally:
+            self._listener.close()
+            await asyncio.wait_for(playing, 10)
+            await self.client.aclose()
+
+    async def complete(self) -> httpx.Response:
+        body = {"model": "m", "prompt": "hi", "max_tokens": 50, "stream": True}
+        return await self.client.post("/v1/completions", json=body)
+
+    async def status(self, path: str) -> int:
+        return (await self.client.get(path)).status_code
+
+    async def started(self) -> None:
+        await asyncio.to_thread(self.engine.started.get, timeout=5)
+
+
+def play(launch: Any, engine: Any, scene: Callable[[Stage], Awaitable[None]], drain_s: float = 30) -> Stage:
+    async def main() -> Stage:
+        engine.loop = asyncio.get_running_loop()
+        stage = Stage(launch, engine)
+        await stage.play(scene, drain_s)
+        return stage
+
+    return asyncio.run(main())
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_it_answers_while_loading(launch: Any) -> None:
+    engine = launch.engine(ready=False)
+    loaded = asyncio.Event()
+
+    async def start() -> None:
+        await loaded.wait()
+        engine.ready = True
+
+    engine.start = start
+
+    async def scene(stage: Stage) -> None:
+        assert [await stage.status(path) for path in ("/health", "/ready", "/v1/models")] == [200, 503, 503]
+        loaded.set()
+        await stage.announced.wait()
+        assert await stage.status("/ready") == 200
+        terminate()
+
+    assert play(launch, engine, scene).engine.stopped
+
+
+def test_a_signal_while_loading_ends_it(launch: Any) -> None:
+    engine = launch.engine(ready=False)
+    engine.start = asyncio.Event().wait
+
+    async def scene(stage: Stage) -> None:
+        assert await stage.status("/health") == 200
+        terminate()
+
+    stage = play(launch, engine, scene)
+    assert engine.stopped
+    assert not stage.announced.is_set()
+
+
+def test_sigterm_lets_a_stream_finish(launch: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.announced.wait()
+        streaming = asyncio.ensure_future(stage.complete())
+        await stage.started()
+        terminate()
+        while await stage.status("/ready") == 200:
+            await asyncio.sleep(0)
+        assert (await stage.complete()).status_code == 503
+        assert await stage.status("/health") == 200
+        stage.engine.release()
+        text = (await streaming).text
+        assert '"finish_reason":"stop"' in text
+        assert text.endswith("data: [DONE]\n\n")
+
+    assert play(launch, launch.engine(hold_after=2), scene).engine.stopped
+
+
+@pytest.mark.parametrize("drain_s", [0.05, 30])
+def test_the_drain_ends_with_its_time_or_a_second_signal(launch: Any, drain_s: float) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.announced.wait()
+        streaming = asyncio.ensure_future(stage.complete())
+        await stage.started()
+        terminate()
+        while await stage.status("/ready") == 200:
+            await asyncio.sleep(0)
+        if drain_s == 30:
+            terminate()
+        text = (await streaming).text
+        assert '"code": "not_ready"' in text
+        assert text.endswith("data: [DONE]\n\n")
+
+    stage = play(launch, launch.engine(hold_after=2), scene, drain_s)
+    assert stage.engine.stopped
+    assert stage.engine.open == 0
+
+
+def test_an_engine_that_dies_ends_the_server_with_an_error(launch: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.announced.wait()
+        stage.engine.die()
+        assert await stage.status("/health") == 503
+
+    with pytest.raises(ServerError, match="died"):
+        play(launch, launch.engine(), scene)
+
+
+def test_an_engine_that_cannot_load_says_why(launch: Any) -> None:
+    engine = launch.engine(ready=False)
+
+    async def start() -> None:
+        raise ServerError("no such model")
+
+    engine.start = start
+
+    async def scene(stage: Stage) -> None:
+        return None
+
+    with pytest.raises(ServerError, match="no such model"):
+        play(launch, engine, scene)
+    assert engine.stopped
