@@ -245,9 +245,7 @@ class Connection(asyncio.Protocol):
         if self._response.end():
             self._finish(perf_counter())
         else:
-            self._fail(
-                ConnectionResetError("the server closed the connection before the end of the response")
-            )
+            self._fail(ConnectionResetError("the server closed the connection before the end of the response"))
 
     def _finish(self, at: float) -> None:
         if self._exchange and self._ended and not self._ended.done():

@@ -58,9 +58,7 @@ def compare(
         quality = qualities.of_models(dense, sparse, text)
     with _arms(dense, sparse, placement, api_key, logs) as arms:
         if wanted and not ours:
-            quality = qualities.of_servers(
-                arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed
-            )
+            quality = qualities.of_servers(arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed)
         with servers.pinned(placement.client_cpus if placement else None):
             runs = _rounds(arms, experiment, api_key)
         facts = {name: arm.facts() for name, arm in arms.items()}

@@ -3,6 +3,8 @@
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_load(parser.add_argument_group("load, the same for both"))
     _add_quality(parser.add_argument_group("quality"))
     parser.add_argument("--threads", type=int, metavar="N", help="of a server (default: all CPUs but one)")
-    parser.add_argument(
-        "--api-key-file", type=Path, metavar="F", help="a file that holds the key of both URLs"
-    )
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help="a file that holds the key of both URLs")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="USD", help="of this machine (default: from a dated table)"
     )
@@ -44,22 +44,16 @@ def _add_load(group: "argparse._ArgumentGroup") -> None:
     pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
     lengths = "128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)"
     group.add_argument("--prompt-tokens", default="64~0.3", metavar="L", help=lengths)
-    group.add_argument(
-        "--output-tokens", default="32~0.3", metavar="L", help="the same (default: %(default)s)"
-    )
+    group.add_argument("--output-tokens", default="32~0.3", metavar="L", help="the same (default: %(default)s)")
     group.add_argument(
         "--requests", type=int, default=16, metavar="N", help="per model and round (default: %(default)s)"
     )
-    group.add_argument(
-        "--rounds", type=int, default=6, metavar="N", help="pairs of runs (default: %(default)s)"
-    )
+    group.add_argument("--rounds", type=int, default=6, metavar="N", help="pairs of runs (default: %(default)s)")
     group.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedules (default: 0)")
 
 
 def _add_quality(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--text", type=Path, metavar="FILE", help="to measure on (default: sampled from dense)"
-    )
+    group.add_argument("--text", type=Path, metavar="FILE", help="to measure on (default: sampled from dense)")
     source = group.add_mutually_exclusive_group()
     source.add_argument("--quality", type=Path, metavar="FILE", help="what eval --json printed, instead")
     source.add_argument("--no-quality", action="store_true", help="do not measure it")
@@ -72,28 +66,39 @@ def run(args: argparse.Namespace) -> int:
 
     experiment = _experiment(args)
     claim(args.out)
-    signal.signal(signal.SIGTERM, _stop)  # so that the servers are stopped too
-    report = compare(
-        args.dense,
-        args.sparse,
-        experiment,
-        quality=quality.from_file(args.quality) if args.quality else None,
-        measure_quality=not args.no_quality,
-        text=args.text,
-        price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
-        threads=args.threads,
-        api_key=_key(args.api_key_file),
-        logs=args.out,
-        command=["twofour", *sys.argv[1:]],
-    )
+    with _ended_in_order():
+        report = compare(
+            args.dense,
+            args.sparse,
+            experiment,
+            quality=quality.from_file(args.quality) if args.quality else None,
+            measure_quality=not args.no_quality,
+            text=args.text,
+            price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
+            threads=args.threads,
+            api_key=_key(args.api_key_file),
+            logs=args.out,
+            command=["twofour", *sys.argv[1:]],
+        )
     page = report.write(args.out)
     print(report.json() if args.json else report.table())
     print(f"report: {page.resolve()}", file=sys.stderr if args.json else sys.stdout)
     return 0 if report.valid else INVALID
 
 
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM and a closed terminal end this process as an exception does: its servers are stopped."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _experiment(args: argparse.Namespace) -> "Experiment":

@@ -51,24 +51,23 @@ class Endpoint:
             return False
 
     def scrape(self) -> State | None:
-        """None where the server has no /metrics."""
+        """None where the server has no /metrics in Prometheus' format."""
         status, body = self._exchange("GET", "/metrics", None, _GLANCE_S)
-        return state(body.decode()) if status == 200 else None
+        try:
+            return state(body.decode()) if status == 200 else None
+        except ValueError:
+            return None
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """POST to an API path such as /v1/completions."""
         payload = json.dumps({"model": self.model, **question}).encode()
         status, body = self._exchange("POST", path, payload, _ANSWER_S)
         if status != 200:
-            raise ServerError(
-                f"{self.url}{path} answers with status {status}: {body[:200].decode(errors='replace')}"
-            )
+            raise ServerError(f"{self.url}{path} answers with status {status}: {body[:200].decode(errors='replace')}")
         try:
             answer = json.loads(body)
         except ValueError:
-            raise ServerError(
-                f"{self.url}{path} does not answer with JSON; is it an OpenAI-compatible API?"
-            ) from None
+            raise ServerError(f"{self.url}{path} does not answer with JSON; is it an OpenAI-compatible API?") from None
         if not isinstance(answer, dict):
             raise ServerError(f"{self.url}{path} answers with a {type(answer).__name__}; expected an object")
         return answer
@@ -94,9 +93,7 @@ def state(metrics: str) -> State:
     from prometheus_client.parser import text_string_to_metric_families
 
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
-    values = {
-        (sample.name, *_tag(sample.labels)): int(sample.value) for sample in samples if _counts(sample.name)
-    }
+    values = {(sample.name, *_tag(sample.labels)): int(sample.value) for sample in samples if _counts(sample.name)}
     return State(
         Memory(
             values.get(("twofour:weight_bytes", "total")),

@@ -63,9 +63,7 @@ class Experiment:
         )
 
     def __str__(self) -> str:
-        pace = (
-            f"Poisson arrivals at {self.rate:g} requests/s" if self.rate else f"{self.concurrency} at a time"
-        )
+        pace = f"Poisson arrivals at {self.rate:g} requests/s" if self.rate else f"{self.concurrency} at a time"
         return (
             f"{pace}, prompts of {self.prompt_tokens} and answers of {self.output_tokens} tokens, "
             f"{self.rounds} rounds of {self.requests} requests per model, seed {self.seed}"

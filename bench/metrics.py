@@ -64,9 +64,7 @@ class Summary:
         return plain
 
 
-def summarise(
-    records: Sequence[Record], started_at: float, window: tuple[float, float] | None = None
-) -> Summary:
+def summarise(records: Sequence[Record], started_at: float, window: tuple[float, float] | None = None) -> Summary:
     """Sum up a run that began at `started_at`; the ends of `window` are `perf_counter` times, as all else."""
     whole, window = whole_window(records), window or steady_window(records)
     good = [record for record in records if record.error is None]
@@ -201,9 +199,7 @@ def _throughputs(good: Sequence[Record], window: tuple[float, float] | None, cou
         return dict.fromkeys(["output_tokens_per_s", "total_tokens_per_s", "requests_per_s"])
     start, end = window
     span = end - start
-    output = sum(
-        chunk.tokens * _scale(record) for record in good for chunk in record.chunks if start < chunk.at <= end
-    )
+    output = sum(chunk.tokens * _scale(record) for record in good for chunk in record.chunks if start < chunk.at <= end)
     prompts = [record.prompt_tokens for record in good if start < first_token(record) <= end]
     known = counts != "none" and None not in prompts
     return {

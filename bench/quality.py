@@ -46,9 +46,7 @@ def of_models(dense: str, sparse: str, text: Path | None) -> Quality:
     command += ["--text", str(text)] if text else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise ServerError(
-            f"twofour eval ended with status {done.returncode}; see above, or give --no-quality"
-        )
+        raise ServerError(f"twofour eval ended with status {done.returncode}; see above, or give --no-quality")
     return from_eval(json.loads(done.stdout), "twofour eval")
 
 
@@ -56,9 +54,7 @@ def from_file(path: Path) -> Quality:
     try:
         return from_eval(json.loads(path.read_text()), str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not what eval --baseline --json prints ({error!r}); check --quality"
-        ) from error
+        raise InputError(f"{path} is not what eval --baseline --json prints ({error!r}); check --quality") from error
 
 
 def from_eval(document: Mapping[str, Any], source: str) -> Quality:
@@ -96,9 +92,7 @@ class Score:
 def from_scores(scores: Sequence[tuple[Score, Score]], text: str) -> Quality:
     same_tokens = all(dense.tokens == sparse.tokens for dense, sparse in scores)
     pairs = [
-        one == other
-        for dense, sparse in scores
-        for one, other in zip(dense.likeliest, sparse.likeliest, strict=False)
+        one == other for dense, sparse in scores for one, other in zip(dense.likeliest, sparse.likeliest, strict=False)
     ]
     return Quality(
         dense_perplexity=_perplexity([dense for dense, _ in scores]),

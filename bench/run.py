@@ -74,9 +74,7 @@ def warm_up(load: Load, api_key: str | None) -> None:
     with progress("warm-up", count) as on_end:
         records = _drive(load, requests, api_key, f"warm-up {secrets.token_hex(4)}", [], on_end, count)
     if all(record.error for record in records):
-        raise ServerError(
-            f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key"
-        )
+        raise ServerError(f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key")
 
 
 def _drive(
@@ -89,9 +87,7 @@ def _drive(
     at_once: int | None = None,
 ) -> list[Record]:
     concurrency = at_once or load.concurrency
-    return client.drive(
-        load.url, load.model, requests, concurrency, api_key, load.timeout_s, nonce, lags, on_end
-    )
+    return client.drive(load.url, load.model, requests, concurrency, api_key, load.timeout_s, nonce, lags, on_end)
 
 
 def served_model(url: str, api_key: str | None = None) -> str:
@@ -114,9 +110,7 @@ def served_model(url: str, api_key: str | None = None) -> str:
 def _names(response: http.client.HTTPResponse, url: str) -> list[str]:
     body = response.read()
     if response.status != 200:
-        raise ServerError(
-            f"{url} answers /v1/models with status {response.status}; check the address and the key"
-        )
+        raise ServerError(f"{url} answers /v1/models with status {response.status}; check the address and the key")
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):

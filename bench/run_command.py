@@ -20,35 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Load-test one server through its OpenAI-compatible API. Exit status 3: a validity gate failed."
     )
     parser.add_argument("url", metavar="URL", help="http://host:port")
-    parser.add_argument(
-        "--model", metavar="NAME", help="which of the server's models (default: its only one)"
-    )
+    parser.add_argument("--model", metavar="NAME", help="which of the server's models (default: its only one)")
     pace = parser.add_mutually_exclusive_group()
-    pace.add_argument(
-        "--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)"
-    )
+    pace.add_argument("--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)")
     pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
-    parser.add_argument(
-        "--requests", type=int, default=64, metavar="N", help="how many (default: %(default)s)"
-    )
+    parser.add_argument("--requests", type=int, default=64, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument(
         "--prompt-tokens",
         default="128~0.3",
         metavar="L",
         help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
     )
-    parser.add_argument(
-        "--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)"
-    )
+    parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule (default: 0)")
     parser.add_argument(
         "--timeout", type=float, default=600, metavar="SECONDS", help="per request (default: %(default)s)"
     )
     parser.add_argument("--api-key-file", type=Path, metavar="F", help="a file that holds the API key")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the document here, with every request"
-    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
     parser.add_argument(
         "--format", choices=("twofour", "vllm-json"), default="twofour", help="of the JSON (default: twofour)"
     )

@@ -60,12 +60,9 @@ def distribution(values: Sequence[float], failed: int = 0) -> Distribution:
     }
     ranked = sorted(values) + [math.inf] * failed
     adjusted = {
-        f"adjusted_p{p}": ranked[-(-p * len(ranked) // 100) - 1] if len(ranked) >= FEWEST[p] else None
-        for p in FEWEST
+        f"adjusted_p{p}": ranked[-(-p * len(ranked) // 100) - 1] if len(ranked) >= FEWEST[p] else None for p in FEWEST
     }
-    return Distribution(
-        len(values), failed, float(np.mean(values)), float(np.std(values)), **plain, **adjusted
-    )
+    return Distribution(len(values), failed, float(np.mean(values)), float(np.std(values)), **plain, **adjusted)
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:

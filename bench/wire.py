@@ -94,9 +94,7 @@ class Response:
                 raise WireError(f"no end of the headers within {_LONGEST_HEAD} bytes")
             return False
         first, *lines = head.decode("latin-1").split("\r\n")
-        headers = {
-            name.strip().lower(): value.strip() for name, _, value in (ln.partition(":") for ln in lines)
-        }
+        headers = {name.strip().lower(): value.strip() for name, _, value in (ln.partition(":") for ln in lines)}
         self.status = _status(first)
         self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         self._left = _length(headers.get("content-length"))

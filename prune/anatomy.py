@@ -29,10 +29,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A causal language model, taken apart. `dense`: the linears that stay dense, and why."""
+    """A causal language model, taken apart.
+
+    stored: the dtype of the linears in the checkpoint; pruned weights are rounded to it.
+    dense: the linears that stay dense, and why.
+    """
 
     model: nn.Module
     blocks: list[Block]
+    stored: torch.dtype
     dense: dict[str, str]
 
     @property
@@ -50,9 +55,7 @@ def refuse_config(config: Mapping[str, Any]) -> None:
         method = quantization.get("quant_method", "an unknown method")
         raise ModelError(f"the model is already quantised ({method}); give the unquantised original")
     if found := [key for key in MULTIMODAL_KEYS if key in config]:
-        raise ModelError(
-            f"{kind} is multimodal ({found[0]} in config.json); give a text-only causal language model"
-        )
+        raise ModelError(f"{kind} is multimodal ({found[0]} in config.json); give a text-only causal language model")
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{kind} is an encoder-decoder; give a causal language model")
     if kind not in CAUSAL:
@@ -69,9 +72,7 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
         folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise CheckpointError(
-            f"{folder} lacks {missing[0]} in its proper shape; take an intact copy of the model"
-        )
+        raise CheckpointError(f"{folder} lacks {missing[0]} in its proper shape; take an intact copy of the model")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")
@@ -86,9 +87,16 @@ def dissect(model: nn.Module) -> Anatomy:
     pruned = {name for block in blocks for name in block.linears}
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     outside = {name: "outside the decoder blocks: never pruned" for name in linears if name not in pruned}
-    anatomy = Anatomy(model, blocks, outside)
+    anatomy = Anatomy(model, blocks, _stored_dtype(blocks), outside)
     _refuse_shared_memory(anatomy)
     return anatomy
+
+
+def _stored_dtype(blocks: list[Block]) -> torch.dtype:
+    dtypes = {linear.weight.dtype for block in blocks for linear in block.linears.values()}
+    if len(dtypes) != 1:
+        raise ModelError(f"the linears have the dtypes {dtypes}; give a model stored in one dtype")
+    return dtypes.pop()
 
 
 def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
@@ -98,9 +106,7 @@ def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
-    outermost = [
-        (name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)
-    ]
+    outermost = [(name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)]
     if len(outermost) != 1:
         raise ModelError(
             f"{type(model).__name__} has {len(outermost)} lists of {count} decoder blocks instead of one; "
@@ -118,13 +124,10 @@ def _block(path: str, module: nn.Module) -> Block:
     for name, linear in linears.items():
         if linear.in_features % GROUP:
             raise ModelError(
-                f"{name} has {linear.in_features} inputs, which {GROUP} does not divide; "
-                "this model cannot become 2:4"
+                f"{name} has {linear.in_features} inputs, which {GROUP} does not divide; this model cannot become 2:4"
             )
     if not linears:
-        raise ModelError(
-            f"{path} ({type(module).__name__}) holds no linear; give a standard causal language model"
-        )
+        raise ModelError(f"{path} ({type(module).__name__}) holds no linear; give a standard causal language model")
     return Block(module, linears)
 
 

@@ -61,9 +61,7 @@ def check(folder: Path | str) -> Report:
             except (CheckpointError, PatternError) as error:
                 faults.append(str(error))
         faults += _strangers(weights, manifest)
-    return Report(
-        str(folder), weights.form, {name: _sum(found) for name, found in kinds.items()}, faults, manifest
-    )
+    return Report(str(folder), weights.form, {name: _sum(found) for name, found in kinds.items()}, faults, manifest)
 
 
 def _kind(weights: Weights, name: str, manifest: dict[str, Any], config: dict[str, Any]) -> Kind:
@@ -87,7 +85,7 @@ def read_packed(weights: Weights, name: str, quantization: dict[str, Any]) -> Pa
     for part in ("values", "positions"):
         if f"{name}.{part}" not in weights:
             raise CheckpointError(f"{name}.{part} is missing; take an intact copy of the model")
-    scales = weights[f"{name}.scales"] if f"{name}.scales" in weights else None
+    scales = weights.get(f"{name}.scales")
     columns = int(quantization.get("scale_columns", 0))
     return Packed(weights[f"{name}.values"], weights[f"{name}.positions"], scales, columns)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.errors import FactorError, ModelError
-from twofour.prune.progress import Progress, Step, silent
+from twofour.prune.progress import Progress, Step, silent, track
 from twofour.prune.recipe import PrunedLinear
 from twofour.prune.statistics import Observer, Positions, Statistic, layer_loss
 
@@ -28,6 +28,7 @@ BATCH_TOKENS = 4096
 TRIAL_TOKENS = 16
 
 Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
+WeightSolve = Callable[[Tensor], Tensor]  # float32 [out, in] -> 2:4 [out, in]
 NewStatistic = Callable[[int, torch.device], Statistic]
 
 
@@ -71,13 +72,11 @@ def walk(
     started = time.perf_counter()
     for index, block in enumerate(anatomy.blocks):
         observer = collect(block, index, batches, new_statistic)
-        pruned = prune_block(block, observer, solve)
+        pruned = prune_block(block, observer, solve, anatomy.stored)
         propagate(block, index, batches)
         loss = max(linear.loss for linear in pruned.linears.values())
         elapsed_s = time.perf_counter() - started
-        progress(
-            Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}")
-        )
+        progress(Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}"))
         yield pruned
 
 
@@ -85,18 +84,14 @@ def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None) -> list[Ba
     """Run everything but the blocks, and note what each block is to be called with."""
     size = max(1, BATCH_TOKENS // ids.shape[1])
     starts = range(0, len(ids), size)
-    return [
-        _record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at)
-        for at in starts
-    ]
+    return [_record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at) for at in starts]
 
 
 def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:
     """Run the dense block over all batches and count what its linears are given."""
     observer = Observer(new_statistic)
     handles = [
-        linear.register_forward_pre_hook(partial(_see, observer, name))
-        for name, linear in block.linears.items()
+        linear.register_forward_pre_hook(partial(_see, observer, name)) for name, linear in block.linears.items()
     ]
     try:
         for batch in batches:
@@ -108,17 +103,27 @@ def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewSt
     return observer
 
 
-def prune_block(block: Block, observer: Observer, solve: Solve) -> PrunedBlock:
+def prune_block(block: Block, observer: Observer, solve: Solve, stored: torch.dtype) -> PrunedBlock:
     """Replace the weights of a block; linears that share an input are solved as one."""
-    weights: dict[str, Tensor] = {}
-    linears: dict[str, PrunedLinear] = {}
+    solved: dict[str, tuple[Tensor, PrunedLinear]] = {}
     for names, statistic in observer.groups():
-        for name, linear in _solve_group(names, block, statistic, solve).items():
-            weights[name] = block.linears[name].weight.detach()
-            linears[name] = linear
-    if unseen := block.linears.keys() - weights.keys():
+        solved |= _solve_group({name: block.linears[name] for name in names}, statistic, solve, stored)
+    if unseen := block.linears.keys() - solved.keys():
         raise ModelError(f"{min(unseen)} saw no token of the calibration text; calibrate on more text")
-    return PrunedBlock(weights, linears)
+    return _pruned_block(block, solved)
+
+
+@torch.no_grad()
+def prune_without_text(anatomy: Anatomy, solve: WeightSolve, progress: Progress = silent) -> Iterator[PrunedBlock]:
+    """Prune the model in place by its weights alone."""
+    for block in track(anatomy.blocks, "pruning blocks", progress):
+        yield _pruned_block(
+            block,
+            {
+                name: _replace(linear, solve(linear.weight.float()), None, anatomy.stored)
+                for name, linear in block.linears.items()
+            },
+        )
 
 
 def propagate(block: Block, index: int, batches: list[Batch]) -> None:
@@ -127,26 +132,36 @@ def propagate(block: Block, index: int, batches: list[Batch]) -> None:
         batch.hidden = _run(block.module, batch.hidden, batch.calls[index])
 
 
+def _pruned_block(block: Block, solved: dict[str, tuple[Tensor, PrunedLinear]]) -> PrunedBlock:
+    return PrunedBlock(  # in the order of the block
+        {name: solved[name][0] for name in block.linears}, {name: solved[name][1] for name in block.linears}
+    )
+
+
 def _solve_group(
-    names: list[str], block: Block, statistic: Statistic, solve: Solve
-) -> dict[str, PrunedLinear]:
-    dense = [block.linears[name].weight.float() for name in names]
+    linears: dict[str, nn.Linear], statistic: Statistic, solve: Solve, stored: torch.dtype
+) -> dict[str, tuple[Tensor, PrunedLinear]]:
+    stacked = torch.cat([linear.weight.float() for linear in linears.values()])
     try:
-        solved = solve(torch.cat(dense), statistic).split([len(weight) for weight in dense])
+        solved = solve(stacked, statistic).split([linear.out_features for linear in linears.values()])
     except FactorError as error:
-        raise FactorError(f"{names[0]}: {error}") from error
+        raise FactorError(f"{next(iter(linears))}: {error}") from error
     return {
-        name: _replace(block.linears[name], before, after, statistic)
-        for name, before, after in zip(names, dense, solved, strict=True)
+        name: _replace(linear, after, statistic, stored)
+        for (name, linear), after in zip(linears.items(), solved, strict=True)
     }
 
 
-def _replace(linear: nn.Linear, before: Tensor, after: Tensor, statistic: Statistic) -> PrunedLinear:
-    linear.weight.copy_(after)  # rounds to the dtype of the model: what is stored is what propagates
-    out, columns = before.shape
-    return PrunedLinear(
-        (out, columns), layer_loss(before, linear.weight.float(), statistic), statistic.tokens
-    )
+def _replace(
+    linear: nn.Linear, after: Tensor, statistic: Statistic | None, stored: torch.dtype
+) -> tuple[Tensor, PrunedLinear]:
+    """Put the new weight in place, rounded as it will be stored: what is stored is what propagates."""
+    before = linear.weight.float()
+    weight = after.to(stored)
+    linear.weight.copy_(weight)
+    loss = layer_loss(before, weight.float(), statistic)
+    tokens = 0 if statistic is None else statistic.tokens
+    return weight, PrunedLinear((linear.out_features, linear.in_features), loss, tokens)
 
 
 def _see(observer: Observer, name: str, linear: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -17,9 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, ModelError
-from twofour.prune.folder import new_folder as new_folder
 from twofour.prune.folder import read_config, read_json, write_json
-from twofour.prune.folder import resolve as resolve
 from twofour.prune.packed import pack
 
 VARIANT = "twofour"
@@ -28,6 +26,7 @@ FORMAT_VERSION = 1
 SHARD_BYTES = 5_000_000_000
 STEMS = {"dense": "model", "packed": f"model.{VARIANT}"}
 INDEXES = {"dense": "model.safetensors.index.json", "packed": f"model.safetensors.index.{VARIANT}.json"}
+WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 VALUE_DTYPES = ("bfloat16", "float16", "float32")
 
 Form = Literal["packed", "dense"]
@@ -38,9 +37,7 @@ def form_of(folder: Path) -> Form:
     """Tell which form a folder holds. Raises CheckpointError unless it is exactly one."""
     found = [form for form in FORMS if _has(folder, form)]
     if len(found) != 1:
-        fact = (
-            "both packed and dense weights" if found else "no model.safetensors or model.twofour.safetensors"
-        )
+        fact = "both packed and dense weights" if found else "no model.safetensors or model.twofour.safetensors"
         raise CheckpointError(f"{folder} holds {fact}; give a folder with one of them")
     return found[0]
 
@@ -93,9 +90,7 @@ def weight_files(folder: Path, form: Form) -> list[Path]:
         names = sorted(set(_weight_map(index).values()))
     for name in names:
         if Path(name).name != name:
-            raise CheckpointError(
-                f"{index.name} names {name}, which is outside the folder; take an intact copy"
-            )
+            raise CheckpointError(f"{index.name} names {name}, which is outside the folder; take an intact copy")
         if not (folder / name).exists():
             raise CheckpointError(f"{folder} lacks the shard {name}; take an intact copy of the model")
     return [folder / name for name in names]
@@ -114,18 +109,14 @@ def _require_indexed(folder: Path, form: Form, file_of: Mapping[str, Path]) -> N
         return
     for name, file in _weight_map(index).items():
         if name not in file_of or file_of[name].name != file:
-            raise CheckpointError(
-                f"{file} lacks the tensor {name} that {index.name} promises; take an intact copy"
-            )
+            raise CheckpointError(f"{file} lacks the tensor {name} that {index.name} promises; take an intact copy")
 
 
 def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not an intact safetensors file ({error}); take an intact copy"
-        ) from error
+        raise CheckpointError(f"{path} is not an intact safetensors file ({error}); take an intact copy") from error
 
 
 def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form: Form) -> None:
@@ -135,9 +126,7 @@ def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form:
     """
     with Weights(source, "dense") as tensors:
         if missing := [name for name in weights if f"{name}.weight" not in tensors]:
-            raise ModelError(
-                f"{source} stores no {missing[0]}.weight; this checkpoint names its tensors differently"
-            )
+            raise ModelError(f"{source} stores no {missing[0]}.weight; this checkpoint names its tensors differently")
         write_weights(folder, _replaced(tensors, weights, form), form)
         config = read_config(source)
         if form == "packed":
@@ -166,11 +155,7 @@ def packed_tensors(base: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def others(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
-    found = {
-        name.removesuffix(".weight")
-        for name in tensors
-        if name.endswith(".weight") and tensors[name].dim() == 2
-    }
+    found = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and tensors[name].dim() == 2}
     return sorted((found | {"lm_head"}) - weights.keys())
 
 
@@ -178,9 +163,7 @@ def quantization_config(weights: Mapping[str, Tensor], ignore: list[str]) -> dic
     """What a loader needs to know, for config.json. `ignore`: the modules that are not packed."""
     dtypes = {str(weight.dtype).removeprefix("torch.") for weight in weights.values()}
     if len(dtypes) != 1:
-        raise ModelError(
-            f"the linears have the dtypes {', '.join(sorted(dtypes))}; give a model with one dtype"
-        )
+        raise ModelError(f"the linears have the dtypes {', '.join(sorted(dtypes))}; give a model with one dtype")
     return {
         "quant_method": VARIANT,
         "format_version": FORMAT_VERSION,
@@ -234,22 +217,10 @@ def _shard_name(form: Form, number: int, count: int) -> str:
 def copy_rest(source: Path, folder: Path) -> None:
     """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest."""
     for path in source.iterdir():
-        weights = ".safetensors" in path.name or path.suffix in (
-            ".bin",
-            ".pt",
-            ".pth",
-            ".gguf",
-            ".h5",
-            ".msgpack",
-        )
-        if (
-            path.is_file()
-            and not weights
-            and not path.name.startswith(".")
-            and not (folder / path.name).exists()
-        ):
-            if path.name not in ("config.json", MANIFEST):
-                shutil.copyfile(path, folder / path.name)
+        belongs = path.is_file() and not path.name.startswith(".") and path.name not in ("config.json", MANIFEST)
+        weights = ".safetensors" in path.name or path.suffix in WEIGHT_SUFFIXES
+        if belongs and not weights and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

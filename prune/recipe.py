@@ -42,9 +42,7 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (("method", Method), ("format", Format), ("dtype", Precision)):
-            _require(
-                getattr(self, name) in get_args(choices), self, name, f"one of {', '.join(get_args(choices))}"
-            )
+            _require(getattr(self, name) in get_args(choices), self, name, f"one of {', '.join(get_args(choices))}")
         _require(self.samples >= 1, self, "samples", "at least 1")
         _require(self.length >= 2, self, "length", "at least 2")
         _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")

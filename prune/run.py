@@ -1,48 +1,123 @@
 """The story of a pruning run."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twofour.prune import anatomy, checkpoint, recipe
+import torch
+from torch import Tensor
+
+from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
+from twofour.prune.anatomy import Anatomy
+from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recipe import PruneConfig
+from twofour.prune.recipe import SELF, PruneConfig
+from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.solvers.sparsegpt import sparsegpt
+from twofour.prune.solvers.wanda import wanda
+from twofour.prune.statistics import Hessian, Norms, Statistic
+
+PACKED_SHARE = (2 + 2 / 4) / 4  # a packed 16-bit weight takes at most this share of its dense bytes, with slack
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the pruned model is, and its manifest."""
+    """Where the pruned model is, and its manifest. Printed, it is the summary of the run."""
 
     folder: Path
     manifest: dict[str, Any]
 
     def __str__(self) -> str:
         linears = self.manifest["linears"]
-        losses = [linear["loss"] for linear in linears.values()]
-        worst = max(linears, key=lambda name: float(linears[name]["loss"]))
+        losses = {name: linear["loss"] for name, linear in linears.items()}
+        worst = max(losses, key=lambda name: losses[name])
+        kept = ", ".join(self.manifest["dense"]) or "none"
         return (
-            f"{self.folder}: {len(linears)} linears are 2:4 ({self.manifest['method']}), "
-            f"{len(self.manifest['dense'])} left dense\n"
-            f"relative loss: mean {sum(losses) / len(losses):.4f}, largest {max(losses):.4f} ({worst})\n"
-            f"{self.manifest['minutes']:.1f} minutes, peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
+            f"{self.folder}: {len(linears)} linears are 2:4 ({self.manifest['method']}), left dense: {kept}\n"
+            f"relative loss: mean {sum(losses.values()) / len(losses):.4f}, "
+            f"largest {losses[worst]:.4f} at {worst}\n"
+            f"{self.manifest['minutes']:.1f} minutes, "
+            f"peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
         )
 
 
-def prune(
-    model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent
-) -> Report:
-    """Prune a dense model, a folder or a hub id, to 2:4 and write it to the new folder `out`."""
+def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent) -> Report:
+    """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`."""
     started = time.perf_counter()
     config = config or PruneConfig()
-    with checkpoint.new_folder(Path(out)) as folder:
-        source = checkpoint.resolve(str(model), config.revision)
-        anatomy.refuse_config(checkpoint.read_config(source))
+    with folder.new_folder(Path(out)) as part:
+        source = folder.resolve(str(model), config.revision)
+        anatomy.refuse_config(folder.read_config(source))
         parts = anatomy.dissect(anatomy.load(source, config.device))
-        require_space(folder, parts, config)
-        blocks = pruned_blocks(parts, source, config, progress)
+        folder.require_space(part, needed_bytes(parts, config.format))
+        parts.model.to(forward_dtype(parts, config))
+        blocks = list(pruned_blocks(parts, source, config, progress))
         weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
-        checkpoint.write_model(folder, source, weights, config.format)
-        manifest = recipe.manifest(...)
-        checkpoint.write_manifest(folder, manifest)
+        checkpoint.write_model(part, source, weights, config.format)
+        manifest = recipe.manifest(
+            model=str(model),
+            config=config,
+            linears={name: linear for block in blocks for name, linear in block.linears.items()},
+            dense=parts.dense,
+            forward_dtype=str(parts.model.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            seconds=time.perf_counter() - started,
+        )
+        checkpoint.write_manifest(part, manifest)
     return Report(Path(out), manifest)
+
+
+def pruned_blocks(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Iterator[PrunedBlock]:
+    """Prune the model in place, block by block, as the recipe says."""
+    if config.method == "magnitude":
+        return calibrate.prune_without_text(parts, magnitude, progress)
+    ids = calibration_tokens(parts, source, config, progress)
+    new_statistic, solve = _solver(config)
+    return calibrate.walk(parts, ids.to(config.device), solve, new_statistic, progress=progress)
+
+
+def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Tensor:
+    """Get the tokens to calibrate on, int64 [samples, length]."""
+    from transformers import AutoTokenizer
+
+    text.refuse_length(parts.model, config.length)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if config.calibration == SELF:
+        return text.self_sampled(parts.model, tokenizer, config.samples, config.length, config.seed, progress)
+    return text.from_file(tokenizer, Path(config.calibration), config.samples, config.length, config.seed)
+
+
+def _solver(config: PruneConfig) -> tuple[NewStatistic, Solve]:
+    solvers: dict[str, tuple[NewStatistic, Solve]] = {
+        "wanda": (Norms, lambda weight, norms: wanda(weight, norms.squares)),
+        "sparsegpt": (Hessian, partial(_sparsegpt, config)),
+    }
+    return solvers[config.method]
+
+
+def _sparsegpt(config: PruneConfig, weight: Tensor, hessian: Statistic) -> Tensor:
+    assert isinstance(hessian, Hessian)
+    return sparsegpt(weight, hessian.matrix, config.damping, config.block_columns)
+
+
+def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:
+    """Return what forwards run in: as asked, or the model's dtype, or float32 where that is slow on a CPU."""
+    if config.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
+    quick = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    slow = config.device == "cpu" and parts.stored in quick and not quick[parts.stored]()
+    return torch.float32 if slow else parts.stored
+
+
+def needed_bytes(parts: Anatomy, form: recipe.Format) -> int:
+    """Estimate the size of the result from above."""
+    whole = sum(parameter.nbytes for parameter in parts.model.parameters())
+    linears = sum(linear.weight.nbytes for linear in parts.linears.values())
+    return whole - (round(linears * (1 - PACKED_SHARE)) if form == "packed" else 0)

@@ -86,8 +86,7 @@ class Hessian:
 def layer_loss(weight: Tensor, pruned: Tensor, statistic: Statistic | None) -> float:
     """Return the relative squared error of the outputs, or of the weights where there is no statistic; 0/0 is 0."""
     lost, whole = (
-        float(w.square().sum()) if statistic is None else statistic.energy(w)
-        for w in (weight - pruned, weight)
+        float(w.square().sum()) if statistic is None else statistic.energy(w) for w in (weight - pruned, weight)
     )
     return max(lost, 0.0) / whole if whole > 0 else 0.0
 
@@ -140,9 +139,7 @@ class Observer:
         # The tensor itself is kept until the next pass, so that its address cannot come back as another's.
         leader, _ = self._seen.setdefault(_identity(inputs), (name, inputs))
         if self._leader_of.setdefault(name, leader) != leader:
-            raise ModelError(
-                f"{name} shares its input with {leader} in some passes only; prune a simpler model"
-            )
+            raise ModelError(f"{name} shares its input with {leader} in some passes only; prune a simpler model")
         if leader == name:
             self._count(name, inputs)
 
@@ -172,5 +169,5 @@ class Observer:
 
 
 def _identity(tensor: Tensor) -> tuple[object, ...]:
-    """Equal for two tensors alive at once only if they are the same numbers: a change in place counts the version up."""
+    """Equal for two tensors alive at once only if they hold the same numbers: a change in place counts up."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version

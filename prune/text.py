@@ -53,9 +53,7 @@ def start_token(tokenizer: Any) -> int:
     for candidate in (vocabulary.get(SEPARATOR), tokenizer.bos_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)
-    raise TextError(
-        f"the tokenizer has neither {SEPARATOR} nor BOS nor EOS to start from; calibrate on a file"
-    )
+    raise TextError(f"the tokenizer has neither {SEPARATOR} nor BOS nor EOS to start from; calibrate on a file")
 
 
 @torch.no_grad()
@@ -76,15 +74,11 @@ def self_sampled(
     return ids.cpu()
 
 
-def _next(
-    model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator
-) -> Tensor:  # int64 [batch, 1]
+def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]
     logits = model(last, past_key_values=cache, use_cache=True).logits[:, -1]
     if bool(torch.isnan(logits).any()):
         position = cache.get_seq_length() - 1
-        raise NonFiniteError(
-            f"the model's logits are NaN at position {position} of its own text; check its weights"
-        )
+        raise NonFiniteError(f"the model's logits are NaN at position {position} of its own text; check its weights")
     return draw(logits, generator)
 
 

@@ -38,13 +38,9 @@ def write(path: Path, document: dict[str, Any]) -> None:
 
 def table(document: dict[str, Any]) -> str:
     """The figures as a person reads them."""
-    windows = (
-        f"{document['windows']} windows of {document['window_tokens']} tokens, the first of each not scored"
-    )
+    windows = f"{document['windows']} windows of {document['window_tokens']} tokens, the first of each not scored"
     lines = [f"{document['model']} on {document['text']}", f"  {windows}"]
-    lines.append(
-        f"  perplexity       {_with_error(document['perplexity'], document['perplexity_error'], '.3f')}"
-    )
+    lines.append(f"  perplexity       {_with_error(document['perplexity'], document['perplexity_error'], '.3f')}")
     if document["baseline"] is not None:
         ratio = document["perplexity"] / document["baseline_perplexity"]
         lines.append(f"  of the baseline  {document['baseline_perplexity']:.3f} (ratio {ratio:.3f})")

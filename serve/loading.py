@@ -109,9 +109,7 @@ def _refuse_config(config: dict[str, Any], form: str) -> None:
 def _require_complete(report: dict[str, Any], model: str) -> None:
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
-        raise CheckpointError(
-            f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model"
-        )
+        raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
     if strangers := sorted(report["unexpected_keys"]):
         raise CheckpointError(f"{model} holds {strangers[0]}, which its config.json has no place for")
 
@@ -163,17 +161,13 @@ def _is_head(model: nn.Module, module: nn.Module) -> bool:
 
 
 def _notes(sparse: dict[str, SparseLinear]) -> Iterator[str]:
-    expanded = [
-        linear for linear in sparse.values() if linear.choice and linear.choice.kernel.name == "reference"
-    ]
+    expanded = [linear for linear in sparse.values() if linear.choice and linear.choice.kernel.name == "reference"]
     if expanded:
         reasons = sorted({linear.choice.note or "asked for" for linear in expanded if linear.choice})
         yield (
             f"{len(expanded)} of {len(sparse)} 2:4 linears are expanded to dense ({', '.join(reasons)}): "
             "they take as much memory and time as dense"
         )
-    uses_cusparselt = any(
-        linear.choice and linear.choice.kernel.name == "cusparselt" for linear in sparse.values()
-    )
+    uses_cusparselt = any(linear.choice and linear.choice.kernel.name == "cusparselt" for linear in sparse.values())
     if uses_cusparselt and (warning := cusparselt.warning()):
         yield warning

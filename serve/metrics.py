@@ -55,14 +55,11 @@ class EngineMetrics:
     def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
         self._values = (model_name, "0")
         self.histograms = {
-            name: Histogram(f"vllm:{name}", name, LABELS, registry=registry, buckets=buckets).labels(
-                *self._values
-            )
+            name: Histogram(f"vllm:{name}", name, LABELS, registry=registry, buckets=buckets).labels(*self._values)
             for name, buckets in HISTOGRAMS.items()
         }
         self.counters = {
-            name: Counter(f"vllm:{name}", name, LABELS, registry=registry).labels(*self._values)
-            for name in COUNTERS
+            name: Counter(f"vllm:{name}", name, LABELS, registry=registry).labels(*self._values) for name in COUNTERS
         }
         self._ended = Counter(
             "vllm:request_success", "Ended requests.", (*LABELS, "finished_reason"), registry=registry

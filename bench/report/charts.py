@@ -58,9 +58,7 @@ class Estimate:
     label: str
 
 
-def distributions(
-    title: str, description: str, dense: Sequence[float], sparse: Sequence[float], unit: str
-) -> Markup:
+def distributions(title: str, description: str, dense: Sequence[float], sparse: Sequence[float], unit: str) -> Markup:
     """Two cumulative distributions: how high a curve stands at x is the share of values up to x."""
     shown = np.percentile([*dense, *sparse], [0, _SHOWN])
     steps = ticks(float(shown[0]), float(shown[1]))
@@ -80,13 +78,9 @@ def bars(title: str, description: str, groups: Sequence[Bar]) -> Markup:
         scale = Scale(0, highest or 1, 0, _WIDTH - 130)
         parts.append(f'<text class="name" x="0" y="{y + 14:g}">{escape(group.name)}</text>')
         y += 22
-        for arm, value, label in zip(
-            ("dense", "sparse"), (group.dense, group.sparse), group.labels, strict=True
-        ):
+        for arm, value, label in zip(("dense", "sparse"), (group.dense, group.sparse), group.labels, strict=True):
             length = scale.at(value or 0)
-            parts.append(
-                f'<rect class="bar {arm}" x="0" y="{y:g}" width="{length:g}" height="{_BAR}" rx="2"/>'
-            )
+            parts.append(f'<rect class="bar {arm}" x="0" y="{y:g}" width="{length:g}" height="{_BAR}" rx="2"/>')
             parts.append(f'<text class="value" x="{length + 8:g}" y="{y + 15:g}">{escape(label)}</text>')
             y += _BAR + _BAR_GAP
         y += _GROUP_GAP - 22
@@ -132,17 +126,14 @@ def _share_axis(y: Scale) -> list[str]:
     for share in (0, 0.25, 0.5, 0.75, 1):
         at = y.at(share)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:g}" text-anchor="end">{share * 100:g} %</text>'
-        )
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:g}" text-anchor="end">{share * 100:g} %</text>')
     return parts
 
 
 def _value_axis(x: Scale, steps: Sequence[float], unit: str) -> list[str]:
     bottom = _TOP + _PLOT_HEIGHT
     parts = [
-        f'<text class="tick" x="{x.at(step)}" y="{bottom + 18}" text-anchor="middle">{step:g}</text>'
-        for step in steps
+        f'<text class="tick" x="{x.at(step)}" y="{bottom + 18}" text-anchor="middle">{step:g}</text>' for step in steps
     ]
     parts.append(f'<text class="tick" x="{x.end}" y="{bottom + 36}" text-anchor="end">{escape(unit)}</text>')
     return parts
@@ -155,9 +146,7 @@ def _estimate(each: Estimate, x: Scale, y: float) -> list[str]:
         low, high = x.at(log10(each.low)), x.at(log10(each.high))
         parts.append(f'<line class="range {each.verdict}" x1="{low}" x2="{high}" y1="{y:g}" y2="{y:g}"/>')
     parts.append(f'<circle class="point {each.verdict}" cx="{at}" cy="{y:g}" r="5"/>')
-    parts.append(
-        f'<text class="value" x="{_WIDTH}" y="{y + 5:g}" text-anchor="end">{escape(each.label)}</text>'
-    )
+    parts.append(f'<text class="value" x="{_WIDTH}" y="{y + 5:g}" text-anchor="end">{escape(each.label)}</text>')
     return parts
 
 

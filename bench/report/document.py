@@ -67,9 +67,7 @@ def document(found: Findings) -> dict[str, Any]:
     }
 
 
-def verdict(
-    ratio: float | None, better: str, low: float | None = None, high: float | None = None
-) -> str | None:
+def verdict(ratio: float | None, better: str, low: float | None = None, high: float | None = None) -> str | None:
     """Is 2:4 better or worse? `unclear`: the interval holds 1. Without one: `same` within SAME_WITHIN."""
     if ratio is None:
         return None
@@ -121,9 +119,7 @@ def _gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
     for gates in by_name.values():
         worst = max(gates, key=lambda gate: -inf if gate.value is None else gate.value)
         failed_runs = sum(gate.passed is False for gate in gates)
-        summed.append(
-            asdict(worst) | {"passed": worst.passed, "failed_runs": failed_runs, "runs": len(gates)}
-        )
+        summed.append(asdict(worst) | {"passed": worst.passed, "failed_runs": failed_runs, "runs": len(gates)})
     return summed
 
 
@@ -222,7 +218,9 @@ def _notes(found: Findings) -> list[str]:
         "The dense arm is the dense model as this server runs it. The fastest dense that could be made "
         "(best dense) is not measured.",
     ]
-    if found.placement and found.placement.server_cpus is None:
+    if found.placement is None:
+        notes.append("The servers were running already; the machine named here is that of the client.")
+    elif found.placement.server_cpus is None:
         notes.append("Too few CPUs to pin server and client apart: they share them.")
     if found.experiment.rate:
         notes.append("An open loop offers both the same rate; cost needs a closed loop (--concurrency).")

@@ -34,9 +34,7 @@ class Figure:
 
 def page(document: Document) -> str:
     template = files("twofour.bench.report").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["quantity"] = quantity
     return environment.from_string(template).render(
         document=document,
@@ -52,9 +50,7 @@ def figures(document: Document) -> list[Figure]:
     return [
         _ratios(document),
         _distribution(document, "Time to first token", "From the request sent to its first token.", _ttft),
-        _distribution(
-            document, "Gap between tokens", "Every wait between two chunks of an answer, pooled.", _gaps
-        ),
+        _distribution(document, "Gap between tokens", "Every wait between two chunks of an answer, pooled.", _gaps),
         _bars("Memory", "Resident bytes of weights, as the servers report them.", _memory(document)),
         _bars("Cost", _cost_caption(document), _cost(document)),
         _bars("Quality", _quality_caption(document), _quality(document)),
@@ -81,28 +77,25 @@ def _cards(document: Document) -> list[tuple[str, Row]]:
 
 
 def _ratios(document: Document) -> Figure:
-    measured = [row for row in rows.rows(document) if row.ratio]
-    estimates = [_estimate(document, label, row) for label, row in _cards(document) if row.ratio]
+    measured = [row for row in rows.rows(document) if row.point]
+    estimates = [
+        Estimate(label, row.point, row.low, row.high, row.verdict or "unclear", row.ratio)
+        for label, row in _cards(document)
+        if row.point
+    ]
     caption = "2:4 over dense, with 95 % intervals where rounds differ. The line is 1: no difference."
     chart = charts.ratios("Ratios of 2:4 to dense", caption, estimates) if estimates else None
     cells = [[row.label, row.ratio, row.interval or "-", row.word] for row in measured]
     return Figure("2:4 against dense", caption, chart, ("quantity", "ratio", "interval", "2:4 is"), cells)
 
 
-def _estimate(document: Document, label: str, row: Row) -> Estimate:
-    low, high = (float(end) for end in row.interval.strip("[]").split(",")) if row.interval else (None, None)
-    return Estimate(label, float(row.ratio.rstrip("x")), low, high, row.verdict or "unclear", row.ratio)
-
-
 def _distribution(document: Document, title: str, caption: str, of: Seconds) -> Figure:
     dense, sparse = ([1000 * s for s in _pooled(document, arm, of)] for arm in ("dense", "sparse"))
     if not dense or not sparse:
         return Figure(title, caption, None)
-    text = f"{caption} The share of values up to x; the last percent lies to the right."
+    text = f"{caption} The share of values up to x; the axis ends at the 99th percentile."
     chart = charts.distributions(f"{title}, cumulative", text, dense, sparse, "milliseconds")
-    cells = [
-        [f"p{p}", *(f"{np.percentile(values, p):.2f}" for values in (dense, sparse))] for p in _QUANTILES
-    ]
+    cells = [[f"p{p}", *(f"{np.percentile(values, p):.2f}" for values in (dense, sparse))] for p in _QUANTILES]
     cells.append(["values", str(len(dense)), str(len(sparse))])
     return Figure(title, text, chart, ("ms", "dense", "2:4"), cells)
 
@@ -155,8 +148,7 @@ def _cost(document: Document) -> list[Bar]:
     }
     held = {name: cost.get(name) or {} for name in named}
     return [
-        _bar(label, [held[name].get(arm) for arm in ("dense", "sparse")], rows.dollars)
-        for name, label in named.items()
+        _bar(label, [held[name].get(arm) for arm in ("dense", "sparse")], rows.dollars) for name, label in named.items()
     ]
 
 

@@ -12,13 +12,24 @@ WORDS = {"better": "better", "worse": "worse", "same": "same", "unclear": "no cl
 
 @dataclass(frozen=True)
 class Row:
+    """One quantity; `point` is 2:4 over dense, None where a quotient says nothing or is not known."""
+
     group: str
     label: str
     dense: str
     sparse: str
-    ratio: str
-    interval: str
+    point: float | None
+    low: float | None
+    high: float | None
     verdict: str | None
+
+    @property
+    def ratio(self) -> str:
+        return times(self.point)
+
+    @property
+    def interval(self) -> str:
+        return interval(self.low, self.high)
 
     @property
     def word(self) -> str:
@@ -37,18 +48,16 @@ def headline(document: Document) -> str:
     if not figure or figure["ratio"] is None:
         return f"The {name} of 2:4 against dense: {UNKNOWN}."
     ratio = figure["ratio"]
-    text = f"2:4 / dense, {name}: {times(ratio['point'])}{interval(ratio)}"
-    return f"{text}: {WORDS[figure['verdict']]} at this load."
+    text = f"{times(ratio['point'])} {interval(ratio['low'], ratio['high'])}".strip()
+    return f"2:4 against dense, {name}: {text}, {WORDS[figure['verdict']]} at this load."
 
 
 def times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.3f}x" if ratio < 10 else f"{ratio:.1f}x"
 
 
-def interval(ratio: Mapping[str, Any] | None) -> str:
-    if not ratio or ratio["low"] is None:
-        return ""
-    return f" [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+def interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -86,7 +95,7 @@ def _quality(document: Document) -> list[Row]:
     kl, agreement = quality.get("kl"), quality.get("agreement")
     perplexities = plain(quality.get("dense_perplexity")), plain(quality.get("sparse_perplexity"))
     return [
-        Row("Quality", "perplexity", *perplexities, times(judged.get("ratio")), "", judged.get("verdict")),
+        Row("Quality", "perplexity", *perplexities, judged.get("ratio"), None, None, judged.get("verdict")),
         _loss("KL to dense, nats per token", "" if kl is None else "0", plain(kl), kl),
         _loss(
             "same likeliest token as dense",
@@ -100,7 +109,7 @@ def _quality(document: Document) -> list[Row]:
 def _loss(label: str, dense: str, sparse: str, loss: float | None) -> Row:
     """What is measured from the dense model, so that dense is perfect by definition."""
     verdict = None if loss is None else "worse" if loss > 0.0005 else "same"
-    return Row("Quality", label, dense, sparse, "", "", verdict)
+    return Row("Quality", label, dense, sparse, None, None, None, verdict)
 
 
 _SPEED = {
@@ -124,10 +133,9 @@ def _memory(document: Document) -> list[Row]:
     labels = {"weight_bytes": "weights, resident", "linear_bytes": "of it in the linears"}
     found = []
     for name, label in labels.items():
-        held = [megabytes((memory[arm] or {}).get(name)) for arm in ("dense", "sparse")]
-        found.append(
-            Row("Memory", label, held[0], held[1], times(memory[name]["ratio"]), "", memory[name]["verdict"])
-        )
+        dense, sparse = (megabytes((memory[arm] or {}).get(name)) for arm in ("dense", "sparse"))
+        point, verdict = memory[name]["ratio"], memory[name]["verdict"]
+        found.append(Row("Memory", label, dense, sparse, point, None, None, verdict))
     return found
 
 
@@ -141,13 +149,6 @@ def _cost(document: Document) -> list[Row]:
 
 
 def _compared(group: str, label: str, figure: Mapping[str, Any], form: Callable[[float | None], str]) -> Row:
-    ratio = figure.get("ratio")
-    return Row(
-        group,
-        label,
-        form(figure.get("dense")),
-        form(figure.get("sparse")),
-        times((ratio or {}).get("point")),
-        interval(ratio).strip(),
-        figure.get("verdict"),
-    )
+    ratio = figure.get("ratio") or {"point": None, "low": None, "high": None}
+    dense, sparse = form(figure.get("dense")), form(figure.get("sparse"))
+    return Row(group, label, dense, sparse, ratio["point"], ratio["low"], ratio["high"], figure.get("verdict"))

@@ -56,9 +56,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> up
     return factor.contiguous()
 
 
-def _prune_block(
-    left: Tensor, factor: Tensor
-) -> tuple[Tensor, Tensor]:  # [columns, out], upper [columns, columns]
+def _prune_block(left: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:  # [columns, out], upper [columns, columns]
     """Prune a block in place; return its errors [columns, out], each over U_jj, and its mask."""
     errors = torch.zeros_like(left)
     mask = torch.zeros_like(left, dtype=torch.bool)

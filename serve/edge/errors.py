@@ -62,9 +62,7 @@ def overloaded(message: str) -> RequestError:
 
 
 def not_ready(message: str, headers: Headers | None = None) -> RequestError:
-    return RequestError(
-        503, message, type=SERVER, code="not_ready", headers={"Retry-After": "1", **(headers or {})}
-    )
+    return RequestError(503, message, type=SERVER, code="not_ready", headers={"Retry-After": "1", **(headers or {})})
 
 
 def timed_out(deadline_s: float) -> RequestError:

@@ -34,8 +34,8 @@ def context_limit(model_config: Any) -> int:
     rope = getattr(model_config, "rope_parameters", None) or {}
     if not (name := LENGTH_DEPENDENT.get(rope.get("rope_type", "default"))):
         return positions
-    unscaled: int = rope.get(name) or getattr(model_config, name, positions)
-    return min(positions, unscaled)
+    unscaled = rope.get(name) or getattr(model_config, name, None) or positions
+    return min(positions, int(unscaled))
 
 
 def decide(config: EngineConfig, limit: int, bytes_per_token: int, free_bytes: int, share: float) -> Capacity:

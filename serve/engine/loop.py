@@ -58,10 +58,7 @@ class Loop:
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            pieces += [
-                self._fail(turn.sequence, f"the step failed: {type(error).__name__}: {error}")
-                for turn in turns
-            ]
+            pieces += [self._fail(turn.sequence, f"the step failed: {type(error).__name__}: {error}") for turn in turns]
         else:
             pieces += self._advance(turns, chunks, logits)
         self._scheduler.check_idle()
@@ -113,9 +110,7 @@ class Loop:
             elif samples:
                 ready.append(turn.sequence)
                 rows.append(end - 1)
-        sampled = (
-            sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos) if ready else []
-        )
+        sampled = sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos) if ready else []
         return pieces + [self._extend(*both) for both in zip(ready, sampled, strict=True)]
 
     def _score(self, sequence: Sequence, rows: Tensor) -> Piece | None:

@@ -61,9 +61,7 @@ def encode(message: object) -> bytes:
 def _plain(thing: Any) -> object:
     if isinstance(thing, Logprob):  # there are many of them: no names
         return thing.token, thing.logprob, thing.top
-    return {
-        f.name: value for f in dataclasses.fields(thing) if (value := getattr(thing, f.name)) != f.default
-    }
+    return {f.name: value for f in dataclasses.fields(thing) if (value := getattr(thing, f.name)) != f.default}
 
 
 def encode_command(command: Command | None) -> bytes:
@@ -90,9 +88,7 @@ def decode_start(data: bytes) -> EngineInfo | str:
     if "failed" in message:
         return str(message["failed"])
     info = message["info"]
-    return EngineInfo(
-        **info | {"eos_token_ids": tuple(info["eos_token_ids"]), "notes": tuple(info.get("notes", ()))}
-    )
+    return EngineInfo(**info | {"eos_token_ids": tuple(info["eos_token_ids"]), "notes": tuple(info.get("notes", ()))})
 
 
 def decode_report(data: bytes) -> Report:
@@ -111,9 +107,7 @@ def _prompt(fields: Mapping[str, Any]) -> Prompt:
 def _piece(fields: dict[str, Any]) -> Piece:
     fields["tokens"] = tuple(fields.get("tokens", ()))
     fields["logprobs"] = tuple(_logprob(entry) for entry in fields.get("logprobs", ()))
-    fields["prompt_logprobs"] = tuple(
-        entry and _logprob(entry) for entry in fields.get("prompt_logprobs", ())
-    )
+    fields["prompt_logprobs"] = tuple(entry and _logprob(entry) for entry in fields.get("prompt_logprobs", ()))
     fields["finish"] = Finish(fields["finish"]) if "finish" in fields else None
     return Piece(**fields)
 

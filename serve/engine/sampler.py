@@ -84,9 +84,7 @@ def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
     s, row = sequence.sampling, row.clone()
     if s.repetition_penalty != 1:
         seen = torch.tensor(sorted(set(sequence.tokens)), device=row.device)
-        row[seen] = torch.where(
-            row[seen] > 0, row[seen] / s.repetition_penalty, row[seen] * s.repetition_penalty
-        )
+        row[seen] = torch.where(row[seen] > 0, row[seen] / s.repetition_penalty, row[seen] * s.repetition_penalty)
     if sequence.output and (s.presence_penalty or s.frequency_penalty):
         times = torch.tensor(sequence.output, device=row.device).bincount(minlength=len(row))
         row -= s.presence_penalty * (times > 0) + s.frequency_penalty * times

@@ -101,9 +101,7 @@ class Scheduler:
         sequence.blocks, sequence.computed = [], 0
 
     def _place_waiting(self, turns: dict[Sequence, int], budget: int) -> None:
-        while (
-            self.waiting and len(self.running) < self.max_num_seqs and budget and self._place(self.waiting[0])
-        ):
+        while self.waiting and len(self.running) < self.max_num_seqs and budget and self._place(self.waiting[0]):
             sequence = self.waiting.popleft()
             self.running.append(sequence)
             turns[sequence] = min(sequence.pending, budget)
@@ -130,9 +128,7 @@ class Scheduler:
         if sequence.scores_prompt:
             return []
         extend_keys(sequence.keys, sequence.tokens, self.blocks.size)
-        usable = (
-            len(sequence.tokens) - 1
-        ) // self.blocks.size  # the last token is computed: its logits are wanted
+        usable = (len(sequence.tokens) - 1) // self.blocks.size  # the last token is computed: its logits are wanted
         return self.blocks.match(sequence.keys[:usable])
 
 

@@ -57,9 +57,7 @@ class Sequence:
     @property
     def scores_prompt(self) -> bool:
         """Prompt tokens wait for their logprobs, so cached blocks are of no use: they have no logits."""
-        return self.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < len(
-            self.prompt.tokens
-        )
+        return self.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt.tokens)
 
     def samples(self, count: int) -> bool:
         """Computing `count` more tokens leads to the next one."""

@@ -25,9 +25,7 @@ class EngineConfig:
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 512
     block_size: int = 16  # tokens in one cache block
-    kv_tokens: int | None = (
-        None  # capacity of the cache; None: max_num_seqs * max_model_len within a memory limit
-    )
+    kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a memory limit
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ class Prompt:
 class Finish(StrEnum):
     """Why a sequence ended. Every admitted prompt ends exactly once."""
 
-    STOP = (
-        "stop"  # an end-of-text or stop token; it is the last of `Piece.tokens`, `Piece.stopped_by` says so
-    )
+    STOP = "stop"  # an end-of-text or stop token; it is the last of `Piece.tokens`, `Piece.stopped_by` says so
     LENGTH = "length"
     ABORT = "abort"  # cancelled by the client
     ERROR = "error"  # `Piece.error` says what
@@ -87,9 +83,7 @@ class Piece:
     id: str
     tokens: tuple[int, ...] = ()
     logprobs: tuple[Logprob, ...] = ()  # one per token, if asked for
-    prompt_logprobs: tuple[
-        Logprob | None, ...
-    ] = ()  # on the first piece only, if asked for; None for the first token
+    prompt_logprobs: tuple[Logprob | None, ...] = ()  # on the first piece only, if asked for; None for the first token
     finish: Finish | None = None
     stopped_by: int | None = None  # the end-of-text or stop token that ended it
     error: str | None = None

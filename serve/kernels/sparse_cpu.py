@@ -29,9 +29,7 @@ class CpuKernel:
     def packed(self) -> Packed:
         """Return the weight as it is stored: the product with the identity is exact for bfloat16 values."""
         identity = torch.eye(self.weight.columns, dtype=torch.bfloat16)
-        return pack(
-            torch.cat([cpu.linear(rows, self.weight) for rows in identity.split(64)]).t().contiguous()
-        )
+        return pack(torch.cat([cpu.linear(rows, self.weight) for rows in identity.split(64)]).t().contiguous())
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:  # [..., in] -> [..., out]
         return cpu.linear(x, self.weight, bias)

@@ -39,9 +39,7 @@ def available() -> str:
     if not torch.cuda.is_available() or torch.version.hip:
         return "none: no CUDA device"
     major, minor = torch.cuda.get_device_capability()
-    return _old_triton(major) or (
-        f"sm_{major}{minor}" if major >= 8 else f"none: sm_{major}{minor} is before sm_80"
-    )
+    return _old_triton(major) or (f"sm_{major}{minor}" if major >= 8 else f"none: sm_{major}{minor} is before sm_80")
 
 
 def _old_triton(major: int) -> str:
@@ -49,18 +47,14 @@ def _old_triton(major: int) -> str:
 
     least = (3, 9) if major >= 10 else (3, 6)
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    return (
-        "" if version >= least else f"none: triton {triton.__version__} is older than {least[0]}.{least[1]}"
-    )
+    return "" if version >= least else f"none: triton {triton.__version__} is older than {least[0]}.{least[1]}"
 
 
 def linear(
     x: Tensor, weight: TritonWeight, bias: Tensor | None = None, crossover: int = CROSSOVER_TOKENS
 ) -> Tensor:  # [..., columns] -> [..., rows]
     """Multiply by a weight in the kernel's layout."""
-    return _op(
-        x, weight.values, weight.codes, weight.arrivals, bias, weight.columns, weight.splits, crossover
-    )
+    return _op(x, weight.values, weight.codes, weight.arrivals, bias, weight.columns, weight.splits, crossover)
 
 
 def prepare(weight: TritonWeight, bias: Tensor | None = None) -> None:

@@ -32,9 +32,7 @@ EXPAND_OPERANDS = tl.constexpr("=r,=r,=r,=r,=r,=r,=r,=r,r,r,r,r,r")
 
 
 @triton.jit
-def _slot(
-    lower: tl.tensor, upper: tl.tensor, first: tl.tensor, second: tl.tensor, POSITION: tl.constexpr
-) -> tl.tensor:
+def _slot(lower: tl.tensor, upper: tl.tensor, first: tl.tensor, second: tl.tensor, POSITION: tl.constexpr) -> tl.tensor:
     return tl.where(first == POSITION, lower, tl.where(second == POSITION, upper, 0))
 
 

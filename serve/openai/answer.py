@@ -40,9 +40,7 @@ class Answer(Response):
         expired = asyncio.create_task(self._serving.lifecycle.expired.wait())
         tasks = (work, left, expired)
         try:
-            await asyncio.wait(
-                tasks, timeout=self._serving.config.deadline_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(tasks, timeout=self._serving.config.deadline_s, return_when=asyncio.FIRST_COMPLETED)
             gone, over = left.done(), expired.done()
         finally:
             await cancel(tasks)

@@ -27,9 +27,7 @@ def parse_json(raw: bytes) -> object:
     try:
         return json.loads(raw.decode("utf-8"), parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise invalid(
-            "the body is not valid JSON; check its syntax and encoding", code="invalid_json"
-        ) from error
+        raise invalid("the body is not valid JSON; check its syntax and encoding", code="invalid_json") from error
 
 
 def refuse_constant(name: str) -> NoReturn:

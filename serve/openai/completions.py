@@ -16,9 +16,7 @@ from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 DEFAULT_MAX_TOKENS = 16
 
 
-async def prepare(
-    serving: Serving, body: CompletionRequest, caller: Caller
-) -> tuple[Job, "CompletionWriter"]:
+async def prepare(serving: Serving, body: CompletionRequest, caller: Caller) -> tuple[Job, "CompletionWriter"]:
     serving.check(body)
     given = split_prompts(body.prompt)
     tokens = [await tokenise(serving, prompt) for prompt in given]
@@ -74,9 +72,7 @@ class CompletionWriter:
 
     id_prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(
-        self, vocabulary: Vocabulary, job: Job, echoes: Sequence[str | None], logprobs: bool
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, job: Job, echoes: Sequence[str | None], logprobs: bool) -> None:
         self._vocabulary, self._job, self._logprobs = vocabulary, job, logprobs
         self._unsaid = list(echoes)
         self._offsets = [0] * len(echoes)

@@ -22,9 +22,7 @@ def install_handlers(app: FastAPI) -> None:
 
 def respond(request: Request, error: RequestError) -> Response:
     note_rejection(request.scope, error)
-    return Response(
-        error.body(), status_code=error.status, media_type="application/json", headers=dict(error.headers)
-    )
+    return Response(error.body(), status_code=error.status, media_type="application/json", headers=dict(error.headers))
 
 
 async def on_request_error(request: Request, error: Exception) -> Response:

@@ -44,9 +44,7 @@ class Feed:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [
-            asyncio.create_task(self._follow(index, prompt)) for index, prompt in enumerate(self._prompts)
-        ]
+        self._tasks = [asyncio.create_task(self._follow(index, prompt)) for index, prompt in enumerate(self._prompts)]
         return self
 
     async def __aexit__(

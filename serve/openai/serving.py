@@ -59,9 +59,7 @@ class Serving:
     def job(self, caller: Caller, body: GenerationRequest, prompts: Sequence[tuple[Tokens, Sampling]]) -> Job:
         n = body.n or 1
         self.metrics.observe("request_params_n", n)
-        sequences = tuple(
-            self._prompt(tokens, nth(sampling, i)) for tokens, sampling in prompts for i in range(n)
-        )
+        sequences = tuple(self._prompt(tokens, nth(sampling, i)) for tokens, sampling in prompts for i in range(n))
         return Job(caller.request_id, caller.arrived_at, sequences, n, stops_of(body))
 
     def _prompt(self, tokens: Tokens, sampling: Sampling) -> Prompt:

@@ -87,9 +87,7 @@ def text_of(message: Message) -> str:
 def part_text(part: dict[str, Any]) -> str:
     text = part.get("text")
     if part.get("type") != "text":
-        raise invalid(
-            "only text parts are supported; send the text alone", "messages", "unsupported_parameter"
-        )
+        raise invalid("only text parts are supported; send the text alone", "messages", "unsupported_parameter")
     if not isinstance(text, str):
         raise invalid("a text part needs the string text", "messages")
     return text

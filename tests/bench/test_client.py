@@ -16,9 +16,7 @@ N = 24
 
 
 def drive(mock: Mock, requests: list[Request], concurrency: int | None = 4, **more: Any) -> list[Record]:
-    return client.drive(
-        mock.url, "mock", requests, concurrency, None, more.pop("timeout_s", 30.0), "nonce", **more
-    )
+    return client.drive(mock.url, "mock", requests, concurrency, None, more.pop("timeout_s", 30.0), "nonce", **more)
 
 
 def against(script: Script, n: int = N, **more: Any) -> tuple[Mock, list[Record], list[Request]]:
@@ -75,9 +73,7 @@ def test_chunks_written_together_are_noticed() -> None:
     assert sum(record.coalesced_reads for record in records) == 0
 
 
-@pytest.mark.parametrize(
-    ("usage", "counts"), [("every", "per chunk"), ("last", "per request"), ("never", "none")]
-)
+@pytest.mark.parametrize(("usage", "counts"), [("every", "per chunk"), ("last", "per request"), ("never", "none")])
 def test_servers_differ_in_the_usage_that_they_send(usage: Any, counts: str) -> None:
     mock, records, _ = against(Script(usage=usage, tokens_per_chunk=2))
     assert metrics.summarise(records, 0.0).token_counts == counts

@@ -26,9 +26,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def decode(*reads: tuple[float, bytes], **noted: Any) -> Record:
-    return record(
-        Exchange(0, sent_at=0.5, headers_at=0.9, status=200, reads=list(reads), done_at=9.0, **noted)
-    )
+    return record(Exchange(0, sent_at=0.5, headers_at=0.9, status=200, reads=list(reads), done_at=9.0, **noted))
 
 
 def test_an_event_counts_the_tokens_that_its_usage_adds() -> None:

@@ -19,9 +19,7 @@ def records(n: int) -> list[Record]:
     ]
 
 
-def judged(
-    got: list[Record], lags: tuple[float, ...] = (0.001,), pressure: float | None = 0.02
-) -> dict[str, Gate]:
+def judged(got: list[Record], lags: tuple[float, ...] = (0.001,), pressure: float | None = 0.02) -> dict[str, Gate]:
     return {gate.name: gate for gate in gates.check(requests(len(got)), got, lags, pressure)}
 
 

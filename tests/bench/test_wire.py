@@ -25,10 +25,7 @@ def feed(pieces: list[bytes]) -> tuple[wire.Response, bytes]:
     [
         chunked(BODY, b"x", BODY * 9),
         chunked(BODY, b"x", BODY * 9, end=b"0\r\nX-Trailer: 1\r\n\r\n"),
-        b"HTTP/1.1 503 No\r\ncontent-length: %d\r\n\r\n" % len(BODY + b"x" + BODY * 9)
-        + BODY
-        + b"x"
-        + BODY * 9,
+        b"HTTP/1.1 503 No\r\ncontent-length: %d\r\n\r\n" % len(BODY + b"x" + BODY * 9) + BODY + b"x" + BODY * 9,
     ],
 )
 def test_wherever_the_bytes_are_cut_the_body_is_the_same(message: bytes) -> None:
@@ -87,9 +84,7 @@ def test_an_address_is_read() -> None:
     assert wire.target("http://[::1]:8").host == "::1"
 
 
-@pytest.mark.parametrize(
-    "url", ["https://host", "ftp://host", "http://", "", "http://host:99999", "http://h:x"]
-)
+@pytest.mark.parametrize("url", ["https://host", "ftp://host", "http://", "", "http://host:99999", "http://h:x"])
 def test_a_wrong_address_is_refused(url: str) -> None:
     with pytest.raises(InputError):
         wire.target(url)

@@ -53,9 +53,7 @@ def test_the_plan_depends_on_the_seed_alone_and_the_rate_moves_only_the_times() 
 def test_no_two_sent_prompts_begin_alike() -> None:
     requests = plan(100, Lengths(8), Lengths(1), seed=1)
     prefixes = [
-        tuple(marked(request, nonce).split()[:NONCE_WORDS])
-        for nonce in ("a", "b", "warm-up")
-        for request in requests
+        tuple(marked(request, nonce).split()[:NONCE_WORDS]) for nonce in ("a", "b", "warm-up") for request in requests
     ]
     assert len(set(prefixes)) == len(prefixes)
     assert marked(requests[0], "a") == marked(requests[0], "a")

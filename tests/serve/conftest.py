@@ -133,9 +133,7 @@ class ScriptedEngine:
             piece = first if position == 0 else Piece(prompt.id)
             finish = Finish.STOP if stops else Finish.LENGTH if last else None
             scores = () if sampling.logprobs is None else (score(token, sampling.logprobs),)
-            yield replace(
-                piece, tokens=(token,), logprobs=scores, finish=finish, stopped_by=token if stops else None
-            )
+            yield replace(piece, tokens=(token,), logprobs=scores, finish=finish, stopped_by=token if stops else None)
 
     async def _act(self, position: int) -> None:
         await asyncio.sleep(0)
@@ -220,9 +218,7 @@ class Launcher:
         listener = listen("127.0.0.1", 0)
         address = listener.getsockname()
         lifecycle = Lifecycle()
-        app = create_app(
-            engine, ServeConfig(served_model_name="m", **config), self.tokenizer, lifecycle=lifecycle
-        )
+        app = create_app(engine, ServeConfig(served_model_name="m", **config), self.tokenizer, lifecycle=lifecycle)
         server = QuietServer(http_config(app))
         loop, thread = in_background(server, listener)
         engine.loop = loop

@@ -196,9 +196,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("path", [TEXT, CHAT])
 def test_known_and_unsupported(shared: Any, path: str, name: str, value: Any) -> None:
     said = {"prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
-    refused(
-        shared.client.post(path, json={"model": "m", **said, name: value}), 400, "unsupported_parameter", name
-    )
+    refused(shared.client.post(path, json={"model": "m", **said, name: value}), 400, "unsupported_parameter", name)
 
 
 def test_true_is_no_neutral_one(shared: Any) -> None:
@@ -354,6 +352,4 @@ def test_tokenize_and_back(shared: Any) -> None:
     refused(shared.client.post("/tokenize", json={}), 400, None, "prompt")
     refused(send(shared, "/tokenize", {"prompt": "\ud800"}), 400, None, "prompt")
     refused(shared.client.post("/detokenize", json={"tokens": [10**6]}), 400, None, "tokens")
-    refused(
-        shared.client.post("/detokenize", json={"model": "x", "tokens": []}), 404, "model_not_found", "model"
-    )
+    refused(shared.client.post("/detokenize", json={"model": "x", "tokens": []}), 404, "model_not_found", "model")

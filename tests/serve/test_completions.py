@@ -140,9 +140,7 @@ def test_stop_string_in_a_stream_never_shows(shared: Any) -> None:
 
 
 def test_echo(shared: Any) -> None:
-    assert (
-        shared.complete(prompt="ab", echo=True, max_tokens=5).json()["choices"][0]["text"].startswith("abhe")
-    )
+    assert shared.complete(prompt="ab", echo=True, max_tokens=5).json()["choices"][0]["text"].startswith("abhe")
     documents = events(shared.complete(prompt="ab", echo=True, max_tokens=100, stream=True).text)
     assert "".join(document["choices"][0]["text"] for document in documents[:-1]) == "ab" + REPLY
 

@@ -177,9 +177,7 @@ def test_too_many_or_too_large_headers(shared: Any) -> None:
     shared.control()
 
 
-@pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "", "json", None]
-)
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "json", None])
 def test_bodies_that_are_not_json(shared: Any, content_type: str | None) -> None:
     header = "" if content_type is None else f"Content-Type: {content_type}\r\n"
     answer = raw(shared, post(f"{header}Content-Length: {len(BODY)}\r\nConnection: close\r\n"))
@@ -187,9 +185,7 @@ def test_bodies_that_are_not_json(shared: Any, content_type: str | None) -> None
     assert "application/json" in error_of(answer)["message"]
 
 
-@pytest.mark.parametrize(
-    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"]
-)
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"])
 def test_bodies_that_are(shared: Any, content_type: str) -> None:
     answer = shared.client.post("/v1/completions", content=BODY, headers={"Content-Type": content_type})
     assert answer.status_code == 200

@@ -55,9 +55,7 @@ def test_what_does_not_fit_is_refused(options: dict[str, int], free_mib: int, wh
         ({"rope_type": "dynamic", "factor": 2.0}, 4096),
     ],
 )
-def test_where_long_neighbours_would_change_a_text_the_context_ends(
-    rope: dict[str, object] | None, limit: int
-) -> None:
+def test_where_long_neighbours_would_change_a_text_the_context_ends(rope: dict[str, object] | None, limit: int) -> None:
     assert context_limit(SimpleNamespace(max_position_embeddings=4096, rope_parameters=rope)) == limit
 
 

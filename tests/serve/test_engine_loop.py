@@ -27,7 +27,7 @@ from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Sampling
 
 SIZE, EOS, VOCABULARY, CONTEXT = 4, 0, 64, 128
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -88,9 +88,7 @@ def run(loop: Loop, arrivals: Sequence[Sequence[Command]]) -> list[Report]:
 
 def pieces_of(reports: Sequence[Report], id: str) -> list[Piece]:
     pieces = [piece for report in reports for piece in report.pieces if piece.id == id]
-    assert [bool(piece.finish) for piece in pieces] == [False] * (len(pieces) - 1) + [True], (
-        "it ends exactly once"
-    )
+    assert [bool(piece.finish) for piece in pieces] == [False] * (len(pieces) - 1) + [True], "it ends exactly once"
     return pieces
 
 
@@ -107,9 +105,7 @@ def prompt(id: str, length: int, first: int = 0, **sampling: Any) -> Prompt:
 def generated(family: str, p: Prompt) -> list[int]:
     tokens = torch.tensor([p.tokens])
     mask = torch.ones_like(tokens)
-    out = model(family).generate(
-        tokens, attention_mask=mask, max_new_tokens=p.sampling.max_tokens, do_sample=False
-    )
+    out = model(family).generate(tokens, attention_mask=mask, max_new_tokens=p.sampling.max_tokens, do_sample=False)
     new: list[int] = out[0, len(p.tokens) :].tolist()
     return new
 
@@ -123,8 +119,7 @@ def scores(p: Prompt, output: Sequence[int]) -> Tensor:  # [tokens, vocabulary]
 LENGTHS = [1, 40, 3, 17, 8, 33, 2, 16, 5, 60, 9, 4]
 MAX_TOKENS = [20, 5, 30, 1, 24, 12, 2, 16, 28, 9, 9, 18]
 MIXED = [
-    prompt(str(i), length, 13 * i, max_tokens=n)
-    for i, (length, n) in enumerate(zip(LENGTHS, MAX_TOKENS, strict=True))
+    prompt(str(i), length, 13 * i, max_tokens=n) for i, (length, n) in enumerate(zip(LENGTHS, MAX_TOKENS, strict=True))
 ]
 
 
@@ -152,9 +147,7 @@ def test_preemption_changes_no_text() -> None:
 
 
 def test_a_seed_gives_the_same_text_alone_in_a_mix_and_after_preemption() -> None:
-    seeded = [
-        replace(p, sampling=replace(p.sampling, temperature=1.0, seed=i)) for i, p in enumerate(GROWING)
-    ]
+    seeded = [replace(p, sampling=replace(p.sampling, temperature=1.0, seed=i)) for i, p in enumerate(GROWING)]
     roomy, tight = run(engine(), [seeded]), run(engine(blocks=18), [seeded])
     assert tight[-1].stats.preemptions > 3
     for p in seeded:
@@ -201,9 +194,7 @@ def test_a_prompt_is_scored_completely_and_once(max_tokens: int, blocks: int) ->
         assert entry is not None
         assert entry.token == p.tokens[i + 1]
         assert entry.logprob == pytest.approx(expected[i, p.tokens[i + 1]].item(), abs=1e-4)
-        assert [value for _, value in entry.top] == pytest.approx(
-            expected[i].topk(2).values.tolist(), abs=1e-4
-        )
+        assert [value for _, value in entry.top] == pytest.approx(expected[i].topk(2).values.tolist(), abs=1e-4)
     assert all(not piece.prompt_logprobs for piece in pieces_of(reports, "a")[1:])
     assert len(text(reports, "a")) == max_tokens
 
@@ -211,9 +202,7 @@ def test_a_prompt_is_scored_completely_and_once(max_tokens: int, blocks: int) ->
 class Script:
     """A runner whose best token is chosen by position; `faults` are raised by one forward after another."""
 
-    def __init__(
-        self, next_token: Callable[[int], int] = lambda position: 5, faults: Sequence[Exception | None] = ()
-    ):
+    def __init__(self, next_token: Callable[[int], int] = lambda position: 5, faults: Sequence[Exception | None] = ()):
         self.next_token, self.faults, self.steps = next_token, list(faults), list[list[Chunk]]()
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -231,10 +220,10 @@ def ends_at(token: int, position: int) -> Callable[[int], int]:
     return lambda at: token if at == position else 5
 
 
-def test_an_end_of_text_or_stop_token_ends_a_sequence_and_is_named() -> None:
-    for stop, sampling in ((EOS, {}), (33, {"stop_token_ids": (33,)})):
-        last = pieces_of(run(engine(Script(ends_at(stop, 4))), [[prompt("a", 3, **sampling)]]), "a")[-1]
-        assert (last.finish, last.tokens, last.stopped_by) == (Finish.STOP, (stop,), stop)
+@pytest.mark.parametrize(("stop", "sampling"), [(EOS, {}), (33, {"stop_token_ids": (33,)})])
+def test_an_end_of_text_or_stop_token_ends_a_sequence_and_is_named(stop: int, sampling: dict[str, Any]) -> None:
+    last = pieces_of(run(engine(Script(ends_at(stop, 4))), [[prompt("a", 3, **sampling)]]), "a")[-1]
+    assert (last.finish, last.tokens, last.stopped_by) == (Finish.STOP, (stop,), stop)
 
 
 def test_ignore_eos_and_min_tokens() -> None:
@@ -246,9 +235,7 @@ def test_ignore_eos_and_min_tokens() -> None:
 
 def test_a_cancelled_sequence_ends_and_frees_its_blocks() -> None:
     loop = engine(Script())
-    reports = run(
-        loop, [[prompt("a", 9), prompt("b", 3)], [], [Cancel("a"), Cancel("unknown")], [Cancel("a")]]
-    )
+    reports = run(loop, [[prompt("a", 9), prompt("b", 3)], [], [Cancel("a"), Cancel("unknown")], [Cancel("a")]])
     assert pieces_of(reports, "a")[-1] == Piece("a", finish=Finish.ABORT)
     assert text(reports, "b") == [5] * 10
     assert reports[1].stats.kv_tokens_used > reports[2].stats.kv_tokens_used

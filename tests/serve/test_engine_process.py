@@ -36,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **options: Any) -> EngineConfig:
-    return EngineConfig(str(folder), **{"device": "cpu", "dtype": "float32", "threads": 1} | options)
+    defaults: dict[str, Any] = {"device": "cpu", "dtype": "float32", "threads": 1}
+    return EngineConfig(str(folder), **defaults | options)
 
 
 class Clock:
@@ -87,10 +88,8 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_text_crosses_the_pipe_as_generate_has_it(shared: Shared, folder: Path) -> None:
     async def story(engine: ProcessEngine) -> None:
         wishes = {"logprobs": 2, "prompt_logprobs": 1, "logit_bias": {3: 0.0}, "stop_token_ids": (63,)}
-        plain, rich = await asyncio.gather(
-            collect(engine, prompt("a")), collect(engine, prompt("b", **wishes))
-        )
-        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        plain, rich = await asyncio.gather(collect(engine, prompt("a")), collect(engine, prompt("b", **wishes)))
+        model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
         tokens, mask = torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.int64)
         out = model.generate(tokens, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=[])
         expected = out[0, 3:].tolist()
@@ -202,6 +201,23 @@ def test_what_prevents_a_start_is_said(folder: Path, options: dict[str, Any], wh
         child.start(config(folder, **options | {"threads": None}))
 
 
+@pytest.mark.parametrize(
+    ("flags", "device", "dtype"),
+    [
+        ({"avx512_bf16": True}, None, "bfloat16"),
+        ({"amx_bf16": True}, "cpu", "bfloat16"),
+        ({"avx2": True}, "cpu", None),
+        ({"amx_bf16": True}, "cuda", None),
+    ],
+)
+def test_a_cpu_that_multiplies_bfloat16_does_so(
+    flags: dict[str, bool], device: str | None, dtype: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert child.preferred_dtype(device) == dtype
+
+
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     engine = ProcessEngine(config(tmp_path))
     with pytest.raises(ServerError, match=str(tmp_path)):
@@ -224,9 +240,7 @@ asyncio.run(main())
 
 
 def test_the_death_of_its_parent_ends_the_engine(folder: Path) -> None:
-    parent = subprocess.run(
-        [sys.executable, "-c", PARENT, str(folder)], capture_output=True, text=True, timeout=120
-    )
+    parent = subprocess.run([sys.executable, "-c", PARENT, str(folder)], capture_output=True, text=True, timeout=120)
     assert parent.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while alive(int(parent.stdout)):

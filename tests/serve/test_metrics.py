@@ -8,9 +8,7 @@ from twofour.serve.engine.types import Stats
 
 
 def families(server: Any) -> dict[str, Any]:
-    return {
-        family.name: family for family in text_string_to_metric_families(server.client.get("/metrics").text)
-    }
+    return {family.name: family for family in text_string_to_metric_families(server.client.get("/metrics").text)}
 
 
 def value(server: Any, name: str, **labels: str) -> float:
@@ -107,7 +105,31 @@ def test_the_series_that_routers_and_dashboards_read(launch: Any) -> None:
     server = launch()
     server.complete()
     names = set(families(server))
-    wanted = ["kv_cache_usage_perc", "num_requests_running", "num_requests_waiting", "prompt_tokens", "generation_tokens", "request_success", "e2e_request_latency_seconds", "time_to_first_token_seconds", "inter_token_latency_seconds", "request_time_per_output_token_seconds", "request_queue_time_seconds", "request_prefill_time_seconds", "request_decode_time_seconds", "request_inference_time_seconds", "request_prompt_tokens", "request_generation_tokens", "request_max_num_generation_tokens", "request_params_n", "request_params_max_tokens", "num_preemptions", "prefix_cache_queries", "prefix_cache_hits", "cache_config_info"]
+    wanted = {
+        "kv_cache_usage_perc",
+        "num_requests_running",
+        "num_requests_waiting",
+        "prompt_tokens",
+        "generation_tokens",
+        "request_success",
+        "e2e_request_latency_seconds",
+        "time_to_first_token_seconds",
+        "inter_token_latency_seconds",
+        "request_time_per_output_token_seconds",
+        "request_queue_time_seconds",
+        "request_prefill_time_seconds",
+        "request_decode_time_seconds",
+        "request_inference_time_seconds",
+        "request_prompt_tokens",
+        "request_generation_tokens",
+        "request_max_num_generation_tokens",
+        "request_params_n",
+        "request_params_max_tokens",
+        "num_preemptions",
+        "prefix_cache_queries",
+        "prefix_cache_hits",
+        "cache_config_info",
+    }
     assert {f"vllm:{name}" for name in wanted} <= names
 
 

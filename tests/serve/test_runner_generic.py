@@ -31,7 +31,7 @@ from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
 from twofour.serve.engine.runners.paged import SHORT, length_groups
 
 SIZE = 4
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -47,9 +47,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=16)),
     "mistral, windowed": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)
-    ),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)),
 }
 
 
@@ -81,9 +79,7 @@ def test_any_mix_of_chunks_gives_the_logits_of_the_model(family: str) -> None:
     cuts = [8, 0, 16, 2, 0]  # what the first step computes of each
     blocks = [[i + 5 * j for j in range(5)] for i in range(len(lengths))]  # interleaved
     first = [Chunk(p[:cut], 0, b, range(cut)) for p, cut, b in zip(prompts, cuts, blocks, strict=True) if cut]
-    second = [
-        Chunk(p[cut:], cut, b, range(len(p) - cut)) for p, cut, b in zip(prompts, cuts, blocks, strict=True)
-    ]
+    second = [Chunk(p[cut:], cut, b, range(len(p) - cut)) for p, cut, b in zip(prompts, cuts, blocks, strict=True)]
     logits = [own_logits(model, prompt) for prompt in prompts]
     expected_first = torch.cat([own[:cut] for own, cut in zip(logits, cuts, strict=True)])
     expected_second = torch.cat([own[cut:] for own, cut in zip(logits, cuts, strict=True)])
@@ -117,9 +113,7 @@ def test_what_another_request_left_in_the_cache_does_not_matter() -> None:
         layer.values.fill_(torch.nan)
     short, long = tokens(3, 0), tokens(14, 9)
     runner.forward([Chunk(short[:2], 0, [7], range(0)), Chunk(long[:13], 0, [3, 9, 1, 0], range(0))])
-    logits = runner.forward(
-        [Chunk(short[2:], 2, [7], range(1)), Chunk(long[13:], 13, [3, 9, 1, 0], range(1))]
-    )
+    logits = runner.forward([Chunk(short[2:], 2, [7], range(1)), Chunk(long[13:], 13, [3, 9, 1, 0], range(1))])
     expected = torch.stack([own_logits(model, short)[-1], own_logits(model, long)[-1]])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 

@@ -15,9 +15,7 @@ VOCABULARY = 12
 EOS = frozenset({0})
 
 
-def sequence(
-    prompt: tuple[int, ...] = (3, 4), output: tuple[int, ...] = (), seed: int = 7, **s: Any
-) -> Sequence:
+def sequence(prompt: tuple[int, ...] = (3, 4), output: tuple[int, ...] = (), seed: int = 7, **s: Any) -> Sequence:
     made = Sequence(Prompt("a", prompt, Sampling(**{"max_tokens": 99} | s)), seed=seed, arrived_at=0.0)
     made.tokens += output
     return made
@@ -46,7 +44,7 @@ def expected(logits: list[float], s: Sequence, u: float) -> int:
     weights = [math.exp((x - values[best[0]]) / o.temperature) for x in values]
     kept = [token for token in best if weights[token] >= o.min_p]
     kept = kept[: o.top_k or None]
-    goal, mass, nucleus = o.top_p * sum(weights[token] for token in kept), 0.0, []
+    goal, mass, nucleus = o.top_p * sum(weights[token] for token in kept), 0.0, list[int]()
     for token in kept:
         if mass < goal or not nucleus:
             nucleus.append(token)
@@ -81,9 +79,7 @@ def expected(logits: list[float], s: Sequence, u: float) -> int:
         }
     ),
 )
-def test_a_token_is_what_the_rules_say(
-    number: int, seed: int, output: list[int], options: dict[str, Any]
-) -> None:
+def test_a_token_is_what_the_rules_say(number: int, seed: int, output: list[int], options: dict[str, Any]) -> None:
     s = sequence(output=tuple(output), seed=seed, **options)
     logits = row(number)
     wanted = expected(logits.tolist(), s, uniform(seed, len(s.tokens)))
@@ -129,9 +125,7 @@ def test_logprobs_are_the_models_own() -> None:
     assert sampled.logprob is not None
     assert sampled.logprob.logprob == pytest.approx(scores[sampled.token], abs=1e-6)
     assert [token for token, _ in sampled.logprob.top] == order[:4]
-    assert [value for _, value in sampled.logprob.top] == pytest.approx(
-        [scores[t] for t in order[:4]], abs=1e-6
-    )
+    assert [value for _, value in sampled.logprob.top] == pytest.approx([scores[t] for t in order[:4]], abs=1e-6)
     assert logprobs(logits[None], [2], 0)[0].top == ()
 
 

@@ -109,9 +109,7 @@ def test_a_known_prefix_is_not_computed_again_but_the_last_token_is() -> None:
     play(s, s.next_step())
     again = new("again", 8, 1)
     s.add(again)
-    assert s.next_step() == [(again, 4)], (
-        "the last of its two full blocks holds the token whose logits are wanted"
-    )
+    assert s.next_step() == [(again, 4)], "the last of its two full blocks holds the token whose logits are wanted"
     assert (again.cached_tokens, s.prefix_queries, s.prefix_hits) == (4, 16, 4)
 
 
@@ -166,9 +164,7 @@ def test_what_cannot_finish_is_refused(tokens: tuple[int, ...], max_tokens: int,
         assert reason is None if why is None else reason is not None and why in reason
 
 
-SHAPES = st.tuples(
-    st.integers(1, 20), st.integers(0, 12), st.sampled_from([0, 0, 50]), st.sampled_from([None, 0])
-)
+SHAPES = st.tuples(st.integers(1, 20), st.integers(0, 12), st.sampled_from([0, 0, 50]), st.sampled_from([None, 0]))
 
 
 @settings(max_examples=150, deadline=None)

@@ -45,9 +45,7 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
     keys = tmp_path / "keys"
     keys.write_text("k\n")
     flags = "--revision r --device cpu --dtype float32 --kernels reference --threads 2 --max-model-len 99"
-    args = parse(
-        "org/m", *flags.split(), "--max-num-seqs", "3", "--max-queue", "5", "--api-key-file", str(keys)
-    )
+    args = parse("org/m", *flags.split(), "--max-num-seqs", "3", "--max-queue", "5", "--api-key-file", str(keys))
     assert engine_config(args) == EngineConfig(
         model="org/m",
         revision="r",

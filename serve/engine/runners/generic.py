@@ -45,17 +45,13 @@ class Trial:
     shapes: dict[int, LayerShape] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
-    def attend(
-        self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
-    ) -> Tensor:
+    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
         self.shapes[layer_index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], window)
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
 
     def refuse(self, module: torch.nn.Module, mask: Tensor | None, extras: dict[str, Any]) -> None:
         """Note everything that this attention would silently leave out."""
-        self.complaints += [
-            f"{name} in its attention" for name in UNSUPPORTED if extras.get(name) is not None
-        ]
+        self.complaints += [f"{name} in its attention" for name in UNSUPPORTED if extras.get(name) is not None]
         if mask is not None:
             self.complaints.append("an attention mask of its own")
         if not getattr(module, "is_causal", True):
@@ -75,9 +71,7 @@ def paged_attention(
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer; `paged` has come through the model's forward."""
     if paged is None:
-        raise ModelError(
-            f"{type(module).__name__} does not hand keyword arguments on to its attention function"
-        )
+        raise ModelError(f"{type(module).__name__} does not hand keyword arguments on to its attention function")
     if isinstance(paged, Trial):
         paged.refuse(module, attention_mask, extras)
     index: int = module.layer_idx  # type: ignore[assignment]
@@ -162,9 +156,7 @@ class GenericRunner:
         blocks = range(-(-TRIAL_TOKENS // self._size))
         cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
         for start, stop in pairwise(cuts):
-            mine = self.forward(
-                [Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))]
-            )
+            mine = self.forward([Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))])
         own = self._own_logits(torch.tensor([tokens], device=self._device))
         error = float((mine - own).float().norm() / own.float().norm())
         if not error < (1e-3 if own.dtype == torch.float32 else 0.1):

@@ -98,9 +98,7 @@ class Part:
         hidden = of > at  # [sequences, 1, tokens, longest]
         if window:
             hidden |= of <= at - window
-        return torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill_(
-            hidden, -torch.inf
-        )
+        return torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill_(hidden, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -114,9 +112,7 @@ class Step:
     wanted: Tensor  # [wanted] flat indices, in the order of the chunks as given
     parts: list[Part]
 
-    def attend(
-        self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
-    ) -> Tensor:
+    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
         """Store keys and values [1, key heads, flat, dim], then attend [1, heads, flat, dim], flat first."""
         layer = self.layers[layer_index]
         layer.keys.flatten(0, 1).index_copy_(0, self.slots, key[0].transpose(0, 1))

@@ -40,9 +40,7 @@ def _sparse(
 ) -> Tensor:
     cpu = require()
     _check(cpu, x, weight, bias, rows, columns, kind)
-    if (
-        x.numel() <= crossover * columns or cpu.is_forked()
-    ):  # torch's threads would wait for ever after a fork
+    if x.numel() <= crossover * columns or cpu.is_forked():  # torch's threads would wait for ever after a fork
         return _multiply(cpu, x, weight, bias, rows, columns, kind)
     device = CpuWeight(weight, rows, columns, Kind(kind))
     return panels.linear(x.reshape(-1, columns), device, bias).view(*x.shape[:-1], rows)
@@ -68,9 +66,7 @@ def _multiply(
     return y
 
 
-def _check(
-    cpu: Extension, x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, kind: int
-) -> None:
+def _check(cpu: Extension, x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, kind: int) -> None:
     """Refuse whatever could make a kernel read or write out of bounds."""
     if x.dtype not in DTYPES or not x.dim() or x.shape[-1] != columns:
         raise InputError(

@@ -13,9 +13,7 @@ PANEL_BYTES = 1 << 20  # of scratch; a multiple of 8 rows is taken, at least 8
 BLOCK_ROWS = 8
 
 
-def linear(
-    x: Tensor, weight: CpuWeight, bias: Tensor | None
-) -> Tensor:  # [tokens, columns] -> [tokens, rows]
+def linear(x: Tensor, weight: CpuWeight, bias: Tensor | None) -> Tensor:  # [tokens, columns] -> [tokens, rows]
     """Multiply panel by panel, in the dtype of x."""
     y = x.new_empty(x.shape[0], weight.rows)
     panel_rows = _panel_rows(weight, x.dtype)

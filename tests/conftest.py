@@ -1,0 +1,97 @@
+"""Models for tests: a tiny random one made here, and the demo model, made once from its package."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from twofour.prune import checkpoint
+from twofour.prune.folder import new_folder
+from twofour.prune.solvers.magnitude import magnitude
+
+VOCABULARY = 320
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+DEMO = Path(__file__).parent.parent / ".demo" / "SmolLM2-135M-Instruct"
+
+MakeModel = Callable[..., Path]
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and three special ones."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=special[1], eos_token=special[2], chat_template=CHAT_TEMPLATE
+    )
+
+
+def tiny_model(folder: Path, dtype: torch.dtype, **changes: Any) -> Path:
+    """Write a random two-block Llama with grouped queries."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        **{
+            **shape,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 1024,
+            "vocab_size": VOCABULARY,
+            **changes,
+        }
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model in bfloat16, its embeddings tied."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return tiny_model(folder, torch.bfloat16, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model in float32, its embeddings not tied."""
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny32", torch.float32)
+
+
+def prune_by_magnitude(source: Path, out: Path, form: checkpoint.Form = "packed") -> Path:
+    """Write a pruned copy of a model without the walk."""
+    with checkpoint.Weights(source) as stored, new_folder(out) as part:
+        names = [name.removesuffix(".weight") for name in stored if name.endswith("proj.weight")]
+        weights = {name: magnitude(stored[f"{name}.weight"]) for name in names}
+        checkpoint.write_model(part, source, weights, form)
+        linears = {name: {"shape": list(weight.shape)} for name, weight in weights.items()}
+        checkpoint.write_manifest(part, {"method": "magnitude", "linears": linears})
+    return out
+
+
+@pytest.fixture
+def tiny_pruned_folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """A packed copy of the tiny model, fresh for every test, to be damaged."""
+    return prune_by_magnitude(tiny_model_folder, tmp_path / "tiny-2of4")
+
+
+@pytest.fixture(scope="session")
+def demo_model_folder() -> Path:
+    """The real demo model, kept between runs."""
+    if not DEMO.exists():
+        from twofour.prune import demo_model
+
+        demo_model.make(DEMO)
+    assert json.loads((DEMO / "config.json").read_text())["model_type"] == "llama"
+    return DEMO

@@ -1,0 +1,86 @@
+"""Every kind of damage is found and named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from twofour.prune import checkpoint
+from twofour.prune.audit import check
+
+Damage = Callable[[dict[str, torch.Tensor]], Any]
+NAME = "model.layers.0.self_attn.q_proj"
+
+
+def damage(folder: Path, change: Damage) -> list[str]:
+    """Change stored tensors, with digests that fit: only the tensors themselves can tell."""
+    path = folder / "model.twofour.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    manifest = json.loads((folder / "twofour.json").read_text())
+    checkpoint.write_manifest(folder, manifest)
+    return check(folder).faults
+
+
+def test_an_intact_folder(tiny_pruned_folder: Path) -> None:
+    report = check(tiny_pruned_folder)
+    assert report.ok and report.form == "packed"
+    assert report.kinds["q_proj"].linears == 2
+    assert 0.5 <= report.kinds["down_proj"].sparsity < 0.51
+
+
+def test_a_corrupt_byte(tiny_pruned_folder: Path) -> None:
+    path = tiny_pruned_folder / "model.twofour.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert any(
+        "model.twofour.safetensors differs from its digest" in fault for fault in check(tiny_pruned_folder).faults
+    )
+
+
+def test_an_invalid_nibble(tiny_pruned_folder: Path) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{NAME}.positions"][3, 1] = 5 | 4 << 4
+
+    (fault,) = damage(tiny_pruned_folder, change)
+    assert f"{NAME} has the invalid position nibble 5 at row 3, group 2" in fault
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop(f"{NAME}.positions"), f"{NAME}.positions is missing"),
+        (lambda t: t.update({f"{NAME}.values": t[f"{NAME}.values"][:8].clone()}), "do not fit together"),
+        (lambda t: t[f"{NAME}.values"].fill_(float("nan")), f"{NAME} holds NaN"),
+        (lambda t: t.update({"x.values": torch.ones(1)}), "x is packed but not in the manifest"),
+    ],
+)
+def test_damaged_tensors(tiny_pruned_folder: Path, change: Damage, words: str) -> None:
+    faults = damage(tiny_pruned_folder, change)
+    assert any(words in fault for fault in faults), faults
+
+
+def test_a_missing_manifest(tiny_pruned_folder: Path) -> None:
+    (tiny_pruned_folder / "twofour.json").unlink()
+    assert "has no twofour.json" in check(tiny_pruned_folder).faults[0]
+
+
+@pytest.mark.parametrize(("key", "value"), [("format_version", 2), ("pattern", "1:4"), ("values_dtype", "int4")])
+def test_an_unknown_format(tiny_pruned_folder: Path, key: str, value: Any) -> None:
+    path = tiny_pruned_folder / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"][key] = value
+    path.write_text(json.dumps(config))
+    faults = check(tiny_pruned_folder).faults
+    assert any(f"config.json says {key} {value!r}" in fault for fault in faults)
+
+
+def test_two_variants(tiny_pruned_folder: Path, tiny_model_folder: Path) -> None:
+    (tiny_pruned_folder / "model.safetensors").write_bytes((tiny_model_folder / "model.safetensors").read_bytes())
+    assert "both packed and dense" in check(tiny_pruned_folder).faults[0]

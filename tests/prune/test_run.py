@@ -1,0 +1,96 @@
+"""Pruning a whole tiny model: what comes out is 2:4, deterministic, labelled, and refused where it should be."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from twofour.prune import PruneConfig, check, prune
+from twofour.prune.checkpoint import Weights, digests
+from twofour.prune.errors import InputError, NonFiniteError, OutputError, TextError
+
+SMALL = {"samples": 4, "length": 32}
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "wanda", "magnitude"])
+def test_methods(tiny_float32_folder: Path, tmp_path: Path, method: str) -> None:
+    config = PruneConfig(method=method, **SMALL)  # type: ignore[arg-type]
+    report = prune(tiny_float32_folder, tmp_path / "out", config)
+    assert check(tmp_path / "out").ok
+    manifest = json.loads((tmp_path / "out" / "twofour.json").read_text())
+    assert manifest["method"] == method and len(manifest["linears"]) == 14
+    assert manifest["dense"] == {"lm_head": "outside the decoder blocks: never pruned"}
+    assert all(0 < linear["loss"] < 1 for linear in manifest["linears"].values())
+    assert "14 linears are 2:4" in str(report)
+
+
+def test_sparsegpt_loses_less_than_magnitude_on_its_own_text(tiny_float32_folder: Path, tmp_path: Path) -> None:
+    losses = {}
+    for method in ("sparsegpt", "wanda"):
+        config = PruneConfig(method=method, samples=16, length=64)  # type: ignore[arg-type]
+        linears = prune(tiny_float32_folder, tmp_path / method, config).manifest["linears"]
+        losses[method] = linears["model.layers.0.self_attn.q_proj"]["loss"]
+    assert losses["sparsegpt"] < losses["wanda"]
+
+
+def test_the_same_seed_gives_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        prune(tiny_model_folder, tmp_path / name, PruneConfig(**SMALL))
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_tied_embeddings_stay(tiny_model_folder: Path, tmp_path: Path) -> None:
+    prune(tiny_model_folder, tmp_path / "out", PruneConfig(format="dense", **SMALL))
+    with Weights(tiny_model_folder) as before, Weights(tmp_path / "out") as after:
+        name = "model.embed_tokens.weight"
+        assert torch.equal(before[name], after[name])
+
+
+def test_existing_out_is_refused_first(tiny_model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        prune(tiny_model_folder, tmp_path / "out", PruneConfig())
+
+
+def test_too_little_text_leaves_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("too short")
+    config = PruneConfig(calibration=str(tmp_path / "text"), **SMALL)
+    with pytest.raises(TextError, match="9 tokens, 4 samples of 32 need 128"):
+        prune(tiny_model_folder, tmp_path / "out", config)
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_a_window_longer_than_the_context(tiny_model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exceeds the model's context of 1024"):
+        prune(tiny_model_folder, tmp_path / "out", PruneConfig(samples=1, length=2048))
+
+
+def test_a_weight_that_is_not_finite(tiny_model_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = tmp_path / "bad"
+    source.mkdir()
+    for path in tiny_model_folder.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("inf")
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN or infinity"):
+        prune(source, tmp_path / "out", PruneConfig(**SMALL))
+
+
+def test_padding_is_not_calibrated_on(tiny_float32_folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from twofour.prune import anatomy, calibrate
+    from twofour.prune.statistics import Norms
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_float32_folder)
+    parts = anatomy.dissect(model)
+    ids = torch.randint(3, 200, (2, 8))
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    mask[1, 5:] = False
+    (batch,) = calibrate.record(parts, ids, mask)
+    observer = calibrate.collect(parts.blocks[0], 0, [batch], Norms)
+    assert {statistic.tokens for _, statistic in observer.groups()} == {13}

@@ -1,0 +1,113 @@
+"""Packed folders become transformers models with the same logits, and give back what they were given."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import twofour.serve.loading
+from twofour.prune.checkpoint import Weights
+from twofour.prune.errors import CheckpointError, InputError, ModelError
+from twofour.prune.packed import pack
+from twofour.prune.solvers.magnitude import magnitude
+from twofour.serve.kernels import cpu
+from twofour.serve.linear import SparseLinear
+from twofour.serve.loading import load_model, sparse_linears, weight_report
+
+IDS = torch.arange(3, 43)[None]
+
+
+def test_from_pretrained_with_the_variant(tiny_pruned_folder: Path) -> None:
+    assert twofour.serve.loading
+    model = AutoModelForCausalLM.from_pretrained(tiny_pruned_folder, variant="twofour", dtype="auto")
+    ours = load_model(str(tiny_pruned_folder), device="cpu")
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, ours(IDS).logits)
+    assert len(list(sparse_linears(model))) == 14
+
+
+def test_plain_from_pretrained_refuses(tiny_pruned_folder: Path) -> None:
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoModelForCausalLM.from_pretrained(tiny_pruned_folder)
+
+
+def test_save_pretrained_gives_back_the_stored_tensors(tiny_pruned_folder: Path, tmp_path: Path) -> None:
+    load_model(str(tiny_pruned_folder), device="cpu").save_pretrained(tmp_path / "out", variant="twofour")
+    with Weights(tiny_pruned_folder) as before, Weights(tmp_path / "out") as after:
+        assert set(before) == set(after)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_weight_report(tiny_pruned_folder: Path, tiny_model_folder: Path) -> None:
+    dense = weight_report(load_model(str(tiny_model_folder), device="cpu"))
+    expanded = weight_report(load_model(str(tiny_pruned_folder), device="cpu", kernels="reference"))
+    assert (dense.sparse, expanded.sparse) == (False, True)
+    assert dense.linear_bytes == expanded.linear_bytes
+    assert dense.kernels == {"dense": 14} and expanded.kernels == {"reference": 14}
+    assert "expanded to dense" in expanded.notes[0]
+
+
+@pytest.mark.skipif(cpu.available().startswith("none"), reason=cpu.available())
+def test_one_copy_of_the_weights_in_memory() -> None:
+    linear = SparseLinear(pack(magnitude(torch.randn(256, 512).bfloat16())))
+    assert linear.kernel_bytes == 256 * 512 * 9 // 8
+    assert not list(linear.buffers())
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_a_linear_moves_copies_and_loads_as_stored(kernels: str) -> None:
+    packed = pack(magnitude(torch.randn(24, 64).bfloat16()))
+    linear = SparseLinear(packed, torch.randn(24).bfloat16(), kernels)
+    x = torch.randn(5, 64).bfloat16()
+    state = linear.state_dict()
+    assert torch.equal(state["values"], packed.values) and torch.equal(state["positions"], packed.positions)
+    assert torch.equal(copy.deepcopy(linear)(x), linear(x))
+    wide = copy.deepcopy(linear).to(torch.float32)
+    torch.testing.assert_close(wide(x.float()).bfloat16(), linear(x), rtol=0.02, atol=0.02)
+    other = SparseLinear(pack(magnitude(torch.randn(24, 64).bfloat16())), torch.zeros(24).bfloat16(), kernels)
+    other.load_state_dict(state)
+    assert torch.equal(other(x), linear(x))
+
+
+def test_sparse_linear_equals_the_dense_product() -> None:
+    weight, bias = magnitude(torch.randn(40, 68)), torch.randn(40)
+    x = torch.randn(2, 3, 68)
+    expected = nn.functional.linear(x, weight, bias)
+    assert torch.equal(SparseLinear(pack(weight), bias, "reference")(x), expected)
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"].update(changes)
+    path.write_text(json.dumps(config))
+
+
+def test_unknown_versions_are_refused(tiny_pruned_folder: Path) -> None:
+    change_config(tiny_pruned_folder, format_version=99)
+    with pytest.raises(CheckpointError, match="format_version 99"):
+        load_model(str(tiny_pruned_folder))
+
+
+def test_foreign_quantisation_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in tiny_model_folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"quantised \(gptq\)"):
+        load_model(str(folder))
+
+
+def test_names_that_do_not_exist(tiny_pruned_folder: Path) -> None:
+    with pytest.raises(InputError, match="no kernel is named 'fast'"):
+        load_model(str(tiny_pruned_folder), kernels="fast")
+    with pytest.raises(InputError, match="no dtype is named 'int4'"):
+        load_model(str(tiny_pruned_folder), dtype="int4")
+    with pytest.raises(InputError, match="is not a folder"):
+        load_model("./nowhere")
