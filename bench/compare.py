@@ -19,7 +19,7 @@ from twofour.bench import servers
 from twofour.bench.cost import Price, price_of
 from twofour.bench.endpoint import Endpoint, State
 from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Experiment, Findings
-from twofour.bench.hardware import Hardware, hardware, usable_cpus, versions
+from twofour.bench.hardware import hardware, usable_cpus, versions
 from twofour.bench.quality import Quality
 from twofour.bench.report.document import document
 from twofour.bench.report.report import Report
@@ -62,7 +62,8 @@ def compare(
         with servers.pinned(placement.client_cpus if placement else None):
             runs = _rounds(arms, experiment, api_key)
         facts = {name: arm.facts() for name, arm in arms.items()}
-    price = price or (_price(machine, facts) if ours else None)
+    if price is None and ours:
+        price = price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
     return Report(
         document(
             Findings(
@@ -174,9 +175,3 @@ def answer(endpoint: Endpoint) -> str | None:
     except (ServerError, KeyError, IndexError, TypeError):
         return None
     return str(content).strip()
-
-
-def _price(machine: Hardware, facts: Mapping[str, ArmFacts]) -> Price | None:
-    states = [arm.after for arm in facts.values()]
-    on_gpu = any(state and state.memory.device_peak_bytes for state in states)
-    return price_of(machine, on_gpu)

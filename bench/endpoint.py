@@ -17,7 +17,7 @@ _GLANCE_S = 10.0
 class Memory:
     """As the server's /metrics say; None: it does not say.
 
-    `device_peak_bytes` is the allocator's peak on a GPU, 0 on a CPU.
+    `device_peak_bytes`: the most that the engine has held, on its GPU or else of this machine's memory.
     """
 
     weight_bytes: int | None = None

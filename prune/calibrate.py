@@ -196,7 +196,7 @@ def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
 
     try:
         for index, block in enumerate(anatomy.blocks):
-            block.module.forward = partial(note, index)  # type: ignore[method-assign]
+            block.module.forward = partial(note, index)
         yield seen
     finally:
         for block in anatomy.blocks:
@@ -206,7 +206,7 @@ def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
 def _run_body(model: nn.Module, ids: Tensor, mask: Tensor | None) -> None:
     """Run the model without its lm_head, which would only cost time."""
     options = {} if mask is None else {"attention_mask": mask.long()}
-    model.base_model(input_ids=ids, use_cache=False, **options)
+    model.base_model(input_ids=ids, use_cache=False, **options)  # type: ignore[operator]
 
 
 def _require_walkable(anatomy: Anatomy, ids: Tensor) -> None:

@@ -55,7 +55,7 @@ def roomy_cache(model: nn.Module, length: int) -> DynamicCache:
 @contextmanager
 def quick_attention(model: nn.Module) -> Iterator[None]:
     """Let a model whose attention is `sdpa` answer single queries quickly."""
-    before = model.config._attn_implementation
+    before = model.config._attn_implementation  # type: ignore[union-attr]
     if before == "sdpa":
         AttentionInterface.register(ATTENTION, one_query_attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,4 +1,4 @@
-"""The command `twofour`: a verb, and the module that knows it. Imports nothing heavy; only the chosen verb is imported."""
+"""The command `twofour`: a verb, and the module that knows it. Imports only what that verb needs."""
 
 import argparse
 import sys

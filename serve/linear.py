@@ -1,7 +1,7 @@
 """A linear whose weight is 2:4.
 
 Between construction and `prepare` it holds the stored tensors, `values` and `positions`, as buffers: a checkpoint is
-loaded into those. `prepare` gives them to a kernel, which keeps its own layout, and lets go of them: one copy in memory.
+loaded into those. `prepare` gives them to a kernel, which keeps its own layout, and lets go of them: one copy.
 Whatever leaves the module (state_dict, save_pretrained, a move to another device or dtype) is the stored form again.
 """
 
@@ -75,13 +75,13 @@ class SparseLinear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLinear":
         ready = self.choice is not None
         self._hold(self.packed())
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if ready:
             self.prepare(self.kernels)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         packed = self.packed()
         destination[f"{prefix}values"], destination[f"{prefix}positions"] = packed.values, packed.positions
 
@@ -89,6 +89,6 @@ class SparseLinear(nn.Module):
         ready = self.choice is not None
         packed = self.packed()
         self._hold(Packed(packed.values.clone(), packed.positions.clone()))
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
         if ready:
             self.prepare(self.kernels)

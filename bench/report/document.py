@@ -149,7 +149,10 @@ def _runs_of(runs: Sequence[ArmRun], arm: str) -> list[ArmRun]:
 def _memory(arms: Mapping[str, ArmFacts]) -> dict[str, Any]:
     states = {name: arms[name].after for name in ARMS}
     held = {name: asdict(state.memory) if state else None for name, state in states.items()}
-    return {**held, **{name: _quotient(held, name) for name in ("weight_bytes", "linear_bytes")}}
+    weights = {name: _quotient(held, name) for name in ("weight_bytes", "linear_bytes")}
+    # A peak varies by chance from start to start, and one start is all there is: no verdict.
+    peak = _quotient(held, "device_peak_bytes") | {"verdict": None}
+    return {**held, **weights, "device_peak_bytes": peak}
 
 
 def _quotient(held: Mapping[str, dict[str, Any] | None], name: str) -> dict[str, Any]:

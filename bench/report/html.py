@@ -134,6 +134,7 @@ def _memory(document: Document) -> list[Bar]:
     named = {
         "weight_bytes": ("all weights", rows.megabytes),
         "linear_bytes": ("of it in the decoder linears", rows.megabytes),
+        "device_peak_bytes": ("peak of the engine, loading too", rows.megabytes),
         "kv_capacity_tokens": ("room for tokens in the KV cache", rows.count),
     }
     return [_bar(label, [each.get(name) for each in held], form) for name, (label, form) in named.items()]

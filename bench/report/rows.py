@@ -130,7 +130,11 @@ def _speed(document: Document) -> list[Row]:
 
 def _memory(document: Document) -> list[Row]:
     memory = document["memory"]
-    labels = {"weight_bytes": "weights, resident", "linear_bytes": "of it in the linears"}
+    labels = {
+        "weight_bytes": "weights, resident",
+        "linear_bytes": "of it in the linears",
+        "device_peak_bytes": "peak of the engine, loading too",
+    }
     found = []
     for name, label in labels.items():
         dense, sparse = (megabytes((memory[arm] or {}).get(name)) for arm in ("dense", "sparse"))

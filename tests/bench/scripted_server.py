@@ -25,6 +25,7 @@ def engine() -> None:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     arguments: argparse.Namespace
 
     def log_message(self, format: str, *args: object) -> None:

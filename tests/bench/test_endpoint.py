@@ -43,6 +43,6 @@ def test_a_dead_address_is_named() -> None:
 def test_a_refusal_carries_the_servers_words() -> None:
     with (
         serving(Script(refuse_every=1)) as mock,
-        pytest.raises(ServerError, match="status 503: .*the mock refuses"),
+        pytest.raises(ServerError, match=r"status 503: .*the mock refuses"),
     ):
         Endpoint(mock.url, "mock").ask("/v1/completions", {"prompt": "a"})

@@ -1,0 +1,345 @@
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+import pytest
+
+from twofour.bench import gates, metrics, workload
+from twofour.bench.cost import Price
+from twofour.bench.endpoint import Memory, State
+from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Experiment, Findings
+from twofour.bench.gates import Gate
+from twofour.bench.hardware import Hardware
+from twofour.bench.quality import Quality
+from twofour.bench.records import Chunk, Record
+from twofour.bench.report import charts, rows
+from twofour.bench.report.document import document, verdict
+from twofour.bench.report.report import Report
+from twofour.bench.run import Run
+from twofour.bench.servers import Placement
+from twofour.bench.workload import Lengths
+from twofour.prune.errors import InputError, OutputError
+
+HOSTILE = '<script src="https://evil.example/x.js"></script> & "quotes"'
+PRICE = Price(0.36, "small box", "a list", "list", date(2026, 9, 16))
+CLOSED = Experiment(requests=12, rounds=4, prompt_tokens=Lengths(20), output_tokens=Lengths(10))
+
+
+def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None = None) -> Run:
+    """One request after another, each with a first token after 2 token_s and then one every token_s."""
+    load = experiment.load("http://127.0.0.1:1", "m", round_)
+    requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed)
+    records, now = [], 100.0
+    for request in requests:
+        chunks = [Chunk(now + (2 + token) * token_s, 1) for token in range(request.output_tokens)]
+        record = Record(request.index, now, now, now, chunks, chunks[-1].at)
+        record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
+        records.append(record)
+        now = chunks[-1].at
+    checked = gates.check(requests, records, [0.001], 0.01)
+    checked = [failed if failed and gate.name == failed.name else gate for gate in checked]
+    summary = metrics.summarise(records, 100.0)
+    return Run(load, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, records, summary, checked)
+
+
+def arm(name: str, linears: int) -> ArmFacts:
+    state = State(Memory(linears + 400, linears, 4096, 0), {name: 210}, 0, 0)
+    before, after = replace(state, prefix_queried_tokens=1000), replace(state, prefix_queried_tokens=3000)
+    return ArmFacts(f"models/{name}", name, None, before, replace(after, prefix_hit_tokens=100), f"Paris, {name}.")
+
+
+def findings(token_s: dict[str, list[float]], experiment: Experiment = CLOSED, **changed: Any) -> Findings:
+    runs = [
+        ArmRun(name, round_, run(experiment, round_, token_s[name][round_]))
+        for round_ in range(experiment.rounds)
+        for name in experiment.order(round_)
+    ]
+    found = Findings(
+        experiment=experiment,
+        started=datetime(2026, 9, 20, tzinfo=UTC),
+        command=["twofour", "bench", "compare"],
+        hardware=Hardware("Linux", "a CPU", 2, ("avx2",), 2**34, ()),
+        versions={"python": "3.11", "torch": None},
+        placement=Placement(1),
+        arms={"dense": arm("dense", 1000), "sparse": arm("sparse", 500)},
+        runs=runs,
+        quality=Quality(17.2, 24.9, 0.41, 0.712, 8176, "wiki.txt", "twofour eval"),
+        question="What is the capital of France?",
+        price=PRICE,
+    )
+    return replace(found, **changed)
+
+
+SPEEDS = {"dense": [0.010, 0.020, 0.012, 0.011], "sparse": [0.0051, 0.0101, 0.0059, 0.0056]}
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    return document(findings(SPEEDS))
+
+
+def test_figures_are_geometric_means_and_their_quotient_is_the_ratio(whole: dict[str, Any]) -> None:
+    for name in ("tpot_mean", "itl_gap_p50", "e2e_p50", "ttft_p50"):
+        found = whole["metrics"][name]
+        assert found["ratio"]["point"] == pytest.approx(found["sparse"] / found["dense"])
+        assert found["verdict"] == "better"
+    tpot = whole["metrics"]["tpot_mean"]
+    assert tpot["dense"] == pytest.approx(geometric_mean(SPEEDS["dense"]))
+    by_hand = geometric_mean([b / a for a, b in zip(SPEEDS["dense"], SPEEDS["sparse"], strict=True)])
+    assert tpot["ratio"]["point"] == pytest.approx(by_hand)
+    assert tpot["ratio"]["low"] < by_hand < tpot["ratio"]["high"]
+
+
+def test_faster_is_better_for_throughput_too(whole: dict[str, Any]) -> None:
+    found = whole["metrics"]["output_tokens_per_s"]
+    assert found["ratio"]["low"] > 1 and found["verdict"] == "better"
+
+
+def test_cost_is_the_price_over_the_throughput(whole: dict[str, Any]) -> None:
+    # 20 prompt and 10 output tokens in 11 times token_s.
+    cost = whole["cost"]["blended"]
+    for name in ARMS:
+        token_s = geometric_mean(SPEEDS[name])
+        assert cost[name] == pytest.approx(0.36 / 3600 * 1e6 / (30 / (11 * token_s)), rel=0.1)
+    assert cost["ratio"]["point"] * cost["dense_over_sparse"]["point"] == pytest.approx(1)
+    assert cost["ratio"]["low"] * cost["dense_over_sparse"]["high"] == pytest.approx(1)
+    assert whole["cost"]["price"]["as_of"] == "2026-09-16"
+
+
+def test_the_cost_ratio_needs_no_price(whole: dict[str, Any]) -> None:
+    free = document(findings(SPEEDS, price=None))
+    assert free["cost"]["price"] is None and free["cost"]["blended"]["dense"] is None
+    assert free["cost"]["blended"]["ratio"] == pytest.approx(whole["cost"]["blended"]["ratio"])
+    assert "--price-per-hour" in " ".join(free["notes"])
+
+
+def test_an_old_price_is_noted() -> None:
+    old = document(findings(SPEEDS, price=replace(PRICE, as_of=date(2026, 1, 1))))
+    assert any("days old" in note for note in old["notes"])
+
+
+def test_an_open_loop_has_no_cost_and_waits_count() -> None:
+    open_loop = replace(CLOSED, concurrency=None, rate=5.0)
+    found = document(findings(SPEEDS, open_loop))
+    assert found["cost"] is None and found["primary"] == "e2e_p50"
+    assert "closed loop" in " ".join(found["notes"])
+    assert "5 requests/s" in Report(found).table()
+
+
+def test_no_difference_is_not_called_one() -> None:
+    noise = {"dense": [0.010, 0.011, 0.010, 0.011], "sparse": [0.011, 0.010, 0.011, 0.010]}
+    found = document(findings(noise))
+    assert found["metrics"]["tpot_mean"]["verdict"] == "unclear"
+    assert "no clear difference" in Report(found).table()
+
+
+def test_one_round_proves_nothing() -> None:
+    found = document(findings(SPEEDS, replace(CLOSED, rounds=1)))
+    assert found["metrics"]["tpot_mean"]["ratio"]["low"] is None
+    assert found["metrics"]["tpot_mean"]["verdict"] == "unclear"
+
+
+def test_a_figure_that_one_run_lacks_is_null() -> None:
+    few = document(findings(SPEEDS, replace(CLOSED, requests=3)))
+    assert few["metrics"]["ttft_p50"] == {
+        "unit": "s",
+        "better": "lower",
+        "dense": None,
+        "sparse": None,
+        "ratio": None,
+        "verdict": None,
+    }
+    assert "not measured" in Report(few).table()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "better", "low", "high", "word"),
+    [
+        (0.8, "lower", 0.7, 0.9, "better"),
+        (0.8, "higher", 0.7, 0.9, "worse"),
+        (1.2, "higher", 1.1, 1.3, "better"),
+        (1.2, "lower", 1.1, 1.3, "worse"),
+        (1.2, "lower", 0.9, 1.3, "unclear"),
+        (1.0, "lower", 1.0, 1.2, "unclear"),
+        (1.001, "lower", None, None, "same"),
+        (1.01, "lower", None, None, "worse"),
+        (0.5, "lower", None, None, "better"),
+        (None, "lower", None, None, None),
+    ],
+)
+def test_verdicts(ratio: float | None, better: str, low: float | None, high: float | None, word: str | None) -> None:
+    assert verdict(ratio, better, low, high) == word
+
+
+def test_memory_and_prefix_hits(whole: dict[str, Any]) -> None:
+    assert whole["memory"]["linear_bytes"] == {"ratio": 0.5, "verdict": "better"}
+    assert whole["memory"]["weight_bytes"]["ratio"] == pytest.approx(900 / 1400)
+    assert whole["arms"]["dense"]["prefix_hit_share"] == pytest.approx(100 / 2000)
+
+
+def test_servers_that_say_nothing_are_null() -> None:
+    silent = {name: ArmFacts("http://h:1", "m", None, None, None, None) for name in ARMS}
+    found = document(findings(SPEEDS, arms=silent, quality=None, price=None, placement=None))
+    assert found["memory"]["dense"] is None and found["memory"]["weight_bytes"]["ratio"] is None
+    text, page = Report(found).table(), Report(found).html()
+    assert text.count("not measured") >= 8
+    assert "0.0 MB" not in text + page and "None" not in text + page
+
+
+def test_a_failed_gate_makes_it_invalid() -> None:
+    bad = Gate("cpu_pressure", 0.4, 0.1, "share", "stop the neighbour")
+    found = findings(SPEEDS)
+    runs = [*found.runs[:-1], replace(found.runs[-1], run=run(CLOSED, 3, 0.011, bad))]
+    report = Report(document(replace(found, runs=runs)))
+    gate = next(gate for gate in report.document["gates"] if gate["name"] == "cpu_pressure")
+    assert (gate["value"], gate["failed_runs"], gate["runs"], gate["passed"]) == (0.4, 1, 8, False)
+    assert not report.valid
+    assert "INVALID: do not quote" in report.table() and "failed in 1 of 8 runs" in report.table()
+    assert "40.0% at worst" in report.html()
+
+
+def test_every_request_is_on_record(whole: dict[str, Any]) -> None:
+    assert [(each["round"], each["arm"]) for each in whole["runs"]] == [
+        *((0, "dense"), (0, "sparse"), (1, "sparse"), (1, "dense")),
+        *((2, "dense"), (2, "sparse"), (3, "sparse"), (3, "dense")),
+    ]
+    assert all(len(each["records"]) == 12 for each in whole["runs"])
+    assert whole["load"]["order"][1] == ["sparse", "dense"]
+
+
+def test_both_arms_get_one_schedule_and_each_round_another() -> None:
+    seeds = [CLOSED.load("u", "m", round_).seed for round_ in range(4)]
+    assert len({*seeds, *(seed + 1 for seed in seeds)}) == 8  # the warm-up takes the next seed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rounds": 0}, "0 rounds"),
+        ({"rate": 2.0}, "concurrency or a rate"),
+        ({"concurrency": None}, "concurrency or a rate"),
+        ({"concurrency": 0}, "at least 1"),
+    ],
+)
+def test_impossible_experiments(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        replace(CLOSED, **wrong)
+
+
+def test_the_table_a_person_reads(whole: dict[str, Any]) -> None:
+    text = Report(whole).table()
+    lines = {line[:34].strip(): line.split() for line in text.splitlines()}
+    assert lines["perplexity"] == ["perplexity", "17.2", "24.9", "1.448x", "worse"]
+    assert lines["same likeliest token as dense"][-3:] == ["71.2", "%", "worse"]
+    assert lines["of it in the linears"][-2:] == ["0.500x", "better"]
+    assert "Paris, dense." in text and "Paris, sparse." in text
+    assert "$0.36 per hour for small box (a list as of 2026-09-16)" in text
+    assert "2 at a time, prompts of 20 and answers of 10 tokens" in text
+    assert re.search(r"cost per token: 0\.\d{3}x \[0\.\d{3}, 0\.\d{3}\], better at this load", text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0123456, "0.0123"), (1.0, "1.00"), (17.2, "17.2"), (99.96, "100"), (12345.6, "12,346")]
+)
+def test_three_digits(value: float, text: str) -> None:
+    assert rows.plain(value).removesuffix(".0") == text
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and gathers what a reader without eyes, or an attacker, would care about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "br"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def of(self, tag: str) -> Iterator[dict[str, str | None]]:
+        return (attributes for name, attributes in self.tags if name == tag)
+
+
+def test_the_page_is_one_small_file_with_six_described_charts(whole: dict[str, Any]) -> None:
+    text = Report(whole).html()
+    page = Page(text)
+    assert len(text) < 200_000
+    assert len(list(page.of("svg"))) == len(list(page.of("desc"))) == len(list(page.of("details"))) == 6
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.of("svg"))
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
+    assert not any({"src", "href"} & attributes.keys() for _, attributes in page.tags)
+    assert "nan" not in "".join(re.findall(r"<svg.*?</svg>", text, re.S)).lower()
+
+
+def test_hostile_names_stay_text() -> None:
+    found = findings(SPEEDS)
+    arms = {name: replace(found.arms[name], model=HOSTILE, given=HOSTILE, answer=HOSTILE) for name in ARMS}
+    evil = replace(PRICE, name=HOSTILE)
+    quality = Quality(17.2, 24.9, None, None, 5, HOSTILE, HOSTILE)
+    text = Report(document(replace(found, arms=arms, price=evil, quality=quality, question=HOSTILE))).html()
+    assert not list(Page(text).of("script")) and "&lt;script" in text
+
+
+def test_written_once(whole: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    page = Report(whole).write(out)
+    assert page == out / "report.html" and sorted(path.name for path in out.iterdir()) == [
+        *("report.html", "report.json"),
+    ]
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(whole))
+    with pytest.raises(OutputError, match=r"report\.json exists"):
+        Report(whole).write(out)
+
+
+def test_a_file_where_the_folder_should_be(whole: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        Report(whole).write(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (40.2, 47.9), (0.003, 0.9), (5.0, 5.0), (0.0, 0.0), (1e-9, 2e-9), (7, 12345)]
+)
+def test_ticks_are_few_even_and_cover(low: float, high: float) -> None:
+    found = charts.ticks(low, high)
+    steps = [after - before for before, after in pairwise(found)]
+    assert found[0] <= low and high <= found[-1] + 1e-12
+    assert 2 <= len(found) <= 7
+    assert all(math.isclose(step, steps[0], rel_tol=1e-6, abs_tol=1e-11) for step in steps)
+
+
+def test_a_distribution_curve_goes_through_its_quantiles() -> None:
+    svg = charts.distributions("t", "d", [float(n) for n in range(101)], [50.0] * 3, "ms")
+    curve = re.search(r'curve dense" d="M([^"]+)"', svg)
+    assert curve is not None
+    points = [tuple(map(float, pair.split(","))) for pair in curve[1].split(" L")]
+    xs, ys = zip(*points, strict=True)
+    assert list(xs) == sorted(xs) and list(ys) == sorted(ys, reverse=True)
+    middle = min(points, key=lambda point: abs(point[1] - (points[0][1] + points[-1][1]) / 2))
+    assert middle[0] == pytest.approx((xs[0] + xs[-1]) / 2, rel=0.02)
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    svg = charts.bars("t", "d", [charts.Bar("a<b", 4.0, 1.0, ("4", "1")), charts.Bar("none", 0, None, ("0", ""))])
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)"', svg)]
+    assert widths[0] == pytest.approx(4 * widths[1]) and widths[2:] == [0, 0]
+    assert "a&lt;b" in svg
