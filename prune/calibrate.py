@@ -120,7 +120,7 @@ def prune_without_text(anatomy: Anatomy, solve: WeightSolve, progress: Progress 
         yield _pruned_block(
             block,
             {
-                name: _replace(linear, solve(linear.weight.float()), None, anatomy.stored)
+                name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, anatomy.stored)
                 for name, linear in block.linears.items()
             },
         )
@@ -156,7 +156,7 @@ def _replace(
     linear: nn.Linear, after: Tensor, statistic: Statistic | None, stored: torch.dtype
 ) -> tuple[Tensor, PrunedLinear]:
     """Put the new weight in place, rounded as it will be stored: what is stored is what propagates."""
-    before = linear.weight.float()
+    before = linear.weight.to(torch.float32, copy=True)  # pruned in place below
     weight = after.to(stored)
     linear.weight.copy_(weight)
     loss = layer_loss(before, weight.float(), statistic)

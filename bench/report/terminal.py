@@ -55,8 +55,9 @@ def _price(cost: Mapping[str, Any] | None) -> list[str]:
     price = cost and cost["price"]
     if not price:
         return []
-    dated = f" as of {price['as_of']}" if price["as_of"] else ""
-    return [f"Price: ${price['usd_per_hour']:g} per hour for {price['name']} ({price['source']}{dated})."]
+    dated = f", as of {price['as_of']}" if price["as_of"] else ""
+    hourly = f"${price['usd_per_hour']:g} per hour for {price['name']}"
+    return textwrap.wrap(f"Price: {hourly} ({price['source']}{dated}).", _WIDTH)
 
 
 def _wrapped(notes: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ Each half of each quarter is a plane, [rows, 2 x groups], multiplied with the in
 of a sum over inputs is free as long as it is fixed, so nothing is shuffled. Rows of the weight are the rows of
 the tensor-core product and tokens its columns, so few tokens waste little.
 
-The order of every sum depends on the weight's shape alone, never on the number of tokens: a row's groups are
+The order of every sum depends on the weight and the device, never on the number of tokens: a row's groups are
 split into SPLITS ranges, and whoever finishes a tile last adds the ranges up in their order. PORTABLE replaces
 what Triton's interpreter lacks (inline PTX, bfloat16 products) by the same arithmetic in plain operations.
 
@@ -154,19 +154,19 @@ def _sum_steps(
     inputs_at: tl.tensor,
     sums: tl.tensor,
     first: tl.tensor,
-    last: tl.tensor,
+    STEPS: tl.constexpr,
+    RAGGED: tl.constexpr,
     QUARTER: tl.constexpr,
     GROUP_TILE: tl.constexpr,
     PLANES: tl.constexpr,
     PORTABLE: tl.constexpr,
 ) -> tl.tensor:
-    """Add the products of the steps first..last - 1, GROUP_TILE groups of every quarter each."""
-    RAGGED: tl.constexpr = QUARTER % GROUP_TILE != 0
+    """Add the products of STEPS steps, GROUP_TILE groups of every quarter each; nothing past the quarter's end."""
     DTYPE: tl.constexpr = inputs_at.dtype.element_ty
     HALF_PITCH: tl.constexpr = 2 * QUARTER if PLANES else 2
     GROUP_PITCH: tl.constexpr = 2 if PLANES else 4
-    for step in range(first, last):
-        done = step * GROUP_TILE
+    for step in range(STEPS):
+        done = (first + step) * GROUP_TILE
         inside = (done + tl.arange(0, GROUP_TILE) < QUARTER)[None, :]
         inside_pairs = (done + tl.arange(0, 2 * GROUP_TILE) // 2 < QUARTER)[:, None]
         halves = _load_halves(words_at + done, codes_at + done, inside, QUARTER, RAGGED, PORTABLE)
@@ -199,8 +199,8 @@ def decode(
     PORTABLE: tl.constexpr,
 ) -> None:
     """Compute out = inputs @ weight.T + bias on the grid (token tiles, row tiles, SPLITS)."""
-    STEPS: tl.constexpr = (QUARTER + GROUP_TILE - 1) // GROUP_TILE
-    STEPS_PER_SPLIT: tl.constexpr = (STEPS + SPLITS - 1) // SPLITS
+    STEPS: tl.constexpr = (QUARTER + GROUP_TILE * SPLITS - 1) // (GROUP_TILE * SPLITS)  # of one split
+    RAGGED: tl.constexpr = STEPS * GROUP_TILE * SPLITS != QUARTER
     row = tl.program_id(1) * ROW_TILE + tl.arange(0, ROW_TILE)
     token = tl.program_id(0) * TOKEN_TILE + tl.arange(0, TOKEN_TILE)
     group = tl.arange(0, GROUP_TILE)
@@ -212,9 +212,8 @@ def decode(
     codes_at = codes + near_row * QUARTER + group[None, :]
     inputs_at = inputs + near_token * (16 * QUARTER) + (pair if PLANES else pair // 2 * 4 + pair % 2)[:, None]
     sums = tl.full((ROW_TILE, TOKEN_TILE), 0.0, tl.float32)
-    first = tl.program_id(2) * STEPS_PER_SPLIT
-    last = tl.minimum(first + STEPS_PER_SPLIT, STEPS)
-    sums = _sum_steps(words_at, codes_at, inputs_at, sums, first, last, QUARTER, GROUP_TILE, PLANES, PORTABLE)
+    first = tl.program_id(2) * STEPS
+    sums = _sum_steps(words_at, codes_at, inputs_at, sums, first, STEPS, RAGGED, QUARTER, GROUP_TILE, PLANES, PORTABLE)
     if SPLITS == 1:
         _store(sums, out, bias, row, token, tokens, OUTPUTS)
     else:

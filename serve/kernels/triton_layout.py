@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twofour.prune.errors import InputError
-from twofour.prune.packed import VALID_NIBBLES, Packed, split_nibbles, validate
+from twofour.prune.packed import Packed, split_nibbles, validate
 from twofour.serve.kernels import triton_plan
 
 DTYPES = (torch.bfloat16, torch.float16)
@@ -25,13 +25,14 @@ _MAX_ROWS = 65535 * triton_plan.MIN_ROW_TILE  # the grid's second dimension
 _COLUMNS_PER_BLOCK = 64  # four quarters of whole 16-byte copies
 _INTERPRETED_PROCESSORS = 132
 
-_CODE_OF = torch.zeros(16, dtype=torch.uint8)
-_CODE_OF[list(VALID_NIBBLES)] = torch.arange(len(VALID_NIBBLES), dtype=torch.uint8)
+_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  # by code
+_CODE_OF = torch.zeros(16, dtype=torch.uint8)  # by nibble
+_CODE_OF[[first | second << 2 for first, second in _PAIRS]] = torch.arange(len(_PAIRS), dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
 class TritonWeight:
-    """A weight on its device. `arrivals` is scratch: calls on one weight must follow each other on one stream."""
+    """A weight on its device. Calls on one weight share `arrivals`: they must follow each other, on one stream."""
 
     values: Tensor  # [rows, 8 * quarter]
     codes: Tensor  # int16 [rows, quarter]

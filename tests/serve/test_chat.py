@@ -1,7 +1,10 @@
 """Chat completions as a client sees them."""
 
+import copy
 import json
 from typing import Any
+
+from tokenizers.processors import TemplateProcessing
 
 REPLY = "hello wörld, 🤗 all"
 
@@ -36,6 +39,19 @@ def test_the_template_makes_the_prompt(shared: Any, byte_tokenizer: Any) -> None
     expected = "<|user|>system: be brief<|end|><|user|>user: a\nb<|end|><|assistant|>"
     assert byte_tokenizer.decode(tokens) == expected
     assert answer.json()["usage"]["prompt_tokens"] == len(tokens)
+
+
+def test_the_template_has_the_only_start_token(launch: Any, byte_tokenizer: Any) -> None:
+    start = byte_tokenizer.convert_tokens_to_ids("<|user|>")
+    launch.tokenizer = copy.deepcopy(byte_tokenizer)
+    launch.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|user|> $A", special_tokens=[("<|user|>", start)]
+    )
+    server = launch()
+    server.complete(prompt="ab")
+    assert server.engine.prompts[-1].tokens[0] == start
+    server.chat()
+    assert server.engine.prompts[-1].tokens.count(start) == 1
 
 
 def test_default_length_is_the_rest_of_the_context(shared: Any) -> None:

@@ -180,6 +180,13 @@ def test_infinite_logprobs_are_finite_in_json(shared: Any) -> None:
     assert min(top.values()) == -9999.0
 
 
+def test_of_two_tokens_with_one_text_the_likelier_is_told(launch: Any) -> None:
+    server = launch(launch.engine(reply="é"))  # its first byte has the text of any half character
+    scores = server.complete(max_tokens=1, logprobs=2).json()["choices"][0]["logprobs"]
+    assert scores["tokens"] == ["\ufffd"]
+    assert scores["top_logprobs"] == [{"\ufffd": -0.25}]
+
+
 def test_prompt_that_fills_the_context_can_be_scored(shared: Any) -> None:
     ids = [1] * 256
     assert shared.complete(prompt=ids, echo=True, max_tokens=0, logprobs=0).status_code == 200

@@ -42,6 +42,7 @@ def test_a_client_that_leaves_ends_its_sequences(launch: Any, stream: bool, n: i
     server.eventually(lambda: server.lifecycle.in_flight == 0)
     assert server.engine.open == 0
     assert server.metric('vllm:request_success_total{engine="0",finished_reason="abort"') == n
+    assert "twofour:rejected_requests_total{" not in server.client.get("/metrics").text
     server.engine.release()
     server.control()
 
@@ -133,12 +134,16 @@ def test_a_client_that_does_not_read_is_cut_off(launch: Any) -> None:
 
 
 def test_one_sequence_at_its_stop_string_leaves_the_others_alone(launch: Any) -> None:
-    engine = launch.engine()
+    engine = launch.engine(hold_after=3)
     texts = {1: "ab|cd", 2: "abcd"}
     engine.script = lambda prompt: launch.ids(texts[len(prompt.tokens)])
-    body = launch(engine).complete(prompt=["x", "xy"], stop="|").json()
+    connection = ask(launch(engine), prompt=["x", "xy"], stop="|")
+    assert engine.ended.get(timeout=5) == "cancelled"
+    engine.release()
+    assert engine.ended.get(timeout=5) == "stop"
+    body = json.loads(connection.recv(65536).partition(b"\r\n\r\n")[2])
+    connection.close()
     assert [choice["text"] for choice in body["choices"]] == ["ab", "abcd"]
-    assert sorted(engine.ended.get(timeout=5) for _ in range(2)) == ["cancelled", "stop"]
 
 
 def test_streams_finish_while_draining_and_new_requests_are_refused(launch: Any) -> None:

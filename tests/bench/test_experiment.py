@@ -1,0 +1,28 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from twofour.bench.experiment import Experiment
+from twofour.prune.errors import InputError
+
+CLOSED = Experiment()
+
+
+def test_both_arms_get_one_schedule_and_each_round_another() -> None:
+    seeds = [CLOSED.load("u", "m", round_).seed for round_ in range(4)]
+    assert len({*seeds, *(seed + 1 for seed in seeds)}) == 8  # the warm-up takes the next seed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rounds": 0}, "0 rounds"),
+        ({"rate": 2.0}, "concurrency or a rate"),
+        ({"concurrency": None}, "concurrency or a rate"),
+        ({"concurrency": 0}, "at least 1"),
+    ],
+)
+def test_impossible_experiments(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        replace(CLOSED, **wrong)
