@@ -7,4 +7,4 @@ from twofour.prune import pattern
 
 def magnitude(weight: Tensor) -> Tensor:  # [out, in] -> 2:4 [out, in]
     """Zero the two smallest weights of every group of four."""
-    return weight * pattern.mask_from_scores(weight.abs())
+    return weight.masked_fill(~pattern.mask_from_scores(weight.abs()), 0)

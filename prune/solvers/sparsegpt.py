@@ -36,7 +36,7 @@ def sparsegpt(weight: Tensor, hessian: Tensor, damping: float = 0.01, block_colu
         stop = min(start + block_columns, len(left))
         errors, mask[start:stop] = _prune_block(left[start:stop], factor[start:stop, start:stop])
         left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    return (left * mask).T.contiguous()
+    return left.masked_fill(~mask, 0).T.contiguous()
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> upper [in, in]

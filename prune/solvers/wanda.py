@@ -10,4 +10,4 @@ from twofour.prune import pattern
 
 def wanda(weight: Tensor, squares: Tensor) -> Tensor:  # [out, in], [in] -> 2:4 [out, in]
     """Zero the two weights of every group that move the outputs least, inputs taken one by one."""
-    return weight * pattern.mask_from_scores(weight.abs() * squares.sqrt())
+    return weight.masked_fill(~pattern.mask_from_scores(weight.abs() * squares.sqrt()), 0)

@@ -116,7 +116,9 @@ def test_every_invalid_nibble_is_named(nibble: int, group: int) -> None:
     nibbles = split_nibbles(packed.positions).clone()
     nibbles[1, group] = nibble
     broken = replace(packed, positions=join_nibbles(nibbles))
-    with pytest.raises(CheckpointError, match=f"q_proj has the invalid position nibble {nibble} at row 1, group {group};"):
+    with pytest.raises(
+        CheckpointError, match=f"q_proj has the invalid position nibble {nibble} at row 1, group {group};"
+    ):
         validate(broken, "q_proj")
 
 

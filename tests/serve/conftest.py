@@ -270,3 +270,23 @@ def shared(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Running]:
     launcher = Launcher(byte_tokenizer)
     yield launcher()
     launcher.close()
+
+
+def check_refusal(answer: Any, status: int, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """The answer has that status and OpenAI's body, all four fields of it."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert 0 < len(error["message"]) < 400
+    assert error["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    assert (error["code"], error["param"]) == (code, param)
+    assert answer.headers["content-type"] == "application/json"
+    return error
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., dict[str, Any]]:
+    return check_refusal

@@ -25,7 +25,7 @@ def send_request(connection: socket.socket, **fields: Any) -> None:
     body = json.dumps({"model": "m", **fields}).encode()
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     connection.sendall(head.encode() + body)
 
@@ -94,13 +94,10 @@ def test_the_engine_dies_during_a_stream(launch: Any) -> None:
 
 
 def read_all(connection: socket.socket) -> str:
-    received = b""
-    while b"0\r\n\r\n" not in received:
-        data = connection.recv(65536)
-        if not data:
-            break
-        received += data
-    connection.close()
+    with connection:
+        received = b""
+        while data := connection.recv(65536):
+            received += data
     return received.decode()
 
 
@@ -141,8 +138,7 @@ def test_one_sequence_at_its_stop_string_leaves_the_others_alone(launch: Any) ->
     assert engine.ended.get(timeout=5) == "cancelled"
     engine.release()
     assert engine.ended.get(timeout=5) == "stop"
-    body = json.loads(connection.recv(65536).partition(b"\r\n\r\n")[2])
-    connection.close()
+    body = json.loads(read_all(connection).partition("\r\n\r\n")[2])
     assert [choice["text"] for choice in body["choices"]] == ["ab", "abcd"]
 
 
@@ -171,8 +167,7 @@ def test_what_outlasts_the_drain_is_told_so(launch: Any, stream: bool) -> None:
     connection = ask(server, stream=stream)
     server.engine.started.get(timeout=5)
     in_loop(server, server.lifecycle.drain(0.05)).result(timeout=5)
-    text = read_all(connection) if stream else connection.recv(65536).decode()
-    connection.close()
+    text = read_all(connection)
     assert '"code": "not_ready"' in text
     assert ("200 OK" in text) == stream
     assert server.engine.ended.get(timeout=5) == "cancelled"

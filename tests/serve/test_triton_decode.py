@@ -1,0 +1,207 @@
+"""The Triton kernels in Triton's interpreter against the unpacked weight and F.linear, and what the operator refuses."""
+
+import importlib
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from twofour.prune import pattern
+from twofour.prune.errors import InputError
+from twofour.prune.packed import Packed, pack
+from twofour.serve.kernels import triton_decode, triton_plan
+from twofour.serve.kernels.triton_decode import TritonWeight, linear
+
+DTYPES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the kernels anew as functions of the interpreter, and as they were after."""
+    pytest.importorskip("triton", reason="triton is not installed (on Linux: pip install triton; no GPU is needed)")
+    kernels = importlib.import_module("twofour.serve.kernels.triton_kernels")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    importlib.reload(kernels)
+    assert kernels.INTERPRETED
+    yield
+    monkeypatch.undo()
+    importlib.reload(kernels)
+
+
+def packed_weight(rows: int, columns: int, dtype: torch.dtype, seed: int = 0) -> Packed:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    return pack((weight * pattern.mask_from_scores(weight.abs())).to(dtype))
+
+
+def inputs(tokens: int, columns: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
+    return torch.randn(tokens, columns, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_product(y: Tensor, x: Tensor, packed: Packed, bias: Tensor | None) -> None:
+    """Float32 sums, rounded once: half a unit of the dtype, and a float32 unit for every addition."""
+    weight, wide = packed.unpack().double(), None if bias is None else bias.double()
+    exact = F.linear(x.double(), weight, wide)
+    magnitude = F.linear(x.double().abs(), weight.abs(), None if wide is None else wide.abs())
+    allowed = torch.finfo(y.dtype).eps * exact.abs() + x.shape[-1] * 2.0**-24 * magnitude
+    assert y.dtype == x.dtype
+    assert bool(((y.double() - exact).abs() <= allowed).all())
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize(
+    ("rows", "columns", "tokens"),
+    [
+        (64, 512, 1),  # whole tiles
+        (1, 4, 1),  # the smallest weight
+        (65, 576, 16),  # a ragged row tile, a ragged last step
+        (40, 100, 17),  # padded columns, planes
+        (130, 516, 33),  # two rows tiles of 128, padded columns
+        (66, 1024, 96),  # two token tiles
+        (70, 4608, 5),  # splits, the last ones past the end
+        (64, 2048, 40),  # splits and planes
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_product_is_that_of_the_unpacked_weight(rows: int, columns: int, tokens: int, dtype: torch.dtype) -> None:
+    packed, x = packed_weight(rows, columns, dtype), inputs(tokens, columns, dtype)
+    weight, bias = TritonWeight.from_packed(packed), inputs(1, rows, dtype)[0]
+    assert_product(linear(x, weight, bias), x, packed, bias)
+    assert not weight.arrivals.any()
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_random_shapes() -> None:
+    source = random.Random(0)
+    for seed in range(20):
+        rows, columns, tokens = source.randint(1, 100), 4 * source.randint(1, 150), source.randint(1, 40)
+        dtype = source.choice(DTYPES)
+        packed, x = packed_weight(rows, columns, dtype, seed), inputs(tokens, columns, dtype, seed)
+        assert_product(linear(x, TritonWeight.from_packed(packed)), x, packed, None)
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_any_number_of_splits_adds_up_and_leaves_the_counters_at_zero(count: int) -> None:
+    packed, x = packed_weight(70, 1088, torch.bfloat16), inputs(33, 1088, torch.bfloat16)
+    weight = replace(TritonWeight.from_packed(packed), splits=count)
+    for _ in range(2):
+        assert_product(linear(x, weight), x, packed, None)
+        assert not weight.arrivals.any()
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("columns", [64, 132, 1088])
+def test_above_the_crossover_the_weight_is_expanded_bit_for_bit(columns: int) -> None:
+    packed = packed_weight(35, columns, torch.bfloat16)
+    x, weight = inputs(9, columns, torch.bfloat16), TritonWeight.from_packed(packed)
+    bias = inputs(1, 35, torch.bfloat16)[0]
+    assert torch.equal(linear(x, weight, bias, crossover=8), F.linear(x, packed.unpack(), bias))
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_more_tokens_than_counters_are_expanded_whatever_crossover_is_asked_for() -> None:
+    packed = packed_weight(8, 64, torch.float16)
+    x = inputs(triton_plan.MAX_TOKENS + 1, 64, torch.float16)
+    y = linear(x, TritonWeight.from_packed(packed), crossover=10**9)
+    assert torch.equal(y, F.linear(x, packed.unpack()))
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_leading_dimensions_strides_and_no_tokens() -> None:
+    packed = packed_weight(12, 64, torch.bfloat16)
+    weight, x = TritonWeight.from_packed(packed), inputs(12, 129, torch.bfloat16)[::2, 1::2]
+    y = linear(x.view(2, 3, 64), weight)
+    assert y.shape == (2, 3, 12)
+    assert_product(y.view(6, 12), x, packed, None)
+    assert linear(x.new_empty(2, 0, 64), weight).shape == (2, 0, 12)
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_infinity_and_nan_stay_with_their_token() -> None:
+    packed, x = packed_weight(8, 100, torch.bfloat16), inputs(3, 100, torch.bfloat16)
+    clean = linear(x, TritonWeight.from_packed(packed))
+    x[1, 99], x[1, 3] = float("inf"), float("nan")
+    with pytest.warns(RuntimeWarning, match="invalid value"):  # from the interpreter's numpy
+        y = linear(x, TritonWeight.from_packed(packed))
+    assert bool(y[1].isnan().all())
+    assert torch.equal(y[::2], clean[::2])
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_one_compiled_graph_serves_any_number_of_tokens() -> None:
+    packed = packed_weight(16, 64, torch.float16)
+    weight = TritonWeight.from_packed(packed)
+    compiled = torch.compile(lambda x: linear(x, weight) + 1, fullgraph=True, backend="aot_eager", dynamic=True)
+    with torch.inference_mode():
+        for tokens in (3, 20):
+            x = inputs(tokens, 64, torch.float16)
+            assert torch.equal(compiled(x), linear(x, weight) + 1)
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_the_operator_passes_torchs_own_checks() -> None:
+    weight = TritonWeight.from_packed(packed_weight(16, 64, torch.float16))
+    tensors = (inputs(3, 64, torch.float16), weight.values, weight.codes, weight.arrivals, None)
+    torch.library.opcheck(torch.ops.twofour.linear24_triton.default, (*tensors, 64, 1, 96))
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_prepare_launches_every_tile_and_the_expansion(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    tile = triton_plan.tile
+    monkeypatch.setattr(
+        triton_plan, "tile", lambda tokens, on: seen.append(tile(tokens, on).tokens) or tile(tokens, on)
+    )
+    expand = triton_decode._expand
+    monkeypatch.setattr(triton_decode, "_expand", lambda *weight: seen.append(0) or expand(*weight))
+    triton_decode.prepare(TritonWeight.from_packed(packed_weight(8, 64, torch.float16)))
+    assert sorted(seen) == [0, 16, 32, 64]
+
+
+def test_available_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert triton_decode.available() == "none: triton is not installed; pip install triton"
+
+
+def test_cpu_tensors_are_refused_outside_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    weight = TritonWeight.from_packed(packed_weight(8, 64, torch.float16))
+    for crossover in (96, 0):
+        with pytest.raises(InputError, match="run on CUDA devices, got cpu"):
+            linear(inputs(1, 64, torch.float16), weight, crossover=crossover)
+
+
+@pytest.mark.parametrize(
+    ("x", "bias", "message"),
+    [
+        (inputs(1, 64, torch.bfloat16), None, "takes torch.float16 of 64 columns, got torch.bfloat16"),
+        (inputs(1, 60, torch.float16), None, r"of 64 columns, got torch.float16 \[1, 60\]"),
+        (torch.tensor(1.0, dtype=torch.float16), None, r"of 64 columns, got torch.float16 \[\]"),
+        (inputs(1, 64, torch.float16), torch.zeros(7, dtype=torch.float16), r"the bias must be torch.float16 \[8\]"),
+        (inputs(1, 64, torch.float16), torch.zeros(8), "the bias must be torch.float16"),
+        (torch.empty(1, 64, dtype=torch.float16), torch.empty(8, dtype=torch.float16, device="meta"), "move them"),
+    ],
+)
+def test_activations_and_bias_that_do_not_fit_are_refused(x: Tensor, bias: Tensor | None, message: str) -> None:
+    op = torch.ops.twofour.linear24_triton.default.py_kernels if bias is not None and bias.is_meta else None
+    weight = TritonWeight.from_packed(packed_weight(8, 64, torch.float16))
+    assert op is None or op is not None
+    with pytest.raises(InputError, match=message):
+        linear(x, weight, bias)
+
+
+def test_tensors_that_no_weight_has_are_refused() -> None:
+    weight, x = TritonWeight.from_packed(packed_weight(8, 64, torch.float16)), inputs(1, 64, torch.float16)
+    for wrong in (
+        replace(weight, codes=weight.codes[:, :2]),
+        replace(weight, codes=weight.codes.int()),
+        replace(weight, values=weight.values.t().contiguous().t()),
+        replace(weight, arrivals=weight.arrivals[:1]),
+        replace(weight, splits=0),
+    ):
+        with pytest.raises(InputError, match="no TritonWeight"):
+            linear(x, wrong)

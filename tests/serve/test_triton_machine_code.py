@@ -1,0 +1,131 @@
+"""The decode kernel compiled for GPUs that need not be here, and the machine code read."""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twofour.serve.kernels import triton_plan
+
+triton = pytest.importorskip(
+    "triton", reason="triton is not installed (on Linux: pip install triton; no GPU is needed)"
+)
+
+QUARTER = 896  # of 14336 columns
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
+LABEL = re.compile(r"^\.L_x_(\d+):")
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    main_loop: Counter[str]  # instructions of one step by their first name, LDGSTS for LDGSTS.E.128
+    copies: Counter[str]  # the asynchronous copies in it, by their full name
+    spilled_bytes: int
+    shared_bytes: int
+
+
+def compiled(target: int, tokens: int, dtype: str, splits: int, quarter: int) -> tuple[Any, triton_plan.Tile]:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from twofour.serve.kernels import triton_kernels
+
+    tile = triton_plan.tile(tokens, divmod(target, 10))
+    constants = {
+        "OUTPUTS": 4096, "QUARTER": quarter, "SPLITS": splits, "ROW_TILE": tile.rows, "TOKEN_TILE": tile.tokens,
+        "GROUP_TILE": triton_plan.GROUP_TILE, "PLANES": tile.tokens > 16, "PORTABLE": False,
+    }  # fmt: skip
+    arguments = dict.fromkeys(("values", "inputs", "bias", "out"), f"*{dtype}")
+    arguments |= {"codes": "*i16", "partials": "*fp32", "arrivals": "*i32", "tokens": "i32"}
+    names = triton_kernels.decode.arg_names
+    signature = {name: arguments.get(name, "constexpr") for name in names}
+    aligned = [name for name, kind in arguments.items() if kind.startswith("*") and name != "bias"]
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(fn=triton_kernels.decode, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options), tile
+
+
+def tool(name: str, *arguments: str) -> str:
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / name
+    return subprocess.run([path, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def main_loop(assembly: str) -> list[str]:
+    """The longest stretch that a branch jumps back over."""
+    names: list[str] = []
+    labels: dict[str, int] = {}
+    longest: list[str] = []
+    for line in assembly.splitlines():
+        if label := LABEL.match(line):
+            labels[label[1]] = len(names)
+        elif instruction := INSTRUCTION.match(line):
+            names.append(instruction[1])
+            goal = re.search(r"\.L_x_(\d+)", instruction[2]) if instruction[1].startswith("BRA") else None
+            if goal and goal[1] in labels:
+                longest = max(longest, names[labels[goal[1]] :], key=len)
+    return longest
+
+
+def read(kernel: Any) -> MachineCode:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "decode.cubin")
+        cubin.write_bytes(kernel.asm["cubin"])
+        loop, usage = main_loop(tool("nvdisasm", "-c", str(cubin))), tool("cuobjdump", "-res-usage", str(cubin))
+    spilled = re.search(r"STACK:(\d+) .*LOCAL:(\d+)", usage)
+    assert spilled and loop
+    return MachineCode(
+        Counter(name.split(".")[0] for name in loop),
+        Counter(name for name in loop if name.startswith("LDGSTS")),
+        int(spilled[1]) + int(spilled[2]),
+        kernel.metadata.shared,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("target", "tokens", "shared_limit", "per_weight_limit"),
+    [
+        (80, 16, 163 * 1024, 3.5),
+        (89, 16, 99 * 1024, 3.5),
+        (90, 16, 227 * 1024 // 2 - 1024, 3.5),  # two programs on a processor
+        (90, 32, 227 * 1024 // 2 - 1024, 3.5),
+        (90, 64, 227 * 1024, 3.5),
+        # twice the products per weight, in instructions of 8 tokens: 3.8 of the 12 (sm_80) and 50 (sm_89) that fit
+        (80, 32, 163 * 1024, 4.0),
+        (89, 32, 99 * 1024, 4.0),
+    ],
+)
+def test_the_main_loop_is_lean(
+    target: int, tokens: int, shared_limit: int, per_weight_limit: float, dtype: str
+) -> None:
+    kernel, tile = compiled(target, tokens, dtype, 4, QUARTER)
+    code = read(kernel)
+    weights = tile.rows * triton_plan.GROUP_TILE * 16 / (tile.warps * 32)  # of a step, for one thread
+    assert code.spilled_bytes == 0
+    assert code.shared_bytes <= shared_limit
+    assert code.main_loop.total() / weights <= per_weight_limit
+    assert code.main_loop["HGMMA" if target == 90 else "HMMA"] > 0
+    # every value, and the codes, by copies of 16 bytes
+    assert sum(count for name, count in code.copies.items() if ".128" in name) >= weights * 1.125 / 16
+    assert not code.main_loop["LDG"] + code.main_loop["LDL"] + code.main_loop["STL"]
+
+
+def test_a_ragged_quarter_and_one_split_stay_lean() -> None:
+    """576 columns: the last step is masked."""
+    kernel, tile = compiled(90, 1, "bf16", 1, 36)
+    code = read(kernel)
+    assert code.spilled_bytes == 0
+    assert code.main_loop.total() / (tile.rows * triton_plan.GROUP_TILE * 16 / (tile.warps * 32)) <= 3.5
+    assert code.main_loop["LDGSTS"] and code.main_loop["HGMMA"]
+
+
+def test_the_expansion_is_byte_permutes() -> None:
+    """16 per 16 weights: the 20 instructions of the text less its 4 shifts, nothing added by the compiler."""
+    kernel, tile = compiled(90, 16, "bf16", 1, QUARTER)
+    assert read(kernel).main_loop["PRMT"] == tile.rows * triton_plan.GROUP_TILE * 16 // (tile.warps * 32)
