@@ -133,7 +133,7 @@ def test_a_bad_activation_is_named_with_its_place(bad: float, statistic: type[He
     mask[0, :2] = False
     x[1, 3, 7] = bad
     for padding in (None, mask):
-        with pytest.raises(NonFiniteError, match="input of mlp.down is NaN or infinite at sample 11, position 3"):
+        with pytest.raises(NonFiniteError, match=r"input of mlp\.down is NaN or infinite at sample 11, position 3"):
             observe(Observer(statistic), {"mlp.down": x}, padding)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter against the unpacked weight and F.linear, and what the operator refuses."""
+"""The Triton kernels in its interpreter against the unpacked weight and F.linear, and what the operator refuses."""
 
 import importlib
 import random
