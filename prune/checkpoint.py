@@ -1,196 +1,245 @@
-"""Model folders in and out: the packed checkpoint, its dense twin, and the manifest of both.
+"""Model folders in and out: which files hold the weights, tensor by tensor, packed or dense.
 
-For every 2:4 linear M a packed folder holds `M.values` [out, in / 2] and `M.positions` uint8 [out, ceil(in / 8)]
-(see `packed`), a dense one `M.weight` with zeros. Every other tensor is the source's, unchanged.
+The packed form carries the transformers variant name `twofour` (`model.twofour.safetensors`), so that a plain
+`from_pretrained` finds no weights rather than the wrong ones. A folder holds one variant, never both.
 """
 
-import re
+import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from twofour.prune.card import write_card
-from twofour.prune.errors import CheckpointError, InputError, ModelError
-from twofour.prune.folder import new_folder, read_json, sha256, write_json
-from twofour.prune.packed import VALUE_DTYPES, Packed, pack
-from twofour.prune.shards import MAX_SHARD_BYTES, VARIANT, Shards, ShardWriter, open_shards
+from twofour.prune.errors import CheckpointError, ModelError
+from twofour.prune.folder import read_config, read_json, write_json
+from twofour.prune.packed import pack
 
-__all__ = [
-    "CONFIG",
-    "MANIFEST",
-    "Format",
-    "is_packed",
-    "linear_tensors",
-    "new_folder",
-    "packed_settings",
-    "read_config",
-    "read_packed",
-    "resolve",
-    "write_manifest",
-    "write_model",
-]
+VARIANT = "twofour"
+MANIFEST = "twofour.json"
+FORMAT_VERSION = 1
+SHARD_BYTES = 5_000_000_000
+STEMS = {"dense": "model", "packed": f"model.{VARIANT}"}
+INDEXES = {"dense": "model.safetensors.index.json", "packed": f"model.safetensors.index.{VARIANT}.json"}
+WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+VALUE_DTYPES = ("bfloat16", "float16", "float32")
 
-Format = Literal["packed", "dense"]
-CONFIG, MANIFEST = "config.json", "twofour.json"
-METHOD, FORMAT_VERSION, PATTERN = "twofour", 1, "2:4"
-DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in VALUE_DTYPES}
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
-_COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
-_COPIED_NAMES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY).*")
-_NOT_COPIED = re.compile(r"config\.json|twofour\.json|.*\.index(\.\w+)?\.json|.*\.bin|.*\.safetensors")
+Form = Literal["packed", "dense"]
+FORMS: tuple[Form, ...] = ("packed", "dense")
 
 
-def resolve(model: str, revision: str | None = None) -> Path:
-    """Return the folder of a model, fetched from the hub if it is a hub id."""
-    if Path(model).is_dir():
-        return Path(model)
-    if not _HUB_ID.fullmatch(model) or Path(model).exists():
-        raise InputError(f"{model} is not a model folder; give a folder or a hub id")
-    return _download(model, revision)
+def form_of(folder: Path) -> Form:
+    """Tell which form a folder holds. Raises CheckpointError unless it is exactly one."""
+    found = [form for form in FORMS if _has(folder, form)]
+    if len(found) != 1:
+        fact = "both packed and dense weights" if found else "no model.safetensors or model.twofour.safetensors"
+        raise CheckpointError(f"{folder} holds {fact}; give a folder with one of them")
+    return found[0]
 
 
-def _download(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _has(folder: Path, form: Form) -> bool:
+    return (folder / f"{STEMS[form]}.safetensors").exists() or (folder / INDEXES[form]).exists()
 
+
+class Weights(Mapping[str, Tensor]):
+    """The tensors of a folder by name, read from disk one at a time. Used as a context manager.
+
+    Raises CheckpointError, naming the file, where one is missing or is no safetensors file.
+    """
+
+    def __init__(self, folder: Path, form: Form | None = None) -> None:
+        self.form = form or form_of(folder)
+        self.files = weight_files(folder, self.form)
+        self._open = {path: _open(path) for path in self.files}
+        self._file_of = {name: path for path, file in self._open.items() for name in file.keys()}  # noqa: SIM118
+        _require_indexed(folder, self.form, self._file_of)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    def __enter__(self) -> "Weights":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.clear()
+
+    def bases(self) -> list[str]:
+        """The names M for which M.values is stored."""
+        return [name.removesuffix(".values") for name in self if name.endswith(".values")]
+
+
+def weight_files(folder: Path, form: Form) -> list[Path]:
+    """Name the weight files of a folder, all of which exist."""
+    index = folder / INDEXES[form]
+    names = [f"{STEMS[form]}.safetensors"]
+    if index.exists():
+        names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{index.name} names {name}, which is outside the folder; take an intact copy")
+        if not (folder / name).exists():
+            raise CheckpointError(f"{folder} lacks the shard {name}; take an intact copy of the model")
+    return [folder / name for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map; take an intact copy of the model")
+    return weight_map
+
+
+def _require_indexed(folder: Path, form: Form, file_of: Mapping[str, Path]) -> None:
+    index = folder / INDEXES[form]
+    if not index.exists():
+        return
+    for name, file in _weight_map(index).items():
+        if name not in file_of or file_of[name].name != file:
+            raise CheckpointError(f"{file} lacks the tensor {name} that {index.name} promises; take an intact copy")
+
+
+def _open(path: Path) -> Any:
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{model} is not a folder here and cannot be fetched from the hub ({reason}); "
-            "check the name and the network, or give a folder"
-        ) from error
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not an intact safetensors file ({error}); take an intact copy") from error
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json. Raises ModelError where the folder is no model folder."""
-    if not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder} has no {CONFIG}; give a model folder in the Hugging Face layout")
-    return read_json(folder / CONFIG)
+def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form: Form) -> None:
+    """Write a model with some linears replaced. `weights`: module name -> 2:4 weight [out, in].
+
+    Everything else of `source` is carried over as it is. Raises ModelError where a linear is not in the source.
+    """
+    with Weights(source, "dense") as tensors:
+        if missing := [name for name in weights if f"{name}.weight" not in tensors]:
+            raise ModelError(f"{source} stores no {missing[0]}.weight; this checkpoint names its tensors differently")
+        write_weights(folder, _replaced(tensors, weights, form), form)
+        config = read_config(source)
+        if form == "packed":
+            config["quantization_config"] = quantization_config(weights, others(tensors, weights))
+    write_json(folder / "config.json", config)
+    copy_rest(source, folder)
 
 
-def is_packed(config: Mapping[str, Any]) -> bool:
-    """Whether config.json speaks of a packed 2:4 folder."""
-    settings = config.get("quantization_config")
-    return isinstance(settings, Mapping) and settings.get("quant_method") == METHOD
+def _replaced(tensors: Weights, weights: Mapping[str, Tensor], form: Form) -> Iterator[tuple[str, Tensor]]:
+    for name in tensors:
+        base = name.removesuffix(".weight")
+        if base == name or base not in weights:
+            yield name, tensors[name]
+        elif form == "dense":
+            yield name, weights[base]
+        else:
+            yield from packed_tensors(base, weights[base])
 
 
-def packed_settings(values_dtype: str, ignore: Sequence[str]) -> dict[str, Any]:
-    """Make the quantization_config of a packed folder."""
+def packed_tensors(base: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Pack one weight into the tensors that are stored for it."""
+    packed = pack(weight, base)
+    yield f"{base}.values", packed.values
+    yield f"{base}.positions", packed.positions
+
+
+def others(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
+    found = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and tensors[name].dim() == 2}
+    return sorted((found | {"lm_head"}) - weights.keys())
+
+
+def quantization_config(weights: Mapping[str, Tensor], ignore: list[str]) -> dict[str, Any]:
+    """What a loader needs to know, for config.json. `ignore`: the modules that are not packed."""
+    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in weights.values()}
+    if len(dtypes) != 1:
+        raise ModelError(f"the linears have the dtypes {', '.join(sorted(dtypes))}; give a model with one dtype")
     return {
-        "quant_method": METHOD,
+        "quant_method": VARIANT,
         "format_version": FORMAT_VERSION,
-        "pattern": PATTERN,
-        "values_dtype": values_dtype,
-        "ignore": list(ignore),
+        "pattern": "2:4",
+        "values_dtype": dtypes.pop(),
+        "ignore": ignore,
     }
 
 
-def require_supported(settings: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, naming the fact, unless this version of twofour reads such a folder."""
-    known = {"format_version": [FORMAT_VERSION], "pattern": [PATTERN], "values_dtype": list(DTYPE_NAMES)}
-    for key, choices in known.items():
-        if settings.get(key) not in choices:
-            raise CheckpointError(
-                f"quantization_config has {key} {settings.get(key)!r}, and this twofour reads "
-                f"{' or '.join(map(str, choices))}; install a newer twofour or prune again"
-            )
+def require_known(quantization: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless this is a packed checkpoint of a kind that we can read."""
+    known = {"quant_method": (VARIANT,), "format_version": (FORMAT_VERSION,), "pattern": ("2:4",)}
+    for key, values in {**known, "values_dtype": VALUE_DTYPES}.items():
+        if quantization.get(key) not in values:
+            found = quantization.get(key)
+            raise CheckpointError(f"config.json says {key} {found!r}, known: {values}; upgrade twofour")
 
 
-def linear_tensors(shards: Shards) -> dict[str, list[str]]:
-    """Map every packed linear of a folder to the names of its tensors that are there."""
-    found: dict[str, list[str]] = {}
-    for name in shards.files:
-        linear, _, part = name.rpartition(".")
-        if part in ("values", "positions", "scales"):
-            found.setdefault(linear, []).append(name)
-    return found
-
-
-def read_packed(shards: Shards, linear: str, scale_columns: int = 0) -> Packed:
-    """Read one packed linear, unvalidated."""
-    scales = f"{linear}.scales"
-    return Packed(
-        shards.read(f"{linear}.values"),
-        shards.read(f"{linear}.positions"),
-        shards.read(scales) if scales in shards.files else None,
-        scale_columns,
-    )
-
-
-def write_model(
-    folder: Path,
-    source: Path,
-    weights: Mapping[str, Tensor],
-    format: Format,
-    ignore: Sequence[str] = ("lm_head",),
-    model: str | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+def write_weights(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], form: Form, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write the folder of a pruned model, all but the manifest.
-
-    weights: the 2:4 weight [out, in] of each pruned linear by module name (`model.layers.0.mlp.up_proj`); a mapping
-    that reads lazily is never held whole. ignore: the linears left dense. model: what the source is called.
-    """
-    shards = open_shards(source)
-    _require_in_source(shards, weights)
-    dtype = _common_dtype(weights)
-    with ShardWriter(folder, VARIANT if format == "packed" else None, max_shard_bytes) as writer:
-        for name, tensor in _tensors(shards, weights, format):
-            writer.add(name, tensor)
-    config = read_config(source)
-    config.pop("quantization_config", None)
-    if format == "packed":
-        config["quantization_config"] = packed_settings(dtype, ignore)
-    write_json(folder / CONFIG, config)
-    _copy_companions(source, folder)
-    write_card(folder, source, format, model)
+    """Write tensors as one safetensors file, or as shards with an index."""
+    shards: list[list[str]] = []
+    for number, shard in enumerate(_shards(tensors, shard_bytes)):
+        save_file(shard, folder / f"part-{number}", metadata={"format": "pt"})
+        shards.append(list(shard))
+    names = [_shard_name(form, number, len(shards)) for number in range(len(shards))]
+    for number, name in enumerate(names):
+        (folder / f"part-{number}").rename(folder / name)
+    if len(shards) > 1:
+        size = sum((folder / name).stat().st_size for name in names)
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        write_json(folder / INDEXES[form], {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
-def _require_in_source(shards: Shards, weights: Mapping[str, Tensor]) -> None:
-    for linear in weights:
-        if f"{linear}.weight" not in shards.files:
-            raise CheckpointError(f"{shards.folder} stores no {linear}.weight; this model cannot be rewritten")
+def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > shard_bytes:
+            yield shard
+            shard = {}
+        shard[name] = tensor.detach().cpu().contiguous()
+    yield shard
 
 
-def _common_dtype(weights: Mapping[str, Tensor]) -> str:
-    names = {str(weights[linear].dtype).removeprefix("torch.") for linear in weights}
-    if len(names) != 1 or not names <= set(DTYPE_NAMES):
-        raise ModelError(
-            f"the pruned weights have dtypes {sorted(names)}; give one of {', '.join(DTYPE_NAMES)} for all"
-        )
-    return names.pop()
+def _shard_name(form: Form, number: int, count: int) -> str:
+    suffix = f"-{number + 1:05d}-of-{count:05d}" if count > 1 else ""
+    return f"{STEMS[form]}{suffix}.safetensors"
 
 
-def _tensors(shards: Shards, weights: Mapping[str, Tensor], format: Format) -> Iterator[tuple[str, Tensor]]:
-    for name in shards.files:
-        linear = name.removesuffix(".weight")
-        if name == linear or linear not in weights:
-            yield name, shards.read(name)
-        elif format == "dense":
-            yield name, weights[linear]
-        else:
-            packed = pack(weights[linear], linear)
-            yield f"{linear}.values", packed.values
-            yield f"{linear}.positions", packed.positions
-
-
-def _copy_companions(source: Path, folder: Path) -> None:
-    """Copy tokenizer, chat template, generation config and licence files: no weights, no code."""
-    for path in sorted(source.iterdir()):
-        wanted = path.suffix in _COPIED_SUFFIXES or _COPIED_NAMES.fullmatch(path.name)
-        if path.is_file() and wanted and not _NOT_COPIED.fullmatch(path.name):
+def copy_rest(source: Path, folder: Path) -> None:
+    """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest."""
+    for path in source.iterdir():
+        belongs = path.is_file() and not path.name.startswith(".") and path.name not in ("config.json", MANIFEST)
+        weights = ".safetensors" in path.name or path.suffix in WEIGHT_SUFFIXES
+        if belongs and not weights and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write twofour.json, the last file of a folder: the manifest with the digests of config and weight files."""
-    files = [CONFIG, *(path.name for path in sorted(folder.glob("model*.safetensors*")))]
-    digests = {name: sha256(folder / name) for name in files}
-    write_json(folder / MANIFEST, {**manifest, "files": digests})
+    """Write twofour.json with the digests of what is there; the last file of a folder."""
+    write_json(folder / MANIFEST, {**manifest, "sha256": digests(folder)})
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of config.json and of everything that belongs to the weights, by file name."""
+    paths = [path for path in folder.iterdir() if ".safetensors" in path.name or path.name == "config.json"]
+    return {path.name: _sha256(path) for path in sorted(paths)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def value_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name of `VALUE_DTYPES`."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,95 +1,115 @@
-"""Folders that appear whole or not at all, and the small files in them."""
+"""Model folders as places: found by name, made whole or not at all."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from twofour.prune.errors import CheckpointError, InputError, OutputError
 
-from twofour.prune.errors import CheckpointError, OutputError
 
-_CHUNK_BYTES = 1 << 20
+def resolve(model: str, revision: str | None = None) -> Path:
+    """Return the local folder of a model: the folder itself, or the snapshot of a hub id."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InputError(f"{model} is not a folder; give a model folder or a hub id")
+    return _snapshot(model, revision)
+
+
+def _snapshot(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md"]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen kinds, offline and not
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{model} is no folder here, and the hub does not give it ({reason}); check the name"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError where it is missing or is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}; give an intact model folder") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); take an intact copy") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is not a JSON object; take an intact copy")
+    return document
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json."""
+    return read_json(folder / "config.json")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON object as people read it."""
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary sibling of `out` to fill; it becomes `out` on success and vanishes on any failure."""
-    out = out.absolute()
+    """Yield a temporary folder that takes the name `out` at the end, or vanishes if anything goes wrong."""
     refuse_existing(out)
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        _flush(partial)
-        refuse_existing(out)
-        partial.rename(out)
-        _fsync(out.parent)
-    except (OSError, SafetensorError) as error:
-        if reason := _output_failure(error):
-            raise OutputError(f"cannot write {out}: {reason}") from error
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made ({error.strerror}); choose another place") from error
+    try:
+        yield part
+        _publish(part, out)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if is_disk_full(error):
+            raise OutputError(f"the disk of {out.parent} is full; free some space and run again") from error
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise OutputError where something has that name already: call it before hours of work, too."""
+    """Raise OutputError if there is something under that name."""
     if out.exists() or out.is_symlink():
-        raise OutputError(f"{out} exists already; give another name or remove it")
+        raise OutputError(f"{out} exists already; choose another name or remove it")
 
 
-def _output_failure(error: Exception) -> str | None:
-    """The fact and the remedy, if this is a failure to write. safetensors reports the system's error as text."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or "code: 28" in str(error):
-        return "the disk is full; free some space or give a folder on another disk"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
-        return f"{os.strerror(number)}; give a folder in a place where you may write"
-    return None
+def require_space(out: Path, needed_bytes: int) -> None:
+    """Raise OutputError unless the disk of `out` has room for that much."""
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        raise OutputError(
+            f"{parent} has {free / 1e9:.1f} GB free, the result needs {needed_bytes / 1e9:.1f} GB; free some space"
+        )
 
 
-def _flush(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        _fsync(path)
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error means a full disk; safetensors reports it as text."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
-def _fsync(path: Path) -> None:
+def _publish(part: Path, out: Path) -> None:
+    part.chmod(0o755)
+    for path in [*part.rglob("*"), part]:
+        _sync(path)
+    part.rename(out)
+    _sync(out.parent)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError, naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; take an intact copy of the folder") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON; take an intact copy of the folder") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object; take an intact copy of the folder")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write an object for people and programs alike. NaN and infinity are refused: JSON has none."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """Return the hexadecimal digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
