@@ -1,115 +1,97 @@
-"""Model folders that the tests share: tiny random ones, made in seconds, and the demo model."""
+"""Models for tests: a tiny random one made here, and the demo model, made once from its package."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from twofour.prune import checkpoint, pattern
+from twofour.prune import checkpoint
+from twofour.prune.folder import new_folder
+from twofour.prune.solvers.magnitude import magnitude
 
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+VOCABULARY = 320
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+DEMO = Path(__file__).parent.parent / ".demo" / "SmolLM2-135M-Instruct"
+
+MakeModel = Callable[..., Path]
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and three special ones with the ids 0, 1 and 2: 259 in all."""
-    tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(SPECIAL)
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and three special ones."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token=SPECIAL[0],
-        bos_token=SPECIAL[1],
-        eos_token=SPECIAL[2],
-        pad_token=SPECIAL[2],
-        chat_template=TEMPLATE,
+        tokenizer_object=tokenizer, bos_token=special[1], eos_token=special[2], chat_template=CHAT_TEMPLATE
     )
 
 
-def tiny_config(tied: bool) -> LlamaConfig:
-    return LlamaConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=264,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-
-
-def make_tiny_model(folder: Path, tied: bool = True, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Write a random Llama that weighs a few hundred kilobytes."""
+def tiny_model(folder: Path, dtype: torch.dtype, **changes: Any) -> Path:
+    """Write a random two-block Llama with grouped queries."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(tiny_config(tied)).to(dtype)
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    (folder / "LICENSE").write_text("do what you like\n")
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# tiny\n")
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        **{
+            **shape,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 1024,
+            "vocab_size": VOCABULARY,
+            **changes,
+        }
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     return folder
-
-
-def prune_tiny_model(source: Path, out: Path, format: checkpoint.Format = "packed") -> Path:
-    """Prune every decoder linear by magnitude, without the pruning floor's own walk."""
-    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-    linears = {
-        name: module.weight.detach()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head"
-    }
-    weights = {name: weight * pattern.mask_from_scores(weight.abs()) for name, weight in linears.items()}
-    with checkpoint.new_folder(out) as folder:
-        checkpoint.write_model(folder, source, weights, format)
-        shapes = {name: {"shape": list(weight.shape)} for name, weight in weights.items()}
-        checkpoint.write_manifest(folder, {"format_version": 1, "method": "magnitude", "linears": shapes, "dense": {}})
-    return out
-
-
-@pytest.fixture(scope="session")
-def make_tiny() -> Callable[..., Path]:
-    """Make a tiny model where a test wants its own: tied or not, of any dtype."""
-    return make_tiny_model
-
-
-@pytest.fixture(scope="session")
-def prune_tiny() -> Callable[..., Path]:
-    """Prune a tiny model by magnitude where a test wants its own."""
-    return prune_tiny_model
 
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense tiny model with tied embeddings, bf16. Read only."""
-    return make_tiny_model(tmp_path_factory.mktemp("dense") / "tiny")
+    """A dense model in bfloat16, its embeddings tied."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return tiny_model(folder, torch.bfloat16, tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="session")
-def tiny_pruned_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model pruned by magnitude and packed. Read only."""
-    return prune_tiny_model(tiny_model_folder, tmp_path_factory.mktemp("packed") / "tiny-24")
+def tiny_float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model in float32, its embeddings not tied."""
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny32", torch.float32)
+
+
+def prune_by_magnitude(source: Path, out: Path, form: checkpoint.Form = "packed") -> Path:
+    """Write a pruned copy of a model without the walk."""
+    with checkpoint.Weights(source) as stored, new_folder(out) as part:
+        names = [name.removesuffix(".weight") for name in stored if name.endswith("proj.weight")]
+        weights = {name: magnitude(stored[f"{name}.weight"]) for name in names}
+        checkpoint.write_model(part, source, weights, form)
+        linears = {name: {"shape": list(weight.shape)} for name, weight in weights.items()}
+        checkpoint.write_manifest(part, {"method": "magnitude", "linears": linears})
+    return out
+
+
+@pytest.fixture
+def tiny_pruned_folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """A packed copy of the tiny model, fresh for every test, to be damaged."""
+    return prune_by_magnitude(tiny_model_folder, tmp_path / "tiny-2of4")
 
 
 @pytest.fixture(scope="session")
 def demo_model_folder() -> Path:
-    """The demo model, made once and kept in the checkout's `.demo/`. Read only."""
-    from twofour.prune.demo_model import make_demo_model
+    """The real demo model, kept between runs."""
+    if not DEMO.exists():
+        from twofour.prune import demo_model
 
-    folder = Path(os.environ.get("TWOFOUR_DEMO_MODEL") or Path(__file__).parents[1] / ".demo" / "SmolLM2-135M-Instruct")
-    if not folder.exists():
-        make_demo_model(folder)
-    assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
-    return folder
+        demo_model.make(DEMO)
+    assert json.loads((DEMO / "config.json").read_text())["model_type"] == "llama"
+    return DEMO
