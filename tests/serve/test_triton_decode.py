@@ -1,6 +1,7 @@
 """The Triton kernels in its interpreter against the unpacked weight and F.linear, and what the operator refuses."""
 
 import importlib
+import importlib.util
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -167,6 +168,7 @@ def test_available_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton_decode.available() == "none: triton is not installed; pip install triton"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_cpu_tensors_are_refused_outside_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     weight = TritonWeight.from_packed(packed_weight(8, 64, torch.float16))
@@ -186,6 +188,7 @@ def test_cpu_tensors_are_refused_outside_the_interpreter(monkeypatch: pytest.Mon
         (torch.empty(1, 64, dtype=torch.float16), torch.empty(8, dtype=torch.float16, device="meta"), "move them"),
     ],
 )
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_activations_and_bias_that_do_not_fit_are_refused(x: Tensor, bias: Tensor | None, message: str) -> None:
     op = torch.ops.twofour.linear24_triton.default.py_kernels if bias is not None and bias.is_meta else None
     weight = TritonWeight.from_packed(packed_weight(8, 64, torch.float16))
