@@ -23,7 +23,7 @@ if IS_X86:
 HEADERS = [
     "activations.h",
     "avx512_int8.h",
-    "avx512_common.h",
+    "avx512_sums.h",
     "driver.h",
     "kernels.h",
     "layout.h",

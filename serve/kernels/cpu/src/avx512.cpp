@@ -1,9 +1,11 @@
 // AVX-512 F, BW, DQ and VL (Skylake-X and newer): float32 x by vpermilps and fused multiply-add; bfloat16 x converted.
 #include "activations.h"
 #include "avx512_int8.h"
-#include "avx512_common.h"
+#include "avx512_sums.h"
 
 namespace {
+
+constexpr int AHEAD = 8192;
 
 // Half-words of 32-bit lanes as floats. A bfloat16 is the upper half of a float32.
 inline __m512 low_half_words(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
@@ -29,7 +31,6 @@ struct SparseTile {
   static constexpr int CHUNK = 4;
   const Product &job;
   const Panel<float> &x;
-  Stream stream;
   __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   __m512i low_shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
   __m512i high_shifts = _mm512_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -56,11 +57,11 @@ struct SparseTile {
     const float *row = x.rows + token * x.stride, *end = row + x.stride;
     __m512 total[TOKENS][4] = {};
     for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
-      stream.prefetch<TOKENS>(block);
+      prefetch(block + AHEAD);
 #pragma GCC unroll 8
       for (int cell = 0; cell < 8; cell++) {  // [column half][pair]
         const uint8_t *values = block + POSITION_BYTES + cell * 64;
-        stream.prefetch<TOKENS>(values);
+        prefetch(values + AHEAD);
         add_cell<TOKENS>(block + cell * 8, values, row + (cell >> 2) * 32, &total[0][cell & 3], 4);
       }
     }
@@ -81,8 +82,7 @@ struct DenseTile {
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
         const uint16_t *values = weight.row[first + r] + column;
-        if (DPFA) _mm_prefetch(reinterpret_cast<const char *>(values) + 16 * x.stride, DPFA > 1 ? _MM_HINT_T0 : _MM_HINT_T1);
-        if (DPFB) _mm_prefetch(reinterpret_cast<const char *>(values) + DPFB, _MM_HINT_T0);
+        prefetch(reinterpret_cast<const char *>(values) + 1024);
         __m512i pairs = _mm512_loadu_si512(values);
         __m512 low = low_half_words(pairs), high = high_half_words(pairs);
 #pragma GCC unroll 8
@@ -115,7 +115,7 @@ int multiply_as(const Product *job) {
   if (job->kind == DENSE_BF16)
     multiply(DenseTile{*job, x}, *job);
   else
-    multiply(SparseTile{*job, x, {}}, *job);
+    multiply(SparseTile{*job, x}, *job);
   return 0;
 }
 

@@ -2,7 +2,7 @@
 // Included by both AVX-512 files; __AVX512VBMI__ and __AVX512VNNI__ choose the shorter instructions.
 #pragma once
 #include "activations.h"
-#include "avx512_common.h"
+#include "avx512_sums.h"
 
 namespace {
 
@@ -68,28 +68,28 @@ constexpr long EXACT_COLUMNS = 64 * BLOCK_COLUMNS;
 
 template <bool BLOCK_SCALES>
 struct Int8Tile {
-  static constexpr int CHUNK = 4;
-  static constexpr int BYTES = BLOCK_SCALES ? int{BLOCK_BYTES_INT8_SCALED} : int{BLOCK_BYTES_INT8};
+  static constexpr int CHUNK = 4, AHEAD = 8192;
+  static constexpr int BYTES = BLOCK_SCALES ? BLOCK_BYTES_INT8_SCALED : BLOCK_BYTES_INT8;
   const Product &job;
   const Quantised &quantised;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
   Int8Picks picks;
-  Stream stream;
 
   // Adds one block to the integer sums of each pair.
   template <int TOKENS>
   void add_block(const uint8_t *block, const int16_t *x, __m512i (*total)[4]) const {
-    for (int line = 0; line < BYTES; line += 64) stream.prefetch<TOKENS>(block + line);
+    prefetch(block + AHEAD);
 #pragma GCC unroll 8
-    for (int half_cell = 0; half_cell < 8; half_cell++) {  // [column half][pair], so that x stays in registers
-      int half = half_cell >> 2, pair = half_cell & 3;
-      const uint8_t *values = block + POSITION_BYTES + pair * 64 + half * 32;
-      __m512i index = picks(block + pair * 16 + half * 8);
+    for (int half_cell = 0; half_cell < 8; half_cell++) {  // [pair][column half]
+      const uint8_t *values = block + POSITION_BYTES + half_cell * 32;
+      if (!(half_cell & 1)) prefetch(values + AHEAD);
+      __m512i index = picks(block + half_cell * 8);
       __m512i weight = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(values)));
 #pragma GCC unroll 8
       for (int t = 0; t < TOKENS; t++) {
-        __m512i columns = _mm512_loadu_si512(x + t * quantised.x.stride + half * 32);
-        total[t][pair] = dot_int16(total[t][pair], weight, picks.pick(index, columns));
+        __m512i columns = _mm512_loadu_si512(x + t * quantised.x.stride + (half_cell & 1) * 32);
+        __m512i &sum = total[t][half_cell >> 1];
+        sum = dot_int16(sum, weight, picks.pick(index, columns));
       }
     }
   }
@@ -150,9 +150,9 @@ inline int multiply_int8(const Product &job) {
   if (!x.fill<In>(job)) return -1;
   long blocks = blocks_over(job.rows, BLOCK_ROWS) * blocks_over(job.columns, BLOCK_COLUMNS);
   if (job.kind == SPARSE_INT8)
-    multiply(Int8Tile<false>{job, x, job.weight + blocks * BLOCK_BYTES_INT8, {}, {}}, job);
+    multiply(Int8Tile<false>{job, x, job.weight + blocks * BLOCK_BYTES_INT8, {}}, job);
   else
-    multiply(Int8Tile<true>{job, x, nullptr, {}, {}}, job);
+    multiply(Int8Tile<true>{job, x, nullptr, {}}, job);
   return 0;
 }
 

@@ -1,4 +1,4 @@
-// What the AVX-512 files share: prefetching, and row sums in one order of additions for every number of tokens.
+// From accumulators to row sums, AVX-512. The order of additions is the same for every number of tokens.
 #pragma once
 #include <immintrin.h>
 
@@ -30,20 +30,7 @@ inline __m256 sums_of_rows(const __m512 *row) {
   return _mm512_castps512_ps256(_mm512_permutexvar_ps(order, both));
 }
 
-// Weights are read once, in order. Several tokens leave the processor time between loads: then fetching far ahead into
-// L2 and near ahead into L1 nearly doubles the bandwidth. With one token AMD's family 19h does best left alone, others
-// with one distance (all measured).
-struct Stream {
-  long one_token = __builtin_cpu_is("amdfam19h") ? 0 : 8192;
-
-  template <int TOKENS>
-  void prefetch(const uint8_t *at) const {
-    const char *line = reinterpret_cast<const char *>(at);
-    if (TOKENS == 1) return _mm_prefetch(line + one_token, _MM_HINT_T0);
-    _mm_prefetch(line + 16384, _MM_HINT_T1);
-    _mm_prefetch(line + 2048, _MM_HINT_T0);
-  }
-};
+inline void prefetch(const void *ahead) { _mm_prefetch(static_cast<const char *>(ahead), _MM_HINT_T0); }
 
 // The rows of a dense weight in a block; past the last row the last row again, whose sums nobody stores.
 struct DenseRows {
