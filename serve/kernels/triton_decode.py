@@ -111,10 +111,10 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def _decode(
     x: Tensor, values: Tensor, codes: Tensor, arrivals: Tensor, bias: Tensor | None, splits: int
 ) -> Tensor:  # [tokens, columns] -> [tokens, rows]
-    from twofour.serve.kernels import triton_kernels
-
     tokens, rows, quarter = len(x), len(values), codes.shape[1]
     tile = triton_plan.tile(tokens, _capability(x.device))
+    from twofour.serve.kernels import triton_kernels
+
     planes = tile.tokens > 16
     y = x.new_empty(tokens, rows)
     partials = x.new_empty((splits, rows, tokens), dtype=torch.float32) if splits > 1 else None
@@ -137,9 +137,9 @@ def _inputs(x: Tensor, quarter: int, planes: bool) -> Tensor:
 
 
 def _expand(values: Tensor, codes: Tensor, columns: int) -> Tensor:  # -> [rows, columns]
+    _capability(values.device)  # refuses a device without the kernels
     from twofour.serve.kernels import triton_kernels
 
-    _capability(values.device)
     rows, quarter = codes.shape
     dense = values.new_empty(rows, columns)
     steps = -(-quarter // triton_plan.GROUP_TILE)

@@ -111,8 +111,8 @@ def test_the_main_loop_is_lean(
     assert code.shared_bytes <= shared_limit
     assert code.main_loop.total() / weights <= per_weight_limit
     assert code.main_loop["HGMMA" if target == 90 else "HMMA"] > 0
-    # every value, and the codes, by copies of 16 bytes
-    assert sum(count for name, count in code.copies.items() if ".128" in name) >= weights * 1.125 / 16
+    # every value by an asynchronous copy of 16 bytes: a byte per dense weight
+    assert sum(count for name, count in code.copies.items() if ".128" in name) >= weights / 16
     assert not code.main_loop["LDG"] + code.main_loop["LDL"] + code.main_loop["STL"]
 
 
