@@ -8,6 +8,7 @@ warning: packed weights are then expanded to dense.
 import os
 import platform
 import sys
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -17,19 +18,14 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 AVX512_BF16 = [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mavx512vnni"]
-FLAGS = {"layout.cpp": []}
+FLAGS = {"pack.cpp": [], "expand.cpp": []}
 if IS_X86:
-    FLAGS |= {"avx2.cpp": AVX2, "avx512.cpp": AVX512, "avx512bf16.cpp": AVX512_BF16}
-HEADERS = [
-    "activations.h",
-    "avx512_int8.h",
-    "avx512_sums.h",
-    "driver.h",
-    "kernels.h",
-    "layout.h",
-    "numbers.h",
-    "threads.h",
-]
+    FLAGS |= {
+        "avx2.cpp": AVX2,
+        "avx512.cpp": AVX512,
+        "avx512bf16.cpp": AVX512_BF16,
+        "avx512_expand.cpp": AVX512_BF16,
+    }
 COMMON = [
     "-O3",
     "-std=c++17",
@@ -71,7 +67,7 @@ setup(
         Extension(
             "twofour.serve.kernels.cpu._cpu",
             [f"{SOURCES}/module.c"],
-            depends=[f"{SOURCES}/{name}" for name in (*HEADERS, *FLAGS)],
+            depends=glob(f"{SOURCES}/*"),
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("TWOFOUR_X86", str(int(IS_X86)))],
             extra_compile_args=["-O2", "-fvisibility=hidden"],
             py_limited_api=True,
@@ -79,5 +75,6 @@ setup(
         )
     ],
     cmdclass={"build_ext": BuildKernels},
+    include_package_data=False,  # the C++ sources belong into the sdist, not into the wheel
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from twofour.prune.errors import InputError
 from twofour.serve.kernels.cpu import panels
-from twofour.serve.kernels.cpu.extension import Extension
+from twofour.serve.kernels.cpu.extension import loaded
 from twofour.serve.kernels.cpu.weight import CpuWeight, Kind, require
 
-CROSSOVER_TOKENS = 128
+CROSSOVER_TOKENS = 256
 DTYPES = (torch.bfloat16, torch.float32)  # of x; the result has the same
 
 _library = torch.library.Library("twofour", "FRAGMENT")
@@ -22,67 +22,82 @@ _library.define(
     "linear24_cpu(Tensor x, Tensor weight, Tensor? bias, int rows, int columns, int kind, int crossover) -> Tensor"
 )
 _library.define("linear_dense_cpu(Tensor x, Tensor weight, Tensor? bias, int rows, int columns) -> Tensor")
-_DENSE = int(Kind.DENSE_BF16)
-_KINDS = frozenset(int(kind) for kind in Kind)
+_cpu = loaded()
+_DENSE, _FLOAT32 = Kind.DENSE_BF16, torch.float32
 
 
 def linear(
     x: Tensor, weight: CpuWeight, bias: Tensor | None = None, crossover: int = CROSSOVER_TOKENS
 ) -> Tensor:  # [..., columns] -> [..., rows]
     """Multiply by a weight in a device layout; dense weights always take the kernel."""
-    if weight.kind == Kind.DENSE_BF16:
-        return _dense_op(x, weight.data, bias, weight.rows, weight.columns)
-    return _sparse_op(x, weight.data, bias, weight.rows, weight.columns, int(weight.kind), crossover)
+    if weight.kind is _DENSE:
+        dense = _dense if _is_plain(x) else _dense_op
+        return dense(x, weight.data, bias, weight.rows, weight.columns)
+    sparse = _sparse if _is_plain(x) else _sparse_op
+    return sparse(x, weight.data, bias, weight.rows, weight.columns, int(weight.kind), crossover)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether nobody watches, so that the 3 us of torch's dispatcher can be saved: eager, no gradients, no modes."""
+    return not (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or not x.is_cpu
+        or torch.is_grad_enabled()
+        or torch._C._len_torch_dispatch_stack()
+    )
 
 
 def _sparse(
     x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, kind: int, crossover: int
 ) -> Tensor:
-    cpu = require()
-    _check(cpu, x, weight, bias, rows, columns, kind)
-    if x.numel() <= crossover * columns or cpu.is_forked():  # torch's threads would wait for ever after a fork
-        return _multiply(cpu, x, weight, bias, rows, columns, kind)
-    device = CpuWeight(weight, rows, columns, Kind(kind))
-    return panels.linear(x.reshape(-1, columns), device, bias).view(*x.shape[:-1], rows)
+    if x.numel() > crossover * columns and not require().is_forked():  # torch's threads do not survive a fork
+        _check(x, weight, bias, rows, columns, kind)
+        device = CpuWeight(weight, rows, columns, Kind(kind))
+        return panels.linear(x.reshape(-1, columns), device, bias).view(*x.shape[:-1], rows)
+    return _multiply(x, weight, bias, rows, columns, kind)
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int) -> Tensor:
-    cpu = require()
-    _check(cpu, x, weight, bias, rows, columns, _DENSE)
-    return _multiply(cpu, x, weight, bias, rows, columns, _DENSE)
+    return _multiply(x, weight, bias, rows, columns, 3)
 
 
-def _multiply(
-    cpu: Extension, x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, kind: int
-) -> Tensor:
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, kind: int) -> Tensor:
+    _check(x, weight, bias, rows, columns, kind)
     x = x.contiguous()
-    y = x.new_empty((*x.shape[:-1], rows))
+    y = x.new_empty(x.size(0), rows) if x.dim() == 2 else x.new_empty((*x.shape[:-1], rows))
     outputs = y.numel()
     if outputs:
-        cpu.multiply(
+        (_cpu or require()).multiply(
             kind, weight.data_ptr(), x.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr(),
-            outputs // rows, rows, columns, x.dtype is torch.float32, torch.get_num_threads(),
+            outputs // rows, rows, columns, x.dtype is _FLOAT32, torch.get_num_threads(),
         )  # fmt: skip
     return y
 
 
-def _check(cpu: Extension, x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, kind: int) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: int, kind: int) -> None:
     """Refuse whatever could make a kernel read or write out of bounds."""
-    if x.dtype not in DTYPES or not x.dim() or x.shape[-1] != columns:
+    if x.dtype not in DTYPES or not x.dim() or x.size(-1) != columns:
         raise InputError(
             f"the CPU kernels take bfloat16 or float32 of {columns} columns, got {x.dtype} {list(x.shape)}; "
             "convert the activations, or expand this weight to dense"
         )
-    expected = cpu.layout_bytes(kind, rows, columns) if rows >= 0 and kind in _KINDS else -1
-    if weight.dtype != torch.uint8 or weight.numel() != expected or not weight.is_contiguous():
+    known = rows >= 0 and columns >= 0 and 0 <= kind <= 3
+    expected = (_cpu or require()).layout_bytes(kind, rows, columns) if known else -1
+    if weight.numel() != expected or weight.dtype is not torch.uint8 or not _is_readable(weight):
         raise InputError(
-            f"a weight of kind {kind}, {rows} x {columns}, is {expected} contiguous bytes, got {weight.dtype} "
-            f"{list(weight.shape)}; build it with CpuWeight"
+            f"a weight of kind {kind}, {rows} x {columns}, is {expected} contiguous bytes on the CPU, got "
+            f"{weight.dtype} {list(weight.shape)}; build it with CpuWeight"
         )
-    if bias is not None and (bias.dtype != x.dtype or bias.shape != (rows,) or not bias.is_contiguous()):
+    if bias is not None and (bias.dtype is not x.dtype or bias.shape != (rows,) or not _is_readable(bias)):
         raise InputError(
-            f"the bias must be contiguous, {x.dtype} and [{rows}], got {bias.dtype} {list(bias.shape)}; convert it"
+            f"the bias must be contiguous, on the CPU, {x.dtype} and [{rows}], got {bias.dtype} {list(bias.shape)}; "
+            "convert it"
         )
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.is_contiguous()
 
 
 def _sparse_fake(

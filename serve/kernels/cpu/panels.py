@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from twofour.serve.kernels.cpu.weight import CpuWeight, require
 
-PANEL_BYTES = 1 << 20  # of scratch; a multiple of 8 rows is taken, at least 8
+PANEL_BYTES = 1 << 21  # of scratch; a multiple of 8 rows is taken, at least 8
 BLOCK_ROWS = 8
 
 

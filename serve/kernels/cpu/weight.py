@@ -59,7 +59,8 @@ class CpuWeight:
                 f"{list(weight.shape)} on {weight.device}; use torch's linear for it"
             )
         rows, columns = weight.shape
-        padded = functional.pad(weight.detach(), (0, -columns % BLOCK_COLUMNS)).contiguous()
+        padding = -columns % BLOCK_COLUMNS
+        padded = functional.pad(weight.detach(), (0, padding)) if padding else weight.detach().contiguous()
         return cls(padded.view(torch.uint8).flatten(), rows, columns, Kind.DENSE_BF16)
 
 

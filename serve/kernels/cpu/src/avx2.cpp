@@ -3,12 +3,11 @@
 
 #include "activations.h"
 #include "driver.h"
+#include "stream.h"
 
 namespace {
 
-constexpr int AHEAD = 8192;
-
-inline void prefetch(const void *ahead) { _mm_prefetch(static_cast<const char *>(ahead), _MM_HINT_T0); }
+constexpr long SPAN = 4 * BLOCK_COLUMNS;  // columns that all pairs go through before the next: they stay in L1
 
 inline __m256i broadcast32(const uint8_t *from) { return _mm256_set1_epi32(read_unaligned<int>(from)); }
 
@@ -44,9 +43,10 @@ inline void place_dense(const float *from, float *to) {
 }
 
 struct SparseTile {
-  static constexpr int CHUNK = 4;
+  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
+  Stream stream;
   __m256i low_shifts = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
   __m256i high_shifts = _mm256_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30);
 
@@ -66,17 +66,18 @@ struct SparseTile {
 
   // PAIRS pairs at a time from `first`, so that the accumulators stay in registers.
   template <int TOKENS, int PAIRS>
-  void pairs(const uint8_t *block, const float *row, int first, __m256 (*sums)[TOKENS]) const {
-    __m256 total[PAIRS][TOKENS] = {};
-    for (const float *end = row + x.stride; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
-      prefetch(block + AHEAD);
+  void pairs(const uint8_t *block, const float *row, long columns, int first, __m256 (*sums)[TOKENS]) const {
+    __m256 total[PAIRS][TOKENS];
+    memcpy(total, sums + first, sizeof total);
+    for (const float *end = row + columns; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
+      if (first == 0)
+        for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS == 1>(block + line);
 #pragma GCC unroll 2
       for (int half = 0; half < 2; half++)
 #pragma GCC unroll 4
         for (int pair = 0; pair < PAIRS; pair++) {
           int cell = half * 4 + first + pair;
           const uint8_t *positions = block + cell * 8, *values = block + POSITION_BYTES + cell * 64;
-          prefetch(values + AHEAD);
           add_half_cell<TOKENS>(positions, values, row + half * 32, total[pair]);
           add_half_cell<TOKENS>(positions + 4, values + 32, row + half * 32 + 16, total[pair]);
         }
@@ -84,22 +85,25 @@ struct SparseTile {
     memcpy(sums + first, total, sizeof total);
   }
 
-  template <int TOKENS>
-  void sum(long row_block, long token, RowSums *sums) const {
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
     constexpr int PAIRS = TOKENS == 1 ? 4 : TOKENS == 2 ? 2 : 1;
     const uint8_t *block = job.weight + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
-    __m256 total[4][TOKENS];
-    for (int first = 0; first < 4; first += PAIRS)
-      pairs<TOKENS, PAIRS>(block, x.rows + token * x.stride, first, total);
+    const float *row = x.rows + token * x.stride;
+    __m256 total[4][TOKENS] = {};
+    for (long done = 0; done < x.stride; done += SPAN, block += SPAN / BLOCK_COLUMNS * BLOCK_BYTES_BF16)
+      for (int first = 0; first < 4; first += PAIRS)
+        pairs<TOKENS, PAIRS>(block, row + done, x.stride - done < SPAN ? x.stride - done : SPAN, first, total);
     for (int t = 0; t < TOKENS; t++) {
-      _mm_store_ps(sums[t].row, sums_of_two_pairs(total[0][t], total[1][t]));
-      _mm_store_ps(sums[t].row + 4, sums_of_two_pairs(total[2][t], total[3][t]));
+      _mm_store_ps(sums[0][t].row, sums_of_two_pairs(total[0][t], total[1][t]));
+      _mm_store_ps(sums[0][t].row + 4, sums_of_two_pairs(total[2][t], total[3][t]));
     }
   }
 };
 
 struct DenseTile {
-  static constexpr int CHUNK = 4;
+  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
 
@@ -115,7 +119,7 @@ struct DenseTile {
     for (long column = 0; column < x.stride; column += 16)
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
-        prefetch(reinterpret_cast<const char *>(weight[r] + column) + 1024);
+        prefetch_next_block(weight[r] + column, x.stride);
         __m256i pairs = load_bytes(weight[r] + column);
         __m256 low = low_half_words(pairs), high = high_half_words(pairs);
 #pragma GCC unroll 4
@@ -128,30 +132,30 @@ struct DenseTile {
     for (int t = 0; t < TOKENS; t++) memcpy(sums[t] + first, total[t], sizeof total[t]);
   }
 
-  template <int TOKENS>
-  void sum(long row_block, long token, RowSums *sums) const {
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
     constexpr int ROWS = TOKENS == 1 ? 8 : TOKENS == 2 ? 4 : 2;
     __m256 total[TOKENS][BLOCK_ROWS];
     for (int first = 0; first < BLOCK_ROWS; first += ROWS)
       rows<TOKENS, ROWS>(row_block * BLOCK_ROWS, x.rows + token * x.stride, total, first);
     for (int t = 0; t < TOKENS; t++) {
-      _mm_store_ps(sums[t].row, sums_of_four_rows(total[t]));
-      _mm_store_ps(sums[t].row + 4, sums_of_four_rows(total[t] + 4));
+      _mm_store_ps(sums[0][t].row, sums_of_four_rows(total[t]));
+      _mm_store_ps(sums[0][t].row + 4, sums_of_four_rows(total[t] + 4));
     }
   }
 };
 
 // ---- int8 weights: 16-bit integer activations, exact integer sums
 
-// A lane adds 8 products of at most 32512 * 128 for each block; 64 blocks stay below 2^31.
-constexpr long EXACT_COLUMNS = 64 * BLOCK_COLUMNS;
-
 template <bool BLOCK_SCALES>
 struct Int8Tile {
-  static constexpr int CHUNK = 4, BYTES = BLOCK_SCALES ? BLOCK_BYTES_INT8_SCALED : BLOCK_BYTES_INT8;
+  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr int BYTES = BLOCK_SCALES ? int{BLOCK_BYTES_INT8_SCALED} : int{BLOCK_BYTES_INT8};
   const Product &job;
   const Quantised &quantised;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
+  Stream stream;
   __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
   __m256i odd_group = _mm256_set1_epi64x(0x0808080800000000);
   __m256i bytes;  // for each of the 6 positions the four bytes that pick two 16-bit columns of a group
@@ -187,15 +191,9 @@ struct Int8Tile {
   template <int TOKENS>
   void add_cell(const uint8_t *block, const int16_t *x, int pair, __m256i *total) const {
     const uint8_t *positions = block + pair * 16, *values = block + POSITION_BYTES + pair * 64;
-    prefetch(values + AHEAD);
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; quarter++)
       add_quarter_cell<TOKENS>(positions + quarter * 4, values + quarter * 16, x + quarter * 16, total);
-  }
-
-  template <int TOKENS>
-  static void convert_and_add(const __m256i *part, __m256 scales, __m256 *total) {
-    for (int t = 0; t < TOKENS; t++) total[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t]), scales, total[t]);
   }
 
   // The scales of a pair's two rows where its accumulator holds them.
@@ -205,29 +203,29 @@ struct Int8Tile {
     return _mm256_permute_ps(both, 0x50);
   }
 
+  // The integer sums of a block, then added as floats.
   template <int TOKENS>
-  void pair_columns(const uint8_t *block, const int16_t *x, long columns, int pair, __m256 *total) const {
-    __m256i part[TOKENS] = {};
-    __m256 scales = pair_scales(block, pair);
-    for (long column = 0; column < columns; column += BLOCK_COLUMNS, block += BYTES) {
-      if (pair == 0) prefetch(block + AHEAD);
-      add_cell<TOKENS>(block, x + column, pair, part);
+  void add_block(const uint8_t *block, const int16_t *x, __m256 (*total)[TOKENS]) const {
+    for (int line = 0; line < BYTES; line += 64) stream.prefetch<TOKENS == 1>(block + line);
+    for (int pair = 0; pair < 4; pair++) {
+      __m256i part[TOKENS] = {};
+      add_cell<TOKENS>(block, x, pair, part);
+      __m256 scales = pair_scales(block, pair);
+      for (int t = 0; t < TOKENS; t++)
+        total[pair][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t]), scales, total[pair][t]);
     }
-    convert_and_add<TOKENS>(part, scales, total);
   }
 
-  template <int TOKENS>
-  void sum(long row_block, long token, RowSums *sums) const {
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
     long stride = quantised.x.stride;
     const uint8_t *block = job.weight + row_block * (stride / BLOCK_COLUMNS) * BYTES;
     const int16_t *x = quantised.x.rows + token * stride;
-    constexpr long STEP = BLOCK_SCALES ? BLOCK_COLUMNS : 16 * BLOCK_COLUMNS;
-    static_assert(STEP <= EXACT_COLUMNS, "integer sums would overflow");
     __m256 total[4][TOKENS] = {};
-    for (long column = 0; column < stride; column += STEP, block += STEP / BLOCK_COLUMNS * BYTES)
-      for (int pair = 0; pair < 4; pair++)
-        pair_columns<TOKENS>(block, x + column, stride - column < STEP ? stride - column : STEP, pair, total[pair]);
-    for (int t = 0; t < TOKENS; t++) finish<TOKENS>(row_block, token + t, total, t, sums + t);
+    for (long column = 0; column < stride; column += BLOCK_COLUMNS, block += BYTES)
+      add_block<TOKENS>(block, x + column, total);
+    for (int t = 0; t < TOKENS; t++) finish<TOKENS>(row_block, token + t, total, t, &sums[0][t]);
   }
 
   template <int TOKENS>
@@ -262,10 +260,10 @@ int multiply_as(const Product *job) {
   if (job->kind == DENSE_BF16)
     multiply(DenseTile{*job, x}, *job);
   else
-    multiply(SparseTile{*job, x}, *job);
+    multiply(SparseTile{*job, x, {}}, *job);
   return 0;
 }
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", multiply_as<uint16_t>, multiply_as<float>};
+const Kernels avx2_kernels = {"avx2", multiply_as<uint16_t>, multiply_as<float>, expand_portably};

@@ -1,11 +1,9 @@
 // AVX-512 F, BW, DQ and VL (Skylake-X and newer): float32 x by vpermilps and fused multiply-add; bfloat16 x converted.
 #include "activations.h"
 #include "avx512_int8.h"
-#include "avx512_sums.h"
+#include "avx512_common.h"
 
 namespace {
-
-constexpr int AHEAD = 8192;
 
 // Half-words of 32-bit lanes as floats. A bfloat16 is the upper half of a float32.
 inline __m512 low_half_words(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
@@ -28,15 +26,17 @@ inline void place_dense(const float *from, float *to) {
 }
 
 struct SparseTile {
-  static constexpr int CHUNK = 4;
+  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
+  Stream stream;
   __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   __m512i low_shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
   __m512i high_shifts = _mm512_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30, 16, 18, 20, 22, 24, 26, 28, 30);
 
   template <int TOKENS>
-  void add_cell(const uint8_t *positions, const uint8_t *values, const float *row, __m512 *total, int step) const {
+  void add_cell(const uint8_t *positions, const uint8_t *values, const float *row, int pair,
+                __m512 (*total)[4]) const {
     __m512i codes = _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(positions)));
     codes = _mm512_permutexvar_epi32(halves, codes);
     __m512i low_codes = _mm512_srlv_epi32(codes, low_shifts), high_codes = _mm512_srlv_epi32(codes, high_shifts);
@@ -45,32 +45,30 @@ struct SparseTile {
 #pragma GCC unroll 8
     for (int t = 0; t < TOKENS; t++) {
       const float *columns = row + t * x.stride;
-      __m512 &sum = total[t * step];
+      __m512 &sum = total[t][pair];
       sum = _mm512_fmadd_ps(low, _mm512_permutevar_ps(_mm512_loadu_ps(columns), low_codes), sum);
       sum = _mm512_fmadd_ps(high, _mm512_permutevar_ps(_mm512_loadu_ps(columns + 16), high_codes), sum);
     }
   }
 
-  template <int TOKENS>
-  void sum(long row_block, long token, RowSums *sums) const {
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
     const uint8_t *block = job.weight + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
     const float *row = x.rows + token * x.stride, *end = row + x.stride;
     __m512 total[TOKENS][4] = {};
     for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
-      prefetch(block + AHEAD);
+      for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS <= 1>(block + line);
 #pragma GCC unroll 8
-      for (int cell = 0; cell < 8; cell++) {  // [column half][pair]
-        const uint8_t *values = block + POSITION_BYTES + cell * 64;
-        prefetch(values + AHEAD);
-        add_cell<TOKENS>(block + cell * 8, values, row + (cell >> 2) * 32, &total[0][cell & 3], 4);
-      }
+      for (int cell = 0; cell < 8; cell++)  // [column half][pair]
+        add_cell<TOKENS>(block + cell * 8, block + POSITION_BYTES + cell * 64, row + (cell >> 2) * 32, cell & 3, total);
     }
-    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[t].row, sums_of_pairs(total[t]));
+    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[0][t].row, sums_of_pairs(total[t]));
   }
 };
 
 struct DenseTile {
-  static constexpr int CHUNK = 4;
+  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
 
@@ -82,7 +80,7 @@ struct DenseTile {
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
         const uint16_t *values = weight.row[first + r] + column;
-        prefetch(reinterpret_cast<const char *>(values) + 1024);
+        prefetch_next_block(values, x.stride);
         __m512i pairs = _mm512_loadu_si512(values);
         __m512 low = low_half_words(pairs), high = high_half_words(pairs);
 #pragma GCC unroll 8
@@ -96,14 +94,15 @@ struct DenseTile {
       for (int r = 0; r < ROWS; r++) total[t][first + r] = part[t][r];
   }
 
-  template <int TOKENS>
-  void sum(long row_block, long token, RowSums *sums) const {
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
     constexpr int ROWS = TOKENS <= 2 ? 8 : 4;
     DenseRows weight(job, row_block, x.stride);
     __m512 total[TOKENS][BLOCK_ROWS];
     for (int first = 0; first < BLOCK_ROWS; first += ROWS)
       rows<TOKENS, ROWS>(weight, first, x.rows + token * x.stride, total);
-    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[t].row, sums_of_rows(total[t]));
+    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[0][t].row, sums_of_rows(total[t]));
   }
 };
 
@@ -115,10 +114,10 @@ int multiply_as(const Product *job) {
   if (job->kind == DENSE_BF16)
     multiply(DenseTile{*job, x}, *job);
   else
-    multiply(SparseTile{*job, x}, *job);
+    multiply(SparseTile{*job, x, {}}, *job);
   return 0;
 }
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512", multiply_as<uint16_t>, multiply_as<float>};
+const Kernels avx512_kernels = {"avx512", multiply_as<uint16_t>, multiply_as<float>, expand_portably};

@@ -1,70 +1,53 @@
 // AVX-512 with BF16, VBMI and VNNI (Sapphire Rapids, Zen 4 and newer): bfloat16 x by vpermw and vdpbf16ps.
 #include "activations.h"
 #include "avx512_int8.h"
-#include "avx512_sums.h"
+#include "avx512_common.h"
+#include "avx512_picks.h"
 
 namespace {
-
-constexpr int AHEAD = 8192;  // bytes; measured: less leaves the memory idle, more gains nothing
 
 inline __m512 dot(__m512 sum, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }
 
-// Turns the 2-bit positions of a cell into vpermw indices: group of the word * 4 + position.
-struct Indices {
-  __m512i bits, group_start;
-  __m512i three = _mm512_set1_epi16(3);
-
-  Indices() {
-    alignas(64) uint8_t bit[64];
-    alignas(64) uint16_t start[32];
-    for (int word = 0; word < 32; word++) {  // layout.h draws this
-      int half_word = word & 1, lane = (word >> 1) & 7, b = word >> 4;
-      bit[2 * word] = bit[2 * word + 1] = static_cast<uint8_t>(b * 32 + half_word * 16 + lane * 2);
-      start[word] = static_cast<uint16_t>((b * 4 + half_word * 2 + (lane >> 2)) * 4);
-    }
-    bits = _mm512_load_si512(bit);
-    group_start = _mm512_load_si512(start);
-  }
-
-  __m512i operator()(const uint8_t *positions) const {
-    __m512i codes = _mm512_multishift_epi64_epi8(bits, _mm512_set1_epi64(read_unaligned<long long>(positions)));
-    return _mm512_ternarylogic_epi32(codes, three, group_start, 0xea);  // codes & 3 | group_start
-  }
-};
-
 struct SparseTile {
-  static constexpr int CHUNK = 4;
+  static constexpr int CHUNK = 4, WIDE[] = {0, 4, 2};
   const Product &job;
   const Panel<uint16_t> &x;
-  Indices indices;
+  Bf16Picks picks;
+  Stream stream;
+
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    const long block_row = x.stride / BLOCK_COLUMNS * BLOCK_BYTES_BF16;
+    const uint8_t *block = job.weight + row_block * block_row;
+    const uint16_t *row = x.rows + token * x.stride, *end = row + x.stride;
+    __m512 total[BLOCKS][TOKENS][4] = {};
+    for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16)
+#pragma GCC unroll 4
+      for (int b = 0; b < BLOCKS; b++) add_block<TOKENS>(block + b * block_row, row, total[b]);
+    for (int b = 0; b < BLOCKS; b++)
+      for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[b][t].row, sums_of_pairs(total[b][t]));
+  }
 
   template <int TOKENS>
-  void sum(long row_block, long token, RowSums *sums) const {
-    const uint8_t *block = job.weight + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
-    const uint16_t *row = x.rows + token * x.stride, *end = row + x.stride;
-    __m512 total[TOKENS][4] = {};
-    for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
-      prefetch(block + AHEAD);
+  void add_block(const uint8_t *block, const uint16_t *row, __m512 (*total)[4]) const {
+    for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS <= 2>(block + line);
 #pragma GCC unroll 8
-      for (int cell = 0; cell < 8; cell++) {  // [column half][pair]
-        const uint8_t *values = block + POSITION_BYTES + cell * 64;
-        prefetch(values + AHEAD);
-        __m512i index = indices(block + cell * 8), weight = _mm512_loadu_si512(values);
+    for (int cell = 0; cell < 8; cell++) {  // [column half][pair]
+      __m512i index = picks(block + cell * 8);
+      __m512i weight = _mm512_loadu_si512(block + POSITION_BYTES + cell * 64);
 #pragma GCC unroll 8
-        for (int t = 0; t < TOKENS; t++) {
-          __m512i columns = _mm512_loadu_si512(row + t * x.stride + (cell >> 2) * 32);
-          total[t][cell & 3] = dot(total[t][cell & 3], weight, _mm512_permutexvar_epi16(index, columns));
-        }
+      for (int t = 0; t < TOKENS; t++) {
+        __m512i columns = _mm512_loadu_si512(row + t * x.stride + (cell >> 2) * 32);
+        total[t][cell & 3] = dot(total[t][cell & 3], weight, _mm512_permutexvar_epi16(index, columns));
       }
     }
-    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[t].row, sums_of_pairs(total[t]));
   }
 };
 
 struct DenseTile {
-  static constexpr int CHUNK = 4;
+  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<uint16_t> &x;
 
@@ -76,7 +59,7 @@ struct DenseTile {
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
         const uint16_t *values = weight.row[first + r] + column;
-        prefetch(reinterpret_cast<const char *>(values) + 1024);
+        prefetch_next_block(values, x.stride);
         __m512i w = _mm512_loadu_si512(values);
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; t++)
@@ -86,14 +69,15 @@ struct DenseTile {
       for (int r = 0; r < ROWS; r++) total[t][first + r] = part[t][r];
   }
 
-  template <int TOKENS>
-  void sum(long row_block, long token, RowSums *sums) const {
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
     constexpr int ROWS = TOKENS <= 2 ? 8 : 4;
     DenseRows weight(job, row_block, x.stride);
     __m512 total[TOKENS][BLOCK_ROWS];
     for (int first = 0; first < BLOCK_ROWS; first += ROWS)
       rows<TOKENS, ROWS>(weight, first, x.rows + token * x.stride, total);
-    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[t].row, sums_of_rows(total[t]));
+    for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[0][t].row, sums_of_rows(total[t]));
   }
 };
 
@@ -104,7 +88,7 @@ int multiply_bf16(const Product *job) {
   if (job->kind == DENSE_BF16)
     multiply(DenseTile{*job, x}, *job);
   else
-    multiply(SparseTile{*job, x, {}}, *job);
+    multiply(SparseTile{*job, x, {}, {}}, *job);
   return 0;
 }
 
@@ -115,4 +99,4 @@ int multiply_f32(const Product *job) {
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32};
+const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32, expand_avx512};

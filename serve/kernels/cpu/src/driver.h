@@ -1,4 +1,4 @@
-// Walks a weight by blocks of 8 rows and all tokens in chunks. A tile returns float32 row sums; the epilogue stores them.
+// Walks a weight by blocks of 8 rows, and all tokens in chunks. A tile returns float32 row sums; the epilogue stores.
 #pragma once
 #include "kernels.h"
 #include "numbers.h"
@@ -39,11 +39,13 @@ inline void store(const Product &job, long first_row, long token, const RowSums 
 
 // ---- the walk
 
-template <int TOKENS, class Tile>
+// BLOCKS row blocks side by side read x once for all of them.
+template <int BLOCKS, int TOKENS, class Tile>
 inline long step(const Tile &tile, const Product &job, long row_block, long token) {
-  RowSums sums[TOKENS];
-  tile.template sum<TOKENS>(row_block, token, sums);
-  for (int t = 0; t < TOKENS; t++) store(job, row_block * BLOCK_ROWS, token + t, sums[t]);
+  RowSums sums[BLOCKS][TOKENS];
+  tile.template sum<BLOCKS, TOKENS>(row_block, token, sums);
+  for (int b = 0; b < BLOCKS; b++)
+    for (int t = 0; t < TOKENS; t++) store(job, (row_block + b) * BLOCK_ROWS, token + t, sums[b][t]);
   return TOKENS;
 }
 
@@ -51,19 +53,34 @@ template <int TOKENS, class Tile>
 inline long step_at_most(const Tile &tile, const Product &job, long row_block, long token) {
   if constexpr (TOKENS > 1)
     if (job.tokens - token < TOKENS) return step_at_most<TOKENS - 1>(tile, job, row_block, token);
-  return step<TOKENS>(tile, job, row_block, token);
+  return step<1, TOKENS>(tile, job, row_block, token);
 }
 
-// Tile: `template <int TOKENS> void sum(long row_block, long token, RowSums *) const` and CHUNK, its largest TOKENS.
-// The sums of a token must not depend on TOKENS.
+// Tokens wider than this take a good part of the L1 cache, where each row block would read them anew (measured).
+constexpr long WIDE_COLUMNS = 5120;
+
+template <int TOKENS, class Tile>
+inline long walk_wide(const Tile &tile, const Product &job, long row_block, long end) {
+  constexpr int BLOCKS = Tile::WIDE[TOKENS];
+  if (BLOCKS > 1 && job.tokens == TOKENS && job.columns > WIDE_COLUMNS)
+    for (; row_block + BLOCKS <= end; row_block += BLOCKS) step<BLOCKS, TOKENS>(tile, job, row_block, 0);
+  return row_block;
+}
+
+// Tile: `template <int BLOCKS, int TOKENS> void sum(long row_block, long token, RowSums (*)[TOKENS]) const`; CHUNK, its
+// largest TOKENS; WIDE, its BLOCKS for 1 and 2 wide tokens. The sums of a token must not depend on BLOCKS or TOKENS.
+template <class Tile>
+inline void walk(const Tile &tile, const Product &job, long first, long end) {
+  long row_block = walk_wide<2>(tile, job, walk_wide<1>(tile, job, first, end), end);
+  for (; row_block < end; row_block++)
+    for (long token = 0; token < job.tokens;) token += step_at_most<Tile::CHUNK>(tile, job, row_block, token);
+}
+
 template <class Tile>
 inline void multiply(const Tile &tile, const Product &job) {
   long work = job.rows * job.columns * job.tokens;
   int threads = work < SERIAL_BELOW ? 1 : job.threads;
-  share(blocks_over(job.rows, BLOCK_ROWS), threads, [&](long first, long end) {
-    for (long row_block = first; row_block < end; row_block++)
-      for (long token = 0; token < job.tokens;) token += step_at_most<Tile::CHUNK>(tile, job, row_block, token);
-  });
+  share(blocks_over(job.rows, BLOCK_ROWS), threads, [&](long first, long end) { walk(tile, job, first, end); });
 }
 
 }  // namespace

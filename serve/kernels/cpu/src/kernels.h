@@ -25,20 +25,7 @@ typedef struct {
   long rows, columns;
 } Canonical;
 
-// Each returns 0, or -1 where memory for the activations cannot be had.
-typedef struct {
-  const char *name;
-  int (*multiply_bf16)(const Product *);  // x is bfloat16
-  int (*multiply_f32)(const Product *);   // x is float32
-} Kernels;
-
-extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;
-
-// Writes layout_bytes(kind, rows, columns) bytes.
-void pack_layout(int kind, const Canonical *from, uint8_t *to, int threads);
-
-// Writes rows first_row to end_row, dense, [end_row - first_row, columns], as bfloat16 or float32. first_row is a
-// multiple of BLOCK_ROWS.
+// Writes rows first_row to end_row, dense, [end_row - first_row, columns], as bfloat16 or float32.
 typedef struct {
   int kind;
   const uint8_t *weight;
@@ -47,7 +34,21 @@ typedef struct {
   int is_float32;
   int threads;
 } Expansion;
-void expand_layout(const Expansion *job);
+void expand_portably(const Expansion *job);
+void expand_avx512(const Expansion *job);  // with what avx512bf16_kernels needs
+
+// Writes layout_bytes(kind, rows, columns) bytes.
+void pack_layout(int kind, const Canonical *from, uint8_t *to, int threads);
+
+// The multiplications return 0, or -1 where memory for the activations cannot be had.
+typedef struct {
+  const char *name;
+  int (*multiply_bf16)(const Product *);  // x is bfloat16
+  int (*multiply_f32)(const Product *);   // x is float32
+  void (*expand)(const Expansion *);
+} Kernels;
+
+extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;
 
 #ifdef __cplusplus
 }

@@ -40,7 +40,8 @@ static inline size_t block_bytes(int kind) {
 }
 
 static inline size_t layout_bytes(int kind, long rows, long columns) {
-  size_t row_blocks = (size_t)blocks_over(rows, BLOCK_ROWS), column_blocks = (size_t)blocks_over(columns, BLOCK_COLUMNS);
+  size_t row_blocks = (size_t)blocks_over(rows, BLOCK_ROWS);
+  size_t column_blocks = (size_t)blocks_over(columns, BLOCK_COLUMNS);
   if (kind == DENSE_BF16) return (size_t)rows * column_blocks * BLOCK_COLUMNS * sizeof(uint16_t);
   size_t scales = kind == SPARSE_INT8 ? row_blocks * BLOCK_ROWS * sizeof(float) : 0;
   return row_blocks * column_blocks * block_bytes(kind) + scales;

@@ -1,4 +1,4 @@
-// The Python module `_cpu`: chooses the instruction set and hands plain addresses to the kernels, with the GIL released.
+// The Python module `_cpu`: chooses the instruction set and hands plain addresses to the kernels, the GIL released.
 // Its one caller, ops.py, has checked every type, shape and size.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -80,8 +80,12 @@ static PyObject *expand(PyObject *module, PyObject *const *arguments, Py_ssize_t
   if (read_integers(arguments, count, 9, a)) return NULL;
   Expansion job = {(int)a[0], address(a[1]), address(a[2]), (long)a[3], (long)a[4],
                    (long)a[5], (long)a[6], (int)a[7], threads_for(a[8])};
+  const Kernels *kernels = chosen;
   Py_BEGIN_ALLOW_THREADS
-  expand_layout(&job);
+  if (kernels)
+    kernels->expand(&job);
+  else
+    expand_portably(&job);
   Py_END_ALLOW_THREADS
   Py_RETURN_NONE;
 }

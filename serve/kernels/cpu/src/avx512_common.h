@@ -1,8 +1,9 @@
-// From accumulators to row sums, AVX-512. The order of additions is the same for every number of tokens.
+// What the AVX-512 files share: row sums in one order of additions for every number of tokens.
 #pragma once
 #include <immintrin.h>
 
 #include "driver.h"
+#include "stream.h"
 
 namespace {
 
@@ -29,8 +30,6 @@ inline __m256 sums_of_rows(const __m512 *row) {
   __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
   return _mm512_castps512_ps256(_mm512_permutexvar_ps(order, both));
 }
-
-inline void prefetch(const void *ahead) { _mm_prefetch(static_cast<const char *>(ahead), _MM_HINT_T0); }
 
 // The rows of a dense weight in a block; past the last row the last row again, whose sums nobody stores.
 struct DenseRows {

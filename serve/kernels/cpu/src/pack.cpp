@@ -1,0 +1,98 @@
+// Packs canonical 2:4 weights into the device layouts (layout.h). Portable code.
+#include <string.h>
+
+#include "kernels.h"
+#include "threads.h"
+
+namespace {
+
+// Where a value of a bfloat16 cell comes from: row of the pair, first or second kept, group of the 8, and its 2 bits.
+struct Slot {
+  int row, kept, group, bit;
+};
+
+constexpr Slot bf16_slot(int word) {
+  int half_word = word & 1, lane = (word >> 1) & 7, b = word >> 4;
+  return {(lane >> 1) & 1, lane & 1, b * 4 + half_word * 2 + (lane >> 2), b * 32 + half_word * 16 + lane * 2};
+}
+
+struct Source {
+  const Canonical *from;
+
+  bool holds(long row, long group) const { return row < from->rows && group < from->columns / 4; }
+
+  int nibble(long row, long group) const {  // of padding: positions 0 and 1
+    if (!holds(row, group)) return 4;
+    uint8_t byte = from->positions[row * blocks_over(from->columns, 8) + group / 2];
+    return group & 1 ? byte >> 4 : byte & 15;
+  }
+
+  template <class Value>
+  Value value(long row, long group, int kept) const {
+    if (!holds(row, group)) return 0;
+    return static_cast<const Value *>(from->values)[row * (from->columns / 2) + group * 2 + kept];
+  }
+
+  float scale(long row, long index) const {
+    return row < from->rows && index < from->scales_per_row ? from->scales[row * from->scales_per_row + index] : 0;
+  }
+};
+
+void pack_bf16_cell(const Source &source, long row, long group, uint8_t *positions, uint8_t *values) {
+  uint64_t codes = 0;
+  uint16_t words[CELL_VALUES];
+  for (int word = 0; word < CELL_VALUES; word++) {
+    Slot slot = bf16_slot(word);
+    long slot_row = row + slot.row, slot_group = group + slot.group;
+    uint64_t code = (source.nibble(slot_row, slot_group) >> (slot.kept * 2)) & 3;
+    codes |= code << slot.bit;
+    words[word] = source.value<uint16_t>(slot_row, slot_group, slot.kept);
+  }
+  memcpy(positions, &codes, sizeof codes);
+  memcpy(values, words, sizeof words);
+}
+
+void pack_bf16_block(const Source &source, long row, long column, uint8_t *block) {
+  for (int cell = 0; cell < 8; cell++)  // [column half][pair]
+    pack_bf16_cell(source, row + (cell & 3) * 2, column / 4 + (cell >> 2) * 8, block + cell * 8,
+                   block + POSITION_BYTES + cell * 64);
+}
+
+void pack_int8_block(const Source &source, long row, long column, uint8_t *block) {
+  for (int pair = 0; pair < 4; pair++)
+    for (int byte = 0; byte < 16; byte++) {
+      long from_row = row + pair * 2 + (byte & 1), group = column / 4 + (byte >> 1) * 2;
+      block[pair * 16 + byte] =
+          static_cast<uint8_t>(source.nibble(from_row, group) | source.nibble(from_row, group + 1) << 4);
+      uint8_t *values = block + POSITION_BYTES + pair * 64 + byte * 4;
+      for (int i = 0; i < 4; i++) values[i] = source.value<uint8_t>(from_row, group + i / 2, i & 1);
+    }
+}
+
+void pack_block(int kind, const Source &source, long row, long column, uint8_t *block) {
+  if (kind == SPARSE_BF16) return pack_bf16_block(source, row, column, block);
+  pack_int8_block(source, row, column, block);
+  if (kind != SPARSE_INT8_BLOCK_SCALES) return;
+  for (int r = 0; r < BLOCK_ROWS; r++) {
+    float scale = source.scale(row + r, column / BLOCK_COLUMNS);
+    memcpy(block + BLOCK_BYTES_INT8 + r * sizeof scale, &scale, sizeof scale);
+  }
+}
+
+}  // namespace
+
+extern "C" void pack_layout(int kind, const Canonical *from, uint8_t *to, int threads) {
+  long row_blocks = blocks_over(from->rows, BLOCK_ROWS), column_blocks = blocks_over(from->columns, BLOCK_COLUMNS);
+  Source source{from};
+  share(row_blocks, threads, [&](long first, long end) {
+    for (long i = first * column_blocks; i < end * column_blocks; i++)
+      pack_block(kind, source, i / column_blocks * BLOCK_ROWS, i % column_blocks * BLOCK_COLUMNS,
+                 to + static_cast<size_t>(i) * block_bytes(kind));
+  });
+  if (kind != SPARSE_INT8) return;
+  uint8_t *scales = to + static_cast<size_t>(row_blocks * column_blocks) * BLOCK_BYTES_INT8;
+  for (long row = 0; row < row_blocks * BLOCK_ROWS; row++) {
+    float scale = source.scale(row, 0);
+    memcpy(scales + row * 4, &scale, sizeof scale);
+  }
+}
