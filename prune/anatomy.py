@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError
 from twofour.prune.pattern import GROUP
@@ -117,10 +117,7 @@ def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:
 
 def _block(path: str, module: nn.Module) -> Block:
     linears = {f"{path}.{name}": m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
-    for name, parameter in module.named_parameters():
-        owner = module.get_submodule(name.rpartition(".")[0])
-        if parameter.dim() > 1 and not isinstance(owner, nn.Linear):
-            raise ModelError(_cannot_prune(f"{path}.{name}", owner, parameter))
+    _refuse_other_matrices(path, module)
     for name, linear in linears.items():
         if linear.in_features % GROUP:
             raise ModelError(
@@ -131,11 +128,20 @@ def _block(path: str, module: nn.Module) -> Block:
     return Block(module, linears)
 
 
-def _cannot_prune(name: str, owner: nn.Module, parameter: Tensor) -> str:
+def _refuse_other_matrices(path: str, module: nn.Module) -> None:
+    owners = {name: module.get_submodule(name.rpartition(".")[0]) for name, _ in module.named_parameters()}
+    others = [
+        (name, parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.dim() > 1 and not isinstance(owners[name], nn.Linear)
+    ]
+    if not others:
+        return
+    name, parameter = max(others, key=lambda other: other[1].dim())  # the experts rather than their router
     shape = "x".join(str(size) for size in parameter.shape)
-    return (
-        f"{name} ({shape}, of {type(owner).__name__}) is not the weight of a linear and cannot be pruned yet; "
-        "give a model whose blocks are made of nn.Linear"
+    raise ModelError(
+        f"{path}.{name} ({shape}, of {type(owners[name]).__name__}) is not the weight of a linear and cannot be "
+        "pruned yet; give a model whose blocks are made of nn.Linear"
     )
 
 

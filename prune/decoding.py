@@ -1,9 +1,10 @@
-"""Sampling many long texts at once on a CPU, in a quarter of the time of `generate`.
+"""Sampling many long texts at once on a CPU, in a third of the time of `generate`.
 
 Two things are replaced, both for one new token per sequence only. The cache is allocated once for the whole length
-(growing it copies everything at every token). Attention of one query, over heads that share keys, is two products per
-key head (torch's kernel for grouped heads repeats the keys: 14 times slower at 64 sequences). Sliding-window layers
-keep their own cache, and whatever is not plain attention goes through `sdpa` as ever.
+(growing it copies everything at every token). And the query heads that share keys are handed to torch as so many
+queries of one head: its own kernel for shared keys reads the keys once a query head, five times slower at 64
+sequences. (Plain matrix products would be quicker still, but oneDNN keeps code and scratch for every length it has
+seen: gigabytes.) Sliding-window layers keep their own cache; what is not plain attention goes to `sdpa` as ever.
 """
 
 from collections.abc import Iterator
@@ -83,15 +84,14 @@ def one_query_attention(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
         return result
-    batch, heads, _, width = query.shape
-    packed = query.reshape(batch, key.shape[1], -1, width)  # heads that share keys side by side
-    scores = (packed @ key.mT) * (width**-0.5 if scaling is None else scaling)
-    mixed = scores.softmax(-1) @ value
+    batch, heads, _, _ = query.shape
+    packed = query.reshape(batch, key.shape[1], -1, query.shape[-1])  # heads that share keys side by side
+    mixed = nn.functional.scaled_dot_product_attention(packed, key, value, scale=scaling)
     return mixed.reshape(batch, 1, heads, value.shape[-1]), None
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:  # [batch, vocabulary] -> int64 [batch, 1]
-    """Sample at temperature 1.0, untruncated: one uniform number a row, looked up in the sums of probabilities."""
+    """Sample at temperature 1.0, untruncated: a uniform number looked up in the summed probabilities."""
     sums = logits.float().softmax(-1).cumsum(-1)
     uniform = torch.rand(len(logits), 1, generator=generator).to(sums.device)
     drawn = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)  # right: never a token of probability 0

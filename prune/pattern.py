@@ -23,7 +23,8 @@ def groups(matrix: Tensor) -> Tensor:  # [out, in] -> [out, in / 4, 4]
         raise PatternError(
             f"2:4 needs a number of inputs divisible by {GROUP}, got {matrix.shape[-1]}; leave this linear dense"
         )
-    return matrix.unflatten(-1, (-1, GROUP))
+    grouped: Tensor = matrix.unflatten(-1, (-1, GROUP))
+    return grouped
 
 
 def mask_from_scores(scores: Tensor) -> Tensor:  # [out, in] -> bool [out, in]

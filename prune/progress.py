@@ -70,11 +70,12 @@ def _bar() -> Progress:
 
 
 def _lines() -> Progress:
-    printed_s = 0.0
+    stage, printed_s = "", 0.0
 
     def show(step: Step) -> None:
-        nonlocal printed_s
-        printed_s = min(printed_s, step.elapsed_s)  # a new stage counts from zero
+        nonlocal stage, printed_s
+        if step.stage != stage:
+            stage, printed_s = step.stage, 0.0
         if step.done == step.total or step.elapsed_s - printed_s >= LINE_EVERY_S:
             printed_s = step.elapsed_s
             print(line(step), file=sys.stderr, flush=True)

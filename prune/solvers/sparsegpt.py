@@ -47,7 +47,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> up
     damped.diagonal().copy_(diagonal + damping * diagonal.mean())
     lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
     identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+    factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
     if int(info) or not bool(torch.isfinite(factor).all()):
         raise FactorError(
             f"the Hessian ({len(hessian)} inputs, damping {damping:g}) is not positive definite; "

@@ -1,0 +1,337 @@
+"""The walk over tiny models of many families against hooks on the whole model, and every refusal."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+from twofour.prune import anatomy, calibrate, pattern
+from twofour.prune.errors import FactorError, ModelError, NonFiniteError
+from twofour.prune.progress import Step
+from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.solvers.sparsegpt import sparsegpt
+from twofour.prune.statistics import Hessian, Norms, Statistic
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 101,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+OPT: dict[str, Any] = {"word_embed_proj_dim": 32, "ffn_dim": 48}
+GEMMA3: dict[str, Any] = {
+    "head_dim": 8,
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+FAMILIES: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {
+    "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, {}),
+    "mistral": (hf.MistralConfig, hf.MistralForCausalLM, {"sliding_window": 6}),
+    "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, {}),
+    "qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, {"head_dim": 8}),
+    "gemma2": (hf.Gemma2Config, hf.Gemma2ForCausalLM, {"head_dim": 8, "sliding_window": 6}),
+    "gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, GEMMA3),
+    "phi": (hf.PhiConfig, hf.PhiForCausalLM, {}),
+    "phi3": (hf.Phi3Config, hf.Phi3ForCausalLM, {}),
+    "opt": (hf.OPTConfig, hf.OPTForCausalLM, OPT),
+    "gpt_neox": (hf.GPTNeoXConfig, hf.GPTNeoXForCausalLM, {}),
+}
+LINEARS = {"phi": 6, "phi3": 4, "opt": 6, "gpt_neox": 4}  # of a block; 7 elsewhere
+GROUPS = {"phi": 3}  # attention and mlp side by side, on one input
+
+
+def tiny(family: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    config_class, model_class, extra = FAMILIES[family]
+    return model_class(config_class(**(SHAPE | extra | changes))).eval().requires_grad_(False)
+
+
+def tokens(samples: int = 5, length: int = 16) -> Tensor:
+    return torch.randint(1, 101, (samples, length), generator=torch.Generator().manual_seed(0))
+
+
+def keep(weight: Tensor, statistic: Statistic) -> Tensor:
+    return weight.clone()
+
+
+def by_magnitude(weight: Tensor, statistic: Statistic) -> Tensor:
+    return magnitude(weight)
+
+
+def watch(model: nn.Module, names: list[str], ids: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """The inputs of some linears in a run of the whole model, as rows of real tokens."""
+    seen: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: seen.__setitem__(name, args[0].detach().clone())
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        model(ids, use_cache=False, **({} if mask is None else {"attention_mask": mask.long()}))
+    for handle in handles:
+        handle.remove()
+    rows = slice(None) if mask is None else mask.flatten()
+    return {name: inputs.flatten(0, -2)[rows] for name, inputs in seen.items()}
+
+
+def capture(kept: list[tuple[Tensor, Statistic]], solve: calibrate.Solve) -> calibrate.Solve:
+    def wrapped(weight: Tensor, statistic: Statistic) -> Tensor:
+        kept.append((weight.clone(), statistic))
+        return solve(weight, statistic)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_walk_that_changes_nothing_sees_what_the_model_sees(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "BATCH_TOKENS", 32)  # batches of 2, 2 and 1 samples
+    model, ids, kept = tiny(family), tokens(), list[tuple[Tensor, Statistic]]()
+    parts = anatomy.dissect(model)
+    with torch.no_grad():
+        before = model(ids).logits
+    blocks = list(calibrate.walk(parts, ids, capture(kept, keep), Hessian))
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, before)
+    assert [len(block.weights) for block in blocks] == [LINEARS.get(family, 7)] * 3
+    inputs = watch(model, list(parts.linears), ids)
+    assert len(kept) == 3 * GROUPS.get(family, 4)  # q k v, o, gate up, down
+    for name, linear in parts.linears.items():
+        (found,) = [s for w, s in kept if any(torch.equal(rows, linear.weight[0].float()) for rows in w)]
+        assert isinstance(found, Hessian) and found.tokens == 80
+        expected = inputs[name].double().T @ inputs[name].double()
+        torch.testing.assert_close(found.matrix.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_later_blocks_see_pruned_inputs_and_everything_is_2_of_4(family: str) -> None:
+    model, ids, kept = tiny(family), tokens(), list[tuple[Tensor, Statistic]]()
+    half = copy.deepcopy(model)
+    parts = anatomy.dissect(model)
+    outside = {
+        name: p.clone() for name, p in model.named_parameters() if name.removesuffix(".weight") not in parts.linears
+    }
+    pruned = {
+        n: w
+        for block in calibrate.walk(parts, ids, capture(kept, by_magnitude), Norms)
+        for n, w in block.weights.items()
+    }
+    assert pruned.keys() == parts.linears.keys()
+    for name, weight in pruned.items():
+        assert pattern.first_violation(weight) is None and torch.equal(weight, parts.linears[name].weight)
+    for name, parameter in model.named_parameters():
+        if name in outside:
+            assert torch.equal(parameter, outside[name]), name
+    last = parts.blocks[-1].linears
+    for name in parts.linears.keys() - last.keys():  # all blocks but the last, pruned by hand
+        half.get_submodule(name).weight.copy_(magnitude(half.get_submodule(name).weight))
+    inputs = watch(half, list(last), ids)
+    for name in last:
+        weight = half.get_submodule(name).weight
+        (found,) = [s for w, s in kept if any(torch.equal(rows, weight[0]) for rows in w)]
+        torch.testing.assert_close(found.squares, inputs[name].square().sum(0), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma3", "mistral"])
+def test_a_padded_batch_counts_real_tokens_only(family: str) -> None:
+    model, ids, mask = tiny(family), tokens(3, 12), torch.ones(3, 12, dtype=torch.bool)
+    mask[1, 8:] = mask[2, 5:] = False
+    parts, kept = anatomy.dissect(model), list[tuple[Tensor, Statistic]]()
+    list(calibrate.walk(parts, ids, capture(kept, keep), Norms, mask))
+    assert {statistic.tokens for _, statistic in kept} == {12 + 8 + 5}
+    inputs = watch(model, list(parts.linears), ids, mask)
+    for name, linear in parts.linears.items():
+        (found,) = [s for w, s in kept if any(torch.equal(rows, linear.weight[0]) for rows in w)]
+        torch.testing.assert_close(found.squares, inputs[name].square().sum(0), rtol=1e-3, atol=1e-3)
+
+
+def test_linears_of_one_input_are_solved_as_one() -> None:
+    shapes: list[tuple[int, int]] = []
+
+    def note(weight: Tensor, statistic: Statistic) -> Tensor:
+        shapes.append((weight.shape[0], weight.shape[1]))
+        return magnitude(weight)
+
+    list(calibrate.walk(anatomy.dissect(tiny("llama", num_hidden_layers=1)), tokens(), note, Norms))
+    assert shapes == [(32 + 16 + 16, 32), (32, 32), (48 + 48, 32), (32, 48)]  # q k v, o, gate up, down
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_is_that_of_the_stored_weight_against_the_dense(dtype: torch.dtype) -> None:
+    model = tiny("llama").to(dtype)
+    dense, ids = copy.deepcopy(model), tokens()
+    solve: calibrate.Solve = lambda weight, h: sparsegpt(weight, h.matrix)  # type: ignore[attr-defined] # noqa: E731
+    (first, *_) = calibrate.walk(anatomy.dissect(model), ids, solve, Hessian)
+    inputs = watch(dense, list(first.weights), ids)
+    for name, weight in first.weights.items():
+        assert weight.dtype == dtype
+        x, before = inputs[name].double(), dense.get_submodule(name).weight.double()
+        expected = (x @ (before - weight.double()).T).square().sum() / (x @ before.T).square().sum()
+        assert first.linears[name].loss == pytest.approx(float(expected), rel=2e-3)
+        assert first.linears[name].shape == tuple(weight.shape) and first.linears[name].tokens == 80
+
+
+def test_weights_are_rounded_as_stored_where_forwards_run_wider() -> None:
+    model = tiny("llama").bfloat16()
+    parts = anatomy.dissect(model)
+    model.float()
+    for block in calibrate.walk(parts, tokens(), lambda w, _: magnitude(w * 1.001), Norms):
+        for name, weight in block.weights.items():
+            assert weight.dtype == torch.bfloat16 and torch.equal(weight.float(), parts.linears[name].weight)
+
+
+def test_the_model_works_again_after_a_walk_that_failed() -> None:
+    model, ids = tiny("llama"), tokens()
+    parts = anatomy.dissect(model)
+
+    def fail(weight: Tensor, statistic: Statistic) -> Tensor:
+        raise FactorError("no")
+
+    with torch.no_grad():
+        before = model(ids).logits
+    with pytest.raises(FactorError, match=r"model\.layers\.0\.self_attn\.q_proj: no"):
+        list(calibrate.walk(parts, ids, fail, Norms))
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, before)
+    assert all(not module._forward_pre_hooks and "forward" not in vars(module) for module in model.modules())
+
+
+def test_a_bad_activation_is_named_with_layer_and_place() -> None:
+    model, ids = tiny("llama"), tokens(5, 16)
+    ids[3, 9] = 100
+    ids[ids == 100] = torch.where(torch.arange(80).view(5, 16)[ids == 100] == 3 * 16 + 9, 100, 99)
+    model.model.embed_tokens.weight[100, 5] = float("inf")
+    with pytest.raises(
+        NonFiniteError, match=r"layers\.0\.self_attn\.q_proj is NaN or infinite at sample 3, position 9"
+    ):
+        list(calibrate.walk(anatomy.dissect(model), ids, keep, Hessian))
+
+
+def test_progress_names_every_block() -> None:
+    steps: list[Step] = []
+    list(calibrate.walk(anatomy.dissect(tiny("llama")), tokens(), by_magnitude, Norms, progress=steps.append))
+    assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert all(step.detail.startswith("largest loss 0.") for step in steps)
+
+
+def test_a_linear_that_sees_no_token_is_refused() -> None:
+    model = tiny("llama")
+    model.model.layers[1].mlp.spare = nn.Linear(32, 32)
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.spare saw no token"):
+        list(calibrate.walk(anatomy.dissect(model), tokens(), keep, Norms))
+
+
+class Echo(nn.Module):
+    """A block that also looks at what the block before it kept aside."""
+
+    def __init__(self, inner: nn.Module, shared: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.inner, self.shared = inner, shared
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        previous = self.shared.get("hidden", hidden_states)
+        self.shared["hidden"] = torch.randn_like(hidden_states)
+        result: Tensor = self.inner(hidden_states, **kwargs) + previous
+        return result
+
+
+def test_blocks_that_talk_behind_the_walk_are_refused() -> None:
+    model, shared = tiny("llama"), dict[str, Tensor]()
+    for index in range(3):
+        model.model.layers[index] = Echo(model.model.layers[index], shared)
+    with pytest.raises(ModelError, match="do not simply follow each other"):
+        list(calibrate.walk(anatomy.dissect(model), tokens(), keep, Norms))
+
+
+def refused(model: nn.Module, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        anatomy.dissect(model)
+
+
+def test_conv1d_is_refused_by_name() -> None:
+    model = hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=101))
+    refused(model, r"transformer\.h\.0\.attn\.c_attn\.weight \(32x96, of Conv1D\) is not the weight of a linear")
+
+
+def test_fused_experts_are_refused_by_name() -> None:
+    config = hf.MixtralConfig(**SHAPE, num_local_experts=4)
+    refused(hf.MixtralForCausalLM(config), r"layers\.0\.mlp\.\S+ \(4x96x32, of MixtralExperts\) is not the weight")
+
+
+def test_a_width_that_4_does_not_divide_is_refused_by_name() -> None:
+    model = tiny("llama", intermediate_size=66)
+    refused(model, r"model\.layers\.0\.mlp\.down_proj has 66 inputs, which 4 does not divide")
+
+
+@pytest.mark.parametrize("target", ["lm_head", "model.embed_tokens", "model.layers.2.mlp.up_proj"])
+def test_a_linear_tied_to_something_else_is_refused(target: str) -> None:
+    model = tiny("llama", vocab_size=48, pad_token_id=0, num_hidden_layers=3, intermediate_size=48)
+    model.model.layers[1].mlp.up_proj.weight = model.get_submodule(target).weight
+    refused(model, r"layers\.\d\.mlp\.up_proj\.weight is tied to (lm_head|model)\S*\.weight")
+
+
+def test_tied_embeddings_are_no_obstacle() -> None:
+    parts = anatomy.dissect(tiny("llama", tie_word_embeddings=True))
+    assert list(parts.dense) == ["lm_head"] and len(parts.linears) == 21
+
+
+def test_linears_outside_the_blocks_stay_dense_and_are_listed() -> None:
+    parts = anatomy.dissect(tiny("opt", word_embed_proj_dim=16))
+    assert sorted(parts.dense) == ["lm_head", "model.decoder.project_in", "model.decoder.project_out"]
+
+
+def test_two_dtypes_are_refused() -> None:
+    model = tiny("llama")
+    model.model.layers[1].mlp.up_proj.bfloat16()
+    refused(model, "stored in one dtype")
+
+
+def test_no_list_of_blocks_or_two_of_them() -> None:
+    model = tiny("llama")
+    model.more = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+    refused(model, "has 2 lists of 3 decoder blocks")
+    model.config.num_hidden_layers = 5
+    refused(model, "has 0 lists of 5 decoder blocks")
+
+
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "quantised": ({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}, r"quantised \(gptq\)"),
+    "pruned": ({"model_type": "llama", "quantization_config": {"quant_method": "twofour"}}, r"\(twofour\)"),
+    "multimodal": ({"model_type": "gemma3", "vision_config": {}}, "gemma3 is multimodal"),
+    "encoder-decoder": ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder"),
+    "unknown": ({"model_type": "newest"}, "knows no causal language model 'newest'; upgrade"),
+    "nameless": ({}, "knows no causal language model None"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configs_that_are_refused(case: str) -> None:
+    config, message = CONFIGS[case]
+    with pytest.raises(ModelError, match=message):
+        anatomy.refuse_config(config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_configs_that_are_fine(family: str) -> None:
+    anatomy.refuse_config(FAMILIES[family][0](**(SHAPE | FAMILIES[family][2])).to_dict())
+
+
+def test_pruning_without_text_measures_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    dense = copy.deepcopy(model)
+    solve: Callable[[Tensor], Tensor] = magnitude
+    for block in calibrate.prune_without_text(anatomy.dissect(model), solve):
+        for name, weight in block.weights.items():
+            before = dense.get_submodule(name).weight
+            expected = (before - magnitude(before)).square().sum() / before.square().sum()
+            assert torch.equal(weight, magnitude(before))
+            assert block.linears[name].loss == pytest.approx(float(expected), rel=1e-5)
+            assert block.linears[name].tokens == 0

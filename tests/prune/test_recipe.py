@@ -1,0 +1,95 @@
+"""Which recipes make no sense, what the manifest says, and how progress reads."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from twofour.prune import progress
+from twofour.prune.errors import InputError
+from twofour.prune.progress import Step
+from twofour.prune.recipe import PruneConfig, PrunedLinear, manifest
+
+BAD: dict[str, Any] = {
+    "method": "obs",
+    "format": "zip",
+    "dtype": "int8",
+    "samples": 0,
+    "length": 1,
+    "seed": -1,
+    "damping": 0.0,
+    "block_columns": 6,
+    "calibration": "",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_value_that_makes_no_sense_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} is {BAD[name]!r}; give "):
+        PruneConfig(**{name: BAD[name]})
+
+
+@pytest.mark.parametrize("damping", [float("nan"), float("inf"), -1.0])
+def test_damping_is_a_positive_number(damping: float) -> None:
+    with pytest.raises(InputError, match="damping"):
+        PruneConfig(damping=damping)
+
+
+def label(config: PruneConfig) -> dict[str, Any]:
+    linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
+    return manifest("org/model", config, linears, {"lm_head": "why"}, "float32", 2, 90.0)
+
+
+def test_the_manifest_says_what_was_done() -> None:
+    document = label(PruneConfig(samples=3, length=32, seed=7, revision="abc", damping=0.02))
+    assert document["base_model"] == "org/model@abc"
+    calibration = {"source": "self", "samples": 3, "length": 32, "tokens": 96, "seed": 7}
+    assert document["calibration"] == calibration
+    assert document["solver"] == {"damping": 0.02, "block_columns": 128}
+    assert document["linears"] == {"a.q": {"shape": (8, 4), "loss": 0.25, "tokens": 96}}
+    assert document["dense"] == {"lm_head": "why"} and document["fallbacks"] == []
+    assert document["minutes"] == 1.5 and document["peak_memory_bytes"] > 10 << 20
+    assert document["versions"]["twofour"]
+
+
+def test_a_path_does_not_leak_into_the_manifest() -> None:
+    assert label(PruneConfig(calibration="/home/someone/notes.txt"))["calibration"]["source"] == "notes.txt"
+
+
+def test_magnitude_claims_no_calibration() -> None:
+    document = label(PruneConfig(method="magnitude"))
+    assert document["calibration"] is None and document["solver"] == {}
+
+
+def test_the_time_left_goes_on_as_before() -> None:
+    assert Step("s", 3, 12, 6.0).left_s == 18.0
+    assert Step("s", 0, 12, 6.0).left_s is None
+    assert progress.line(Step("pruning", 3, 12, 6.0, "loss 0.1")) == "pruning 3/12 after 6 s, 18 s left: loss 0.1"
+    assert progress.line(Step("pruning", 12, 12, 6.0)) == "pruning 12/12 after 6 s"
+
+
+def test_off_a_terminal_there_is_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    show = progress.to_stderr()
+    for stage in ("one", "two"):
+        for done in range(1, 9):
+            show(Step(stage, done, 8, 2.0 * done))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert [line.split(",")[0] for line in captured.err.splitlines()] == [
+        "one 3/8 after 6 s",
+        "one 6/8 after 12 s",
+        "one 8/8 after 16 s",
+        "two 3/8 after 6 s",
+        "two 6/8 after 12 s",
+        "two 8/8 after 16 s",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    show = progress.to_stderr()
+    for stage in ("one", "two"):
+        for done in (1, 2):
+            show(Step(stage, done, 2, 1.0 * done, "loss 0.1"))
+    captured = capsys.readouterr()
+    assert captured.out == "" and "2/2" in captured.err and "two: 100%" in captured.err
