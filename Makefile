@@ -7,13 +7,19 @@ DEMO := .demo
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
 QUALITY := $(DEMO)/quality.json
+REPORT := $(DEMO)/report/report.html
+TABLE := $(DEMO)/table.txt
 
 .PHONY: demo develop test test-all lint types clean
 
-demo: $(QUALITY)
-	$(BIN)/twofour bench compare $(DENSE) $(SPARSE) --quality $(QUALITY) --out $(DEMO)/report || test $$? = 3
+demo: $(REPORT)
+	@cat $(TABLE)
 
-$(QUALITY): $(SPARSE)
+# Status 3: the machine was too busy for the figures to count, which the table says; the demo is complete all the same.
+$(REPORT): $(QUALITY)
+	$(BIN)/twofour bench compare $(DENSE) $(SPARSE) --quality $(QUALITY) --out $(@D) > $(TABLE) || test $$? = 3
+
+$(QUALITY): | $(SPARSE)
 	$(BIN)/twofour check $(SPARSE)
 	$(BIN)/twofour eval $(SPARSE) --baseline $(DENSE) --out $@
 
