@@ -151,7 +151,7 @@ def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placem
     endpoint = Endpoint(url, served_model(url))
     before = endpoint.scrape()
     server.freeze()
-    return Arm(model, endpoint, server, command, before)
+    return Arm(model, endpoint, server, ["python", *command[1:]], before)  # as anyone can run it
 
 
 def _rounds(arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None) -> list[ArmRun]:

@@ -95,3 +95,9 @@ def demo_model_folder() -> Path:
         demo_model.make(DEMO)
     assert json.loads((DEMO / "config.json").read_text())["model_type"] == "llama"
     return DEMO
+
+
+@pytest.fixture(scope="session")
+def roomy_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model whose context holds a benchmark's prompts at a token a byte."""
+    return tiny_model(tmp_path_factory.mktemp("models") / "roomy", torch.bfloat16, max_position_embeddings=8192)

@@ -35,8 +35,8 @@ class Report:
     def write(self, folder: Path) -> Path:
         """Write report.json and report.html; returns the page."""
         claim(folder)
-        _write(folder / JSON, self.json() + "\n")
-        _write(folder / HTML, self.html())
+        write_whole(folder / JSON, self.json() + "\n")
+        write_whole(folder / HTML, self.html())
         return folder / HTML
 
 
@@ -51,7 +51,8 @@ def claim(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another --out") from error
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")

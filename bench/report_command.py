@@ -1,0 +1,25 @@
+"""The verb `bench report`: the table of a comparison that was written before."""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="the report.json of bench compare")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there too")
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.bench.report.report import Report, write_whole
+    from twofour.prune.errors import InputError
+
+    try:
+        report = Report(json.loads(args.file.read_text(encoding="utf-8")))
+        table = report.table()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{args.file} is no report of bench compare ({error!r}); check the file") from error
+    if args.html:
+        write_whole(args.html, report.html())
+    print(table)
+    return 0
