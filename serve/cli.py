@@ -1,6 +1,7 @@
 """The command `twofour`: a verb, and the module that knows it. Imports only what that verb needs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -20,18 +21,23 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 1 for an error with a message, 130 when interrupted."""
+    """Run one verb. Returns the exit status: 1 for an error with a message, 130 when interrupted,
+    141 when whoever read the output has gone."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
     args = _parser(verb).parse_args(words)
     try:
         status: int = import_module(VERBS[args.verb][0]).run(args)
+        sys.stdout.flush()
         return status
     except TwofourError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:

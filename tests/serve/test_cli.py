@@ -44,3 +44,14 @@ def test_an_error_is_one_line_and_status_1(tmp_path: Path) -> None:
     done = run("convert", str(tmp_path), "-o", str(tmp_path / "out"), "--to", "dense")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_gets_no_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twofour", "check", "nowhere"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()  # long before Python has started
+    with process.stderr as errors:
+        assert errors.read() == b""
+    assert process.wait() == 141
