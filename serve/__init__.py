@@ -1,11 +1,12 @@
 """Serve 2:4 and dense models.
 
-`import twofour.serve` before `from_pretrained(path, variant="twofour")`: it registers the packed format with
-transformers, when transformers is there already or as soon as `load_model` needs it.
+Importing this teaches transformers the packed format: `from_pretrained(path, variant="twofour")` then loads it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from twofour.serve.register import register
 
 if TYPE_CHECKING:
     from twofour.serve.app import create_app as create_app
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["SparseLinear", "create_app", "evaluate", "load_model"]
 
 _HOMES = {"SparseLinear": "linear", "create_app": "app", "evaluate": "evaluation", "load_model": "loading"}
+
+register()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The transformers integration: packed, dense-with-zeros and dense folders become transformers models."""
+"""Packed, dense-with-zeros and dense folders become transformers models; and what they hold in memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.quantizers import HfQuantizer
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from twofour.prune import checkpoint
 from twofour.prune.checkpoint import VARIANT
@@ -18,47 +15,9 @@ from twofour.prune.errors import CheckpointError, InputError, ModelError
 from twofour.prune.folder import read_config, resolve
 from twofour.serve.kernels import cusparselt
 from twofour.serve.linear import SparseLinear
+from twofour.serve.quantizer import sparse_linears
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-@register_quantization_config(VARIANT)
-class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says of a packed checkpoint. Raises CheckpointError where it is of an unknown kind."""
-
-    def __init__(self, **stored: Any) -> None:
-        checkpoint.require_known(stored)
-        self.quant_method = VARIANT
-        self.format_version = stored["format_version"]
-        self.pattern = stored["pattern"]
-        self.values_dtype = stored["values_dtype"]
-        self.ignore = list(stored.get("ignore", ()))
-
-
-@register_quantizer(VARIANT)
-class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Puts empty 2:4 linears in before loading, and gives them their kernels after it."""
-
-    requires_calibration = True
-
-    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
-        dtype = checkpoint.value_dtype(self.quantization_config.values_dtype)
-        for name, linear in list(model.named_modules()):
-            if isinstance(linear, nn.Linear) and name not in self.quantization_config.ignore:
-                model.set_submodule(name, SparseLinear.empty(linear, dtype))
-
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        for name, linear in sparse_linears(model):
-            if not linear.packed().values.is_meta:
-                linear.prepare("auto", name)
-        return model
-
-    def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return False
 
 
 def load_model(
@@ -91,11 +50,6 @@ def load_model(
             linear.prepare(kernels, name)
     loaded: PreTrainedModel = model
     return loaded
-
-
-def sparse_linears(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
-    """The 2:4 linears of a model by name."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear))
 
 
 def _refuse_config(config: dict[str, Any], form: str) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,25 +11,39 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-import twofour.serve.loading
 from twofour.prune.checkpoint import Weights
 from twofour.prune.errors import CheckpointError, InputError, ModelError
 from twofour.prune.packed import pack
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.serve.kernels import cpu
 from twofour.serve.linear import SparseLinear
-from twofour.serve.loading import load_model, sparse_linears, weight_report
+from twofour.serve.loading import load_model, weight_report
+from twofour.serve.quantizer import sparse_linears
 
 IDS = torch.arange(3, 43)[None]
 
 
 def test_from_pretrained_with_the_variant(tiny_pruned_folder: Path) -> None:
-    assert twofour.serve.loading
     model = AutoModelForCausalLM.from_pretrained(tiny_pruned_folder, variant="twofour", dtype="auto")
     ours = load_model(str(tiny_pruned_folder), device="cpu")
     with torch.no_grad():
         assert torch.equal(model(IDS).logits, ours(IDS).logits)
     assert len(list(sparse_linears(model))) == 14
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import twofour.serve; from transformers import AutoModelForCausalLM",
+        "from transformers import AutoModelForCausalLM; import twofour.serve",
+        "from transformers import AutoModelForCausalLM, PreTrainedModel; import twofour.serve",
+    ],
+)
+def test_importing_serve_is_enough_in_any_order(tiny_pruned_folder: Path, imports: str) -> None:
+    load = f"AutoModelForCausalLM.from_pretrained({str(tiny_pruned_folder)!r}, variant='twofour')"
+    code = f"{imports}\nprint(type({load}.model.layers[0].mlp.up_proj).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "SparseLinear\n", done.stderr
 
 
 def test_plain_from_pretrained_refuses(tiny_pruned_folder: Path) -> None:

@@ -1,0 +1,60 @@
+"""The packed format as transformers knows quantized models. Importing this registers it.
+
+Only what transformers has loaded when it loads its own quantizers may be imported here: see register.py.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from twofour.prune import checkpoint
+from twofour.prune.checkpoint import VARIANT
+from twofour.serve.linear import SparseLinear
+
+
+@register_quantization_config(VARIANT)
+class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """What config.json says of a packed checkpoint. Raises CheckpointError where it is of an unknown kind."""
+
+    def __init__(self, **stored: Any) -> None:
+        checkpoint.require_known(stored)
+        self.quant_method = VARIANT
+        self.format_version = stored["format_version"]
+        self.pattern = stored["pattern"]
+        self.values_dtype = stored["values_dtype"]
+        self.ignore = list(stored.get("ignore", ()))
+
+
+@register_quantizer(VARIANT)
+class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts empty 2:4 linears in before loading, and gives them their kernels after it."""
+
+    requires_calibration = True
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        dtype = checkpoint.value_dtype(self.quantization_config.values_dtype)
+        for name, linear in list(model.named_modules()):
+            if isinstance(linear, nn.Linear) and name not in self.quantization_config.ignore:
+                model.set_submodule(name, SparseLinear.empty(linear, dtype))
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        for name, linear in sparse_linears(model):
+            if not linear.packed().values.is_meta:
+                linear.prepare("auto", name)
+        return model
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def sparse_linears(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
+    """The 2:4 linears of a model by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear))
