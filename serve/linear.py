@@ -57,6 +57,7 @@ class SparseLinear(nn.Module):
         packed = self.packed()
         validate(packed, name)
         self.kernels, self.choice = kernels, select.choose(packed, kernels)
+        self._sample = packed.values.new_empty(0)
         self.values = self.positions = None
 
     def forward(self, x: Tensor) -> Tensor:  # [..., in] -> [..., out]
@@ -74,11 +75,19 @@ class SparseLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLinear":
         ready = self.choice is not None
+        if ready and self._stays(fn):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            return self
         self._hold(self.packed())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if ready:
             self.prepare(self.kernels)
         return self
+
+    def _stays(self, fn: Callable[[Tensor], Tensor]) -> bool:
+        """Whether `fn` leaves values of this dtype where and what they are: nothing to lay out anew."""
+        moved = fn(self._sample)
+        return moved.dtype == self._sample.dtype and moved.device == self._sample.device
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

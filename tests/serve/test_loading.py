@@ -89,6 +89,14 @@ def test_a_linear_moves_copies_and_loads_as_stored(kernels: str) -> None:
     assert torch.equal(other(x), linear(x))
 
 
+def test_a_move_that_moves_nothing_lays_nothing_out_anew() -> None:
+    linear = SparseLinear(pack(magnitude(torch.randn(24, 64).bfloat16())), torch.zeros(24).bfloat16())
+    before = linear.choice
+    assert linear.to("cpu").to(torch.bfloat16).choice is before
+    assert linear.to(torch.float32).choice is not before and linear.bias is not None
+    assert (linear.packed().values.dtype, linear.bias.dtype) == (torch.float32, torch.float32)
+
+
 def test_sparse_linear_equals_the_dense_product() -> None:
     weight, bias = magnitude(torch.randn(40, 68)), torch.randn(40)
     x = torch.randn(2, 3, 68)
