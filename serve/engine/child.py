@@ -5,7 +5,6 @@ closed, which is what the death of its parent does.
 """
 
 import logging
-import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from twofour.prune.errors import InputError, TwofourError
+from twofour.prune.recipe import peak_memory_bytes
 from twofour.serve.engine import capacity
 from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.loop import Loop
@@ -61,8 +61,7 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    dtype = config.dtype or preferred_dtype(config.device)
-    model = load_model(config.model, config.device, dtype, config.kernels, config.revision)
+    model = load_model(config.model, config.device, config.dtype, config.kernels, config.revision)
     shapes = attention_layers(model)
     room = _capacity(config, model, shapes)
     runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)
@@ -71,14 +70,6 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     blocks = Blocks(room.kv_tokens // config.block_size, config.block_size)
     scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
     return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device)), info
-
-
-def preferred_dtype(device: str | None) -> str | None:
-    """bfloat16 on a CPU that multiplies it; None: the checkpoint's."""
-    if device == "cuda" or (device is None and torch.cuda.is_available()):
-        return None
-    flags = torch.cpu.get_capabilities()
-    return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else None
 
 
 def _check(config: EngineConfig) -> None:
@@ -132,8 +123,7 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory that this process ever held: on the device, or on the CPU in all."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_memory_bytes()
 
 
 def receive(pipe: Connection, timeout_s: float) -> list[Command] | None:

@@ -1,6 +1,7 @@
 """The real engine process, with a tiny model: started, killed, stopped, orphaned."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -201,21 +202,11 @@ def test_what_prevents_a_start_is_said(folder: Path, options: dict[str, Any], wh
         child.start(config(folder, **options | {"threads": None}))
 
 
-@pytest.mark.parametrize(
-    ("flags", "device", "dtype"),
-    [
-        ({"avx512_bf16": True}, None, "bfloat16"),
-        ({"amx_bf16": True}, "cpu", "bfloat16"),
-        ({"avx2": True}, "cpu", None),
-        ({"amx_bf16": True}, "cuda", None),
-    ],
-)
-def test_a_cpu_that_multiplies_bfloat16_does_so(
-    flags: dict[str, bool], device: str | None, dtype: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert child.preferred_dtype(device) == dtype
+@pytest.mark.parametrize("asked", [None, "bfloat16"])
+def test_the_dtype_is_the_checkpoints_unless_asked(folder: Path, asked: str | None) -> None:
+    _, info = child.start(config(folder, dtype=asked, threads=None))
+    stored = json.loads((folder / "config.json").read_text())["dtype"]
+    assert stored == "float32" and info.dtype == (asked or stored)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
