@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twofour.bench.run_command import INVALID, _key
+from twofour.bench.run_command import INVALID, read_key
 
 if TYPE_CHECKING:
     from twofour.bench.experiment import Experiment
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             text=args.text,
             price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
             threads=args.threads,
-            api_key=_key(args.api_key_file),
+            api_key=read_key(args.api_key_file),
             logs=args.out,
             command=["twofour", *sys.argv[1:]],
         )

@@ -83,6 +83,13 @@ def failed(gates: Sequence[Gate]) -> list[Gate]:
     return [gate for gate in gates if gate.passed is False]
 
 
+def quantity(value: float | None, unit: str) -> str:
+    """A gate's number as a person reads it."""
+    if value is None:
+        return "not measured"
+    return f"{value * 1000:.1f} ms" if unit == "s" else f"{value:.1%}"
+
+
 _LENGTH_REMEDY = "outputs are not as long as asked for; the server must honour ignore_eos and min_tokens"
 
 

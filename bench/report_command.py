@@ -11,8 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from twofour.bench.report.report import Report, write_whole
+    from twofour.bench.report.report import Report
     from twofour.prune.errors import InputError
+    from twofour.prune.folder import write_whole
 
     try:
         report = Report(json.loads(args.file.read_text(encoding="utf-8")))

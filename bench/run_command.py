@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,13 +47,15 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.gates import failed
     from twofour.bench.run import measure
     from twofour.bench.table import table
+    from twofour.prune.folder import write_whole
 
     if args.out and args.out.exists():
         raise OutputError(f"{args.out} exists; move it or choose another --out")
-    api_key = _key(args.api_key_file)
+    api_key = read_key(args.api_key_file)
     done = measure(_load(args, api_key), api_key)
     if args.out:
-        _write(args.out, _document(done, args.format, with_records=True))
+        document = _document(done, args.format, with_records=True)
+        write_whole(args.out, json.dumps(document, allow_nan=False) + "\n")
     if args.json:
         print(json.dumps(_document(done, args.format, with_records=False), allow_nan=False))
     else:
@@ -85,7 +86,8 @@ def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
     )
 
 
-def _key(file: Path | None) -> str | None:
+def read_key(file: Path | None) -> str | None:
+    """The key in a file; None: no file, no key."""
     try:
         return file.read_text().strip() if file else None
     except (OSError, UnicodeDecodeError) as error:
@@ -97,13 +99,3 @@ def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:
     from twofour.bench.vllm_json import flat
 
     return (flat if form == "vllm-json" else document)(done, with_records)
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(document, allow_nan=False) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written ({error.strerror}); choose another --out") from error

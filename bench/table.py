@@ -1,6 +1,6 @@
 """A run as text for a person: latencies in milliseconds, throughput, gates, verdict."""
 
-from twofour.bench.gates import Gate
+from twofour.bench.gates import Gate, quantity
 from twofour.bench.metrics import kind
 from twofour.bench.run import Run
 from twofour.bench.stats import FEWEST, Distribution
@@ -65,11 +65,7 @@ def _number(value: float | None) -> str:
 def _verdict(gate: Gate) -> str:
     if gate.value is None:
         return f"  not measured  {gate.name}"
-    value, limit = (_quantity(number, gate.unit) for number in (gate.value, gate.limit))
+    value, limit = (quantity(number, gate.unit) for number in (gate.value, gate.limit))
     if gate.passed:
         return f"  passed        {gate.name}: {value}, at most {limit}"
     return f"  FAILED        {gate.name}: {value}, at most {limit}; {gate.remedy}"
-
-
-def _quantity(value: float, unit: str) -> str:
-    return f"{value * 1000:.1f} ms" if unit == "s" else f"{value:.1%}"

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError
+from twofour.prune import checkpoint
+from twofour.prune.errors import ModelError, NonFiniteError
 from twofour.prune.pattern import GROUP
 
 MULTIMODAL_KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")
@@ -71,8 +72,7 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
     model, report = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
-        raise CheckpointError(f"{folder} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+    checkpoint.require_loaded(report, folder)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")

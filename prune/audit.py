@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from twofour.prune import checkpoint, pattern
-from twofour.prune.checkpoint import MANIFEST, Form, Weights
+from twofour.prune.checkpoint import MANIFEST, Weights
 from twofour.prune.errors import CheckpointError, PatternError
 from twofour.prune.folder import read_config, read_json
 from twofour.prune.packed import Packed, validate
+from twofour.prune.recipe import Format
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Report:
     """What was found. `kinds`: the pruned linears by their last name."""
 
     folder: str
-    form: Form | None
+    form: Format | None
     kinds: dict[str, Kind] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
@@ -128,7 +129,7 @@ def _manifest_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{name} differs from its digest in {MANIFEST}; take an intact copy"
 
 
-def _config_faults(config: dict[str, Any], form: Form) -> Iterator[str]:
+def _config_faults(config: dict[str, Any], form: Format) -> Iterator[str]:
     quantization = config.get("quantization_config")
     if form == "dense":
         if quantization is not None:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from torch import Tensor
 from twofour.prune.errors import CheckpointError, ModelError
 from twofour.prune.folder import read_config, read_json, write_json
 from twofour.prune.packed import pack
+from twofour.prune.recipe import Format
 
 VARIANT = "twofour"
 MANIFEST = "twofour.json"
@@ -29,11 +30,10 @@ INDEXES = {"dense": "model.safetensors.index.json", "packed": f"model.safetensor
 WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 VALUE_DTYPES = ("bfloat16", "float16", "float32")
 
-Form = Literal["packed", "dense"]
-FORMS: tuple[Form, ...] = ("packed", "dense")
+FORMS: tuple[Format, ...] = ("packed", "dense")
 
 
-def form_of(folder: Path) -> Form:
+def form_of(folder: Path) -> Format:
     """Tell which form a folder holds. Raises CheckpointError unless it is exactly one."""
     found = [form for form in FORMS if _has(folder, form)]
     if len(found) != 1:
@@ -42,7 +42,7 @@ def form_of(folder: Path) -> Form:
     return found[0]
 
 
-def _has(folder: Path, form: Form) -> bool:
+def _has(folder: Path, form: Format) -> bool:
     return (folder / f"{STEMS[form]}.safetensors").exists() or (folder / INDEXES[form]).exists()
 
 
@@ -52,7 +52,7 @@ class Weights(Mapping[str, Tensor]):
     Raises CheckpointError, naming the file, where one is missing or is no safetensors file.
     """
 
-    def __init__(self, folder: Path, form: Form | None = None) -> None:
+    def __init__(self, folder: Path, form: Format | None = None) -> None:
         self.form = form or form_of(folder)
         self.files = weight_files(folder, self.form)
         self._open = {path: _open(path) for path in self.files}
@@ -82,7 +82,7 @@ class Weights(Mapping[str, Tensor]):
         return [name.removesuffix(".values") for name in self if name.endswith(".values")]
 
 
-def weight_files(folder: Path, form: Form) -> list[Path]:
+def weight_files(folder: Path, form: Format) -> list[Path]:
     """Name the weight files of a folder, all of which exist."""
     index = folder / INDEXES[form]
     names = [f"{STEMS[form]}.safetensors"]
@@ -103,7 +103,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _require_indexed(folder: Path, form: Form, file_of: Mapping[str, Path]) -> None:
+def _require_indexed(folder: Path, form: Format, file_of: Mapping[str, Path]) -> None:
     index = folder / INDEXES[form]
     if not index.exists():
         return
@@ -119,7 +119,13 @@ def _open(path: Path) -> Any:
         raise CheckpointError(f"{path} is not an intact safetensors file ({error}); take an intact copy") from error
 
 
-def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form: Form) -> None:
+def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
+    """Raise CheckpointError if transformers, by its loading info, had to make up a weight."""
+    if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
+        raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+
+
+def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form: Format) -> None:
     """Write a model with some linears replaced. `weights`: module name -> 2:4 weight [out, in].
 
     Everything else of `source` is carried over as it is. Raises ModelError where a linear is not in the source.
@@ -135,7 +141,7 @@ def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form:
     copy_rest(source, folder)
 
 
-def _replaced(tensors: Weights, weights: Mapping[str, Tensor], form: Form) -> Iterator[tuple[str, Tensor]]:
+def _replaced(tensors: Weights, weights: Mapping[str, Tensor], form: Format) -> Iterator[tuple[str, Tensor]]:
     for name in tensors:
         base = name.removesuffix(".weight")
         if base == name or base not in weights:
@@ -183,7 +189,7 @@ def require_known(quantization: Mapping[str, Any]) -> None:
 
 
 def write_weights(
-    folder: Path, tensors: Iterable[tuple[str, Tensor]], form: Form, shard_bytes: int = SHARD_BYTES
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], form: Format, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write tensors as one safetensors file, or as shards with an index."""
     shards: list[list[str]] = []
@@ -209,7 +215,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator
     yield shard
 
 
-def _shard_name(form: Form, number: int, count: int) -> str:
+def _shard_name(form: Format, number: int, count: int) -> str:
     suffix = f"-{number + 1:05d}-of-{count:05d}" if count > 1 else ""
     return f"{STEMS[form]}{suffix}.safetensors"
 

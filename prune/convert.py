@@ -13,13 +13,17 @@ from torch import Tensor
 
 from twofour.prune import checkpoint
 from twofour.prune.audit import read_packed
-from twofour.prune.checkpoint import MANIFEST, Form, Weights
+from twofour.prune.checkpoint import MANIFEST, Weights
 from twofour.prune.errors import CheckpointError
 from twofour.prune.folder import new_folder, read_config, read_json, write_json
 from twofour.prune.packed import validate
+from twofour.prune.recipe import Format
+
+# What a linear M may be stored as, in any of the forms: M.weight and so on.
+PARTS = ("weight", "values", "positions", "scales", "weight.compressed", "weight.bitmask", "weight.shape")
 
 
-def convert(folder: Path, out: Path, to: Form) -> None:
+def convert(folder: Path, out: Path, to: Format) -> None:
     """Write the same model in another form. The manifest goes with it, with new digests."""
     config = read_config(folder)
     with new_folder(out) as part, Weights(folder) as weights:
@@ -67,13 +71,10 @@ def from_bitmask(compressed: Tensor, bitmask: Tensor, shape: Tensor) -> Tensor:
 
 
 def _belongs_to(name: str, linears: dict[str, Tensor]) -> bool:
-    parts = ("weight", "values", "positions", "scales", "weight.compressed", "weight.bitmask", "weight.shape")
-    return any(
-        name == f"{name.removesuffix(f'.{part}')}.{part}" and name.removesuffix(f".{part}") in linears for part in parts
-    )
+    return any(name.endswith(f".{part}") and name.removesuffix(f".{part}") in linears for part in PARTS)
 
 
-def _stored(rest: Iterator[tuple[str, Tensor]], linears: dict[str, Tensor], to: Form) -> Iterator[tuple[str, Tensor]]:
+def _stored(rest: Iterator[tuple[str, Tensor]], linears: dict[str, Tensor], to: Format) -> Iterator[tuple[str, Tensor]]:
     yield from rest
     for name, weight in linears.items():
         if to == "packed":

@@ -18,22 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.prune.folder import write_whole
     from twofour.prune.progress import to_stderr
     from twofour.serve.evaluation import measure
 
     done = measure(args.model, args.baseline, args.text, args.window, args.windows, args.kernels, to_stderr())
     document = done.as_dict() | {"model": args.model, "baseline": args.baseline}
     if args.out:
-        write(args.out, document)
+        write_whole(args.out, json.dumps(document, indent=2) + "\n")
     print(json.dumps(document) if args.json else table(document))
     return 0
-
-
-def write(path: Path, document: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def table(document: dict[str, Any]) -> str:

@@ -61,9 +61,7 @@ def _refuse_config(config: dict[str, Any], form: str) -> None:
 
 
 def _require_complete(report: dict[str, Any], model: str) -> None:
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+    checkpoint.require_loaded(report, model)
     if strangers := sorted(report["unexpected_keys"]):
         raise CheckpointError(f"{model} holds {strangers[0]}, which its config.json has no place for")
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from twofour.prune import checkpoint
 from twofour.prune.folder import new_folder
+from twofour.prune.recipe import Format
 from twofour.prune.solvers.magnitude import magnitude
 
 VOCABULARY = 320
@@ -69,7 +70,7 @@ def tiny_float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny32", torch.float32)
 
 
-def prune_by_magnitude(source: Path, out: Path, form: checkpoint.Form = "packed") -> Path:
+def prune_by_magnitude(source: Path, out: Path, form: Format = "packed") -> Path:
     """Write a pruned copy of a model without the walk."""
     with checkpoint.Weights(source) as stored, new_folder(out) as part:
         names = [name.removesuffix(".weight") for name in stored if name.endswith("proj.weight")]

@@ -10,10 +10,10 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from twofour.bench.gates import quantity
 from twofour.bench.report import charts, rows
 from twofour.bench.report.charts import Bar, Estimate
 from twofour.bench.report.rows import UNKNOWN, Document, Row
-from twofour.bench.report.terminal import quantity
 
 # The seconds that one record gives.
 Seconds = Callable[[Mapping[str, Any]], Iterable[float]]

@@ -1,7 +1,6 @@
 """A finished comparison: a document, and its three forms."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from twofour.bench.report.html import page
 from twofour.bench.report.terminal import table
 from twofour.prune.errors import OutputError
+from twofour.prune.folder import write_whole
 
 JSON = "report.json"
 HTML = "report.html"
@@ -49,14 +49,3 @@ def claim(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another --out") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written ({error.strerror}); choose another --out") from error

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from twofour.bench.gates import quantity
 from twofour.bench.report.rows import Document, Row, headline, rows
 
 _WIDTH = 104
@@ -76,9 +77,3 @@ def _gates(document: Document) -> list[str]:
         for gate in failed
     ]
     return ["INVALID: do not quote these numbers", *lines]
-
-
-def quantity(value: float | None, unit: str) -> str:
-    if value is None:
-        return "not measured"
-    return f"{value * 1000:.1f} ms" if unit == "s" else f"{value:.1%}"
