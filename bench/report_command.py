@@ -8,6 +8,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="the report.json of bench compare")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there too")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the document without its runs there too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,5 +23,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.file} is no report of bench compare ({error!r}); check the file") from error
     if args.html:
         write_whole(args.html, report.html())
+    if args.summary:
+        summary = {name: part for name, part in report.document.items() if name != "runs"}
+        write_whole(args.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     print(table)
     return 0

@@ -37,6 +37,15 @@ def test_numbers_are_generated() -> None:
     assert block[2] == printed.getvalue()
 
 
+def test_a_result_file_is_the_summary_of_a_report(tmp_path: Path) -> None:
+    """The committed file has no runs left to drop: its own summary is itself."""
+    result, again = ROOT / "bench" / "results" / "demo.json", tmp_path / "again.json"
+    with redirect_stdout(io.StringIO()):
+        assert cli.main(["bench", "report", str(result), "--summary", str(again)]) == 0
+    assert again.read_text() == result.read_text()
+    assert json.loads(result.read_text())["valid"] is True
+
+
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_make_knows_the_two_commands(target: str) -> None:
     assert f"make {target}" in README
