@@ -11,7 +11,7 @@ inline __m512 dot(__m512 sum, __m512i a, __m512i b) {
 }
 
 struct SparseTile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 4, 2};
+  static constexpr int CHUNK = 4, WIDE[] = {0, 4, 1};
   const Product &job;
   const Panel<uint16_t> &x;
   Bf16Picks picks;
@@ -32,7 +32,7 @@ struct SparseTile {
 
   template <int TOKENS>
   void add_block(const uint8_t *block, const uint16_t *row, __m512 (*total)[4]) const {
-    for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS <= 2>(block + line);
+    for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS <= 1>(block + line);
 #pragma GCC unroll 8
     for (int cell = 0; cell < 8; cell++) {  // [column half][pair]
       __m512i index = picks(block + cell * 8);
@@ -46,20 +46,29 @@ struct SparseTile {
   }
 };
 
+// Narrow weights are read one or two rows at a time, nearly one sequential stream. Wide ones more rows at a time, since
+// their x does not stay in the L1 cache. A row's sum is one chain of additions either way.
 struct DenseTile {
   static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr long NARROW_COLUMNS = 2048;
   const Product &job;
   const Panel<uint16_t> &x;
+  Stream stream;
 
-  // ROWS at a time from `first`, so that the accumulators stay in registers.
-  template <int TOKENS, int ROWS>
+  template <bool NARROW, int TOKENS>
+  void prefetch(const uint16_t *values) const {
+    if (NARROW) return stream.prefetch<TOKENS <= 1>(reinterpret_cast<const uint8_t *>(values));
+    prefetch_next_block(values, x.stride);
+  }
+
+  template <bool NARROW, int TOKENS, int ROWS>
   void rows(const DenseRows &weight, int first, const uint16_t *x_row, __m512 (*total)[BLOCK_ROWS]) const {
     __m512 part[TOKENS][ROWS] = {};
     for (long column = 0; column < x.stride; column += 32)
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
         const uint16_t *values = weight.row[first + r] + column;
-        prefetch_next_block(values, x.stride);
+        prefetch<NARROW, TOKENS>(values);
         __m512i w = _mm512_loadu_si512(values);
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; t++)
@@ -69,15 +78,23 @@ struct DenseTile {
       for (int r = 0; r < ROWS; r++) total[t][first + r] = part[t][r];
   }
 
-  template <int BLOCKS, int TOKENS>
-  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
-    static_assert(BLOCKS == 1);
-    constexpr int ROWS = TOKENS <= 2 ? 8 : 4;
+  template <bool NARROW, int TOKENS>
+  void block(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    constexpr int ROWS = NARROW ? (TOKENS <= 1 ? 1 : 2) : TOKENS <= 2 ? 8 : 4;
     DenseRows weight(job, row_block, x.stride);
     __m512 total[TOKENS][BLOCK_ROWS];
     for (int first = 0; first < BLOCK_ROWS; first += ROWS)
-      rows<TOKENS, ROWS>(weight, first, x.rows + token * x.stride, total);
+      rows<NARROW, TOKENS, ROWS>(weight, first, x.rows + token * x.stride, total);
     for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[0][t].row, sums_of_rows(total[t]));
+  }
+
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
+    if (x.stride <= NARROW_COLUMNS)
+      block<true, TOKENS>(row_block, token, sums);
+    else
+      block<false, TOKENS>(row_block, token, sums);
   }
 };
 
@@ -86,7 +103,7 @@ int multiply_bf16(const Product *job) {
   Panel<uint16_t> x(*job);
   if (!fill_bf16(*job, &x)) return -1;
   if (job->kind == DENSE_BF16)
-    multiply(DenseTile{*job, x}, *job);
+    multiply(DenseTile{*job, x, {}}, *job);
   else
     multiply(SparseTile{*job, x, {}, {}}, *job);
   return 0;

@@ -17,7 +17,7 @@ struct Stream {
     const char *line = reinterpret_cast<const char *>(at);
     if (LOADS_ARE_CLOSE) return _mm_prefetch(line + close_ahead, _MM_HINT_T0);
     _mm_prefetch(line + 16384, _MM_HINT_T1);
-    _mm_prefetch(line + 2048, _MM_HINT_T0);
+    _mm_prefetch(line + 4096, _MM_HINT_T0);
   }
 };
 
