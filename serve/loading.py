@@ -13,9 +13,10 @@ from twofour.prune import checkpoint
 from twofour.prune.checkpoint import VARIANT
 from twofour.prune.errors import CheckpointError, InputError, ModelError
 from twofour.prune.folder import read_config, resolve
-from twofour.serve.kernels import cusparselt
+from twofour.serve.kernels import cusparselt, select
+from twofour.serve.kernels.dense import DenseLinear
 from twofour.serve.linear import SparseLinear
-from twofour.serve.quantizer import sparse_linears
+from twofour.serve.quantizer import left_unprepared, sparse_linears
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -32,24 +33,33 @@ def load_model(
     dtype None is the checkpoint's, device None is cuda where there is one. Raises CheckpointError, ModelError or
     InputError, naming what is wrong; never runs code of the folder.
     """
+    select.require_name(kernels)
     folder = resolve(path_or_id, revision)
     form = checkpoint.form_of(folder)
     _refuse_config(read_config(folder), form)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        variant=VARIANT if form == "packed" else None,
-        dtype="auto" if dtype is None else _dtype(dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    with left_unprepared():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            variant=VARIANT if form == "packed" else None,
+            dtype="auto" if dtype is None else _dtype(dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     _require_complete(report, path_or_id)
-    model = model.to(_device(device)).eval().requires_grad_(False)
-    if kernels != "auto":
-        for name, linear in sparse_linears(model):
-            linear.prepare(kernels, name)
-    loaded: PreTrainedModel = model
+    loaded: PreTrainedModel = model.to(_device(device)).eval().requires_grad_(False)
+    _choose_kernels(loaded, kernels)
     return loaded
+
+
+def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
+    for name, sparse in sparse_linears(model):
+        sparse.prepare(kernels, name)
+    for name, linear in list(model.named_modules()):
+        if type(linear) is nn.Linear:
+            crossover = select.dense_crossover(linear.weight, kernels, _is_head(model, linear))
+            if crossover:
+                model.set_submodule(name, DenseLinear(linear, crossover))
 
 
 def _refuse_config(config: dict[str, Any], form: str) -> None:
@@ -80,7 +90,10 @@ def _device(name: str | None) -> str:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What is resident. `kernels`: kernel name -> decoder linears; `notes`: what a user must know."""
+    """What is resident. `kernels`: kernel name -> decoder linears; `notes`: what a user must know.
+
+    A dense linear counts as "dense" where few tokens are multiplied by our own kernel, else as "torch".
+    """
 
     weight_bytes: int
     linear_bytes: int
@@ -96,8 +109,7 @@ def weight_report(model: nn.Module) -> WeightReport:
     tensors = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
     sparse_bytes = sum(linear.kernel_bytes for linear in sparse.values())
     kernels = Counter(linear.choice.kernel.name for linear in sparse.values() if linear.choice)
-    if dense:
-        kernels["dense"] = len(dense)
+    kernels += Counter("dense" if isinstance(linear, DenseLinear) else "torch" for linear in dense)
     return WeightReport(
         weight_bytes=sum(tensors.values()) + sparse_bytes,
         linear_bytes=sum(linear.weight.nbytes for linear in dense) + sparse_bytes,
@@ -120,6 +132,9 @@ def _notes(sparse: dict[str, SparseLinear]) -> Iterator[str]:
             f"{len(expanded)} of {len(sparse)} 2:4 linears are expanded to dense ({', '.join(reasons)}): "
             "they take as much memory and time as dense"
         )
+    slower = sum(linear.choice is not None and linear.choice.note == select.SLOWER for linear in sparse.values())
+    if slower:
+        yield f"{slower} of {len(sparse)} 2:4 linears are kept dense: {select.SLOWER}"
     uses_cusparselt = any(linear.choice and linear.choice.kernel.name == "cusparselt" for linear in sparse.values())
     if uses_cusparselt and (warning := cusparselt.warning()):
         yield warning

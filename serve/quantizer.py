@@ -4,6 +4,8 @@ Only what transformers has loaded when it loads its own quantizers may be import
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
@@ -14,6 +16,18 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from twofour.prune import checkpoint
 from twofour.prune.checkpoint import VARIANT
 from twofour.serve.linear import SparseLinear
+
+_leave = ContextVar("_leave", default=False)
+
+
+@contextmanager
+def left_unprepared() -> Iterator[None]:
+    """Load linears without choosing their kernels: for whoever moves the model first, or has a choice to make."""
+    token = _leave.set(True)
+    try:
+        yield
+    finally:
+        _leave.reset(token)
 
 
 @register_quantization_config(VARIANT)
@@ -43,7 +57,7 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         for name, linear in sparse_linears(model):
-            if not linear.packed().values.is_meta:
+            if not linear.packed().values.is_meta and not _leave.get():
                 linear.prepare("auto", name)
         return model
 

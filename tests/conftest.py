@@ -1,6 +1,7 @@
 """Models for tests: a tiny random one made here, and the demo model, made once from its package."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ CHAT_TEMPLATE = (
 DEMO = Path(__file__).parent.parent / ".demo" / "SmolLM2-135M-Instruct"
 
 MakeModel = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """A cache that cannot be written: kernels are the built-in ones, not the winners of a race on a busy machine."""
+    os.environ["TWOFOUR_CACHE"] = "/dev/null/twofour"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -25,11 +25,12 @@ class CusparseltKernel:
 
     blob: Tensor
     columns: int
+    crossover_tokens: int
     name: ClassVar[str] = "cusparselt"
 
     @classmethod
-    def from_packed(cls, packed: Packed) -> "CusparseltKernel":
-        return cls(torch._cslt_compress(packed.unpack()), packed.shape[1])
+    def from_packed(cls, packed: Packed, crossover_tokens: int = 0) -> "CusparseltKernel":
+        return cls(torch._cslt_compress(packed.unpack()), packed.shape[1], crossover_tokens)
 
     @property
     def nbytes(self) -> int:

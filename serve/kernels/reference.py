@@ -15,6 +15,7 @@ class ReferenceKernel:
 
     weight: Tensor
     name: ClassVar[str] = "reference"
+    crossover_tokens: ClassVar[int] = 0
 
     @classmethod
     def from_packed(cls, packed: Packed) -> "ReferenceKernel":

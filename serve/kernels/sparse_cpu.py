@@ -9,6 +9,7 @@ from torch import Tensor
 from twofour.prune.packed import Packed, pack
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import CpuWeight
+from twofour.serve.kernels.cpu.ops import CROSSOVER_TOKENS
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,12 @@ class CpuKernel:
     """A 2:4 weight in the device layout of the CPU kernels."""
 
     weight: CpuWeight
+    crossover_tokens: int  # beyond, panels of rows are expanded
     name: ClassVar[str] = "cpu"
 
     @classmethod
-    def from_packed(cls, packed: Packed) -> "CpuKernel":
-        return cls(CpuWeight.from_packed(packed))
+    def from_packed(cls, packed: Packed, crossover_tokens: int = CROSSOVER_TOKENS) -> "CpuKernel":
+        return cls(CpuWeight.from_packed(packed), crossover_tokens)
 
     @property
     def nbytes(self) -> int:
@@ -32,7 +34,7 @@ class CpuKernel:
         return pack(torch.cat([cpu.linear(rows, self.weight) for rows in identity.split(64)]).t().contiguous())
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:  # [..., in] -> [..., out]
-        return cpu.linear(x, self.weight, bias)
+        return cpu.linear(x, self.weight, bias, self.crossover_tokens)
 
 
 def refusal(packed: Packed) -> str | None:

@@ -5,10 +5,10 @@ activations, other scales) raises InputError: the caller expands such a weight t
 """
 
 from twofour.serve.kernels.cpu.extension import loaded, missing
-from twofour.serve.kernels.cpu.ops import linear
+from twofour.serve.kernels.cpu.ops import dense_linear, linear
 from twofour.serve.kernels.cpu.weight import CpuWeight, Kind
 
-__all__ = ["CpuWeight", "Kind", "available", "linear"]
+__all__ = ["CpuWeight", "Kind", "available", "dense_linear", "linear"]
 
 
 def available() -> str:

@@ -37,6 +37,13 @@ def linear(
     return sparse(x, weight.data, bias, weight.rows, weight.columns, int(weight.kind), crossover)
 
 
+def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # [..., columns] -> [..., rows]
+    """Multiply by a contiguous bfloat16 weight [rows, columns] where it lies; columns a multiple of 64."""
+    rows, columns = weight.shape
+    dense = _dense if _is_plain(x) else _dense_op
+    return dense(x, weight.detach().view(torch.uint8), bias, rows, columns)
+
+
 def _is_plain(x: Tensor) -> bool:
     """Whether nobody watches, so that the 3 us of torch's dispatcher can be saved: eager, no gradients, no modes."""
     return not (

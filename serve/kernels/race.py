@@ -1,0 +1,145 @@
+"""How long each way to multiply takes for each number of tokens, and what follows from it.
+
+A way is a kernel held to its path for few tokens or to that for many. All ways take turns, on copies of their weight
+that together exceed the caches, as the layers of a model do.
+"""
+
+import copy
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Tokens of a step, and its share of all steps: mostly decoding, some chunks of prompts. What "faster" is weighted by.
+TRAFFIC = {
+    **{1: 0.25, 2: 0.1, 4: 0.15, 8: 0.2, 16: 0.12, 32: 0.08, 64: 0.03},
+    **{96: 0.01, 128: 0.01, 192: 0.01, 256: 0.02, 512: 0.02},
+}
+DECODE_TOKENS = 64  # steps of up to so many tokens count as decoding
+ALWAYS = 1 << 30  # tokens: the path for few takes all
+HYSTERESIS = 1.03  # what wins by less than this does not win
+RING_BYTES = 96 << 20  # of one weight's copies
+COPIES = 512
+CALLS = (3, 20)  # of one way in one bucket
+BUCKET_S = 0.02  # beyond the fewest calls, a bucket ends after this
+
+Seconds = dict[int, float]  # by tokens of a step
+
+
+class Way(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def crossover_tokens(self) -> int: ...
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Seconds of one form of a weight, by its path for few tokens and by that for many."""
+
+    few: Seconds
+    many: Seconds
+
+    def crossover_tokens(self) -> int:
+        """Up to how many tokens the path for few is taken: as the traffic is fastest, ties to the larger."""
+        bounds = [0, *self.few]
+        best = min(reversed(bounds), key=lambda bound: self._total(bound, HYSTERESIS))
+        return ALWAYS if best == max(TRAFFIC) else best
+
+    def total(self) -> float:
+        """Seconds of the traffic, with that crossover."""
+        return self._total(self.crossover_tokens(), 1.0)
+
+    def _total(self, bound: int, handicap: float) -> float:
+        shares = ((tokens, TRAFFIC[tokens]) for tokens in self.few)
+        return math.fsum(
+            share * (self.few[tokens] if tokens <= bound else self.many[tokens] * handicap) for tokens, share in shares
+        )
+
+
+def race(forms: Mapping[str, Way], columns: int, device: torch.device, most_tokens: int = ALWAYS) -> dict[str, Result]:
+    """Race forms of one weight [out, columns], on steps of up to `most_tokens` tokens."""
+    rings = {name: _ring(form) for name, form in forms.items()}
+    found = {name: Result({}, {}) for name in forms}
+    for tokens in TRAFFIC:
+        if tokens <= most_tokens:
+            x = torch.randn(tokens, columns, device=device).to(torch.bfloat16)
+            _bucket(rings, x, found)
+    return found
+
+
+def _ring(form: Way) -> list[Way]:
+    count = min(COPIES, max(1, RING_BYTES // form.nbytes))
+    return [form, *(copy.deepcopy(form) for _ in range(count - 1))]
+
+
+def _bucket(rings: Mapping[str, Sequence[Way]], x: Tensor, found: Mapping[str, Result]) -> None:
+    turns = {
+        (name, few): _turn([_held(form, few) for form in ring], x, few)
+        for name, ring in rings.items()
+        for few in (True, False)
+    }
+    with torch.inference_mode():
+        for (name, few), seconds in _take_turns(turns).items():
+            (found[name].few if few else found[name].many)[len(x)] = median(seconds)
+
+
+def _held(form: Way, few: bool) -> Way:
+    held: Way = dataclasses.replace(form, crossover_tokens=ALWAYS if few else 0)  # type: ignore[type-var]
+    return held
+
+
+def _take_turns(turns: Mapping[tuple[str, bool], Callable[[], float]]) -> dict[tuple[str, bool], list[float]]:
+    fewest, most = CALLS
+    seconds: dict[tuple[str, bool], list[float]] = {key: [] for key in turns}
+    for turn in turns.values():
+        turn()  # what the first call sets up is not counted
+    for call in range(most):
+        if call >= fewest and sum(map(sum, seconds.values())) > BUCKET_S * len(turns):
+            break
+        for key, turn in turns.items():
+            seconds[key].append(turn())
+    return seconds
+
+
+def _turn(ring: Sequence[Way], x: Tensor, few: bool) -> Callable[[], float]:
+    """What to call for the seconds of one product with the next copy; far from the copy of the other path."""
+    if x.is_cuda:
+        return _cuda_turn(ring, x)
+    copies = itertools.cycle(ring if few else [*ring[len(ring) // 2 :], *ring[: len(ring) // 2]])
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def turn() -> float:
+        way, started = next(copies), clock()
+        way(x, None)
+        return clock() - started
+
+    return turn
+
+
+def _cuda_turn(ring: Sequence[Way], x: Tensor) -> Callable[[], float]:
+    """All copies in one CUDA graph, as a model runs them: what it takes to start a kernel is hidden."""
+    with torch.inference_mode():
+        ring[0](x, None)  # compiles
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for way in ring:
+                way(x, None)
+
+    def turn() -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3 / len(ring)
+
+    return turn

@@ -1,0 +1,121 @@
+"""What races have decided, kept as JSON that people can read and delete: one file in the user's cache folder.
+
+`$TWOFOUR_CACHE/kernels.json`, by default `~/.cache/twofour/kernels.json`. Verdicts stand under the machine that they
+hold for: processor, instruction set, threads, and the versions of the kernels and of torch. Where the folder cannot
+be written nothing is raced, and the built-in verdicts hold.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twofour.prune.errors import OutputError
+from twofour.prune.folder import write_whole
+from twofour.serve.kernels import cpu
+from twofour.serve.kernels.cpu import extension
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The form that a weight takes, and up to how many tokens its path for few is taken."""
+
+    form: str
+    crossover_tokens: int
+
+
+def file() -> Path:
+    """Where verdicts are kept."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twofour"
+    return Path(os.environ.get("TWOFOUR_CACHE") or default) / "kernels.json"
+
+
+def can_keep() -> bool:
+    """Whether what is raced now will be known next time."""
+    try:
+        file().parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(file().parent, os.W_OK)
+
+
+def find(machine: str, shape: str) -> Verdict | None:
+    """What was decided before, if anything was."""
+    known = _book(file()).get(machine, {}).get(shape)
+    try:
+        return Verdict(known["form"], int(known["crossover_tokens"])) if known else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def keep(machine: str, shape: str, verdict: Verdict, seconds: dict[str, Any]) -> None:
+    """Write a verdict and what it rests on; those that others wrote meanwhile stay."""
+    book = _book(file())
+    for other, found in _read(file()).items():
+        book.setdefault(other, {}).update(found)
+    book.setdefault(machine, {})[shape] = {**asdict(verdict), "seconds": seconds}
+    try:
+        file().parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file(), json.dumps(book, indent=1) + "\n")
+    except (OSError, OutputError) as error:
+        log.warning("the choice of kernels is not kept: %s", error)
+
+
+@cache
+def _book(path: Path) -> dict[str, Any]:
+    """The file as this process knows it: read once, since every linear of a model asks."""
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        book = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read (%s); kernels are raced again", path, error)
+        return {}
+    return book if isinstance(book, dict) and all(isinstance(found, dict) for found in book.values()) else {}
+
+
+def machine(device: torch.device) -> str:
+    """Name all that a verdict depends on but the weight's shape."""
+    if device.type == "cuda":
+        return _gpu(torch.cuda.get_device_properties(device))
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {cpu.available()}, {threads} threads, kernels {_kernels()}, torch {torch.__version__}"
+
+
+def _gpu(properties: Any) -> str:
+    sparse = torch.backends.cusparselt.version()
+    versions = f"cuda {torch.version.cuda}, cusparselt {sparse}, torch {torch.__version__}"
+    return f"{properties.name}, {properties.multi_processor_count} SMs, kernels {_kernels()}, {versions}"
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "unknown processor")
+
+
+@cache
+def _kernels() -> str:
+    """A digest of the compiled kernels and of the Python that drives them."""
+    module = getattr(extension.loaded(), "__file__", None)
+    sources = [*sorted(Path(__file__).parent.rglob("*.py")), *([Path(module)] if module else [])]
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,94 @@
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from twofour.serve.kernels import race
+from twofour.serve.kernels.race import ALWAYS, HYSTERESIS, TRAFFIC, Result
+
+
+def brute_force(result: Result) -> int:
+    """Every crossover tried, the many's times raised by the hysteresis; the largest of the best."""
+    totals = {}
+    for bound in (0, *result.few):
+        total = 0.0
+        for tokens in result.few:
+            is_few = tokens <= bound
+            total += TRAFFIC[tokens] * (result.few[tokens] if is_few else result.many[tokens] * HYSTERESIS)
+        totals[bound] = total
+    best = min(totals.values())
+    return max(bound for bound, total in totals.items() if math.isclose(total, best, rel_tol=1e-12))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_crossover_is_the_best_of_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    few, many = (dict(zip(TRAFFIC, torch.rand(len(TRAFFIC)).tolist(), strict=True)) for _ in range(2))
+    result, expected = Result(few, many), brute_force(Result(few, many))
+    assert result.crossover_tokens() == (ALWAYS if expected == max(TRAFFIC) else expected)
+
+
+def test_a_path_that_always_wins_takes_all_and_one_that_never_does_takes_none() -> None:
+    ones, twos = dict.fromkeys(TRAFFIC, 1.0), dict.fromkeys(TRAFFIC, 2.0)
+    assert Result(ones, twos).crossover_tokens() == ALWAYS
+    assert Result(twos, ones).crossover_tokens() == 0
+    assert Result(ones, twos).total() == pytest.approx(1.0) and Result(twos, ones).total() == pytest.approx(1.0)
+
+
+def test_a_small_advantage_of_the_path_for_many_is_taken_for_noise() -> None:
+    ones, slightly_less = dict.fromkeys(TRAFFIC, 1.0), dict.fromkeys(TRAFFIC, 0.98)
+    assert Result(ones, slightly_less).crossover_tokens() == ALWAYS
+
+
+def test_a_race_that_ended_early_says_nothing_about_more_tokens() -> None:
+    few, many = {1: 1.0, 2: 1.0, 4: 1.0}, {1: 2.0, 2: 2.0, 4: 2.0}
+    assert Result(few, many).crossover_tokens() == 4
+
+
+def test_the_traffic_adds_up() -> None:
+    assert math.fsum(TRAFFIC.values()) == pytest.approx(1)
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Costs what its script says of the path and the tokens, on a clock that only it moves."""
+
+    clock: list[float]
+    cost: float  # of the path for few, each token; the path for many costs 8 and then half of it
+    crossover_tokens: int = ALWAYS
+    calls: list[tuple[bool, int]] = field(default_factory=list)
+    weight: Tensor = field(default_factory=lambda: torch.zeros(1 << 20))
+    name: ClassVar[str] = "scripted"
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def __deepcopy__(self, memo: object) -> "Scripted":
+        return self
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> None:
+        few = len(x) <= self.crossover_tokens
+        self.calls.append((few, len(x)))
+        self.clock[0] += len(x) * self.cost if few else 8 + len(x) * self.cost / 2
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [0.0]
+    monkeypatch.setattr(race.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(race.time, "perf_counter", lambda: now[0])
+    yield now
+
+
+def test_a_race_measures_every_path_in_every_bucket(clock: list[float]) -> None:
+    quick, slow = Scripted(clock, 1.0), Scripted(clock, 3.0)
+    found = race.race({"quick": quick, "slow": slow}, 64, torch.device("cpu"), most_tokens=64)
+    assert found["quick"].few == {tokens: tokens for tokens in TRAFFIC if tokens <= 64}
+    assert found["slow"].many == {tokens: 8 + 1.5 * tokens for tokens in TRAFFIC if tokens <= 64}
+    assert found["quick"].crossover_tokens() == 16  # 8 + n / 2 is less than n from 32 tokens on
+    assert {(few, 64) for few in (True, False)} <= set(quick.calls)

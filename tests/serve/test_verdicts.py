@@ -1,0 +1,67 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from twofour.serve.kernels import verdicts
+from twofour.serve.kernels.verdicts import Verdict
+
+SECONDS = {"cpu": {"few": {1: 0.5}, "many": {1: 1.0}}}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TWOFOUR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_is_kept_is_found_under_its_machine_and_shape(folder: Path) -> None:
+    assert verdicts.can_keep()
+    verdicts.keep("this machine", "8 x 64", Verdict("cpu", 96), SECONDS)
+    verdicts.keep("this machine", "16 x 64", Verdict("dense", 0), SECONDS)
+    assert verdicts.find("this machine", "8 x 64") == Verdict("cpu", 96)
+    assert verdicts.find("this machine", "16 x 64") == Verdict("dense", 0)
+    assert verdicts.find("another machine", "8 x 64") is None and verdicts.find("this machine", "9 x 64") is None
+    kept = json.loads((folder / "kernels.json").read_text())
+    assert kept["this machine"]["8 x 64"] == {"form": "cpu", "crossover_tokens": 96, "seconds": {"cpu": {
+        "few": {"1": 0.5}, "many": {"1": 1.0}}}}  # fmt: skip
+
+
+def test_what_others_wrote_meanwhile_stays(folder: Path) -> None:
+    verdicts.keep("m", "a", Verdict("cpu", 1), {})
+    book = json.loads((folder / "kernels.json").read_text())
+    book["m"]["theirs"] = {"form": "dense", "crossover_tokens": 0, "seconds": {}}
+    (folder / "kernels.json").write_text(json.dumps(book))
+    verdicts.keep("m", "b", Verdict("cpu", 2), {})
+    assert set(json.loads((folder / "kernels.json").read_text())["m"]) == {"a", "b", "theirs"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"m": 3}', '{"m": {"a": {"form": "cpu"}}}', '{"m": {"a": 7}}'])
+def test_a_damaged_file_is_as_none(folder: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder.mkdir()
+    (folder / "kernels.json").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert verdicts.find("m", "a") is None
+    verdicts.keep("m", "a", Verdict("cpu", 5), {})
+    assert json.loads((folder / "kernels.json").read_text())["m"]["a"]["crossover_tokens"] == 5
+    assert text != "{" or "raced again" in caplog.text
+
+
+def test_a_place_that_cannot_be_written_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOFOUR_CACHE", "/dev/null/twofour")
+    assert not verdicts.can_keep()
+    verdicts.keep("m", "a", Verdict("cpu", 5), {})  # no error: a choice that is not kept is only made again
+
+
+def test_the_machine_is_another_with_other_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = verdicts.machine(torch.device("cpu"))
+        torch.set_num_threads(2)
+        assert verdicts.machine(torch.device("cpu")) != one
+    finally:
+        torch.set_num_threads(before)
+    assert "1 threads" in one and torch.__version__ in one
