@@ -26,7 +26,7 @@ def table(document: Document) -> str:
         "",
         *_against_torch_dense(document),
         *_answers(document["samples"]),
-        headline(document),
+        *textwrap.wrap(headline(document), _WIDTH),
         *_price(document["cost"]),
         *_wrapped(document["notes"]),
         *_gates(document),
