@@ -3,25 +3,31 @@
 import argparse
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twofour.bench import shapes
 from twofour.bench.run_command import INVALID, read_key
+from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
     from twofour.bench.experiment import Experiment
+    from twofour.prune.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Serve a dense and a 2:4 model, give both the same load in turns, and report what 2:4 bought. "
-        "Exit status 3: a validity gate failed; the report is written all the same."
+        "Serve a dense model as torch multiplies it and by the best dense kernels, and a 2:4 model; give all three the "
+        "same load in turns, and report what 2:4 bought. Exit status 3: a validity gate failed; the report is written "
+        "all the same."
     )
-    parser.add_argument("dense", metavar="DENSE", help="the dense model: a folder, a hub id, or a URL")
-    parser.add_argument("sparse", metavar="SPARSE", help="the 2:4 model: likewise")
-    _add_load(parser.add_argument_group("load, the same for both"))
+    parser.add_argument("dense", metavar="DENSE", nargs="?", help="the dense model: a folder, a hub id, or a URL")
+    parser.add_argument("sparse", metavar="SPARSE", nargs="?", help="the 2:4 model: likewise")
+    _add_random(parser.add_argument_group("instead of DENSE and SPARSE"))
+    _add_load(parser.add_argument_group("load, the same for all"))
     _add_quality(parser.add_argument_group("quality"))
     parser.add_argument("--threads", type=int, metavar="N", help="of a server (default: all CPUs but one)")
     parser.add_argument("--api-key-file", type=Path, metavar="F", help="a file that holds the key of both URLs")
@@ -36,6 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for report.json, report.html and the servers' logs (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the document instead of the table")
+
+
+def _add_random(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--random-weights",
+        metavar="SHAPE",
+        choices=sorted(shapes.SHAPES),
+        help="models made here, of random weights; one of %(choices)s",
+    )
+    group.add_argument(
+        "--models", type=Path, metavar="DIR", help="make them there, or reuse those there (default: thrown away)"
+    )
 
 
 def _add_load(group: "argparse._ArgumentGroup") -> None:
@@ -61,29 +79,53 @@ def _add_quality(group: "argparse._ArgumentGroup") -> None:
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import cost, quality
-    from twofour.bench.compare import compare
+    from twofour.bench.comparison import compare
     from twofour.bench.report.report import claim
+    from twofour.prune.progress import to_stderr
 
-    experiment = _experiment(args)
+    experiment, progress = _experiment(args), to_stderr()
+    _refuse_unclear(args)
     claim(args.out)
-    with _ended_in_order():
+    with _ended_in_order(), _models(args, progress) as (dense, sparse):
         report = compare(
-            args.dense,
-            args.sparse,
+            dense,
+            sparse,
             experiment,
             quality=quality.from_file(args.quality) if args.quality else None,
             measure_quality=not args.no_quality,
             text=args.text,
+            random_weights=args.random_weights,
             price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
             threads=args.threads,
             api_key=read_key(args.api_key_file),
             logs=args.out,
             command=["twofour", *sys.argv[1:]],
+            progress=progress,
         )
     page = report.write(args.out)
     print(report.json() if args.json else report.table())
     print(f"report: {page.resolve()}", file=sys.stderr if args.json else sys.stdout)
     return 0 if report.valid else INVALID
+
+
+def _refuse_unclear(args: argparse.Namespace) -> None:
+    if args.random_weights and (args.dense or args.quality or args.text):
+        raise InputError("--random-weights makes both models, without any quality; give no model, --quality or --text")
+    if not args.random_weights and (args.sparse is None or args.models):
+        raise InputError("give DENSE and SPARSE, or --random-weights with or without --models")
+
+
+@contextmanager
+def _models(args: argparse.Namespace, progress: "Progress") -> Iterator[tuple[str, str]]:
+    """Both models; those of random weights are gone in the end, unless they have a place to stay."""
+    if not args.random_weights:
+        yield args.dense, args.sparse
+        return
+    from twofour.bench import random_model
+
+    with tempfile.TemporaryDirectory(prefix="twofour-models-") as scratch:
+        dense, sparse = random_model.pair(args.random_weights, args.models or Path(scratch), progress)
+        yield str(dense), str(sparse)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The nouns of a comparison: what is asked, of whom, and what was found. Plain data, nothing runs here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,14 +13,21 @@ from twofour.bench.servers import Placement
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError
 
-ARMS = ("dense", "sparse")
+ARMS = ("torch_dense", "dense", "sparse")  # of servers that are ours; of two URLs the last two
 _PROMPTS = Lengths(64, 0.3)
 _ANSWERS = Lengths(32, 0.3)
 
 
+def arm_label(arm: str, arms: Collection[str]) -> str:
+    """What an arm is called: dense is the best dense only where torch dense ran beside it."""
+    if arm == "dense":
+        return "best dense" if "torch_dense" in arms else "dense"
+    return {"torch_dense": "torch dense", "sparse": "2:4"}[arm]
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """The load that both arms get. A `rate` makes it an open loop, `concurrency` a closed one."""
+    """The load that all arms get. A `rate` makes it an open loop, `concurrency` a closed one."""
 
     requests: int = 16  # per arm and round
     concurrency: int | None = 2
@@ -44,12 +51,17 @@ class Experiment:
         """The one metric that decides, declared before anything is measured."""
         return "cost" if self.rate is None else "e2e_p50"
 
-    def order(self, round_: int) -> tuple[str, str]:
-        """ABBA: what drifts over two rounds meets both arms alike."""
-        return ("dense", "sparse") if round_ % 2 == 0 else ("sparse", "dense")
+    def order(self, round_: int, arms: tuple[str, ...]) -> tuple[str, ...]:
+        """Every second round is the one before it reversed (ABBA): what drifts over both meets all arms alike.
+
+        From pair to pair the order rotates: over six rounds, three arms take all their orders.
+        """
+        turns = round_ // 2 % len(arms)
+        turned = (*arms[turns:], *arms[:turns])
+        return turned if round_ % 2 == 0 else turned[::-1]
 
     def load(self, url: str, model: str, round_: int) -> Load:
-        """The same schedule for both arms; every second seed, as the warm-up uses the next one."""
+        """The same schedule for all arms; every second seed, as the warm-up uses the next one."""
         return Load(
             url=url,
             model=model,
@@ -99,8 +111,9 @@ class Findings:
     hardware: Hardware
     versions: Mapping[str, str | None]
     placement: Placement | None  # None: the servers were running already
-    arms: Mapping[str, ArmFacts]
+    arms: Mapping[str, ArmFacts]  # some of ARMS, in their order
     runs: Sequence[ArmRun]
     quality: Quality | None
+    random_weights: str | None  # the shape that the weights were made for; None: they are a real model's
     question: str
     price: Price | None

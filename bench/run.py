@@ -16,10 +16,10 @@ from twofour import __version__
 from twofour.bench import client, gates, metrics, wire, workload
 from twofour.bench.gates import Gate
 from twofour.bench.metrics import Summary
-from twofour.bench.progress import progress
 from twofour.bench.records import Record, Request
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError, ServerError
+from twofour.prune.progress import Progress, counter, silent
 
 _WARM_UP_AT_ONCE = 4  # in an open loop, which has no number of its own
 
@@ -54,25 +54,24 @@ class Run:
         return not gates.failed(self.gates)
 
 
-def measure(load: Load, api_key: str | None = None) -> Run:
+def measure(load: Load, api_key: str | None = None, progress: Progress = silent) -> Run:
     """Load-test a server that is up. Raises ServerError if it answers not one request of the warm-up."""
     requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
     nonce, lags = secrets.token_hex(4), list[float]()
-    warm_up(load, api_key)
+    warm_up(load, api_key, progress)
     pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
-    with progress("load", len(requests)) as on_end:
-        records = _drive(load, requests, api_key, nonce, lags, on_end)
+    records = _drive(load, requests, api_key, nonce, lags, counter("load", len(requests), progress))
     checked = gates.check(requests, records, lags, pressure.share())
     summary = metrics.summarise(records, started_at)
     return Run(load, nonce, started, started_at, records, summary, checked)
 
 
-def warm_up(load: Load, api_key: str | None) -> None:
+def warm_up(load: Load, api_key: str | None, progress: Progress = silent) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
     count = min(load.concurrency or _WARM_UP_AT_ONCE, load.requests) + 1  # the first runs alone
     requests = workload.plan(count, load.prompt_tokens, load.output_tokens, load.seed + 1)
-    with progress("warm-up", count) as on_end:
-        records = _drive(load, requests, api_key, f"warm-up {secrets.token_hex(4)}", [], on_end, count)
+    on_end = counter("warm-up", count, progress)
+    records = _drive(load, requests, api_key, f"warm-up {secrets.token_hex(4)}", [], on_end, count)
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key")
 

@@ -48,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.run import measure
     from twofour.bench.table import table
     from twofour.prune.folder import write_whole
+    from twofour.prune.progress import to_stderr
 
     if args.out and args.out.exists():
         raise OutputError(f"{args.out} exists; move it or choose another --out")
     api_key = read_key(args.api_key_file)
-    done = measure(_load(args, api_key), api_key)
+    done = measure(_load(args, api_key), api_key, to_stderr())
     if args.out:
         document = _document(done, args.format, with_records=True)
         write_whole(args.out, json.dumps(document, allow_nan=False) + "\n")

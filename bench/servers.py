@@ -1,7 +1,7 @@
-"""The two servers of a comparison: started, frozen while the other one is measured, always stopped.
+"""The servers of a comparison: started, frozen while another one is measured, always stopped.
 
 A server is a process group of its own: the API process and the engine it spawns. The idle arm is frozen with
-SIGSTOP, so that it takes no CPU from the other; frozen processes ignore SIGTERM, so they are continued
+SIGSTOP, so that it takes no CPU from the others; frozen processes ignore SIGTERM, so they are continued
 before they are told to end.
 """
 
@@ -36,6 +36,14 @@ class Placement:
     client_cpus: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a server is started with, beside its model."""
+
+    threads: int
+    kernels: str = "auto"
+
+
 def place(cpus: Sequence[int], threads: int | None = None) -> Placement:
     """One CPU for the client, the others for the server.
 
@@ -61,9 +69,9 @@ def pinned(cpus: Sequence[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def serve_command(model: str, threads: int) -> list[str]:
-    command = [sys.executable, "-m", "twofour", "serve", model]
-    return [*command, "--host", "127.0.0.1", "--port", "0", "--threads", str(threads)]
+def serve_command(model: str, options: Options) -> list[str]:
+    command = [sys.executable, "-m", "twofour", "serve", model, "--host", "127.0.0.1", "--port", "0"]
+    return [*command, "--threads", str(options.threads), "--kernels", options.kernels]
 
 
 @contextmanager

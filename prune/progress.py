@@ -43,10 +43,22 @@ class SizedIterable(Sized, Iterable[T], Protocol[T]):
 
 def track(parts: SizedIterable[T], stage: str, progress: Progress) -> Iterator[T]:
     """Go through the parts and report after each."""
-    started = time.perf_counter()
-    for done, part in enumerate(parts, start=1):
+    step = counter(stage, len(parts), progress)
+    for part in parts:
         yield part
-        progress(Step(stage, done, len(parts), time.perf_counter() - started))
+        step()
+
+
+def counter(stage: str, total: int, progress: Progress) -> Callable[[], None]:
+    """Return what to call after each of `total` parts that end in their own time."""
+    started, done = time.perf_counter(), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(Step(stage, done, total, time.perf_counter() - started))
+
+    return step
 
 
 def to_stderr() -> Progress:

@@ -4,7 +4,7 @@ Every chart has a title and a description for those who do not see it; the page 
 table beneath. Curves differ in dashes and bars in their order too, not in colour alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
@@ -38,12 +38,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Bar:
-    """A quantity of both arms; `labels` are what is written at the bars. None: not measured."""
+    """A quantity by arm, with what is written at the bars. None: not measured."""
 
     name: str
-    dense: float | None
-    sparse: float | None
-    labels: tuple[str, str]
+    values: Mapping[str, float | None]
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,30 +57,29 @@ class Estimate:
     label: str
 
 
-def distributions(title: str, description: str, dense: Sequence[float], sparse: Sequence[float], unit: str) -> Markup:
-    """Two cumulative distributions: how high a curve stands at x is the share of values up to x."""
-    shown = np.percentile([*dense, *sparse], [0, _SHOWN])
+def distributions(title: str, description: str, arms: Mapping[str, Sequence[float]], unit: str) -> Markup:
+    """A cumulative distribution by arm: how high a curve stands at x is the share of values up to x."""
+    shown = np.percentile([value for values in arms.values() for value in values], [0, _SHOWN])
     steps = ticks(float(shown[0]), float(shown[1]))
     x = Scale(steps[0], steps[-1], _LEFT, _WIDTH - _RIGHT)
     y = Scale(0, 1, _TOP + _PLOT_HEIGHT, _TOP)
     parts = [*_share_axis(y), *_value_axis(x, steps, unit)]
-    for arm, values in (("dense", dense), ("sparse", sparse)):
+    for arm, values in arms.items():
         parts.append(f'<path class="curve {arm}" d="{_curve(values, x, y)}"/>')
     return _svg(title, description, _TOP + _PLOT_HEIGHT + _AXIS, parts)
 
 
 def bars(title: str, description: str, groups: Sequence[Bar]) -> Markup:
-    """Pairs of horizontal bars, each pair to a scale of its own that starts at 0."""
+    """Groups of horizontal bars, one bar an arm, each group to a scale of its own that starts at 0."""
     parts, y = list[str](), 6.0
     for group in groups:
-        highest = max(group.dense or 0, group.sparse or 0)
-        scale = Scale(0, highest or 1, 0, _WIDTH - 130)
+        scale = Scale(0, max(value or 0 for value in group.values.values()) or 1, 0, _WIDTH - 130)
         parts.append(f'<text class="name" x="0" y="{y + 14:g}">{escape(group.name)}</text>')
         y += 22
-        for arm, value, label in zip(("dense", "sparse"), (group.dense, group.sparse), group.labels, strict=True):
+        for arm, value in group.values.items():
             length = scale.at(value or 0)
             parts.append(f'<rect class="bar {arm}" x="0" y="{y:g}" width="{length:g}" height="{_BAR}" rx="2"/>')
-            parts.append(f'<text class="value" x="{length + 8:g}" y="{y + 15:g}">{escape(label)}</text>')
+            parts.append(f'<text class="value" x="{length + 8:g}" y="{y + 15:g}">{escape(group.labels[arm])}</text>')
             y += _BAR + _BAR_GAP
         y += _GROUP_GAP - 22
     return _svg(title, description, y, parts)

@@ -2,7 +2,8 @@
 
 An arm's figure is the geometric mean over the rounds of that figure of each run; so the ratio of two figures
 is the geometric mean of the paired ratios, and the interval belongs to exactly the ratio that one reads off.
-Every ratio is 2:4 over dense.
+Every ratio is 2:4 over dense: over the best dense where it is known, and under `to_torch_dense` over torch dense.
+An arm that did not run has null figures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,12 @@ from typing import Any
 
 from twofour.bench import run as single
 from twofour.bench.cost import Cost, Price, cost
-from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Experiment, Findings
+from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Findings
 from twofour.bench.metrics import Summary
+from twofour.bench.report.notes import notes
 from twofour.bench.stats import paired_ratio
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew no torch_dense; what it has is read as before
 SAME_WITHIN = 0.005  # for what has no interval because it does not vary
 
 
@@ -43,6 +45,7 @@ METRICS = {
 
 
 def document(found: Findings) -> dict[str, Any]:
+    baselines = _baselines(found)
     return {
         "kind": "twofour.bench.compare",
         "schema_version": SCHEMA_VERSION,
@@ -50,9 +53,10 @@ def document(found: Findings) -> dict[str, Any]:
         "command": list(found.command),
         "versions": dict(found.versions),
         "hardware": asdict(found.hardware) | {"summary": str(found.hardware)},
-        "load": _load(found.experiment),
+        "load": _load(found),
         "placement": asdict(found.placement) if found.placement else None,
-        "arms": {name: _arm(found.arms[name]) for name in ARMS},
+        "random_weights": found.random_weights,
+        "arms": {name: _arm(arm) for name, arm in found.arms.items()},
         "valid": all(each.run.valid for each in found.runs),
         "gates": _gates(found.runs),
         "primary": found.experiment.primary,
@@ -60,9 +64,9 @@ def document(found: Findings) -> dict[str, Any]:
         "memory": _memory(found.arms),
         "quality": _quality(found),
         "cost": _cost(found),
-        "baselines": _baselines(found.arms["dense"]),
+        "baselines": baselines,
         "samples": _samples(found),
-        "notes": _notes(found),
+        "notes": notes(found, baselines),
         "runs": [_run(each) for each in found.runs],
     }
 
@@ -81,19 +85,19 @@ def verdict(ratio: float | None, better: str, low: float | None = None, high: fl
     return "better" if (ratio < 1) == (better == "lower") else "worse"
 
 
-def _load(experiment: Experiment) -> dict[str, Any]:
+def _load(found: Findings) -> dict[str, Any]:
+    experiment, arms = found.experiment, tuple(found.arms)
     lengths = {"prompt_tokens": str(experiment.prompt_tokens), "output_tokens": str(experiment.output_tokens)}
-    order = [list(experiment.order(round_)) for round_ in range(experiment.rounds)]
+    order = [list(experiment.order(round_, arms)) for round_ in range(experiment.rounds)]
     return asdict(experiment) | lengths | {"order": order, "summary": str(experiment)}
 
 
 def _arm(arm: ArmFacts) -> dict[str, Any]:
-    kernels = dict(arm.after.kernels) if arm.after else {}
     return {
         "given": arm.given,
         "model": arm.model,
         "command": list(arm.command) if arm.command else None,
-        "kernels": kernels or None,
+        "kernels": _kernels(arm),
         "prefix_hit_share": _prefix_hits(arm),
     }
 
@@ -124,21 +128,37 @@ def _gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
 
 
 def _metric(found: Findings, metric: Metric) -> dict[str, Any]:
-    values = {arm: [metric.of(each.run.summary) for each in _runs_of(found.runs, arm)] for arm in ARMS}
-    return {"unit": metric.unit, "better": metric.better} | _compared(values, metric.better, found)
+    compared = _compared(found, lambda run: metric.of(run.run.summary), metric.better)
+    return {"unit": metric.unit, "better": metric.better} | compared
 
 
-def _compared(values: Mapping[str, Sequence[float | None]], better: str, found: Findings) -> dict[str, Any]:
-    """One figure per run of each arm -> a figure per arm and the paired ratio; all null if one is unknown."""
-    known = {arm: [value for value in values[arm] if value is not None and 0 < value < inf] for arm in ARMS}
-    if not values["dense"] or any(len(known[arm]) < len(values[arm]) for arm in ARMS):
-        return {"dense": None, "sparse": None, "ratio": None, "verdict": None}
-    pairs = list(zip(known["dense"], known["sparse"], strict=True))
-    ratio = paired_ratio(pairs, found.experiment.seed)
+def _compared(found: Findings, of: Callable[[ArmRun], float | None], better: str) -> dict[str, Any]:
+    """A figure per arm and the paired ratios of 2:4; null where one of the runs lacks it."""
+    values = {arm: _known([of(each) for each in _runs_of(found.runs, arm)]) for arm in found.arms}
+    figures = {arm: exp(fmean(map(log, known))) if (known := values.get(arm)) else None for arm in ARMS}
+    seed = found.experiment.seed
+    to_torch_dense = _paired(values["torch_dense"], values["sparse"], better, seed) if "torch_dense" in values else None
+    return {
+        **figures,
+        **_paired(values["dense"], values["sparse"], better, seed),
+        "to_torch_dense": to_torch_dense,
+    }
+
+
+def _known(values: Sequence[float | None]) -> list[float] | None:
+    """All of them; None if one is unknown, and so no mean or ratio can be formed."""
+    known = [value for value in values if value is not None and 0 < value < inf]
+    return known if known and len(known) == len(values) else None
+
+
+def _paired(base: Sequence[float] | None, of: Sequence[float] | None, better: str, seed: int) -> dict[str, Any]:
+    """`of` over `base`, round by round."""
+    if base is None or of is None:
+        return {"ratio": None, "verdict": None}
+    ratio = paired_ratio(list(zip(base, of, strict=True)), seed)
     # One pair has no interval: whatever it shows may be chance.
     word = "unclear" if ratio.low is None else verdict(ratio.point, better, ratio.low, ratio.high)
-    figures = {arm: exp(fmean(log(value) for value in known[arm])) for arm in ARMS}
-    return {**figures, "ratio": asdict(ratio), "verdict": word}
+    return {"ratio": asdict(ratio), "verdict": word}
 
 
 def _runs_of(runs: Sequence[ArmRun], arm: str) -> list[ArmRun]:
@@ -147,16 +167,21 @@ def _runs_of(runs: Sequence[ArmRun], arm: str) -> list[ArmRun]:
 
 
 def _memory(arms: Mapping[str, ArmFacts]) -> dict[str, Any]:
-    states = {name: arms[name].after for name in ARMS}
+    states = {name: arms[name].after if name in arms else None for name in ARMS}
     held = {name: asdict(state.memory) if state else None for name, state in states.items()}
-    weights = {name: _quotient(held, name) for name in ("weight_bytes", "linear_bytes")}
+    quotients = {name: _quotients(held, name) for name in ("weight_bytes", "linear_bytes", "device_peak_bytes")}
     # A peak varies by chance from start to start, and one start is all there is: no verdict.
-    peak = _quotient(held, "device_peak_bytes") | {"verdict": None}
-    return {**held, **weights, "device_peak_bytes": peak}
+    for each in (peak := quotients["device_peak_bytes"], peak["to_torch_dense"]):
+        each["verdict"] = None
+    return {**held, **quotients}
 
 
-def _quotient(held: Mapping[str, dict[str, Any] | None], name: str) -> dict[str, Any]:
-    dense, sparse = ((held[arm] or {}).get(name) for arm in ARMS)
+def _quotients(held: Mapping[str, dict[str, Any] | None], name: str) -> dict[str, Any]:
+    torch_dense, dense, sparse = ((held[arm] or {}).get(name) for arm in ARMS)
+    return _quotient(dense, sparse) | {"to_torch_dense": _quotient(torch_dense, sparse)}
+
+
+def _quotient(dense: float | None, sparse: float | None) -> dict[str, Any]:
     ratio = sparse / dense if dense and sparse else None
     return {"ratio": ratio, "verdict": verdict(ratio, "lower")}
 
@@ -165,10 +190,7 @@ def _quality(found: Findings) -> dict[str, Any] | None:
     quality = found.quality
     if quality is None:
         return None
-    dense, sparse = quality.dense_perplexity, quality.sparse_perplexity
-    ratio = sparse / dense if dense and sparse else None
-    judged = {"ratio": ratio, "verdict": verdict(ratio, "lower")}
-    return asdict(quality) | {"perplexity": judged}
+    return asdict(quality) | {"perplexity": _quotient(quality.dense_perplexity, quality.sparse_perplexity)}
 
 
 def _cost(found: Findings) -> dict[str, Any] | None:
@@ -180,12 +202,11 @@ def _cost(found: Findings) -> dict[str, Any] | None:
 
 
 def _cost_kind(found: Findings, kind: str) -> dict[str, Any]:
-    values = {arm: [_cost_of(each, kind, found.price) for each in _runs_of(found.runs, arm)] for arm in ARMS}
-    compared = _compared(values, "lower", found)
+    compared = _compared(found, lambda run: _cost_of(run, kind, found.price), "lower")
     ratio = compared["ratio"]
     compared["dense_over_sparse"] = ratio and _inverse(ratio)
     # The ratio does not depend on the price; the figures do.
-    return compared if found.price else compared | {"dense": None, "sparse": None}
+    return compared if found.price else compared | dict.fromkeys(ARMS)
 
 
 def _cost_of(each: ArmRun, kind: str, price: Price | None) -> float | None:
@@ -205,32 +226,29 @@ def _price(price: Price | None) -> dict[str, Any] | None:
     return asdict(price) | {"as_of": price.as_of.isoformat() if price.as_of else None} if price else None
 
 
-def _baselines(dense: ArmFacts) -> dict[str, Any]:
-    """Two dense baselines belong in every comparison; what was served is one of them."""
-    return {"served": dict(dense.after.kernels) if dense.after else None, "best_dense": None}
+def _baselines(found: Findings) -> dict[str, Any]:
+    """The two dense baselines: which kernels each ran, and whether the best is no slower than torch's."""
+    if "torch_dense" not in found.arms:
+        return {"torch_dense": None, "best_dense": None}
+    torch_dense, best_dense = (
+        _known([each.run.summary.tpot.mean for each in _runs_of(found.runs, arm)]) for arm in ("torch_dense", "dense")
+    )
+    return {
+        "torch_dense": {"kernels": _kernels(found.arms["torch_dense"])},
+        "best_dense": {
+            "kernels": _kernels(found.arms["dense"]),
+            "tpot_to_torch_dense": _paired(torch_dense, best_dense, "lower", found.experiment.seed),
+        },
+    }
+
+
+def _kernels(arm: ArmFacts) -> dict[str, int] | None:
+    """Kernel -> linears; null where the server does not say."""
+    return dict(arm.after.kernels) or None if arm.after else None
 
 
 def _samples(found: Findings) -> dict[str, Any]:
-    return {"question": found.question, **{arm: found.arms[arm].answer for arm in ARMS}}
-
-
-def _notes(found: Findings) -> list[str]:
-    notes = [
-        "Answers are forced to their planned length, so both models do the same work; how long each would "
-        "answer by itself, and so its cost per answer, is not measured here.",
-        "The dense arm is the dense model as this server runs it. The fastest dense that could be made "
-        "(best dense) is not measured.",
-    ]
-    if found.placement is None:
-        notes.append("The servers were running already; the machine named here is that of the client.")
-    elif found.placement.server_cpus is None:
-        notes.append("Too few CPUs to pin server and client apart: they share them.")
-    if found.experiment.rate:
-        notes.append("An open loop offers both the same rate; cost needs a closed loop (--concurrency).")
-    elif found.price is None:
-        notes.append("No price is known for this machine; give --price-per-hour. The cost ratio needs none.")
-    warning = found.price.warning(found.started.date()) if found.price else None
-    return [*notes, f"Attention: {warning}."] if warning else notes
+    return {"question": found.question, **{name: arm.answer for name, arm in found.arms.items()}}
 
 
 def _run(each: ArmRun) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The report as one HTML file: no script, no network, light and dark, fit for print."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby, pairwise
@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from twofour.bench.experiment import arm_label
 from twofour.bench.gates import quantity
 from twofour.bench.report import charts, rows
 from twofour.bench.report.charts import Bar, Estimate
@@ -36,9 +37,11 @@ def page(document: Document) -> str:
     template = files("twofour.bench.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["quantity"] = quantity
+    environment.filters["kernels"] = rows.kernels_text
     return environment.from_string(template).render(
         document=document,
         headline=rows.headline(document),
+        arms={name: arm_label(name, document["arms"]) for name in document["arms"]},
         groups=_groups(document),
         cards=_cards(document),
         figures=figures(document),
@@ -77,27 +80,28 @@ def _cards(document: Document) -> list[tuple[str, Row]]:
 
 
 def _ratios(document: Document) -> Figure:
-    measured = [row for row in rows.rows(document) if row.point]
+    measured = [row for row in rows.rows(document) if row.ratio.point]
     estimates = [
-        Estimate(label, row.point, row.low, row.high, row.verdict or "unclear", row.ratio)
+        Estimate(label, ratio.point, ratio.low, ratio.high, ratio.verdict or "unclear", ratio.times)
         for label, row in _cards(document)
-        if row.point
+        if (ratio := row.ratio).point
     ]
-    caption = "2:4 over dense, with 95 % intervals where rounds differ. The line is 1: no difference."
-    chart = charts.ratios("Ratios of 2:4 to dense", caption, estimates) if estimates else None
-    cells = [[row.label, row.ratio, row.interval or "-", row.word] for row in measured]
-    return Figure("2:4 against dense", caption, chart, ("quantity", "ratio", "interval", "2:4 is"), cells)
+    dense = arm_label("dense", document["arms"])
+    caption = f"2:4 over {dense}, with 95 % intervals where rounds differ. The line is 1: no difference."
+    chart = charts.ratios(f"Ratios of 2:4 to {dense}", caption, estimates) if estimates else None
+    cells = [[row.label, row.ratio.times, row.ratio.interval or "-", row.ratio.word] for row in measured]
+    return Figure(f"2:4 against {dense}", caption, chart, ("quantity", "ratio", "interval", "2:4 is"), cells)
 
 
 def _distribution(document: Document, title: str, caption: str, of: Seconds) -> Figure:
-    dense, sparse = ([1000 * s for s in _pooled(document, arm, of)] for arm in ("dense", "sparse"))
-    if not dense or not sparse:
+    arms = {arm: [1000 * s for s in _pooled(document, arm, of)] for arm in document["arms"]}
+    if not all(arms.values()):
         return Figure(title, caption, None)
     text = f"{caption} The share of values up to x; the axis ends at the 99th percentile."
-    chart = charts.distributions(f"{title}, cumulative", text, dense, sparse, "milliseconds")
-    cells = [[f"p{p}", *(f"{np.percentile(values, p):.2f}" for values in (dense, sparse))] for p in _QUANTILES]
-    cells.append(["values", str(len(dense)), str(len(sparse))])
-    return Figure(title, text, chart, ("ms", "dense", "2:4"), cells)
+    chart = charts.distributions(f"{title}, cumulative", text, arms, "milliseconds")
+    cells = [[f"p{p}", *(f"{np.percentile(values, p):.2f}" for values in arms.values())] for p in _QUANTILES]
+    cells.append(["values", *(str(len(values)) for values in arms.values())])
+    return Figure(title, text, chart, ("ms", *_labels(arms)), cells)
 
 
 def _pooled(document: Document, arm: str, of: Seconds) -> Iterator[float]:
@@ -118,26 +122,31 @@ def _gaps(record: Mapping[str, Any]) -> list[float]:
 
 
 def _bars(title: str, caption: str, groups: Sequence[Bar]) -> Figure:
-    measured = [bar for bar in groups if bar.dense is not None or bar.sparse is not None]
-    cells = [[bar.name, *bar.labels] for bar in groups]
+    measured = [bar for bar in groups if any(value is not None for value in bar.values.values())]
+    cells = [[bar.name, *bar.labels.values()] for bar in groups]
     chart = charts.bars(title, caption, measured) if measured else None
-    return Figure(title, caption, chart, ("", "dense", "2:4"), cells)
+    return Figure(title, caption, chart, ("", *_labels(groups[0].values)), cells)
 
 
-def _bar(name: str, values: Sequence[float | None], form: Callable[[Any], str]) -> Bar:
-    dense, sparse = values
-    return Bar(name, dense, sparse, (form(dense), form(sparse)))
+def _labels(arms: Collection[str]) -> list[str]:
+    return [arm_label(arm, arms) for arm in arms]
+
+
+def _bar(name: str, values: Mapping[str, float | None], form: Callable[[Any], str]) -> Bar:
+    return Bar(name, values, {arm: form(value) for arm, value in values.items()})
 
 
 def _memory(document: Document) -> list[Bar]:
-    held = [document["memory"][arm] or {} for arm in ("dense", "sparse")]
+    held = {arm: document["memory"][arm] or {} for arm in document["arms"]}
     named = {
         "weight_bytes": ("all weights", rows.megabytes),
         "linear_bytes": ("of it in the decoder linears", rows.megabytes),
         "device_peak_bytes": ("peak of the engine, loading too", rows.megabytes),
         "kv_capacity_tokens": ("room for tokens in the KV cache", rows.count),
     }
-    return [_bar(label, [each.get(name) for each in held], form) for name, (label, form) in named.items()]
+    return [
+        _bar(label, {arm: each.get(name) for arm, each in held.items()}, form) for name, (label, form) in named.items()
+    ]
 
 
 def _cost(document: Document) -> list[Bar]:
@@ -149,7 +158,8 @@ def _cost(document: Document) -> list[Bar]:
     }
     held = {name: cost.get(name) or {} for name in named}
     return [
-        _bar(label, [held[name].get(arm) for arm in ("dense", "sparse")], rows.dollars) for name, label in named.items()
+        _bar(label, {arm: held[name].get(arm) for arm in document["arms"]}, rows.dollars)
+        for name, label in named.items()
     ]
 
 
@@ -162,9 +172,9 @@ def _cost_caption(document: Document) -> str:
 
 def _quality(document: Document) -> list[Bar]:
     quality = document["quality"] or {}
-    perplexities = [quality.get("dense_perplexity"), quality.get("sparse_perplexity")]
+    perplexities = {arm: quality.get(f"{arm}_perplexity") for arm in ("dense", "sparse")}
     agreement = quality.get("agreement")
-    shares = [None if agreement is None else 1.0, agreement]
+    shares = {"dense": None if agreement is None else 1.0, "sparse": agreement}
     return [
         _bar("perplexity (lower is better)", perplexities, rows.plain),
         _bar("same likeliest token as dense", shares, rows.percent),

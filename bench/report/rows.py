@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from twofour.bench.experiment import ARMS, arm_label
+
 Document = Mapping[str, Any]
 
 UNKNOWN = "not measured"
@@ -11,20 +13,16 @@ WORDS = {"better": "better", "worse": "worse", "same": "same", "unclear": "no cl
 
 
 @dataclass(frozen=True)
-class Row:
-    """One quantity; `point` is 2:4 over dense, None where a quotient says nothing or is not known."""
+class Ratio:
+    """2:4 over one of the dense baselines; `point` None: a quotient says nothing, or is not known."""
 
-    group: str
-    label: str
-    dense: str
-    sparse: str
-    point: float | None
-    low: float | None
-    high: float | None
-    verdict: str | None
+    point: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: str | None = None
 
     @property
-    def ratio(self) -> str:
+    def times(self) -> str:
         return times(self.point)
 
     @property
@@ -34,6 +32,22 @@ class Row:
     @property
     def word(self) -> str:
         return WORDS[self.verdict]
+
+    def __str__(self) -> str:
+        return f"{self.times} {self.interval}".strip()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity of all arms, as text, with what 2:4 is to the headline's dense and to torch dense."""
+
+    group: str
+    label: str
+    torch_dense: str
+    dense: str
+    sparse: str
+    ratio: Ratio
+    to_torch_dense: Ratio
 
 
 def rows(document: Document) -> list[Row]:
@@ -45,11 +59,17 @@ def headline(document: Document) -> str:
     primary = document["primary"]
     figure = (document["cost"] or {}).get("blended") if primary == "cost" else document["metrics"][primary]
     name = "cost per token" if primary == "cost" else "time to the end of an answer (median)"
-    if not figure or figure["ratio"] is None:
-        return f"The {name} of 2:4 against dense: {UNKNOWN}."
-    ratio = figure["ratio"]
-    text = f"{times(ratio['point'])} {interval(ratio['low'], ratio['high'])}".strip()
-    return f"2:4 against dense, {name}: {text}, {WORDS[figure['verdict']]} at this load."
+    ratio, to_torch_dense = _ratio(figure), _ratio((figure or {}).get("to_torch_dense"))
+    against = f"2:4 against {arm_label('dense', document['arms'])}, {name}"
+    if ratio.point is None:
+        return f"{against}: {UNKNOWN}."
+    also = f"; against torch dense {to_torch_dense}" if to_torch_dense.point else ""
+    return f"{against}: {ratio}, {ratio.word} at this load{also}."
+
+
+def kernels_text(kernels: Mapping[str, int]) -> str:
+    """Which kernels multiply, as the server says it when it starts."""
+    return ", ".join(f"{name} for {linears} linears" for name, linears in kernels.items())
 
 
 def times(ratio: float | None) -> str:
@@ -91,11 +111,10 @@ def _three(value: float) -> str:
 
 def _quality(document: Document) -> list[Row]:
     quality = document["quality"] or {}
-    judged = quality.get("perplexity") or {}
     kl, agreement = quality.get("kl"), quality.get("agreement")
     perplexities = plain(quality.get("dense_perplexity")), plain(quality.get("sparse_perplexity"))
     return [
-        Row("Quality", "perplexity", *perplexities, judged.get("ratio"), None, None, judged.get("verdict")),
+        Row("Quality", "perplexity", "", *perplexities, _ratio(quality.get("perplexity")), Ratio()),
         _loss("KL to dense, nats per token", "" if kl is None else "0", plain(kl), kl),
         _loss(
             "same likeliest token as dense",
@@ -109,7 +128,7 @@ def _quality(document: Document) -> list[Row]:
 def _loss(label: str, dense: str, sparse: str, loss: float | None) -> Row:
     """What is measured from the dense model, so that dense is perfect by definition."""
     verdict = None if loss is None else "worse" if loss > 0.0005 else "same"
-    return Row("Quality", label, dense, sparse, None, None, None, verdict)
+    return Row("Quality", label, "", dense, sparse, Ratio(verdict=verdict), Ratio())
 
 
 _SPEED = {
@@ -125,7 +144,7 @@ def _speed(document: Document) -> list[Row]:
     # In an open loop a request that had to wait to be sent has waited.
     first = "ttft_sched_p50" if document["load"]["rate"] else "ttft_p50"
     shown = {first: ("time to first token (median)", milliseconds), **_SPEED}
-    return [_compared("Speed", label, metrics[name], form) for name, (label, form) in shown.items()]
+    return [_compared("Speed", label, metrics[name], metrics[name], form) for name, (label, form) in shown.items()]
 
 
 def _memory(document: Document) -> list[Row]:
@@ -135,24 +154,30 @@ def _memory(document: Document) -> list[Row]:
         "linear_bytes": "of it in the linears",
         "device_peak_bytes": "peak of the engine, loading too",
     }
-    found = []
-    for name, label in labels.items():
-        dense, sparse = (megabytes((memory[arm] or {}).get(name)) for arm in ("dense", "sparse"))
-        point, verdict = memory[name]["ratio"], memory[name]["verdict"]
-        found.append(Row("Memory", label, dense, sparse, point, None, None, verdict))
-    return found
+    held = {name: {arm: (memory.get(arm) or {}).get(name) for arm in ARMS} for name in labels}
+    return [_compared("Memory", label, held[name], memory[name], megabytes) for name, label in labels.items()]
 
 
 def _cost(document: Document) -> list[Row]:
     labels = {"blended": "$ per million tokens", "output_only": "$ per million output tokens"}
-    found = []
-    for kind, label in labels.items():
-        cost = (document["cost"] or {}).get(kind, {})
-        found.append(_compared("Cost", label, cost, dollars))
-    return found
+    costs = document["cost"] or {}
+    return [
+        _compared("Cost", label, costs.get(kind, {}), costs.get(kind, {}), dollars) for kind, label in labels.items()
+    ]
 
 
-def _compared(group: str, label: str, figure: Mapping[str, Any], form: Callable[[float | None], str]) -> Row:
-    ratio = figure.get("ratio") or {"point": None, "low": None, "high": None}
-    dense, sparse = form(figure.get("dense")), form(figure.get("sparse"))
-    return Row(group, label, dense, sparse, ratio["point"], ratio["low"], ratio["high"], figure.get("verdict"))
+def _compared(
+    group: str, label: str, figures: Mapping[str, Any], ratios: Mapping[str, Any], form: Callable[[float | None], str]
+) -> Row:
+    torch_dense, dense, sparse = (form(figures.get(arm)) for arm in ARMS)
+    return Row(group, label, torch_dense, dense, sparse, _ratio(ratios), _ratio(ratios.get("to_torch_dense")))
+
+
+def _ratio(compared: Mapping[str, Any] | None) -> Ratio:
+    """Of a figure's `ratio`, a number or one with an interval, and its `verdict`."""
+    if not compared or compared.get("ratio") is None:
+        return Ratio()
+    found, verdict = compared["ratio"], compared["verdict"]
+    if isinstance(found, Mapping):
+        return Ratio(found["point"], found["low"], found["high"], verdict)
+    return Ratio(found, verdict=verdict)

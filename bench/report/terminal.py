@@ -1,15 +1,16 @@
-"""The report as text: a table of dense, 2:4 and their ratio, both answers, whether it may be quoted."""
+"""The report as text: a table of dense, 2:4 and their ratio, the same against torch dense, both answers, whether it
+may be quoted."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
+from twofour.bench.experiment import arm_label
 from twofour.bench.gates import quantity
-from twofour.bench.report.rows import Document, Row, headline, rows
+from twofour.bench.report.rows import Document, Ratio, headline, kernels_text, rows
 
 _WIDTH = 104
-_COLUMNS = f"{'':34}{'dense':>14}{'2:4':>14}{'2:4 / dense':>13}  {'95 % interval':16} 2:4 is"
 
 
 def table(document: Document) -> str:
@@ -19,12 +20,13 @@ def table(document: Document) -> str:
         f"2:4:   {arms['sparse']['given']}",
         f"load:  {document['load']['summary']}",
         f"on:    {document['hardware']['summary']}",
+        *_kernels(document),
         "",
-        _COLUMNS,
-        *_groups(document),
+        *_against_dense(document),
         "",
+        *_against_torch_dense(document),
         *_answers(document["samples"]),
-        headline(document),
+        *textwrap.wrap(headline(document), _WIDTH),
         *_price(document["cost"]),
         *_wrapped(document["notes"]),
         *_gates(document),
@@ -32,16 +34,37 @@ def table(document: Document) -> str:
     return "\n".join(lines)
 
 
-def _groups(document: Document) -> list[str]:
-    lines = []
+def _kernels(document: Document) -> list[str]:
+    arms = document["arms"]
+    ran = [f"{arm_label(name, arms)}: {kernels_text(arm['kernels'])}" for name, arm in arms.items() if arm["kernels"]]
+    return textwrap.wrap(f"ran:   {'; '.join(ran)}", _WIDTH, subsequent_indent=" " * 7) if ran else []
+
+
+def _against_dense(document: Document) -> Iterator[str]:
+    dense = arm_label("dense", document["arms"])
+    yield _columns("", dense)
     for group, members in groupby(rows(document), key=lambda row: row.group):
-        lines += [group, *(_line(row) for row in members)]
-    return lines
+        yield group
+        yield from (_line(row.label, row.dense, row.sparse, row.ratio) for row in members)
 
 
-def _line(row: Row) -> str:
-    cells = f"{row.dense:>14}{row.sparse:>14}{row.ratio:>13}  {row.interval:16}"
-    return f"  {row.label:32}{cells} {row.word}".rstrip()
+def _against_torch_dense(document: Document) -> Iterator[str]:
+    """The rows that torch dense has; nothing where it did not run."""
+    if "torch_dense" not in document["arms"]:
+        return
+    yield _columns("Against torch dense", "torch dense")
+    shown = [row for row in rows(document) if row.torch_dense]
+    yield from (_line(row.label, row.torch_dense, row.sparse, row.to_torch_dense) for row in shown)
+    yield ""
+
+
+def _columns(title: str, dense: str) -> str:
+    return f"{title:34}{dense:>14}{'2:4':>14}{'2:4 / dense':>13}  {'95 % interval':16} 2:4 is"
+
+
+def _line(label: str, dense: str, sparse: str, ratio: Ratio) -> str:
+    cells = f"{dense:>14}{sparse:>14}{ratio.times:>13}  {ratio.interval:16}"
+    return f"  {label:32}{cells} {ratio.word}".rstrip()
 
 
 def _answers(samples: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """A stand-in for `twofour serve`: two processes, the same log line, a scripted model. Started by tests.
 
-    python scripted_server.py NAME [--token-s S] [--engine-pid FILE] [--plain] [--die]
+    python scripted_server.py NAME [--token-s S] [--kernel NAME] [--engine-pid FILE] [--plain] [--die]
 
 Its perplexity, memory and speed follow from NAME: "sparse" in it means half the linears' bytes.
 """
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             f'twofour:weight_bytes{{{labels},kind="linears"}} {linears}\n'
             f"twofour:kv_capacity_tokens{{{labels}}} 4096\n"
             f"twofour:peak_device_bytes{{{labels}}} 0\n"
-            f'twofour:kernel_linears{{{labels},kernel="{self.kind}"}} 210\n'
+            f'twofour:kernel_linears{{{labels},kernel="{self.arguments.kernel}"}} 210\n'
         )
 
     def do_POST(self) -> None:
@@ -109,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("--token-s", type=float, default=0.0)
+    parser.add_argument("--kernel", default="scripted")
     parser.add_argument("--engine-pid", type=Path)
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--die", action="store_true")

@@ -60,7 +60,7 @@ def test_a_person_sees_numbers_gates_and_a_verdict(capsys: pytest.CaptureFixture
     assert "FAILED        output_length: 100.0%, at most 0.5%" in out
     assert out.endswith("INVALID: do not quote these numbers\n")
     assert "invalid run: output_length" in err
-    assert "load: 12 of 12" in err
+    assert "load 12/12" in err
 
 
 def test_vllms_names_and_definitions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

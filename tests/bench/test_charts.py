@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from twofour.bench.experiment import ARMS
 from twofour.bench.report import charts
 
 
@@ -19,7 +20,7 @@ def test_ticks_are_few_even_and_cover(low: float, high: float) -> None:
 
 
 def test_a_distribution_curve_goes_through_its_quantiles() -> None:
-    svg = charts.distributions("t", "d", [float(n) for n in range(101)], [50.0] * 3, "ms")
+    svg = charts.distributions("t", "d", {"dense": [float(n) for n in range(101)], "sparse": [50.0] * 3}, "ms")
     curve = re.search(r'curve dense" d="M([^"]+)"', svg)
     assert curve is not None
     points = [tuple(map(float, pair.split(","))) for pair in curve[1].split(" L")]
@@ -30,7 +31,10 @@ def test_a_distribution_curve_goes_through_its_quantiles() -> None:
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    svg = charts.bars("t", "d", [charts.Bar("a<b", 4.0, 1.0, ("4", "1")), charts.Bar("none", 0, None, ("0", ""))])
+    known = charts.Bar("a<b", {"torch_dense": 8.0, "dense": 4.0, "sparse": 1.0}, dict.fromkeys(ARMS, "some"))
+    unknown = charts.Bar("none", {"dense": 0, "sparse": None}, dict.fromkeys(ARMS, ""))
+    svg = charts.bars("t", "d", [known, unknown])
     widths = [float(width) for width in re.findall(r'width="([\d.]+)"', svg)]
-    assert widths[0] == pytest.approx(4 * widths[1]) and widths[2:] == [0, 0]
+    assert [widths[0] / width for width in widths[:3]] == pytest.approx([1, 2, 8], rel=0.01)
+    assert widths[3:] == [0, 0]
     assert "a&lt;b" in svg

@@ -1,5 +1,4 @@
 import argparse
-import importlib
 import json
 import os
 import signal
@@ -13,30 +12,33 @@ from typing import Any
 
 import pytest
 
-from twofour.bench import compare_command, servers
-from twofour.bench.compare import compare
+import twofour.bench
+from twofour.bench import compare_command, comparison, random_model, servers
+from twofour.bench.comparison import compare
 from twofour.bench.experiment import Experiment
 from twofour.bench.run_command import INVALID
+from twofour.bench.servers import Options
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError, OutputError
 
-# `twofour.bench.compare` is the public function; its module goes by the same name.
-comparison = importlib.import_module("twofour.bench.compare")
 SCRIPT = Path(__file__).with_name("scripted_server.py")
 SMALL = Experiment(requests=8, rounds=2, prompt_tokens=Lengths(8), output_tokens=Lengths(6))
 ONE_ROUND = replace(SMALL, rounds=1)
 TOKEN_S = {"dense": "0.004", "sparse": "0.002"}
+TORCH_TOKEN_S = "0.008"
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
-def command(folder: Path, model: str, *more: str) -> list[str]:
-    started = [sys.executable, str(SCRIPT), model, "--token-s", TOKEN_S[model]]
-    return [*started, "--engine-pid", str(folder / f"{model}.pid"), *more]
+def command(folder: Path, model: str, *more: str, kernels: str = "auto") -> list[str]:
+    by_torch = kernels == "reference"
+    started = [sys.executable, str(SCRIPT), model, "--token-s", TORCH_TOKEN_S if by_torch else TOKEN_S[model]]
+    arm = "torch_dense" if by_torch else model
+    return [*started, "--kernel", f"of {arm}", "--engine-pid", str(folder / f"{arm}.pid"), *more]
 
 
 def ended(folder: Path) -> bool:
-    """Whether both engines are gone, soon."""
+    """Whether all engines are gone, soon."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
         if not any(alive(int(path.read_text())) for path in folder.glob("*.pid")):
@@ -55,7 +57,11 @@ def alive(pid: int) -> bool:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """`serve` is the scripted server; returns where its engines leave their numbers."""
-    monkeypatch.setattr(servers, "serve_command", lambda model, threads: command(tmp_path, model))
+
+    def serve_command(model: str, options: Options) -> list[str]:
+        return command(tmp_path, model, kernels=options.kernels)
+
+    monkeypatch.setattr(servers, "serve_command", serve_command)
     return tmp_path
 
 
@@ -80,50 +86,56 @@ def test_two_folders(scripted: Path) -> None:
     found = report.document
     assert ended(scripted)
     assert [(each["round"], each["arm"]) for each in found["runs"]] == [
-        *((0, "dense"), (0, "sparse"), (1, "sparse"), (1, "dense")),
+        *((0, "torch_dense"), (0, "dense"), (0, "sparse"), (1, "sparse"), (1, "dense"), (1, "torch_dense")),
     ]
     asked = [[record["output_tokens"] for record in each["records"]] for each in found["runs"]]
-    assert asked == [[6] * 8] * 4
+    assert asked == [[6] * 8] * 6
     assert all(record["error"] is None for each in found["runs"] for record in each["records"])
-    assert found["metrics"]["tpot_mean"]["ratio"]["point"] < 1
+    tpot = found["metrics"]["tpot_mean"]
+    assert tpot["to_torch_dense"]["ratio"]["point"] < tpot["ratio"]["point"] < 1
+    assert tpot["torch_dense"] > tpot["dense"] > tpot["sparse"]
     assert found["memory"]["linear_bytes"]["ratio"] == 0.5
-    assert found["arms"]["sparse"]["kernels"] == {"sparse": 210}
+    assert {name: arm["kernels"] for name, arm in found["arms"].items()} == {
+        name: {f"of {name}": 210} for name in ("torch_dense", "dense", "sparse")
+    }
+    assert found["baselines"]["torch_dense"]["kernels"] == {"of torch_dense": 210}
+    assert found["baselines"]["best_dense"]["kernels"] == {"of dense": 210}
     assert found["samples"]["sparse"] == "<b>Paris</b>, says sparse."
     assert found["quality"] is None
     assert found["cost"]["price"]["name"].startswith("AWS") or os.cpu_count() > 192  # type: ignore[operator]
 
 
-def test_the_idle_arm_is_frozen(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_idle_arms_are_frozen(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def state(model: str) -> str:
-        pid = (scripted / f"{model}.pid").read_text()
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    def states() -> list[str]:
+        pids = [path.read_text() for path in sorted(scripted.glob("*.pid"))]  # dense, sparse, torch_dense
+        return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
 
     measure = comparison.measure
 
     def watched(load: Any, api_key: str | None) -> Any:
-        idle = "sparse" if load.model == "dense" else "dense"
         until = time.monotonic() + 10
-        while state(idle) != "T" and time.monotonic() < until:
+        while states().count("T") != 2 and time.monotonic() < until:
             time.sleep(0.01)  # the signal has been sent; it takes effect soon
-        seen.append((state(load.model), state(idle)))
+        seen.append(states())
         return measure(load, api_key)
 
     monkeypatch.setattr(comparison, "measure", watched)
     compare("dense", "sparse", SMALL, measure_quality=False)
-    assert [idle for _, idle in seen] == ["T"] * 4
-    assert all(busy in "SR" for busy, _ in seen)
+    frozen = [[state == "T" for state in each] for each in seen]
+    torch_dense, dense, sparse = ([True, True, False], [False, True, True], [True, False, True])
+    assert frozen == [torch_dense, dense, sparse, sparse, dense, torch_dense]
 
 
-def test_an_interrupted_comparison_stops_both(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_stops_all(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(comparison, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare("dense", "sparse", SMALL, measure_quality=False)
-    assert len(list(scripted.glob("*.pid"))) == 2 and ended(scripted)
+    assert len(list(scripted.glob("*.pid"))) == 3 and ended(scripted)
 
 
 def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -139,6 +151,9 @@ def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], 
 
 def test_urls_that_say_little(urls: Callable[..., list[str]]) -> None:
     report = compare(*urls("--plain"), ONE_ROUND, measure_quality=False)
+    assert list(report.document["arms"]) == ["dense", "sparse"]
+    assert report.document["baselines"] == {"torch_dense": None, "best_dense": None}
+    assert "best dense would be is not known" in report.table().replace("\n", " ")
     assert report.document["memory"]["dense"] is None
     assert report.document["samples"]["dense"] is None
     assert "not measured" in report.table()
@@ -179,10 +194,47 @@ def test_the_command(scripted: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert shown["quality"]["perplexity"]["ratio"] == 1.25
     assert shown["cost"]["price"]["usd_per_hour"] == 3.6
     assert {path.name for path in out.iterdir()} == {
-        *("report.json", "report.html", "server-dense.log", "server-sparse.log"),
+        *("report.json", "report.html", "server-torch_dense.log", "server-dense.log", "server-sparse.log"),
     }
     with pytest.raises(OutputError, match=r"report\.json exists"):
         compare_command.run(args)
+
+
+def test_what_is_compared_must_be_said(tmp_path: Path) -> None:
+    for arguments, said in {
+        (): "give DENSE and SPARSE",
+        ("dense",): "give DENSE and SPARSE",
+        ("dense", "sparse", "--models", "m"): "give DENSE and SPARSE",
+        ("dense", "sparse", "--random-weights", "smollm2-135m"): "makes both models",
+        ("--random-weights", "smollm2-135m", "--text", "t"): "makes both models",
+    }.items():
+        with pytest.raises(InputError, match=said):
+            compare_command.run(parsed(*arguments, "--out", str(tmp_path / "out")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_weights_are_made_compared_and_thrown_away(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    def pair(name: str, folder: Path, progress: object) -> tuple[str, str]:
+        assert folder.is_dir()
+        made.append((name, folder))
+        return "dense", "sparse"
+
+    monkeypatch.setattr(random_model, "pair", pair)
+    monkeypatch.setattr(comparison.qualities, "of_models", lambda *_: pytest.fail("measures quality"))
+    compare_command.run(parsed("--random-weights", "smollm2-135m", "--out", str(scripted / "out"), "--json"))
+    shown = json.loads(capsys.readouterr().out)
+    (name, folder) = made[0]
+    assert shown["random_weights"] == name == "smollm2-135m" and not folder.exists()
+    assert shown["quality"] is None
+    assert any("weights are random, in the shape of smollm2-135m" in note for note in shown["notes"])
+
+
+def test_the_public_name_is_the_function() -> None:
+    assert twofour.bench.compare is comparison.compare
 
 
 def test_a_rate_makes_it_an_open_loop() -> None:
@@ -198,7 +250,7 @@ sys.path.insert(0, {tests!r})
 import test_compare as t
 from twofour.bench import compare_command, servers
 folder = Path({folder!r})
-servers.serve_command = lambda model, threads: t.command(folder, model)
+servers.serve_command = lambda model, options: t.command(folder, model, kernels=options.kernels)
 args = t.parsed("dense", "sparse", "--no-quality", "--out", str(folder / "out"))
 args.requests = 100_000
 compare_command.run(args)
@@ -210,10 +262,10 @@ def test_sigterm_stops_the_servers_too(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("round 1"):
+        if line.startswith("starting servers 3/3"):
             break
     process.terminate()
     process.stderr.read()
     assert process.wait(60) == 128 + signal.SIGTERM
     process.stderr.close()
-    assert len(list(tmp_path.glob("*.pid"))) == 2 and ended(tmp_path)
+    assert len(list(tmp_path.glob("*.pid"))) == 3 and ended(tmp_path)

@@ -58,7 +58,7 @@ def findings(token_s: dict[str, list[float]], experiment: Experiment = CLOSED, *
     runs = [
         ArmRun(name, round_, run(experiment, round_, token_s[name][round_]))
         for round_ in range(experiment.rounds)
-        for name in experiment.order(round_)
+        for name in experiment.order(round_, tuple(token_s))
     ]
     found = Findings(
         experiment=experiment,
@@ -67,21 +67,28 @@ def findings(token_s: dict[str, list[float]], experiment: Experiment = CLOSED, *
         hardware=Hardware("Linux", "a CPU", 2, ("avx2",), 2**34, ()),
         versions={"python": "3.11", "torch": None},
         placement=Placement(1),
-        arms={"dense": arm("dense", 1000), "sparse": arm("sparse", 500)},
+        arms={name: arm(name, 500 if name == "sparse" else 1000) for name in token_s},
         runs=runs,
         quality=Quality(17.2, 24.9, 0.41, 0.712, 8176, "wiki.txt", "twofour eval"),
+        random_weights=None,
         question="What is the capital of France?",
         price=PRICE,
     )
     return replace(found, **changed)
 
 
-SPEEDS = {"dense": [0.010, 0.020, 0.012, 0.011], "sparse": [0.0051, 0.0101, 0.0059, 0.0056]}
+OF_URLS = {"dense": [0.010, 0.020, 0.012, 0.011], "sparse": [0.0051, 0.0101, 0.0059, 0.0056]}
+SPEEDS = {"torch_dense": [0.015, 0.029, 0.018, 0.016], **OF_URLS}
 
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
     return document(findings(SPEEDS))
+
+
+@pytest.fixture(scope="module")
+def of_urls() -> dict[str, Any]:
+    return document(findings(OF_URLS, placement=None))
 
 
 def test_figures_are_geometric_means_and_their_quotient_is_the_ratio(whole: dict[str, Any]) -> None:
@@ -91,9 +98,47 @@ def test_figures_are_geometric_means_and_their_quotient_is_the_ratio(whole: dict
         assert found["verdict"] == "better"
     tpot = whole["metrics"]["tpot_mean"]
     assert tpot["dense"] == pytest.approx(geometric_mean(SPEEDS["dense"]))
-    by_hand = geometric_mean([b / a for a, b in zip(SPEEDS["dense"], SPEEDS["sparse"], strict=True)])
-    assert tpot["ratio"]["point"] == pytest.approx(by_hand)
-    assert tpot["ratio"]["low"] < by_hand < tpot["ratio"]["high"]
+    for base, compared in {"dense": tpot, "torch_dense": tpot["to_torch_dense"]}.items():
+        by_hand = geometric_mean([b / a for a, b in zip(SPEEDS[base], SPEEDS["sparse"], strict=True)])
+        assert compared["ratio"]["point"] == pytest.approx(by_hand)
+        assert compared["ratio"]["low"] < by_hand < compared["ratio"]["high"]
+    assert tpot["torch_dense"] == pytest.approx(geometric_mean(SPEEDS["torch_dense"]))
+
+
+def test_which_kernels_the_baselines_ran_and_how_they_compare(whole: dict[str, Any]) -> None:
+    best = whole["baselines"]["best_dense"]
+    assert best["kernels"] == {"dense": 210} and best["tpot_to_torch_dense"]["verdict"] == "better"
+    assert whole["baselines"]["torch_dense"]["kernels"] == {"torch_dense": 210}
+    assert "Attention" not in " ".join(whole["notes"])
+
+
+def test_a_best_dense_that_is_not_the_best_is_noted() -> None:
+    swapped = {"torch_dense": SPEEDS["dense"], "dense": SPEEDS["torch_dense"], "sparse": SPEEDS["sparse"]}
+    notes = " ".join(document(findings(swapped))["notes"])
+    assert re.search(r"best dense took 1\.4\d\dx as long per token as torch dense", notes)
+
+
+def test_two_baselines_on_the_same_kernels_are_noted() -> None:
+    found = findings(SPEEDS)
+    same = {**found.arms, "torch_dense": found.arms["dense"]}
+    assert any("ran the same kernels" in note for note in document(replace(found, arms=same))["notes"])
+    assert not any("ran the same kernels" in note for note in document(found)["notes"])
+
+
+def test_two_urls_have_one_dense_of_unknown_merit(of_urls: dict[str, Any]) -> None:
+    assert of_urls["baselines"] == {"torch_dense": None, "best_dense": None}
+    tpot = of_urls["metrics"]["tpot_mean"]
+    assert tpot["torch_dense"] is None and tpot["to_torch_dense"] is None and tpot["verdict"] == "better"
+    assert of_urls["memory"]["torch_dense"] is None
+    assert "torch dense" not in Report(of_urls).table() + Report(of_urls).html()
+    assert "best dense would be is not known" in " ".join(of_urls["notes"])
+
+
+def test_random_weights_are_on_the_label() -> None:
+    random = document(findings(SPEEDS, random_weights="llama-3.2-1b", quality=None))
+    assert random["random_weights"] == "llama-3.2-1b"
+    assert "weights are random, in the shape of llama-3.2-1b" in Report(random).table()
+    assert "weights are random, in the shape of llama-3.2-1b" in Report(random).html()
 
 
 def test_faster_is_better_for_throughput_too(whole: dict[str, Any]) -> None:
@@ -104,7 +149,7 @@ def test_faster_is_better_for_throughput_too(whole: dict[str, Any]) -> None:
 def test_cost_is_the_price_over_the_throughput(whole: dict[str, Any]) -> None:
     # 20 prompt and 10 output tokens in 11 times token_s.
     cost = whole["cost"]["blended"]
-    for name in ARMS:
+    for name in SPEEDS:
         token_s = geometric_mean(SPEEDS[name])
         assert cost[name] == pytest.approx(0.36 / 3600 * 1e6 / (30 / (11 * token_s)), rel=0.1)
     assert cost["ratio"]["point"] * cost["dense_over_sparse"]["point"] == pytest.approx(1)
@@ -133,7 +178,7 @@ def test_an_open_loop_has_no_cost_and_waits_count() -> None:
 
 
 def test_no_difference_is_not_called_one() -> None:
-    noise = {"dense": [0.010, 0.011, 0.010, 0.011], "sparse": [0.011, 0.010, 0.011, 0.010]}
+    noise = {**SPEEDS, "dense": [0.010, 0.011, 0.010, 0.011], "sparse": [0.011, 0.010, 0.011, 0.010]}
     found = document(findings(noise))
     assert found["metrics"]["tpot_mean"]["verdict"] == "unclear"
     assert "no clear difference" in Report(found).table()
@@ -150,10 +195,10 @@ def test_a_figure_that_one_run_lacks_is_null() -> None:
     assert few["metrics"]["ttft_p50"] == {
         "unit": "s",
         "better": "lower",
-        "dense": None,
-        "sparse": None,
+        **dict.fromkeys(ARMS),
         "ratio": None,
         "verdict": None,
+        "to_torch_dense": {"ratio": None, "verdict": None},
     }
     assert "not measured" in Report(few).table()
 
@@ -178,14 +223,15 @@ def test_verdicts(ratio: float | None, better: str, low: float | None, high: flo
 
 
 def test_memory_and_prefix_hits(whole: dict[str, Any]) -> None:
-    assert whole["memory"]["linear_bytes"] == {"ratio": 0.5, "verdict": "better"}
+    half = {"ratio": 0.5, "verdict": "better"}
+    assert whole["memory"]["linear_bytes"] == half | {"to_torch_dense": half}
     assert whole["memory"]["weight_bytes"]["ratio"] == pytest.approx(900 / 1400)
     assert whole["arms"]["dense"]["prefix_hit_share"] == pytest.approx(100 / 2000)
 
 
 def test_servers_that_say_nothing_are_null() -> None:
-    silent = {name: ArmFacts("http://h:1", "m", None, None, None, None) for name in ARMS}
-    found = document(findings(SPEEDS, arms=silent, quality=None, price=None, placement=None))
+    silent = {name: ArmFacts("http://h:1", "m", None, None, None, None) for name in OF_URLS}
+    found = document(findings(OF_URLS, arms=silent, quality=None, price=None, placement=None))
     assert found["memory"]["dense"] is None and found["memory"]["weight_bytes"]["ratio"] is None
     text, page = Report(found).table(), Report(found).html()
     assert text.count("not measured") >= 8
@@ -195,34 +241,42 @@ def test_servers_that_say_nothing_are_null() -> None:
 def test_a_failed_gate_makes_it_invalid() -> None:
     bad = Gate("cpu_pressure", 0.4, 0.1, "share", "stop the neighbour")
     found = findings(SPEEDS)
-    runs = [*found.runs[:-1], replace(found.runs[-1], run=run(CLOSED, 3, 0.011, bad))]
+    runs = [*found.runs[:-1], replace(found.runs[-1], run=run(CLOSED, 3, 0.016, bad))]
     report = Report(document(replace(found, runs=runs)))
     gate = next(gate for gate in report.document["gates"] if gate["name"] == "cpu_pressure")
-    assert (gate["value"], gate["failed_runs"], gate["runs"], gate["passed"]) == (0.4, 1, 8, False)
+    assert (gate["value"], gate["failed_runs"], gate["runs"], gate["passed"]) == (0.4, 1, 12, False)
     assert not report.valid
-    assert "INVALID: do not quote" in report.table() and "failed in 1 of 8 runs" in report.table()
+    assert "INVALID: do not quote" in report.table() and "failed in 1 of 12 runs" in report.table()
     assert "40.0% at worst" in report.html()
 
 
 def test_every_request_is_on_record(whole: dict[str, Any]) -> None:
     assert [(each["round"], each["arm"]) for each in whole["runs"]] == [
-        *((0, "dense"), (0, "sparse"), (1, "sparse"), (1, "dense")),
-        *((2, "dense"), (2, "sparse"), (3, "sparse"), (3, "dense")),
+        *((0, "torch_dense"), (0, "dense"), (0, "sparse"), (1, "sparse"), (1, "dense"), (1, "torch_dense")),
+        *((2, "dense"), (2, "sparse"), (2, "torch_dense"), (3, "torch_dense"), (3, "sparse"), (3, "dense")),
     ]
     assert all(len(each["records"]) == 12 for each in whole["runs"])
-    assert whole["load"]["order"][1] == ["sparse", "dense"]
+    assert whole["load"]["order"][1] == ["sparse", "dense", "torch_dense"]
 
 
 def test_the_table_a_person_reads(whole: dict[str, Any]) -> None:
     text = Report(whole).table()
-    lines = {line[:34].strip(): line.split() for line in text.splitlines()}
+    main, _, torch = text.partition("Against torch dense")
+    lines = {line[:34].strip(): line.split() for line in main.splitlines()}
+    by_torch = {line[:34].strip(): line.split() for line in torch.splitlines()}
     assert lines["perplexity"] == ["perplexity", "17.2", "24.9", "1.448x", "worse"]
     assert lines["same likeliest token as dense"][-3:] == ["71.2", "%", "worse"]
-    assert lines["of it in the linears"][-2:] == ["0.500x", "better"]
+    assert lines["of it in the linears"][-2:] == by_torch["of it in the linears"][-2:] == ["0.500x", "better"]
+    tpot = "inter-token latency (TPOT, mean)"
+    assert lines[tpot][4:8] == ["12.7", "ms", "6.42", "ms"] and by_torch[tpot][4:8] == ["18.8", "ms", "6.42", "ms"]
+    assert "perplexity" not in by_torch  # quality is measured once
+    assert "ran:   torch dense: torch_dense for 210 linears; best dense: dense for 210 linears; 2:4: sparse" in text
     assert "Paris, dense." in text and "Paris, sparse." in text
     assert "$0.36 per hour for small box (a list, as of 2026-09-16)" in text
     assert "2 at a time, prompts of 20 and answers of 10 tokens" in text
-    assert re.search(r"cost per token: 0\.\d{3}x \[0\.\d{3}, 0\.\d{3}\], better at this load", text)
+    assert re.search(
+        r"cost per token: 0\.\d{3}x \[0\.\d{3}, 0\.\d{3}\], better at this load; against torch dense 0\.", text
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,11 +325,41 @@ def test_the_page_is_one_small_file_with_six_described_charts(whole: dict[str, A
 
 def test_hostile_names_stay_text() -> None:
     found = findings(SPEEDS)
-    arms = {name: replace(found.arms[name], model=HOSTILE, given=HOSTILE, answer=HOSTILE) for name in ARMS}
+    evil_state = State(Memory(), {HOSTILE: 1}, 0, 0)
+    changed = {"given": HOSTILE, "model": HOSTILE, "answer": HOSTILE, "command": [HOSTILE], "after": evil_state}
+    arms = {name: replace(arm, **changed) for name, arm in found.arms.items()}
     evil = replace(PRICE, name=HOSTILE)
     quality = Quality(17.2, 24.9, None, None, 5, HOSTILE, HOSTILE)
-    text = Report(document(replace(found, arms=arms, price=evil, quality=quality, question=HOSTILE))).html()
+    text = Report(
+        document(replace(found, arms=arms, price=evil, quality=quality, question=HOSTILE, random_weights=HOSTILE))
+    ).html()
     assert not list(Page(text).of("script")) and "&lt;script" in text
+
+
+def test_the_page_has_both_ratios_and_what_ran(whole: dict[str, Any]) -> None:
+    page = Report(whole).html()
+    ratio = whole["metrics"]["tpot_mean"]
+    for point in (ratio["ratio"]["point"], ratio["to_torch_dense"]["ratio"]["point"]):
+        assert f"<td>{point:.3f}x</td>" in page
+    for name in SPEEDS:
+        assert f"kernels: {name} for 210 linears" in page
+    curves = re.findall(r'class="curve (\w+)"', page)
+    assert curves == [*SPEEDS, *SPEEDS]
+
+
+def test_a_document_of_the_first_version_is_read() -> None:
+    """As bench/results had it before torch dense was an arm."""
+    new = document(findings(OF_URLS))
+    old = json.loads(json.dumps(new))
+    del old["random_weights"]
+    old["baselines"] = {"served": {"dense": 210}, "best_dense": None}
+    for figure in (*old["metrics"].values(), *(old["cost"][kind] for kind in ("blended", "output_only"))):
+        del figure["torch_dense"], figure["to_torch_dense"]
+    for name in ("weight_bytes", "linear_bytes", "device_peak_bytes"):
+        del old["memory"][name]["to_torch_dense"]
+    del old["memory"]["torch_dense"]
+    assert Report(old).table() == Report(new).table()
+    assert Report(old).html() == Report(new).html()
 
 
 def test_written_once(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from twofour.bench import servers
-from twofour.bench.servers import Placement
+from twofour.bench.servers import Options, Placement
 from twofour.prune.errors import ServerError
 
 SCRIPT = Path(__file__).with_name("scripted_server.py")
@@ -57,9 +57,9 @@ def test_pinned_for_the_length_of_a_block() -> None:
 
 
 def test_the_command_serves_on_any_free_port_of_this_host() -> None:
-    found = servers.serve_command("folder", 3)
+    found = servers.serve_command("folder", Options(3, "reference"))
     assert found[1:5] == ["-m", "twofour", "serve", "folder"]
-    assert found[5:] == ["--host", "127.0.0.1", "--port", "0", "--threads", "3"]
+    assert found[5:] == ["--host", "127.0.0.1", "--port", "0", "--threads", "3", "--kernels", "reference"]
 
 
 @linux

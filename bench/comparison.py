@@ -1,31 +1,33 @@
-"""Dense against 2:4: the same seeded load on both, interleaved, with ratios that carry an interval.
+"""Dense against 2:4: the same seeded load on all arms, interleaved, with ratios that carry an interval.
 
-Each round runs one schedule on one arm and then on the other, the order turning from round to round (ABBA).
-Rounds differ in their seeds, so the ratios of the rounds are independent replicates. What is not being
-measured is frozen, where the servers are ours.
+Where the servers are ours, dense is served twice: as torch multiplies (torch dense, what users run today) and by
+the fastest kernels there are (best dense). Each round runs one schedule on every arm in turn; the order turns from
+round to round. Rounds differ in their seeds, so the ratios of the rounds are independent replicates. What is not
+being measured is frozen, where the servers are ours.
 """
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 
 from twofour.bench import quality as qualities
 from twofour.bench import servers
 from twofour.bench.cost import Price, price_of
 from twofour.bench.endpoint import Endpoint, State
-from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Experiment, Findings
+from twofour.bench.experiment import ArmFacts, ArmRun, Experiment, Findings, arm_label
 from twofour.bench.hardware import hardware, usable_cpus, versions
 from twofour.bench.quality import Quality
 from twofour.bench.report.document import document
 from twofour.bench.report.report import Report
 from twofour.bench.run import measure, served_model
-from twofour.bench.servers import Placement, Server
+from twofour.bench.servers import Options, Placement, Server
 from twofour.prune.errors import InputError, ServerError
+from twofour.prune.progress import Progress, Step, silent
 
 QUESTION = "What is the capital of France, and what is it famous for?"
 ANSWER_TOKENS = 64
@@ -39,28 +41,30 @@ def compare(
     quality: Quality | None = None,
     measure_quality: bool = True,
     text: Path | None = None,
+    random_weights: str | None = None,
     price: Price | None = None,
     threads: int | None = None,
     api_key: str | None = None,
     logs: Path | None = None,
     command: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> Report:
     """Compare two models (folders or hub ids, served here) or two running servers (URLs).
 
-    `quality` is one that was measured before; else it is measured, unless `measure_quality` is off. `logs` is
-    the folder for what our servers print.
+    `quality` is one that was measured before; else it is measured, unless `measure_quality` is off or the weights
+    are random: `random_weights` names their shape. `logs` is the folder for what our servers print.
     """
     started, machine = datetime.now(UTC), hardware()
     experiment, ours = experiment or Experiment(), _are_models(dense, sparse)
     placement = servers.place(usable_cpus(), threads) if ours else None
-    wanted = measure_quality and quality is None
+    wanted = measure_quality and quality is None and random_weights is None
     if wanted and ours:
         quality = qualities.of_models(dense, sparse, text)
-    with _arms(dense, sparse, placement, api_key, logs) as arms:
+    with _arms(dense, sparse, placement, api_key, logs, progress) as arms:
         if wanted and not ours:
             quality = qualities.of_servers(arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed)
         with servers.pinned(placement.client_cpus if placement else None):
-            runs = _rounds(arms, experiment, api_key)
+            runs = _rounds(arms, experiment, api_key, progress)
         facts = {name: arm.facts() for name, arm in arms.items()}
     if price is None and ours:
         price = price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
@@ -76,6 +80,7 @@ def compare(
                 arms=facts,
                 runs=runs,
                 quality=quality,
+                random_weights=random_weights,
                 question=QUESTION,
                 price=price,
             )
@@ -123,18 +128,20 @@ def _are_models(dense: str, sparse: str) -> bool:
 
 @contextmanager
 def _arms(
-    dense: str, sparse: str, placement: Placement | None, api_key: str | None, logs: Path | None
+    dense: str, sparse: str, placement: Placement | None, api_key: str | None, logs: Path | None, progress: Progress
 ) -> Iterator[Mapping[str, Arm]]:
-    """Both arms, ready; ours are frozen. Those that were started are stopped in the end, whatever happens."""
+    """All arms, ready; ours are frozen. Those that were started are stopped in the end, whatever happens."""
+    if placement is None:
+        yield {"dense": _running_already(dense, api_key), "sparse": _running_already(sparse, api_key)}
+        return
     with contextlib.ExitStack() as stack:
         folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twofour-compare-")))
-        arms = {}
-        for name, given in zip(ARMS, (dense, sparse), strict=True):
-            if placement is None:
-                arms[name] = _running_already(given, api_key)
-            else:
-                log = folder / f"server-{name}.log"
-                arms[name] = _start(stack, given, log, placement)
+        wanted = {"torch_dense": (dense, "reference"), "dense": (dense, "auto"), "sparse": (sparse, "auto")}
+        arms, began = dict[str, Arm](), perf_counter()
+        for name, (model, kernels) in wanted.items():
+            log = folder / f"server-{name}.log"
+            arms[name] = _start(stack, model, log, placement, Options(placement.threads, kernels))
+            progress(Step("starting servers", len(arms), len(wanted), perf_counter() - began, arm_label(name, wanted)))
         yield arms
 
 
@@ -143,9 +150,8 @@ def _running_already(url: str, api_key: str | None) -> Arm:
     return Arm(url, endpoint, None, None, endpoint.scrape())
 
 
-def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placement) -> Arm:
-    command = servers.serve_command(model, placement.threads)
-    print(f"starting a server for {model}", file=sys.stderr, flush=True)
+def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placement, options: Options) -> Arm:
+    command = servers.serve_command(model, options)
     server = stack.enter_context(servers.started(command, log, placement.server_cpus))
     url = server.url()
     endpoint = Endpoint(url, served_model(url))
@@ -154,15 +160,16 @@ def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placem
     return Arm(model, endpoint, server, ["python", *command[1:]], before)  # as anyone can run it
 
 
-def _rounds(arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None) -> list[ArmRun]:
-    runs = []
+def _rounds(arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None, progress: Progress) -> list[ArmRun]:
+    runs, began, total = list[ArmRun](), perf_counter(), experiment.rounds * len(arms)
     for round_ in range(experiment.rounds):
-        for name in experiment.order(round_):
-            print(f"round {round_ + 1} of {experiment.rounds}: {name}", file=sys.stderr, flush=True)
+        for name in experiment.order(round_, tuple(arms)):
             endpoint = arms[name].endpoint
             with arms[name].running():
                 run = measure(experiment.load(endpoint.url, endpoint.model, round_), api_key)
             runs.append(ArmRun(name, round_, run))
+            detail = f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}"
+            progress(Step("measuring", len(runs), total, perf_counter() - began, detail))
     return runs
 
 
