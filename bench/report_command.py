@@ -3,7 +3,6 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.bench.kernels import table as kernels
     from twofour.bench.kernels.plan import KIND
     from twofour.bench.report.report import Report
     from twofour.prune.errors import InputError
@@ -20,28 +20,18 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         document = json.loads(args.file.read_text(encoding="utf-8"))
-        if document["kind"] == KIND:
-            return _print_kernels(document, args)
-        report = Report(document)
-        table = report.table()
+        of_kernels = document["kind"] == KIND
+        table = kernels.table(document) if of_kernels else Report(document).table()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{args.file} is no report of bench compare or bench kernels ({error!r}); check the file"
         ) from error
+    if of_kernels and (args.html or args.summary):
+        raise InputError(f"{args.file} is of bench kernels, which has a table only; leave out --html and --summary")
     if args.html:
-        write_whole(args.html, report.html())
+        write_whole(args.html, Report(document).html())
     if args.summary:
-        summary = {name: part for name, part in report.document.items() if name != "runs"}
+        summary = {name: part for name, part in document.items() if name != "runs"}
         write_whole(args.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     print(table)
-    return 0
-
-
-def _print_kernels(document: dict[str, Any], args: argparse.Namespace) -> int:
-    from twofour.bench.kernels.table import table
-    from twofour.prune.errors import InputError
-
-    if args.html or args.summary:
-        raise InputError(f"{args.file} is of bench kernels, which has a table only; leave out --html and --summary")
-    print(table(document))
     return 0

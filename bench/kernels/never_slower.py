@@ -78,8 +78,10 @@ def _failure(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def _weighted(model: str, sums: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     own = [each for each in sums if each["model"] == model and {BASELINE, SERVED} <= each["contenders"].keys()]
-    seconds = [{each["tokens"]: each["contenders"][who]["seconds"] for each in own} for who in (BASELINE, SERVED)]
-    found = weighted_ratio(*seconds, seed)
+    baseline, served = (
+        {each["tokens"]: each["contenders"][who]["seconds"] for each in own} for who in (BASELINE, SERVED)
+    )
+    found = weighted_ratio(baseline, served, seed)
     if found is None:
         return {"model": model, "ratio": None, "share_of_calls": 0.0, "passed": None}
     ratio, share = found

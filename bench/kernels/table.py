@@ -4,19 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _RATIO_WIDTH = 25
+_LEGEND = (
+    "below: median ms ± half of p10..p90; GB/s of the weight's bytes as laid out (share of the ceiling); how much",
+    "       faster the second is than the first, geometric mean over the rounds [95 % interval]",
+)
 
 
 def table(document: Mapping[str, Any]) -> str:
-    lines = _heading(document)
-    if document["ceiling"]:
-        lines += ["", *_ceiling(document["ceiling"])]
+    absent = ["", *(f"not measured: {who}: {why}" for who, why in document["not_measured"].items())]
+    if not document["cells"]:
+        return "\n".join([*_heading(document), *absent])
+    lines = [*_heading(document), *_LEGEND, "", *_ceiling(document["ceiling"])]
     for model in document["models"]:
         lines += _model(model, [each for each in document["sums"] if each["model"] == model["name"]])
     for part, rows, columns in dict.fromkeys(map(_place, document["cells"])):
         own = [cell for cell in document["cells"] if _place(cell) == (part, rows, columns)]
         lines += ["", f"{part} {rows:,} x {columns:,}{_served(own[0])}", *_block(own)]
-    lines += ["", *(f"not measured: {who}: {why}" for who, why in document["not_measured"].items())]
-    return "\n".join([*lines, *verdict(document["never_slower"]), *map(_gate, document["gates"]), _validity(document)])
+    return "\n".join(
+        [*lines, *absent, *verdict(document["never_slower"]), *map(_gate, document["gates"]), _validity(document)]
+    )
 
 
 def verdict(judged: Mapping[str, Any]) -> list[str]:
@@ -47,8 +53,6 @@ def _heading(document: Mapping[str, Any]) -> list[str]:
         f"with:  {isa}, torch {document['versions'].get('torch')} ({torch_isa}{f', held by {held}' if held else ''})",
         f"how:   {who}, {document['clock']}, {document['rounds']} rounds in turns, weights cold "
         f"({document['ring_bytes'] / 1e6:.0f} MB of copies each), seed {document['seed']}",
-        "below: median ms ± half of p10..p90; GB/s of the weight's bytes as laid out (share of the ceiling); how much",
-        "       faster the second is than the first, geometric mean over the rounds [95 % interval]",
     ]
 
 
