@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from twofour.bench.kernels import cuda
 from twofour.bench.kernels import race as module
 from twofour.bench.kernels.contenders import Contender
 from twofour.bench.kernels.race import TRIAL_CALLS, cpu_turn, order, race
@@ -70,3 +71,22 @@ def test_calls_go_round_the_copies_across_turns(threads: int, monkeypatch: pytes
     turn = cpu_turn(contender, torch.empty(1), threads)
     assert [turn(2), turn(2), turn(1)] == [0.5] * 3
     assert used == [0, 1, 2, 0, 1] and clocks == [threads]
+
+
+def test_a_turn_on_a_gpu_replays_whole_rings(monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed: list[int] = []
+
+    class Graph:
+        def replay(self) -> None:
+            """Take no time."""
+
+    def seconds(work: Callable[[], object], times: int = 1) -> float:
+        replayed.append(times)
+        return 0.6  # of one replay
+
+    monkeypatch.setattr(cuda, "_captured", lambda contender, x: Graph())
+    monkeypatch.setattr(cuda, "_seconds", seconds)
+    contender = Contender("a", "a", 1, (torch.abs, torch.abs, torch.abs), (), torch.empty(0))
+    turn = cuda.turn(contender, torch.empty(1))
+    assert [turn(calls) for calls in (1, 3, 4, 9)] == [pytest.approx(0.2)] * 4
+    assert replayed == [1, 1, 2, 3]
