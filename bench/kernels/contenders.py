@@ -5,7 +5,7 @@ keeps a random pair of every group of four; a dense one keeps all. Every product
 time is taken, so that no wrong result is ever fast.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +46,47 @@ class Contender:
     summing: float = SUMMING  # what a product may be off, against the sum of the magnitudes that it adds
 
 
+@dataclass(frozen=True)
+class Form:
+    """A contender whose copies are yet to be made."""
+
+    contender: Contender
+    copies: Iterator[Product]
+
+
+def sparse_forms(matrix: Matrix, seed: int) -> list[Form]:
+    """On the CPU, by a 2:4 weight: what `twofour serve` runs, and our kernels by name."""
+    packed, integers = random_packed(matrix, seed), random_integers(matrix, seed)
+    return [
+        served(packed),
+        _cpu_form("2:4 bf16", CpuWeight.from_packed(packed), packed.unpack()),
+        _cpu_form("2:4 int8", CpuWeight.from_packed(integers), integers.unpack(), INT8_SUMMING),
+    ]
+
+
+def dense_forms(matrix: Matrix, seed: int) -> list[Form]:
+    """On the CPU, by a dense weight: torch, and our own kernel, which is the best dense."""
+    weight = random_dense(matrix, seed)
+    return [
+        torch_dense(weight),
+        _torch_int8(matrix, seed),
+        _cpu_form("dense twin", CpuWeight.from_dense(weight.clone()), weight),
+    ]
+
+
+def with_copies(forms: Sequence[Form], ring: int) -> list[Contender]:
+    """Copies of all forms by turns: memory differs from page to page, and all shall have the same mixture of it.
+
+    Of two rings of the same kernel, made one after the other, one was a tenth faster in every round.
+    """
+    counts = [copies_of(form.contender.weight_bytes, ring) for form in forms]
+    turns = sorted((number / count, which) for which, count in enumerate(counts) for number in range(count))
+    products: list[list[Product]] = [[] for _ in forms]
+    for _, which in turns:
+        products[which].append(next(forms[which].copies))
+    return [replace(form.contender, products=tuple(own)) for form, own in zip(forms, products, strict=True)]
+
+
 def ring_bytes(cache_bytes: int | None) -> int:
     """How many bytes of copies to go through: more than twice the last-level cache, up to a limit."""
     return MOST_RING_BYTES if cache_bytes is None else min(2 * cache_bytes + 1, MOST_RING_BYTES)
@@ -55,79 +96,53 @@ def copies_of(weight_bytes: int, ring: int) -> int:
     return max(1, -(-ring // weight_bytes))
 
 
-T = TypeVar("T")
-
-
-def contender(
-    name: str, kernel: str, first: T, weight_bytes: int, dense: Tensor, product: Callable[[T], Product],
-    ring: int, note: str | None = None,
-) -> Contender:  # fmt: skip
-    """`dense`: the weight [rows, columns] that `first` stands for; `product`: how to multiply by one copy."""
-    copies = [first, *(deepcopy(first) for _ in range(copies_of(weight_bytes, ring) - 1))]
-    rows = torch.linspace(0, len(dense) - 1, min(CHECKED_ROWS, len(dense))).long()
-    products = tuple(product(copy) for copy in copies)
-    checked = dense[rows.to(dense.device)].double()
-    return Contender(name, kernel, weight_bytes, products, tuple(rows.tolist()), checked, note)
-
-
-def sparse_contenders(matrix: Matrix, ring: int, seed: int) -> list[Contender]:
-    """On the CPU, by a 2:4 weight: what `twofour serve` runs, and our kernels by name."""
-    packed, integers = random_packed(matrix, seed), random_integers(matrix, seed)
-    return [
-        served(packed, ring),
-        _cpu_contender("2:4 bf16", CpuWeight.from_packed(packed), packed.unpack(), ring),
-        replace(
-            _cpu_contender("2:4 int8", CpuWeight.from_packed(integers), integers.unpack(), ring), summing=INT8_SUMMING
-        ),
-    ]
-
-
-def dense_contenders(matrix: Matrix, ring: int, seed: int) -> list[Contender]:
-    """On the CPU, by a dense weight: torch, and our own kernel, which is the best dense."""
-    weight = random_dense(matrix, seed)
-    return [
-        torch_dense(weight, ring),
-        _torch_int8(matrix, ring, seed),
-        _cpu_contender("dense twin", CpuWeight.from_dense(weight.clone()), weight, ring),
-    ]
-
-
-def served(packed: Packed, ring: int, kernels: str = "auto", name: str = "served") -> Contender:
+def served(packed: Packed, kernels: str = "auto", name: str = "served") -> Form:
     choice = select.choose(packed, kernels)
-    kernel, dense = choice.kernel, packed.unpack()
-    return contender(name, kernel.name, kernel, kernel.nbytes, dense, _kernel_product, ring, choice.note)
+    kernel = choice.kernel
+    contender = _contender(name, kernel.name, kernel.nbytes, packed.unpack())
+    return Form(replace(contender, note=choice.note), _copies(kernel, _kernel_product))
 
 
-def torch_dense(weight: Tensor, ring: int) -> Contender:
-    def product(copy: Tensor) -> Product:
-        return partial(functional.linear, weight=copy)
-
-    return contender("torch bf16", "F.linear", weight, weight.nbytes, weight, product, ring)
+def torch_dense(weight: Tensor) -> Form:
+    contender = _contender("torch bf16", "F.linear", weight.nbytes, weight)
+    return Form(contender, _copies(weight, lambda copy: partial(functional.linear, weight=copy)))
 
 
-def _torch_int8(matrix: Matrix, ring: int, seed: int) -> Contender:
+def _torch_int8(matrix: Matrix, seed: int) -> Form:
     rows, columns = matrix
     draw = torch.Generator().manual_seed(seed)
     values = torch.randint(-_INT8, _INT8 + 1, (rows, columns), dtype=torch.int8, generator=draw)
     scales = ((1 + torch.rand(rows, generator=draw)) / _INT8).bfloat16()
+    nbytes, dense = values.nbytes + scales.nbytes, values * scales[:, None].float()
 
     def product(copy: tuple[Tensor, Tensor]) -> Product:
         return lambda x: torch._weight_int8pack_mm(x, *copy)
 
-    first, dense = (values, scales), values * scales[:, None].float()
-    nbytes = values.nbytes + scales.nbytes
-    return contender("torch int8", "_weight_int8pack_mm", first, nbytes, dense, product, ring)
+    return Form(_contender("torch int8", "_weight_int8pack_mm", nbytes, dense), _copies((values, scales), product))
 
 
-def _cpu_contender(name: str, weight: CpuWeight, dense: Tensor, ring: int) -> Contender:
-    def product(copy: CpuWeight) -> Product:
-        return partial(cpu.linear, weight=copy)
-
-    return contender(name, cpu.available(), weight, weight.nbytes, dense, product, ring)
+def _cpu_form(name: str, weight: CpuWeight, dense: Tensor, summing: float = SUMMING) -> Form:
+    contender = replace(_contender(name, cpu.available(), weight.nbytes, dense), summing=summing)
+    return Form(contender, _copies(weight, lambda copy: partial(cpu.linear, weight=copy)))
 
 
 def _kernel_product(kernel: Kernel) -> Product:
     return lambda x: kernel(x, None)
+
+
+def _contender(name: str, kernel: str, weight_bytes: int, dense: Tensor) -> Contender:  # dense: [rows, columns]
+    rows = torch.linspace(0, len(dense) - 1, min(CHECKED_ROWS, len(dense))).long()
+    checked = dense[rows.to(dense.device)].double()
+    return Contender(name, kernel, weight_bytes, (), tuple(rows.tolist()), checked)
+
+
+T = TypeVar("T")
+
+
+def _copies(first: T, product: Callable[[T], Product]) -> Iterator[Product]:
+    yield product(first)
+    while True:
+        yield product(deepcopy(first))
 
 
 def random_dense(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # bfloat16 [rows, columns]

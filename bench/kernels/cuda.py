@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twofour.bench.kernels.ceiling import PASSES, Ceiling
-from twofour.bench.kernels.contenders import Contender, random_dense, random_packed, served, torch_dense
+from twofour.bench.kernels.contenders import Contender, Form, random_dense, random_packed, served, torch_dense
 from twofour.bench.kernels.plan import Matrix, Plan
 from twofour.bench.kernels.race import Turn
 from twofour.prune.errors import InputError
@@ -49,13 +49,13 @@ def copy_ceiling() -> Ceiling:
     return Ceiling("copy", 2 * COPY_BYTES, tuple(_seconds(lambda: to.copy_(source)) for _ in range(PASSES)))
 
 
-def contenders(part: str, matrix: Matrix, ring: int, seed: int) -> list[Contender]:
-    dense = torch_dense(random_dense(matrix, seed, "cuda"), ring)
+def forms(part: str, matrix: Matrix, seed: int) -> list[Form]:
+    dense = torch_dense(random_dense(matrix, seed, "cuda"))
     if part == "lm_head":
         return [dense]
     packed = random_packed(matrix, seed, "cuda")
-    named = [served(packed, ring, kernel, f"2:4 {kernel}") for kernel in KERNELS if not _refusal(matrix, kernel)]
-    return [served(packed, ring), *named, dense]
+    named = [served(packed, kernel, f"2:4 {kernel}") for kernel in KERNELS if not _refusal(matrix, kernel)]
+    return [served(packed), *named, dense]
 
 
 def refusals(plan: Plan) -> dict[str, str]:
@@ -67,7 +67,7 @@ def refusals(plan: Plan) -> dict[str, str]:
 @cache
 def _refusal(matrix: Matrix, kernel: str) -> str:
     try:
-        served(random_packed(matrix, 0, "cuda"), 1, kernel)
+        served(random_packed(matrix, 0, "cuda"), kernel)
     except InputError as error:
         return str(error)
     return ""

@@ -11,7 +11,7 @@ import torch
 from twofour.bench.gates import Gate, Pressure
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.ceiling import Ceiling, last_level_cache_bytes, read_ceiling
-from twofour.bench.kernels.contenders import Contender
+from twofour.bench.kernels.contenders import Contender, Form
 from twofour.bench.kernels.isa import held
 from twofour.bench.kernels.plan import Matrix, Plan
 from twofour.bench.kernels.race import Lap, Turn, cpu_turn, race
@@ -98,7 +98,7 @@ def _cells(plan: Plan, ring: int, progress: Progress) -> list[Cell]:
     total, started = sum(len(tokens) for _, _, tokens in parts), perf_counter()
     cells: list[Cell] = []
     for part, matrix, tokens in parts:
-        found = _contenders(plan, part, matrix, ring)
+        found = contenders.with_copies(_forms(plan, part, matrix), ring)
         for count in tokens:
             cells.append(_cell(plan, part, matrix, count, found))
             detail = f"{part} {matrix[0]} x {matrix[1]}, {count} tokens"
@@ -108,11 +108,11 @@ def _cells(plan: Plan, ring: int, progress: Progress) -> list[Cell]:
     return cells
 
 
-def _contenders(plan: Plan, part: str, matrix: Matrix, ring: int) -> list[Contender]:
+def _forms(plan: Plan, part: str, matrix: Matrix) -> list[Form]:
     if plan.device == "cuda":
-        return cuda.contenders(part, matrix, ring, plan.seed)
-    dense = contenders.dense_contenders(matrix, ring, plan.seed)
-    return dense if part == "lm_head" else [*contenders.sparse_contenders(matrix, ring, plan.seed), *dense]
+        return cuda.forms(part, matrix, plan.seed)
+    dense = contenders.dense_forms(matrix, plan.seed)
+    return dense if part == "lm_head" else [*contenders.sparse_forms(matrix, plan.seed), *dense]
 
 
 def _cell(plan: Plan, part: str, matrix: Matrix, tokens: int, found: Sequence[Contender]) -> Cell:

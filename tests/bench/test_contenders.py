@@ -1,5 +1,6 @@
 """The contenders do the work: right products by weights that are as large and as sparse as they claim."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,16 @@ import torch
 from torch import Tensor
 
 from twofour.bench.kernels import contenders
-from twofour.bench.kernels.contenders import Contender, activations, dense_contenders, require_right, sparse_contenders
+from twofour.bench.kernels.contenders import (
+    Contender,
+    Form,
+    Product,
+    activations,
+    dense_forms,
+    require_right,
+    sparse_forms,
+    with_copies,
+)
 from twofour.prune import pattern
 from twofour.prune.errors import TwofourError
 from twofour.prune.packed import pack, validate
@@ -21,7 +31,7 @@ RING = 100_000
 
 @pytest.fixture(scope="module")
 def found() -> list[Contender]:
-    return [*sparse_contenders(MATRIX, RING, 0), *dense_contenders(MATRIX, RING, 0)]
+    return with_copies([*sparse_forms(MATRIX, 0), *dense_forms(MATRIX, 0)], RING)
 
 
 def named(found: list[Contender], name: str) -> Contender:
@@ -57,6 +67,22 @@ def test_copies_fill_the_ring_and_share_no_memory(found: list[Contender]) -> Non
         copies = [product.keywords[keyword] for product in named(found, name).products]  # type: ignore[attr-defined]
         addresses += [(copy if isinstance(copy, Tensor) else copy.data).data_ptr() for copy in copies]
     assert len(set(addresses)) == len(addresses)
+
+
+def test_copies_are_made_by_turns() -> None:
+    made: list[str] = []
+
+    def copies(name: str) -> Iterator[Product]:
+        while True:
+            made.append(name)
+            yield torch.abs
+
+    def form(name: str, weight_bytes: int) -> Form:
+        return Form(Contender(name, "a kernel", weight_bytes, (), (), torch.empty(0)), copies(name))
+
+    found = with_copies([form("large", 100), form("small", 50)], 199)
+    assert made == ["large", "small", "small", "large", "small", "small"]
+    assert [len(each.products) for each in found] == [2, 4]
 
 
 def test_random_weights_are_2_4_canonical_and_drawn_from_the_seed() -> None:

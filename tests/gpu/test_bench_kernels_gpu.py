@@ -39,7 +39,8 @@ def test_every_contender_is_measured_and_none_beats_the_copy_bandwidth_by_far() 
 
 
 def test_a_replayed_graph_multiplies_by_every_copy() -> None:
-    dense = contenders.torch_dense(contenders.random_dense(MATRIX, 0, "cuda"), 3 * MATRIX[0] * MATRIX[1] * 2)
+    form = contenders.torch_dense(contenders.random_dense(MATRIX, 0, "cuda"))
+    (dense,) = contenders.with_copies([form], 3 * form.contender.weight_bytes)
     x = contenders.activations(4, MATRIX[1], 0, "cuda")
     seen: list[torch.Tensor] = []
 
