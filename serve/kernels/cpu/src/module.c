@@ -6,6 +6,7 @@
 #include <pthread.h>
 #endif
 
+#include "bandwidth.h"
 #include "kernels.h"
 
 #if TWOFOUR_X86
@@ -108,6 +109,16 @@ static PyObject *multiply(PyObject *module, PyObject *const *arguments, Py_ssize
   Py_RETURN_NONE;
 }
 
+static PyObject *read_bytes(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[4];
+  if (read_integers(arguments, count, 4, a)) return NULL;
+  uint64_t all;
+  Py_BEGIN_ALLOW_THREADS
+  all = read_memory(address(a[0]), (size_t)a[1], (size_t)a[2], threads_for(a[3]));
+  Py_END_ALLOW_THREADS
+  return PyLong_FromUnsignedLongLong(all);
+}
+
 static PyObject *isa(PyObject *module, PyObject *nothing) {
   return PyUnicode_FromString(chosen ? chosen->name : "none");
 }
@@ -141,6 +152,7 @@ static PyMethodDef METHODS[] = {
     {"pack", FAST(pack), "pack(kind, values, positions, scales, scales_per_row, to, rows, columns, threads)"},
     {"expand", FAST(expand), "expand(kind, weight, to, rows, columns, first_row, end_row, is_float32, threads)"},
     {"multiply", FAST(multiply), "multiply(kind, weight, x, bias, y, tokens, rows, columns, is_float32, threads)"},
+    {"read_memory", FAST(read_bytes), "read_memory(address, bytes, ahead, threads) -> the exclusive or of its words"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},
     {"isas", isas, METH_NOARGS, "The instruction sets that this machine has, best first."},
     {"force", force, METH_O, "Use this instruction set from now on. For tests and bisecting."},

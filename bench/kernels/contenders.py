@@ -1,0 +1,192 @@
+"""The contenders: every way to multiply by one matrix, in as many copies as it takes to find none of them in a cache.
+
+The weights are random and drawn from the seed: what a multiplication costs does not depend on the values. A 2:4 weight
+keeps a random pair of every group of four; a dense one keeps all. Every product is checked against float64 before any
+time is taken, so that no wrong result is ever fast.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from twofour.bench.kernels.plan import Matrix
+from twofour.prune.errors import TwofourError
+from twofour.prune.packed import VALID_NIBBLES, Packed, join_nibbles
+from twofour.serve.kernels import cpu, select
+from twofour.serve.kernels.cpu import CpuWeight
+from twofour.serve.kernels.select import Kernel
+
+Product = Callable[[Tensor], Tensor]  # [tokens, columns] -> [tokens, rows]
+
+MOST_RING_BYTES = 1 << 28  # of the copies of one contender
+CHECKED_ROWS = 32
+# A bfloat16 result is rounded once or twice. Sums may be float32 in any order, and x of int8 kernels has 16 bits. For
+# many tokens our int8 weights are expanded to bfloat16, each rounded.
+ROUNDING, SUMMING, INT8_SUMMING = 2.0**-7, 2.0**-14, 2.0**-9
+_INT8 = 127
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`weight_bytes` of one copy, as laid out; `products`, one for each copy."""
+
+    name: str
+    kernel: str  # what multiplies
+    weight_bytes: int
+    products: tuple[Product, ...]
+    checked_rows: tuple[int, ...]
+    weight: Tensor  # float64 [checked rows, columns]: the dense weight that the products are checked against
+    note: str | None = None
+    summing: float = SUMMING  # what a product may be off, against the sum of the magnitudes that it adds
+
+
+@dataclass(frozen=True)
+class Form:
+    """A contender whose copies are yet to be made."""
+
+    contender: Contender
+    copies: Iterator[Product]
+
+
+def sparse_forms(matrix: Matrix, seed: int) -> list[Form]:
+    """On the CPU, by a 2:4 weight: what `twofour serve` runs, and our kernels by name."""
+    packed, integers = random_packed(matrix, seed), random_integers(matrix, seed)
+    return [
+        served(packed),
+        _cpu_form("2:4 bf16", CpuWeight.from_packed(packed), packed.unpack()),
+        _cpu_form("2:4 int8", CpuWeight.from_packed(integers), integers.unpack(), INT8_SUMMING),
+    ]
+
+
+def dense_forms(matrix: Matrix, seed: int) -> list[Form]:
+    """On the CPU, by a dense weight: torch, and our own kernel, which is the best dense."""
+    weight = random_dense(matrix, seed)
+    return [
+        torch_dense(weight),
+        _torch_int8(matrix, seed),
+        _cpu_form("dense twin", CpuWeight.from_dense(weight.clone()), weight),
+    ]
+
+
+def with_copies(forms: Sequence[Form], ring: int) -> list[Contender]:
+    """Copies of all forms by turns: memory differs from page to page, and all shall have the same mixture of it.
+
+    Of two rings of the same kernel, made one after the other, one was a tenth faster in every round.
+    """
+    counts = [copies_of(form.contender.weight_bytes, ring) for form in forms]
+    turns = sorted((number / count, which) for which, count in enumerate(counts) for number in range(count))
+    products: list[list[Product]] = [[] for _ in forms]
+    for _, which in turns:
+        products[which].append(next(forms[which].copies))
+    return [replace(form.contender, products=tuple(own)) for form, own in zip(forms, products, strict=True)]
+
+
+def ring_bytes(cache_bytes: int | None) -> int:
+    """How many bytes of copies to go through: more than twice the last-level cache, up to a limit."""
+    return MOST_RING_BYTES if cache_bytes is None else min(2 * cache_bytes + 1, MOST_RING_BYTES)
+
+
+def copies_of(weight_bytes: int, ring: int) -> int:
+    return max(1, -(-ring // weight_bytes))
+
+
+def served(packed: Packed, kernels: str = "auto", name: str = "served") -> Form:
+    choice = select.choose(packed, kernels)
+    kernel = choice.kernel
+    contender = _contender(name, kernel.name, kernel.nbytes, packed.unpack())
+    return Form(replace(contender, note=choice.note), _copies(kernel, _kernel_product))
+
+
+def torch_dense(weight: Tensor) -> Form:
+    contender = _contender("torch bf16", "F.linear", weight.nbytes, weight)
+    return Form(contender, _copies(weight, lambda copy: partial(functional.linear, weight=copy)))
+
+
+def _torch_int8(matrix: Matrix, seed: int) -> Form:
+    rows, columns = matrix
+    draw = torch.Generator().manual_seed(seed)
+    values = torch.randint(-_INT8, _INT8 + 1, (rows, columns), dtype=torch.int8, generator=draw)
+    scales = ((1 + torch.rand(rows, generator=draw)) / _INT8).bfloat16()
+    nbytes, dense = values.nbytes + scales.nbytes, values * scales[:, None].float()
+
+    def product(copy: tuple[Tensor, Tensor]) -> Product:
+        return lambda x: torch._weight_int8pack_mm(x, *copy)
+
+    return Form(_contender("torch int8", "_weight_int8pack_mm", nbytes, dense), _copies((values, scales), product))
+
+
+def _cpu_form(name: str, weight: CpuWeight, dense: Tensor, summing: float = SUMMING) -> Form:
+    contender = replace(_contender(name, cpu.available(), weight.nbytes, dense), summing=summing)
+    return Form(contender, _copies(weight, lambda copy: partial(cpu.linear, weight=copy)))
+
+
+def _kernel_product(kernel: Kernel) -> Product:
+    return lambda x: kernel(x, None)
+
+
+def _contender(name: str, kernel: str, weight_bytes: int, dense: Tensor) -> Contender:  # dense: [rows, columns]
+    rows = torch.linspace(0, len(dense) - 1, min(CHECKED_ROWS, len(dense))).long()
+    checked = dense[rows.to(dense.device)].double()
+    return Contender(name, kernel, weight_bytes, (), tuple(rows.tolist()), checked)
+
+
+T = TypeVar("T")
+
+
+def _copies(first: T, product: Callable[[T], Product]) -> Iterator[Product]:
+    yield product(first)
+    while True:
+        yield product(deepcopy(first))
+
+
+def random_dense(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # bfloat16 [rows, columns]
+    draw = torch.Generator(device).manual_seed(seed)
+    return torch.randn(*matrix, dtype=torch.bfloat16, device=device, generator=draw)
+
+
+def random_packed(matrix: Matrix, seed: int, device: str = "cpu") -> Packed:
+    rows, columns = matrix
+    return Packed(random_dense((rows, columns // 2), seed, device), _random_positions(matrix, seed).to(device))
+
+
+def random_integers(matrix: Matrix, seed: int) -> Packed:
+    """int8 values with a scale for each row."""
+    rows, columns = matrix
+    draw = torch.Generator().manual_seed(seed)
+    values = torch.randint(-_INT8, _INT8 + 1, (rows, columns // 2), dtype=torch.int8, generator=draw)
+    scales = (1 + torch.rand(rows, 1, generator=draw)) / _INT8
+    return Packed(values, _random_positions(matrix, seed), scales)
+
+
+def _random_positions(matrix: Matrix, seed: int) -> Tensor:  # uint8 [rows, ceil(columns / 8)]
+    rows, columns = matrix
+    draw = torch.Generator().manual_seed(seed)
+    kinds = torch.randint(len(VALID_NIBBLES), (rows, columns // 4), generator=draw)
+    return join_nibbles(torch.tensor(VALID_NIBBLES, dtype=torch.uint8)[kinds])
+
+
+def activations(tokens: int, columns: int, seed: int, device: str = "cpu") -> Tensor:  # bfloat16
+    return random_dense((tokens, columns), seed + tokens, device)
+
+
+def require_right(found: Sequence[Contender], x: Tensor) -> None:  # x: [tokens, columns]
+    """Raise TwofourError, naming the contender, where a product is not what float64 says."""
+    for each in found:
+        with torch.inference_mode():
+            y = each.products[0](x)[:, list(each.checked_rows)].double()  # [tokens, checked rows]
+        exact = x.double() @ each.weight.t()
+        allowed = ROUNDING * exact.abs() + each.summing * (x.double().abs() @ each.weight.abs().t())
+        wrong = ~((y - exact).abs() <= allowed)
+        if bool(wrong.any()):
+            token, row = (int(i) for i in wrong.nonzero()[0])
+            raise TwofourError(
+                f"{each.name} ({each.kernel}) multiplies wrongly: {float(y[token, row]):g} in token {token}, row "
+                f"{each.checked_rows[row]} of {len(x)} tokens x {x.shape[1]} columns, {float(exact[token, row]):g} is "
+                "right; nothing was timed: do not use this kernel on this machine"
+            )
