@@ -12,9 +12,11 @@ from torch import Tensor
 
 from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
 from twofour.prune.anatomy import Anatomy
-from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve
+from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import SELF, PruneConfig
+from twofour.prune.rounding import to_int8
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.solvers.sparsegpt import sparsegpt
 from twofour.prune.solvers.wanda import wanda
@@ -34,9 +36,10 @@ class Report:
         linears = self.manifest["linears"]
         losses = {name: linear["loss"] for name, linear in linears.items()}
         worst = max(losses, key=lambda name: losses[name])
+        how = f"{self.manifest['method']}, {self.manifest['values']['dtype']} values"
         kept = ", ".join(self.manifest["dense"]) or "none"
         return (
-            f"{self.folder}: {len(linears)} linears are 2:4 ({self.manifest['method']}), left dense: {kept}\n"
+            f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}\n"
             f"relative loss: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}\n"
             f"{self.manifest['minutes']:.1f} minutes, "
@@ -62,6 +65,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             config=config,
             linears={name: linear for block in blocks for name, linear in block.linears.items()},
             dense=parts.dense,
+            stored_dtype=checkpoint.dtype_name(parts.stored),
             forward_dtype=str(parts.model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
             seconds=time.perf_counter() - started,
@@ -73,10 +77,17 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
 def pruned_blocks(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Iterator[PrunedBlock]:
     """Prune the model in place, block by block, as the recipe says."""
     if config.method == "magnitude":
-        return calibrate.prune_without_text(parts, magnitude, progress)
+        return calibrate.prune_without_text(parts, magnitude, progress, _store(parts, config))
     ids = calibration_tokens(parts, source, config, progress)
     new_statistic, solve = _solver(config)
-    return calibrate.walk(parts, ids.to(config.device), solve, new_statistic, progress=progress)
+    store = _store(parts, config)
+    return calibrate.walk(parts, ids.to(config.device), solve, new_statistic, progress=progress, store=store)
+
+
+def _store(parts: Anatomy, config: PruneConfig) -> Store:
+    if config.values == "int8":
+        return lambda weight: to_int8(pack(weight))
+    return calibrate.in_dtype(parts.stored)
 
 
 def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Tensor:

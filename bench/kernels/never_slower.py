@@ -11,11 +11,10 @@ from typing import Any
 
 from twofour.bench.kernels.plan import DECODE_TOKENS
 from twofour.bench.stats import Ratio, paired_ratio
+from twofour.serve.kernels.race import TRAFFIC
 
 BASELINE, SERVED = "torch bf16", "served"
 DECODE_LIMIT, PREFILL_LIMIT, WEIGHTED_LIMIT = 0.98, 0.95, 1.0
-# Shares of the calls of a server under changing load: decode steps of a few sequences, now and then a prompt's chunk.
-HISTOGRAM = {1: 0.30, 2: 0.15, 4: 0.15, 8: 0.15, 16: 0.10, 32: 0.08, 256: 0.03, 512: 0.04}
 
 
 def never_slower(cells: Sequence[Mapping[str, Any]], sums: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def never_slower(cells: Sequence[Mapping[str, Any]], sums: Sequence[Mapping[str,
         "ratio": name(BASELINE, SERVED),
         "limits": {"decode": DECODE_LIMIT, "prefill": PREFILL_LIMIT, "weighted": WEIGHTED_LIMIT},
         "decode_tokens": DECODE_TOKENS,
-        "histogram": {str(tokens): share for tokens, share in HISTOGRAM.items()},
+        "histogram": {str(tokens): share for tokens, share in TRAFFIC.items()},
         "judged": len(judged),
         "failures": failures,
         "weighted": weighted,
@@ -50,7 +49,7 @@ def weighted_ratio(
 ) -> tuple[Ratio, float] | None:
     """Both: tokens -> seconds of each round. The ratio of the times of a mean call, and the share of the histogram
     that was measured; None: none of it."""
-    share = sum(HISTOGRAM[tokens] for tokens in served if tokens in HISTOGRAM)
+    share = sum(TRAFFIC[tokens] for tokens in served if tokens in TRAFFIC)
     if not share:
         return None
     pairs = list(zip(_mean_call(served), _mean_call(baseline), strict=True))
@@ -59,7 +58,7 @@ def weighted_ratio(
 
 def _mean_call(seconds: Mapping[int, Sequence[float]]) -> list[float]:
     """In each round, up to a factor that both have."""
-    weighted = [[HISTOGRAM[tokens] * s for s in rounds] for tokens, rounds in seconds.items() if tokens in HISTOGRAM]
+    weighted = [[TRAFFIC[tokens] * s for s in rounds] for tokens, rounds in seconds.items() if tokens in TRAFFIC]
     return [sum(each) for each in zip(*weighted, strict=True)]
 
 

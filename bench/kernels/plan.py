@@ -7,9 +7,9 @@ from pathlib import Path
 
 from twofour.bench.shapes import named
 from twofour.prune.errors import InputError
+from twofour.serve.kernels.race import DECODE_TOKENS
 
 KIND = "twofour.bench.kernels"  # of the document
-DECODE_TOKENS = 64  # up to here it is decoding, beyond it is reading a prompt
 FEWEST_ROUNDS = 2  # an interval needs two pairs
 
 Matrix = tuple[int, int]  # (rows, columns) of a weight: (out, in)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 # Tokens of a step, and its share of all steps: mostly decoding, some chunks of prompts. What "faster" is weighted by.
 TRAFFIC = {
-    **{1: 0.25, 2: 0.1, 4: 0.15, 8: 0.2, 16: 0.12, 32: 0.08, 64: 0.03},
-    **{96: 0.01, 128: 0.01, 192: 0.01, 256: 0.02, 512: 0.02},
+    **{1: 0.3, 2: 0.14, 4: 0.15, 8: 0.15, 16: 0.1, 32: 0.07, 64: 0.01},
+    **{96: 0.005, 128: 0.005, 192: 0.005, 256: 0.025, 512: 0.04},
 }
 DECODE_TOKENS = 64  # steps of up to so many tokens count as decoding
 ALWAYS = 1 << 30  # tokens: the path for few takes all

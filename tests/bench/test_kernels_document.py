@@ -14,6 +14,7 @@ from twofour.bench.kernels.measure import Cell, Entry, Findings
 from twofour.bench.kernels.plan import Model, Plan
 from twofour.bench.kernels.race import Lap
 from twofour.bench.kernels.table import table
+from twofour.serve.kernels.race import TRAFFIC
 
 MACHINE = Hardware("Linux", "a CPU", 4, ("avx2",), None, ())
 SMALL, LARGE, HEAD = (4, 8), (16, 8), (100, 8)
@@ -91,7 +92,7 @@ def test_the_ceiling_says_what_each_format_can_reach() -> None:
 def test_the_verdict_is_in_the_document() -> None:
     judged = made()["never_slower"]
     assert [(each["rows"], each["tokens"]) for each in judged["failures"]] == [(16, 128)]
-    assert judged["judged"] == 4 and judged["weighted"][0]["share_of_calls"] == 0.30
+    assert judged["judged"] == 4 and judged["weighted"][0]["share_of_calls"] == TRAFFIC[1]
 
 
 def test_valid_unless_a_gate_failed_or_nothing_was_measured() -> None:

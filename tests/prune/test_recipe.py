@@ -13,6 +13,7 @@ from twofour.prune.recipe import PruneConfig, PrunedLinear, manifest
 BAD: dict[str, Any] = {
     "method": "obs",
     "format": "zip",
+    "values": "int4",
     "dtype": "int8",
     "samples": 0,
     "length": 1,
@@ -37,7 +38,7 @@ def test_damping_is_a_positive_number(damping: float) -> None:
 
 def label(config: PruneConfig) -> dict[str, Any]:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
-    return manifest("org/model", config, linears, {"lm_head": "why"}, "float32", 2, 90.0)
+    return manifest("org/model", config, linears, {"lm_head": "why"}, "bfloat16", "float32", 2, 90.0)
 
 
 def test_the_manifest_says_what_was_done() -> None:
@@ -45,11 +46,21 @@ def test_the_manifest_says_what_was_done() -> None:
     assert document["base_model"] == "org/model@abc"
     calibration = {"source": "self", "samples": 3, "length": 32, "tokens": 96, "seed": 7}
     assert document["calibration"] == calibration
+    assert document["values"] == {"dtype": "bfloat16"}
     assert document["solver"] == {"damping": 0.02, "block_columns": 128}
     assert document["linears"] == {"a.q": {"shape": (8, 4), "loss": 0.25, "tokens": 96}}
     assert document["dense"] == {"lm_head": "why"} and document["fallbacks"] == []
     assert document["minutes"] == 1.5 and document["peak_memory_bytes"] > 10 << 20
     assert document["versions"]["twofour"]
+
+
+def test_int8_values_are_on_the_label() -> None:
+    assert label(PruneConfig(values="int8"))["values"] == {"dtype": "int8", "scale_columns": 0}
+
+
+def test_int8_values_have_no_dense_form() -> None:
+    with pytest.raises(InputError, match=r"^values is 'int8'; give model with the format dense, .*convert --to dense"):
+        PruneConfig(values="int8", format="dense")
 
 
 def test_a_path_does_not_leak_into_the_manifest() -> None:
