@@ -194,7 +194,7 @@ def _quality(found: Findings) -> dict[str, Any] | None:
 
 
 def _cost(found: Findings) -> dict[str, Any] | None:
-    """Null in an open loop, which offers both arms the same rate and so says nothing about capacity."""
+    """Null in an open loop, which offers all arms the same rate and so says nothing about capacity."""
     if found.experiment.rate:
         return None
     kinds = [field.name for field in fields(Cost)]
