@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from twofour.bench.kernels.plan import DECODE_TOKENS
 from twofour.bench.stats import Ratio, paired_ratio
-from twofour.serve.kernels.race import TRAFFIC
+from twofour.serve.kernels.race import DECODE_TOKENS, TRAFFIC
 
 BASELINE, SERVED = "torch bf16", "served"
 DECODE_LIMIT, PREFILL_LIMIT, WEIGHTED_LIMIT = 0.98, 0.95, 1.0

@@ -43,7 +43,7 @@ inline void place_dense(const float *from, float *to) {
 }
 
 struct SparseTile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
   Stream stream;
@@ -103,7 +103,7 @@ struct SparseTile {
 };
 
 struct DenseTile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
 
@@ -150,7 +150,7 @@ struct DenseTile {
 
 template <bool BLOCK_SCALES>
 struct Int8Tile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   static constexpr int BYTES = BLOCK_SCALES ? int{BLOCK_BYTES_INT8_SCALED} : int{BLOCK_BYTES_INT8};
   const Product &job;
   const Quantised &quantised;

@@ -26,7 +26,7 @@ inline void place_dense(const float *from, float *to) {
 }
 
 struct SparseTile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
   Stream stream;
@@ -68,7 +68,7 @@ struct SparseTile {
 };
 
 struct DenseTile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
 

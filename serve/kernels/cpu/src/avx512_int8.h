@@ -20,7 +20,7 @@ constexpr long EXACT_COLUMNS = 64 * BLOCK_COLUMNS;
 
 template <bool BLOCK_SCALES>
 struct Int8Tile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 4, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 4, 1};
   static constexpr int BYTES = BLOCK_SCALES ? int{BLOCK_BYTES_INT8_SCALED} : int{BLOCK_BYTES_INT8};
   static constexpr long STEP = BLOCK_SCALES ? long{BLOCK_COLUMNS} : EXACT_COLUMNS;  // columns of one integer sum
   const Product &job;

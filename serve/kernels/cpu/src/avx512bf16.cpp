@@ -11,7 +11,7 @@ inline __m512 dot(__m512 sum, __m512i a, __m512i b) {
 }
 
 struct SparseTile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 4, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 6, WIDE[] = {0, 4, 1};
   const Product &job;
   const Panel<uint16_t> &x;
   Bf16Picks picks;
@@ -49,7 +49,7 @@ struct SparseTile {
 // Narrow weights are read one or two rows at a time, nearly one sequential stream. Wide ones more rows at a time, since
 // their x does not stay in the L1 cache. A row's sum is one chain of additions either way.
 struct DenseTile {
-  static constexpr int CHUNK = 4, WIDE[] = {0, 1, 1};
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   static constexpr long NARROW_COLUMNS = 2048;
   const Product &job;
   const Panel<uint16_t> &x;

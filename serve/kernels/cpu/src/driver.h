@@ -67,13 +67,18 @@ inline long walk_wide(const Tile &tile, const Product &job, long row_block, long
   return row_block;
 }
 
+constexpr long MANY_TOKENS = 32;  // beyond, what a chunk that is not full costs is little
+
 // Tile: `template <int BLOCKS, int TOKENS> void sum(long row_block, long token, RowSums (*)[TOKENS]) const`; CHUNK, its
-// largest TOKENS; WIDE, its BLOCKS for 1 and 2 wide tokens. The sums of a token must not depend on BLOCKS or TOKENS.
+// largest TOKENS, and CHUNK_OF_MANY, that of many tokens; WIDE, its BLOCKS for 1 and 2 wide tokens. The sums of a token
+// must not depend on BLOCKS or TOKENS.
 template <class Tile>
 inline void walk(const Tile &tile, const Product &job, long first, long end) {
   long row_block = walk_wide<2>(tile, job, walk_wide<1>(tile, job, first, end), end);
   for (; row_block < end; row_block++)
-    for (long token = 0; token < job.tokens;) token += step_at_most<Tile::CHUNK>(tile, job, row_block, token);
+    for (long token = 0; token < job.tokens;)
+      token += job.tokens > MANY_TOKENS ? step_at_most<Tile::CHUNK_OF_MANY>(tile, job, row_block, token)
+                                        : step_at_most<Tile::CHUNK>(tile, job, row_block, token);
 }
 
 template <class Tile>
