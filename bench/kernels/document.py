@@ -39,8 +39,9 @@ def document(
     torch_environment: Mapping[str, str],
 ) -> dict[str, Any]:
     plan, seed = found.plan, found.plan.seed
-    cells = [_cell(cell, found.ceiling, seed) for cell in found.cells]
-    sums = [each for model in plan.models for each in _sums(model, found, seed)]
+    ceiling = found.ceilings[0] if found.ceilings else None
+    cells = [_cell(cell, ceiling, seed) for cell in found.cells]
+    sums = [each for model in plan.models for each in _sums(model, found, ceiling)]
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -60,7 +61,7 @@ def document(
         "cache_bytes": found.cache_bytes,
         "ring_bytes": found.ring_bytes,
         "models": [_model(model) for model in plan.models],
-        "ceiling": _ceiling(found.ceiling) if found.ceiling else None,
+        "ceiling": _ceiling(found.ceilings) if found.ceilings else None,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in found.gates],
         "valid": bool(found.cells) and all(gate.passed is not False for gate in found.gates),
         "sums": sums,
@@ -82,7 +83,8 @@ def _model(model: Model) -> dict[str, Any]:
     return {"name": model.name, "linears": linears, "lm_head": head}
 
 
-def _ceiling(ceiling: Ceiling) -> dict[str, Any]:
+def _ceiling(ceilings: Sequence[Ceiling]) -> dict[str, Any]:
+    ceiling, *others = ceilings
     formats = {
         each: {
             "bytes_per_weight": nbytes,
@@ -91,12 +93,15 @@ def _ceiling(ceiling: Ceiling) -> dict[str, Any]:
         }
         for each, nbytes in BYTES_PER_WEIGHT.items()
     }
+    return _bandwidth(ceiling) | {"formats": formats, "others": [_bandwidth(other) for other in others]}
+
+
+def _bandwidth(ceiling: Ceiling) -> dict[str, Any]:
     return {
         "bytes_per_s": ceiling.bytes_per_s,
         "method": ceiling.method,
         "bytes": ceiling.nbytes,
         "seconds": list(ceiling.seconds),
-        "formats": formats,
     }
 
 
@@ -139,16 +144,16 @@ def _ratios(contenders: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str,
     }
 
 
-def _sums(model: Model, found: Findings, seed: int) -> list[dict[str, Any]]:
+def _sums(model: Model, found: Findings, ceiling: Ceiling | None) -> list[dict[str, Any]]:
     """All 2:4 linears of a model, one after the other: what a user waits for."""
     sums = []
     for tokens in found.plan.tokens:
         cells = {cell.matrix: cell for cell in found.cells if cell.part == "linear" and cell.tokens == tokens}
         if model.linears.keys() <= cells.keys():
             own = {matrix: cells[matrix] for matrix in model.linears}
-            contenders = {each: _sum(each, model.linears, own, found.ceiling) for each in _common(own)}
+            contenders = {each: _sum(each, model.linears, own, ceiling) for each in _common(own)}
             where = {"model": model.name, "tokens": tokens}
-            sums.append(where | {"contenders": contenders, "ratios": _ratios(contenders, seed)})
+            sums.append(where | {"contenders": contenders, "ratios": _ratios(contenders, found.plan.seed)})
     return sums
 
 

@@ -4,13 +4,14 @@ import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import median
 from time import perf_counter
 
 import torch
 
 from twofour.bench.gates import Gate, Pressure
 from twofour.bench.kernels import contenders, cuda
-from twofour.bench.kernels.ceiling import Ceiling, last_level_cache_bytes, read_ceiling
+from twofour.bench.kernels.ceiling import Ceiling, highest, last_level_cache_bytes, read_ceilings
 from twofour.bench.kernels.contenders import Contender, Form
 from twofour.bench.kernels.isa import held
 from twofour.bench.kernels.plan import Matrix, Plan
@@ -18,7 +19,7 @@ from twofour.bench.kernels.race import Lap, Turn, cpu_turn, race
 from twofour.prune.progress import Progress, Step, silent
 from twofour.serve.kernels import cpu
 
-MOST_PRESSURE, MOST_DRIFT = 0.10, 0.15
+MOST_PRESSURE, MOST_DRIFT, MOST_SHARE = 0.10, 0.15, 1.10
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Findings:
     isa: str
     ring_bytes: int
     cache_bytes: int | None
-    ceiling: Ceiling | None = None
+    ceilings: tuple[Ceiling, ...] = ()  # the one that counts is first
     gates: tuple[Gate, ...] = ()
     cells: tuple[Cell, ...] = ()
     not_measured: Mapping[str, str] = field(default_factory=dict)
@@ -72,11 +73,12 @@ def _measure_cpu(plan: Plan, progress: Progress) -> Findings:
     started, pressure = datetime.now(UTC), Pressure()
     cache_bytes = last_level_cache_bytes()
     ring = contenders.ring_bytes(cache_bytes)
-    before = _announced(read_ceiling(plan.threads, cache_bytes), progress)
-    cells = _cells(plan, ring, progress)
-    after = read_ceiling(plan.threads, cache_bytes)
-    gates = (_pressure_gate(pressure.share()), _drift(before, after))
-    return Findings(plan, started, cpu.available(), ring, cache_bytes, _higher(before, after), gates, tuple(cells))
+    before = _announced(read_ceilings(plan.threads, cache_bytes), progress)
+    cells = tuple(_cells(plan, ring, progress))
+    after = read_ceilings(plan.threads, cache_bytes)
+    best = _best_first(before, after)
+    gates = (_pressure_gate(pressure.share()), _drift(before, after), _share_gate(cells, best[0]))
+    return Findings(plan, started, cpu.available(), ring, cache_bytes, best, gates, cells)
 
 
 def _measure_cuda(plan: Plan, progress: Progress) -> Findings:
@@ -85,11 +87,12 @@ def _measure_cuda(plan: Plan, progress: Progress) -> Findings:
     started = datetime.now(UTC)
     cache_bytes = cuda.cache_bytes()
     ring = contenders.ring_bytes(cache_bytes)
-    before = _announced(cuda.copy_ceiling(), progress)
+    before = _announced([cuda.copy_ceiling()], progress)
     cells = tuple(_cells(plan, ring, progress))
-    after = cuda.copy_ceiling()
-    gates, refused = (_drift(before, after),), {**cuda.NOT_MEASURED, **cuda.refusals(plan)}
-    return Findings(plan, started, cuda.target(), ring, cache_bytes, _higher(before, after), gates, cells, refused)
+    after = [cuda.copy_ceiling()]
+    best, refused = _best_first(before, after), {**cuda.NOT_MEASURED, **cuda.refusals(plan)}
+    gates = (_drift(before, after), _share_gate(cells, best[0]))
+    return Findings(plan, started, cuda.target(), ring, cache_bytes, best, gates, cells, refused)
 
 
 def _cells(plan: Plan, ring: int, progress: Progress) -> list[Cell]:
@@ -129,24 +132,32 @@ def _cell(plan: Plan, part: str, matrix: Matrix, tokens: int, found: Sequence[Co
     return Cell(part, matrix, tokens, entries)
 
 
-def _announced(ceiling: Ceiling, progress: Progress) -> Ceiling:
-    detail = f"{ceiling.bytes_per_s / 1e9:.1f} GB/s by a {ceiling.method}"
-    progress(Step("ceiling", 1, 1, sum(ceiling.seconds), detail))
-    return ceiling
+def _announced(ceilings: list[Ceiling], progress: Progress) -> list[Ceiling]:
+    best = highest(ceilings)
+    progress(Step("ceiling", 1, 1, sum(best.seconds), f"{best.bytes_per_s / 1e9:.1f} GB/s by a {best.method}"))
+    return ceilings
 
 
 def _pressure_gate(share: float | None) -> Gate:
     return Gate("cpu_pressure", share, MOST_PRESSURE, "share", "something waits for a CPU; stop it and run again")
 
 
-def _drift(before: Ceiling, after: Ceiling) -> Gate:
-    drift = abs(after.bytes_per_s / before.bytes_per_s - 1)
+def _drift(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> Gate:
+    drift = abs(highest(after).bytes_per_s / highest(before).bytes_per_s - 1)
     return Gate("bandwidth_drift", drift, MOST_DRIFT, "share", "memory got faster or slower; stop what else uses it")
 
 
-def _higher(before: Ceiling, after: Ceiling) -> Ceiling:
-    """What the machine was seen to be capable of."""
-    return max(before, after, key=lambda ceiling: ceiling.bytes_per_s)
+def _share_gate(cells: Sequence[Cell], ceiling: Ceiling) -> Gate:
+    """Nothing is faster than memory: then the ceiling is wrong, or a weight was found in a cache."""
+    entries = [entry for cell in cells for entry in cell.entries.values()]
+    highest_share = max(ceiling.best_s(entry.weight_bytes) / median(entry.lap.seconds) for entry in entries)
+    return Gate("share_of_ceiling", highest_share, MOST_SHARE, "share", "the ceiling was disturbed; run again")
+
+
+def _best_first(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> tuple[Ceiling, ...]:
+    """One of each method."""
+    best = [highest(pair) for pair in zip(before, after, strict=True)]
+    return tuple(sorted(best, key=lambda ceiling: -ceiling.bytes_per_s))
 
 
 def _without(plan: Plan, isa: str, reason: str) -> Findings:

@@ -57,7 +57,8 @@ def _heading(document: Mapping[str, Any]) -> list[str]:
 
 
 def _ceiling(ceiling: Mapping[str, Any]) -> list[str]:
-    lines = [f"ceiling: {ceiling['bytes_per_s'] / 1e9:.1f} GB/s, measured by a {ceiling['method']}; so at best"]
+    others = "".join(f"; {each['bytes_per_s'] / 1e9:.1f} by a {each['method']}" for each in ceiling["others"])
+    lines = [f"ceiling: {ceiling['bytes_per_s'] / 1e9:.1f} GB/s, measured by a {ceiling['method']}{others}. So at best"]
     for each, best in ceiling["formats"].items():
         microseconds, factor = best["s_per_million_weights"] * 1e6, best["against_dense_bf16"]
         lines.append(

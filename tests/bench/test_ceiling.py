@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from twofour.bench.kernels import ceiling
-from twofour.bench.kernels.ceiling import BYTES_PER_WEIGHT, Ceiling, last_level_cache_bytes, read_ceiling, size_bytes
+from twofour.bench.kernels.ceiling import (
+    BYTES_PER_WEIGHT,
+    Ceiling,
+    highest,
+    last_level_cache_bytes,
+    read_ceilings,
+    size_bytes,
+)
 from twofour.bench.kernels.contenders import MOST_RING_BYTES, copies_of, random_integers, random_packed, ring_bytes
 from twofour.serve.kernels.cpu import CpuWeight, extension
 
@@ -28,7 +35,13 @@ def test_every_line_is_read_once(nbytes: int, threads: int) -> None:
 
 
 @needs_kernels
-def test_the_ceiling_is_the_median_of_the_best_way_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("setting", ["always [madvise] never", "always madvise [never]", None])
+def test_the_ceiling_is_the_median_of_the_best_way_to_read(
+    setting: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if setting:
+        (tmp_path / "enabled").write_text(setting)
+    monkeypatch.setattr(ceiling, "HUGE_PAGES", tmp_path / "enabled")
     monkeypatch.setattr(ceiling, "LEAST_BUFFER_BYTES", 1 << 20)
     took_s = {0: 4.0, 4096: 2.0, 8192: 3.0}
     now_s, read = 0.0, []
@@ -42,10 +55,16 @@ def test_the_ceiling_is_the_median_of_the_best_way_to_read(monkeypatch: pytest.M
 
     monkeypatch.setattr(ceiling, "clock", lambda threads: lambda: now_s)
     monkeypatch.setattr("twofour.serve.kernels.cpu.weight.require", Memory)
-    found = read_ceiling(3, cache_bytes=1 << 19)
-    assert found == Ceiling("read", 1 << 21, (2.0,) * ceiling.PASSES)
-    assert found.bytes_per_s == 2**20
+    found = read_ceilings(3, cache_bytes=1 << 19)
+    assert found[0] == Ceiling("read of ordinary pages", 1 << 21, (2.0,) * ceiling.PASSES)
+    assert found[0].bytes_per_s == 2**20
+    assert [each.method for each in found[1:]] == (["read of huge pages"] if setting and "[madvise]" in setting else [])
     assert set(read) == {(1 << 21, 3)}
+
+
+def test_the_highest_of_several_is_what_the_machine_can_do() -> None:
+    slow, fast = Ceiling("a", 100, (2.0,)), Ceiling("b", 50, (0.5,))
+    assert highest([slow, fast]) == fast
 
 
 def test_the_best_time_is_the_bytes_over_the_median_bandwidth() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from twofour.bench.gates import Gate
 from twofour.bench.hardware import Hardware
+from twofour.bench.kernels import measure
 from twofour.bench.kernels.ceiling import Ceiling
 from twofour.bench.kernels.document import document
 from twofour.bench.kernels.measure import Cell, Entry, Findings
@@ -19,7 +20,7 @@ from twofour.serve.kernels.race import TRAFFIC
 MACHINE = Hardware("Linux", "a CPU", 4, ("avx2",), None, ())
 SMALL, LARGE, HEAD = (4, 8), (16, 8), (100, 8)
 PLAN = Plan((Model("m", {SMALL: 3, LARGE: 1}, HEAD),), tokens=(1, 128), rounds=2)
-CEILING = Ceiling("read", 1000, (1.0, 1.0))  # 1000 bytes/s
+CEILINGS = (Ceiling("fast read", 1000, (1.0, 1.0)), Ceiling("slow read", 1000, (4.0, 4.0)))  # 1000 and 250 bytes/s
 
 
 def entry(weight_bytes: int, *seconds: float, note: str | None = None) -> Entry:
@@ -42,7 +43,7 @@ CELLS = (
 
 def made(cells: tuple[Cell, ...] = CELLS, pressure: float = 0.01, **changes: Any) -> dict[str, Any]:
     gates = (Gate("cpu_pressure", pressure, 0.1, "share", "stop it"),)
-    found = Findings(PLAN, datetime(2026, 1, 2, tzinfo=UTC), "avx2", 4096, 2048, CEILING, gates, cells, **changes)
+    found = Findings(PLAN, datetime(2026, 1, 2, tzinfo=UTC), "avx2", 4096, 2048, CEILINGS, gates, cells, **changes)
     made = document(found, ["twofour", "bench", "kernels"], MACHINE, {"torch": "2"}, "AVX2", {"A": "b"})
     read: dict[str, Any] = json.loads(json.dumps(made, allow_nan=False))
     return read
@@ -83,7 +84,9 @@ def test_a_contender_that_refused_a_matrix_is_in_no_sum() -> None:
 
 
 def test_the_ceiling_says_what_each_format_can_reach() -> None:
-    formats = made()["ceiling"]["formats"]
+    ceiling = made()["ceiling"]
+    assert (ceiling["bytes_per_s"], ceiling["others"][0]["bytes_per_s"]) == (1000, 250)
+    formats = ceiling["formats"]
     assert formats["2:4 bf16"]["against_dense_bf16"] == pytest.approx(16 / 9)
     assert formats["2:4 int8"]["against_dense_bf16"] == pytest.approx(3.2)
     assert formats["dense bf16"]["s_per_million_weights"] == pytest.approx(2000)
@@ -98,6 +101,13 @@ def test_the_verdict_is_in_the_document() -> None:
 def test_valid_unless_a_gate_failed_or_nothing_was_measured() -> None:
     assert made()["valid"] and not made(pressure=0.2)["valid"]
     assert not made((), not_measured={"everything": "no device"})["valid"]
+
+
+@pytest.mark.parametrize(("fastest_s", "passed"), [(0.03, True), (0.02, False)])
+def test_nothing_is_faster_than_memory(fastest_s: float, passed: bool) -> None:
+    found = (*CELLS, cell(SMALL, 2, (fastest_s, fastest_s), (1.0, 1.0)))
+    gate = measure._share_gate(found, CEILINGS[0])
+    assert gate.value == pytest.approx(0.032 / fastest_s) and gate.passed is passed
 
 
 def test_the_table_shows_the_ceiling_then_sums_then_matrices() -> None:
