@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, ModelError
 from twofour.prune.folder import read_config, read_json, write_json
-from twofour.prune.packed import Packed, pack
+from twofour.prune.packed import FLOAT_DTYPES, Packed, pack
 from twofour.prune.recipe import Format
 
 VARIANT = "twofour"
@@ -171,10 +171,9 @@ def _say_dtype(config: dict[str, Any], tensors: Weights, weights: Mapping[str, S
 
 
 def named_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
-    """The dtype of the model by config.json, if it names one."""
-    name = config.get("dtype") or config.get("torch_dtype")
-    dtype = getattr(torch, name, None) if isinstance(name, str) else None
-    return dtype if isinstance(dtype, torch.dtype) else None
+    """The dtype of the model by config.json, if it names one that a model can have."""
+    known = {dtype_name(dtype): dtype for dtype in FLOAT_DTYPES}
+    return known.get(str(config.get("dtype") or config.get("torch_dtype")))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -15,7 +15,10 @@ from twofour.serve.kernels.cpu.weight import SCALE_COLUMNS
 
 @dataclass(frozen=True)
 class CpuKernel:
-    """A 2:4 weight in the device layout of the CPU kernels. More tokens than the crossover go through dense panels."""
+    """A 2:4 weight in the device layout of the CPU kernels.
+
+    More tokens than `crossover_tokens` go through dense panels, where int8 values are rounded to the dtype of x.
+    """
 
     weight: CpuWeight
     crossover_tokens: int

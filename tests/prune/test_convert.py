@@ -59,10 +59,13 @@ def test_packed_int8_to_packed_is_the_same(tiny_int8_folder: Path, tmp_path: Pat
 
 def test_int8_values_do_not_tell_the_dtype_of_the_model(tiny_int8_folder: Path, tmp_path: Path) -> None:
     config = {key: value for key, value in read_config(tiny_int8_folder).items() if key != "dtype"}
-    write_json(tiny_int8_folder / "config.json", config)
-    with pytest.raises(CheckpointError, match=r"config\.json names no dtype to write model\.layers"):
-        convert(tiny_int8_folder, tmp_path / "zeros", "dense")
-    assert any("config.json names no dtype" in fault for fault in check(tiny_int8_folder).faults)
+    for changed in (config, config | {"dtype": "int32"}):
+        write_json(tiny_int8_folder / "config.json", changed)
+        with pytest.raises(CheckpointError, match=r"config\.json names no dtype to write model\.layers"):
+            convert(tiny_int8_folder, tmp_path / "zeros", "dense")
+        assert any("config.json names no dtype" in fault for fault in check(tiny_int8_folder).faults)
+    write_json(tiny_int8_folder / "config.json", config | {"torch_dtype": "bfloat16"})  # as it was called before
+    convert(tiny_int8_folder, tmp_path / "zeros", "dense")
 
 
 def test_a_packed_folder_of_an_unknown_kind_is_refused(tiny_pruned_folder: Path, tmp_path: Path) -> None:

@@ -169,6 +169,15 @@ def test_nan_and_infinity_stay_visible_and_in_their_token(extension: Extension, 
         assert torch.equal(y[[0, 1, 3, 4]], clean[[0, 1, 3, 4]])
 
 
+def test_a_value_that_is_nan_stays_in_its_row(extension: Extension) -> None:
+    generator = torch.Generator().manual_seed(11)
+    packed = packed_weight("bf16", 24, 128, generator)
+    packed.values[7, 3] = torch.nan
+    for crossover in (0, 256):
+        y = cpu.linear(torch.randn(5, 128, generator=generator), CpuWeight.from_packed(packed), crossover=crossover)
+        assert y[:, 7].isnan().all() and y[:, [*range(7), *range(8, 24)]].isfinite().all()
+
+
 def test_zero_activations_give_the_bias(extension: Extension) -> None:
     for kind in KINDS:
         weight, _ = both_forms(kind, 24, 192, torch.Generator().manual_seed(6))
