@@ -11,6 +11,7 @@ def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
         "Answers are forced to their planned length, so all arms do the same work; how long each would answer by "
         "itself, and so its cost per answer, is not measured here.",
         *_baseline_notes(baselines),
+        *_fallback_notes(found),
     ]
     if found.random_weights:
         said.append(
@@ -43,3 +44,16 @@ def _baseline_notes(baselines: Mapping[str, Any]) -> Iterator[str]:
     if best_dense["tpot_to_torch_dense"]["verdict"] == "worse":
         slower = best_dense["tpot_to_torch_dense"]["ratio"]["point"]
         yield f"Attention: best dense took {slower:.3f}x as long per token as torch dense: judge by the latter."
+
+
+def _fallback_notes(found: Findings) -> Iterator[str]:
+    """A 2:4 model that was not multiplied as one: its memory and speed are then those of dense."""
+    after = found.arms["sparse"].after
+    kernels = after.kernels if after else {}
+    if expanded := kernels.get("reference"):
+        yield (
+            f"Attention: {expanded} linears of the 2:4 model were expanded to dense, as there was no 2:4 kernel for "
+            "them on that machine; its log says why."
+        )
+    if faster := kernels.get("dense"):
+        yield f"{faster} linears of the 2:4 model were kept dense, which was faster on that machine."

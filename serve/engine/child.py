@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Load, say what was loaded, serve."""
     ignore_signals()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("twofour.serve.kernels").setLevel(logging.INFO)  # a first start races them, for seconds
     pipe = Connection(int(sys.argv[1]))
     try:
         loop, info = start(decode_config(pipe.recv_bytes()))

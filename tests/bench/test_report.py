@@ -376,3 +376,21 @@ def test_a_file_where_the_folder_should_be(whole: dict[str, Any], tmp_path: Path
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match="cannot be made"):
         Report(whole).write(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "said"),
+    [
+        ({"reference": 210}, "210 linears of the 2:4 model were expanded to dense"),
+        ({"cpu": 200, "dense": 10}, "10 linears of the 2:4 model were kept dense"),
+        ({"cpu": 210}, None),
+    ],
+)
+def test_a_2_4_model_that_was_not_multiplied_as_one_says_so(kernels: dict[str, int], said: str | None) -> None:
+    found = findings(SPEEDS)
+    after = found.arms["sparse"].after
+    assert after is not None
+    arms = {**found.arms, "sparse": replace(found.arms["sparse"], after=replace(after, kernels=kernels))}
+    notes = document(replace(found, arms=arms))["notes"]
+    told = [note for note in notes if "linears of the 2:4 model" in note]
+    assert told == [] if said is None else said in told[0]
