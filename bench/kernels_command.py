@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twofour.bench.run_command import INVALID
-from twofour.prune.errors import InputError
+from twofour.prune.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from twofour.bench.kernels.plan import Plan
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     plan = _plan(args)
     if args.out:
         refuse_existing(args.out)
+        if not args.out.parent.is_dir():
+            raise OutputError(f"{args.out.parent} is no folder; make it or choose another --out")
     found = measure(plan, to_stderr())
     torch_isa = torch.backends.cpu.get_cpu_capability()
     result = document(found, ["twofour", *sys.argv[1:]], hardware(), versions(), torch_isa, isa.torch_environment())

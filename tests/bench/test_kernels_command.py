@@ -182,6 +182,14 @@ def test_an_existing_result_is_not_written_over(tmp_path: Path, capsys: pytest.C
     assert "exists already" in capsys.readouterr().err and (tmp_path / "old.json").read_text() == "{}"
 
 
+def test_a_result_without_a_place_is_refused_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "kernels", "--out", str(tmp_path / "nowhere" / "new.json")]) == 1
+    captured = capsys.readouterr()
+    assert "is no folder" in captured.err and "ceiling" not in captured.err
+
+
 def test_odd_inputs_cannot_be_2_4() -> None:
     with pytest.raises(TwofourError, match="7 x 6 cannot be 2:4"):
         Plan((Model("odd", {(7, 6): 1}, None),), (1,))
