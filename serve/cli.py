@@ -8,6 +8,7 @@ from importlib import import_module
 
 from twofour import __version__
 from twofour.prune.errors import TwofourError
+from twofour.serve import huge_pages
 
 VERBS = {
     "demo-model": ("twofour.prune.demo_command", "make a folder of the demo model, SmolLM2-135M-Instruct"),
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
     args = _parser(verb).parse_args(words)
+    if arguments is None:
+        huge_pages.adopt()
     try:
         status: int = import_module(VERBS[args.verb][0]).run(args)
         sys.stdout.flush()
