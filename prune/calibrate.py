@@ -11,7 +11,7 @@ A model whose blocks do more than map hidden states to hidden states is found by
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.errors import FactorError, ModelError
+from twofour.prune.kept import Outcome
 from twofour.prune.progress import Progress, Step, silent, track
 from twofour.prune.recipe import PrunedLinear
 from twofour.prune.statistics import Observer, Positions, Statistic, layer_loss
@@ -30,6 +31,7 @@ TRIAL_TOKENS = 16
 Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
 WeightSolve = Callable[[Tensor], Tensor]  # float32 [out, in] -> 2:4 [out, in]
 NewStatistic = Callable[[int, torch.device], Statistic]
+Recover = Callable[[Block, int, list["Batch"]], Outcome]  # trains a pruned block, in place
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,15 @@ class Call:
 
 @dataclass
 class Batch:
-    """Some samples on their way through the blocks: `hidden` is the input of the next block."""
+    """Some samples on their way through the blocks: `hidden` is the input of the next block.
+
+    dense: what the dense model has in the same place; None where nobody needs it.
+    """
 
     positions: Positions
     hidden: Tensor  # [samples, length, width]
     calls: list[Call]  # one a block
+    dense: Tensor | None = None  # [samples, length, width]
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class PrunedBlock:
 
     weights: dict[str, Tensor]
     linears: dict[str, PrunedLinear]
+    recovered: Outcome | None = None
 
 
 @torch.no_grad()
@@ -65,14 +72,20 @@ def walk(
     new_statistic: NewStatistic,
     mask: Tensor | None = None,  # bool [samples, length]; False: padding
     progress: Progress = silent,
+    recover: Recover | None = None,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Iterator[PrunedBlock]:
     """Prune the model in place, block by block. Raises NonFiniteError, FactorError or ModelError, naming the linear."""
     _require_walkable(anatomy, ids)
-    batches = record(anatomy, ids, mask)
+    batches = record(anatomy, ids, mask, batch_tokens)
     started = time.perf_counter()
     for index, block in enumerate(anatomy.blocks):
+        if recover:
+            follow_dense(block, index, batches)
         observer = collect(block, index, batches, new_statistic)
         pruned = prune_block(block, observer, solve, anatomy.stored)
+        if recover:
+            pruned = replace(pruned, recovered=recover(block, index, batches), weights=_weights(block, anatomy.stored))
         propagate(block, index, batches)
         loss = max(linear.loss for linear in pruned.linears.values())
         elapsed_s = time.perf_counter() - started
@@ -80,9 +93,9 @@ def walk(
         yield pruned
 
 
-def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None) -> list[Batch]:
+def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None, batch_tokens: int = BATCH_TOKENS) -> list[Batch]:
     """Run everything but the blocks, and note what each block is to be called with."""
-    size = max(1, BATCH_TOKENS // ids.shape[1])
+    size = max(1, batch_tokens // ids.shape[1])
     starts = range(0, len(ids), size)
     return [_record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at) for at in starts]
 
@@ -96,7 +109,7 @@ def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewSt
     try:
         for batch in batches:
             observer.start(batch.positions)
-            _run(block.module, batch.hidden, batch.calls[index])
+            run_block(block, index, batch.hidden, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -129,7 +142,25 @@ def prune_without_text(anatomy: Anatomy, solve: WeightSolve, progress: Progress 
 def propagate(block: Block, index: int, batches: list[Batch]) -> None:
     """Run the pruned block and keep its outputs as the inputs of the next."""
     for batch in batches:
-        batch.hidden = _run(block.module, batch.hidden, batch.calls[index])
+        batch.hidden = run_block(block, index, batch.hidden, batch)
+
+
+def follow_dense(block: Block, index: int, batches: list[Batch]) -> None:
+    """Run the dense block on the states of the dense model."""
+    for batch in batches:
+        batch.dense = run_block(block, index, batch.hidden if batch.dense is None else batch.dense, batch)
+
+
+def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:  # [samples, length, width]
+    """Run a block as the model would at that place in the batch."""
+    call = batch.calls[index]
+    output = block.module(hidden, *call.args, **call.kwargs)
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
+
+
+def _weights(block: Block, stored: torch.dtype) -> dict[str, Tensor]:
+    return {name: linear.weight.detach().to(stored, copy=True) for name, linear in block.linears.items()}
 
 
 def _pruned_block(block: Block, solved: dict[str, tuple[Tensor, PrunedLinear]]) -> PrunedBlock:
@@ -166,12 +197,6 @@ def _replace(
 
 def _see(observer: Observer, name: str, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
     observer.see(name, args[0])
-
-
-def _run(module: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    output = module(hidden, *call.args, **call.kwargs)
-    result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
 
 
 def _record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None, first_sample: int) -> Batch:

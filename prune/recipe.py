@@ -11,24 +11,31 @@ from typing import Any, Literal, get_args
 
 from twofour.prune.errors import InputError
 
-Method = Literal["sparsegpt", "wanda", "magnitude"]
+Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
+Preset = Literal["fast", "balanced", "best"]
 Format = Literal["packed", "dense"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF = "self"
+PRESETS: Mapping[Preset, Method] = {"fast": "sparsegpt", "balanced": "refine", "best": "refine"}
+RECOVERED = "best"  # the preset that trains the kept weights after the solver
+DEFAULT_PRESET: Preset = "balanced"
 
 
 @dataclass(frozen=True)
 class PruneConfig:
     """How to prune. Raises InputError, naming the field, on a value that makes no sense.
 
+    preset: by time and memory; without a method, None is "balanced".
+    method: the solver by name instead of a preset, without recovery.
     calibration: "self" (text sampled from the dense model) or a path to a text file; magnitude ignores it.
     samples x length: the tokens to calibrate on.
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     """
 
-    method: Method = "sparsegpt"
+    preset: Preset | None = None
+    method: Method | None = None
     calibration: str = SELF
     samples: int = 64
     length: int = 512
@@ -41,8 +48,16 @@ class PruneConfig:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("method", Method), ("format", Format), ("dtype", Precision)):
-            _require(getattr(self, name) in get_args(choices), self, name, f"one of {', '.join(get_args(choices))}")
+        if self.preset and self.method:
+            raise InputError(f"preset {self.preset} and method {self.method} exclude each other; give one of them")
+        asked = {"preset": Preset, "method": Method, "format": Format, "dtype": Precision}
+        for name, choices in asked.items():
+            _require(
+                getattr(self, name) is None or getattr(self, name) in get_args(choices),
+                self,
+                name,
+                f"one of {', '.join(get_args(choices))}",
+            )
         _require(self.samples >= 1, self, "samples", "at least 1")
         _require(self.length >= 2, self, "length", "at least 2")
         _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")
@@ -50,6 +65,18 @@ class PruneConfig:
         columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
         _require(bool(self.calibration), self, "calibration", f'"{SELF}" or a text file')
+        trained = self.chosen == RECOVERED
+        _require(self.samples >= 2 or not trained, self, "samples", "at least 2: one to train on, one to validate on")
+
+    @property
+    def chosen(self) -> Preset | None:
+        """The preset; None where a method was asked for instead."""
+        return None if self.method else self.preset or DEFAULT_PRESET
+
+    @property
+    def solver(self) -> Method:
+        """The solver of the preset, or the one that was asked for."""
+        return self.method or PRESETS[self.preset or DEFAULT_PRESET]
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
@@ -66,8 +93,10 @@ class PrunedLinear:
     tokens: int
 
 
+OUTPUT_LOSS = "squared error of the outputs over the calibration tokens, relative to the dense outputs"
 LOSS_KINDS: Mapping[Method, str] = {
-    "sparsegpt": "squared error of the outputs over the calibration tokens, relative to the dense outputs",
+    "sparsegpt": OUTPUT_LOSS,
+    "refine": OUTPUT_LOSS,
     "wanda": "squared error of the outputs, inputs taken for uncorrelated, relative to the dense outputs",
     "magnitude": "squared error of the weights, relative to the dense weights",
 }
@@ -81,17 +110,20 @@ def manifest(
     forward_dtype: str,
     threads: int,
     seconds: float,
+    recovery: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the manifest of a run."""
     return {
         "format_version": 1,
         "pattern": "2:4",
         "base_model": model if config.revision is None else f"{model}@{config.revision}",
-        "method": config.method,
+        "preset": config.chosen,
+        "method": config.solver,
         "calibration": _calibration(config),
         "solver": _solver(config),
-        "loss_kind": LOSS_KINDS[config.method],
+        "loss_kind": LOSS_KINDS[config.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in linears.items()},
+        "recovery": recovery,
         "dense": dict(dense),
         "fallbacks": [],  # none exists: what cannot be done as asked is refused
         "forward_dtype": forward_dtype,
@@ -103,7 +135,7 @@ def manifest(
 
 
 def _calibration(config: PruneConfig) -> dict[str, Any] | None:
-    if config.method == "magnitude":
+    if config.solver == "magnitude":
         return None
     source = config.calibration if config.calibration == SELF else Path(config.calibration).name
     tokens = config.samples * config.length
@@ -117,7 +149,7 @@ def _calibration(config: PruneConfig) -> dict[str, Any] | None:
 
 
 def _solver(config: PruneConfig) -> dict[str, Any]:
-    if config.method != "sparsegpt":
+    if config.solver not in ("sparsegpt", "refine"):
         return {}
     return {"damping": config.damping, "block_columns": config.block_columns}
 

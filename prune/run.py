@@ -1,7 +1,6 @@
 """The story of a pruning run."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,10 @@ from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recipe import SELF, PruneConfig
+from twofour.prune.recipe import RECOVERED, SELF, PruneConfig
+from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
 from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.solvers.refine import refine
 from twofour.prune.solvers.sparsegpt import sparsegpt
 from twofour.prune.solvers.wanda import wanda
 from twofour.prune.statistics import Hessian, Norms, Statistic
@@ -54,8 +55,8 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
         parts = anatomy.dissect(anatomy.load(source, config.device))
         folder.require_space(part, needed_bytes(parts, config.format))
         parts.model.to(forward_dtype(parts, config))
-        blocks = list(pruned_blocks(parts, source, config, progress))
-        weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
+        blocks, recovery = pruned_blocks(parts, source, config, progress)
+        weights = {name: linear.weight.to("cpu", parts.stored) for name, linear in parts.linears.items()}
         checkpoint.write_model(part, source, weights, config.format)
         manifest = recipe.manifest(
             model=str(model),
@@ -65,18 +66,27 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             forward_dtype=str(parts.model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
             seconds=time.perf_counter() - started,
+            recovery=None if recovery is None else recovery.as_dict(),
         )
         checkpoint.write_manifest(part, manifest)
     return Report(Path(out), manifest)
 
 
-def pruned_blocks(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Iterator[PrunedBlock]:
-    """Prune the model in place, block by block, as the recipe says."""
-    if config.method == "magnitude":
-        return calibrate.prune_without_text(parts, magnitude, progress)
-    ids = calibration_tokens(parts, source, config, progress)
+def pruned_blocks(
+    parts: Anatomy, source: Path, config: PruneConfig, progress: Progress
+) -> tuple[list[PrunedBlock], Recovery | None]:
+    """Prune the model in place, as the recipe says."""
+    if config.solver == "magnitude":
+        return list(calibrate.prune_without_text(parts, magnitude, progress)), None
+    ids = calibration_tokens(parts, source, config, progress).to(config.device)
     new_statistic, solve = _solver(config)
-    return calibrate.walk(parts, ids.to(config.device), solve, new_statistic, progress=progress)
+    if config.chosen != RECOVERED:
+        return list(calibrate.walk(parts, ids, solve, new_statistic, progress=progress)), None
+    recover = partial(recover_block, stored=parts.stored, seed=config.seed)
+    blocks = list(calibrate.walk(parts, ids, solve, new_statistic, None, progress, recover, step_tokens(ids)))
+    dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
+    whole = distil(parts, dense, ids, config.seed, progress)
+    return blocks, Recovery([block.recovered for block in blocks if block.recovered], whole)
 
 
 def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Tensor:
@@ -94,13 +104,21 @@ def _solver(config: PruneConfig) -> tuple[NewStatistic, Solve]:
     solvers: dict[str, tuple[NewStatistic, Solve]] = {
         "wanda": (Norms, lambda weight, norms: wanda(weight, norms.squares)),
         "sparsegpt": (Hessian, partial(_sparsegpt, config)),
+        "refine": (Hessian, partial(_refine, config)),
     }
-    return solvers[config.method]
+    return solvers[config.solver]
 
 
 def _sparsegpt(config: PruneConfig, weight: Tensor, hessian: Statistic) -> Tensor:
     assert isinstance(hessian, Hessian)
     return sparsegpt(weight, hessian.matrix, config.damping, config.block_columns)
+
+
+def _refine(config: PruneConfig, weight: Tensor, statistic: Statistic) -> Tensor:
+    assert isinstance(statistic, Hessian)
+    hessian = statistic.matrix
+    start = sparsegpt(weight, hessian, config.damping, config.block_columns)
+    return refine(weight, hessian, start, config.damping, block_columns=config.block_columns)
 
 
 def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:

@@ -13,7 +13,7 @@ from twofour.prune.errors import InputError, NonFiniteError, OutputError, TextEr
 SMALL = {"samples": 4, "length": 32}
 
 
-@pytest.mark.parametrize("method", ["sparsegpt", "wanda", "magnitude"])
+@pytest.mark.parametrize("method", ["sparsegpt", "refine", "wanda", "magnitude"])
 def test_methods(tiny_float32_folder: Path, tmp_path: Path, method: str) -> None:
     config = PruneConfig(method=method, **SMALL)  # type: ignore[arg-type]
     report = prune(tiny_float32_folder, tmp_path / "out", config)
@@ -34,9 +34,32 @@ def test_sparsegpt_loses_less_than_magnitude_on_its_own_text(tiny_float32_folder
     assert losses["sparsegpt"] < losses["wanda"]
 
 
-def test_the_same_seed_gives_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_presets_are_2_of_4_and_on_the_label(tiny_model_folder: Path, tmp_path: Path, preset: str) -> None:
+    config = PruneConfig(preset=preset, samples=16, length=32)  # type: ignore[arg-type]
+    manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
+    assert check(tmp_path / "out").ok and manifest["preset"] == preset
+    recovery = manifest["recovery"]
+    assert (recovery is not None) == (preset == "best")
+    if recovery:
+        assert len(recovery["blocks"]) == 2
+        assert all(outcome["after"] <= outcome["before"] for outcome in [*recovery["blocks"], recovery["model"]])
+
+
+def test_better_presets_lose_less_on_their_own_text(tiny_float32_folder: Path, tmp_path: Path) -> None:
+    losses = []
+    for preset in ("fast", "balanced"):
+        config = PruneConfig(preset=preset, samples=16, length=64)  # type: ignore[arg-type]
+        losses.append(prune(tiny_float32_folder, tmp_path / preset, config).manifest["linears"])
+    first = [name for name in losses[0] if ".layers.0." in name]  # later ones see other inputs
+    assert sum(losses[1][name]["loss"] for name in first) < 0.95 * sum(losses[0][name]["loss"] for name in first)
+
+
+@pytest.mark.parametrize("preset", ["balanced", "best"])
+def test_the_same_seed_gives_the_same_bytes(tiny_model_folder: Path, tmp_path: Path, preset: str) -> None:
     for name in ("one", "two"):
-        prune(tiny_model_folder, tmp_path / name, PruneConfig(**SMALL))
+        config = PruneConfig(preset=preset, **SMALL)  # type: ignore[arg-type]
+        prune(tiny_model_folder, tmp_path / name, config)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
