@@ -44,7 +44,7 @@ class KeptWeights:
         self._stored = stored
         self._rates = [rate * _root_mean_square(master.detach()) for master in self._masters]
         groups = [{"params": [master], "lr": own} for master, own in zip(self._masters, self._rates, strict=True)]
-        self._adam = torch.optim.Adam(groups, betas=BETAS)
+        self._adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
 
     @contextmanager
     def training(self) -> Iterator[None]:
