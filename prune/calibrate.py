@@ -85,7 +85,8 @@ def walk(
         observer = collect(block, index, batches, new_statistic)
         pruned = prune_block(block, observer, solve, anatomy.stored)
         if recover:
-            pruned = replace(pruned, recovered=recover(block, index, batches), weights=_weights(block, anatomy.stored))
+            outcome = recover(block, index, batches)
+            pruned = replace(with_weights(pruned, block, anatomy.stored), recovered=outcome)
         propagate(block, index, batches)
         loss = max(linear.loss for linear in pruned.linears.values())
         elapsed_s = time.perf_counter() - started
@@ -159,8 +160,10 @@ def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:
     return result
 
 
-def _weights(block: Block, stored: torch.dtype) -> dict[str, Tensor]:
-    return {name: linear.weight.detach().to(stored, copy=True) for name, linear in block.linears.items()}
+def with_weights(pruned: PrunedBlock, block: Block, stored: torch.dtype) -> PrunedBlock:
+    """Take the weights as they are now, after training."""
+    weights = {name: linear.weight.detach().to(stored, copy=True) for name, linear in block.linears.items()}
+    return replace(pruned, weights=weights)
 
 
 def _pruned_block(block: Block, solved: dict[str, tuple[Tensor, PrunedLinear]]) -> PrunedBlock:

@@ -56,7 +56,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
         folder.require_space(part, needed_bytes(parts, config.format))
         parts.model.to(forward_dtype(parts, config))
         blocks, recovery = pruned_blocks(parts, source, config, progress)
-        weights = {name: linear.weight.to("cpu", parts.stored) for name, linear in parts.linears.items()}
+        weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
         checkpoint.write_model(part, source, weights, config.format)
         manifest = recipe.manifest(
             model=str(model),
@@ -83,10 +83,12 @@ def pruned_blocks(
     if config.chosen != RECOVERED:
         return list(calibrate.walk(parts, ids, solve, new_statistic, progress=progress)), None
     recover = partial(recover_block, stored=parts.stored, seed=config.seed)
-    blocks = list(calibrate.walk(parts, ids, solve, new_statistic, None, progress, recover, step_tokens(ids)))
+    walked = list(calibrate.walk(parts, ids, solve, new_statistic, None, progress, recover, step_tokens(ids)))
     dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
     whole = distil(parts, dense, ids, config.seed, progress)
-    return blocks, Recovery([block.recovered for block in blocks if block.recovered], whole)
+    trained = zip(walked, parts.blocks, strict=True)
+    blocks = [calibrate.with_weights(pruned, block, parts.stored) for pruned, block in trained]
+    return blocks, Recovery([pruned.recovered for pruned in walked if pruned.recovered], whole)
 
 
 def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Tensor:

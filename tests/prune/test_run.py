@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from twofour.prune import PruneConfig, check, prune
+from twofour.prune import PruneConfig, check, prune, run
+from twofour.prune.anatomy import Anatomy
 from twofour.prune.checkpoint import Weights, digests
 from twofour.prune.errors import InputError, NonFiniteError, OutputError, TextError
+from twofour.prune.kept import Outcome
 
 SMALL = {"samples": 4, "length": 32}
 
@@ -44,6 +47,23 @@ def test_presets_are_2_of_4_and_on_the_label(tiny_model_folder: Path, tmp_path: 
     if recovery:
         assert len(recovery["blocks"]) == 2
         assert all(outcome["after"] <= outcome["before"] for outcome in [*recovery["blocks"], recovery["model"]])
+
+
+def test_what_the_last_training_made_is_what_is_stored(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Tensor] = {}
+
+    def distil(parts: Anatomy, dense: nn.Module, ids: Tensor, *rest: object) -> Outcome:
+        for name, linear in parts.linears.items():
+            assert bool((dense.get_submodule(name).weight != linear.weight).any())
+            made[f"{name}.weight"] = linear.weight.mul_(2).clone()
+        return Outcome(1.0, 0.5, 1)
+
+    monkeypatch.setattr(run, "distil", distil)
+    prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="best", format="dense", **SMALL))
+    with Weights(tmp_path / "out") as stored:
+        assert len(made) == 14 and all(torch.equal(stored[name], weight) for name, weight in made.items())
 
 
 def test_better_presets_lose_less_on_their_own_text(tiny_float32_folder: Path, tmp_path: Path) -> None:
