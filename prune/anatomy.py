@@ -15,6 +15,7 @@ from torch import nn
 
 from twofour.prune import checkpoint
 from twofour.prune.errors import ModelError, NonFiniteError
+from twofour.prune.packed import FLOAT_DTYPES
 from twofour.prune.pattern import GROUP
 
 MULTIMODAL_KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")
@@ -96,7 +97,10 @@ def _stored_dtype(blocks: list[Block]) -> torch.dtype:
     dtypes = {linear.weight.dtype for block in blocks for linear in block.linears.values()}
     if len(dtypes) != 1:
         raise ModelError(f"the linears have the dtypes {dtypes}; give a model stored in one dtype")
-    return dtypes.pop()
+    stored = dtypes.pop()
+    if stored not in FLOAT_DTYPES:
+        raise ModelError(f"the linears are stored as {stored}; give a model in bfloat16, float16 or float32")
+    return stored
 
 
 def _decoder_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:

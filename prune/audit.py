@@ -46,17 +46,21 @@ class Report:
 
 
 def check(folder: Path | str) -> Report:
-    """Verify pattern, shapes, digests and manifest of a pruned folder, packed or dense."""
+    """Verify pattern, shapes, digests and manifest of a pruned folder, packed or dense.
+
+    Linears are only read where config.json says how.
+    """
     folder = Path(folder)
     try:
         config, manifest = read_config(folder), read_json(folder / MANIFEST)
         weights = Weights(folder)
     except CheckpointError as error:
         return Report(str(folder), None, faults=[str(error)])
-    faults = list(_manifest_faults(folder, manifest)) + list(_config_faults(config, weights.form))
+    unreadable = list(_config_faults(config, weights.form))
+    faults = list(_manifest_faults(folder, manifest)) + unreadable
     kinds: defaultdict[str, list[Kind]] = defaultdict(list)
     with weights:
-        for name in manifest.get("linears", {}):
+        for name in () if unreadable else manifest.get("linears", {}):
             try:
                 kinds[name.rpartition(".")[2]].append(_kind(weights, name, manifest, config))
             except (CheckpointError, PatternError) as error:
@@ -82,13 +86,15 @@ def _packed(weights: Weights, name: str, config: dict[str, Any]) -> torch.Tensor
 
 
 def read_packed(weights: Weights, name: str, quantization: dict[str, Any]) -> Packed:
-    """Read the stored tensors of one linear. Raises CheckpointError where one is missing."""
+    """Read the stored tensors of one linear. Raises CheckpointError where one is missing or of another dtype."""
     for part in ("values", "positions"):
         if f"{name}.{part}" not in weights:
             raise CheckpointError(f"{name}.{part} is missing; take an intact copy of the model")
-    scales = weights.get(f"{name}.scales")
+    values, promised = weights[f"{name}.values"], quantization.get("values_dtype")
+    if (found := checkpoint.dtype_name(values.dtype)) != promised:
+        raise CheckpointError(f"{name} has {found} values, config.json says {promised}; take an intact copy")
     columns = int(quantization.get("scale_columns", 0))
-    return Packed(weights[f"{name}.values"], weights[f"{name}.positions"], scales, columns)
+    return Packed(values, weights[f"{name}.positions"], weights.get(f"{name}.scales"), columns)
 
 
 def _dense(weights: Weights, name: str) -> torch.Tensor:
@@ -130,12 +136,15 @@ def _manifest_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def _config_faults(config: dict[str, Any], form: Format) -> Iterator[str]:
-    quantization = config.get("quantization_config")
+    quantization = config.get("quantization_config") or {}
     if form == "dense":
-        if quantization is not None:
+        if quantization:
             yield "config.json names a quantization, but the weights are dense; take an intact copy"
         return
     try:
-        checkpoint.require_known(quantization or {})
+        checkpoint.require_known(quantization)
     except CheckpointError as error:
         yield str(error)
+        return
+    if quantization["values_dtype"] == "int8" and checkpoint.named_dtype(config) is None:
+        yield "config.json names no dtype of the model, which int8 values do not tell; take an intact copy"

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
+from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import FactorError, ModelError
 from twofour.prune.kept import Outcome
+from twofour.prune.packed import Packed
 from twofour.prune.progress import Progress, Step, silent, track
 from twofour.prune.recipe import PrunedLinear
 from twofour.prune.statistics import Observer, Positions, Statistic, layer_loss
@@ -30,6 +32,7 @@ TRIAL_TOKENS = 16
 
 Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
 WeightSolve = Callable[[Tensor], Tensor]  # float32 [out, in] -> 2:4 [out, in]
+Store = Callable[[Tensor], SparseWeight]  # 2:4 float32 [out, in] -> the same, rounded as it will be stored
 NewStatistic = Callable[[int, torch.device], Statistic]
 Recover = Callable[[Block, int, list["Batch"]], Outcome]  # trains a pruned block, in place
 
@@ -57,9 +60,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class PrunedBlock:
-    """The new weights of one block, in the dtype of the model, and what they lose."""
+    """The new weights of one block as they will be stored, and what they lose."""
 
-    weights: dict[str, Tensor]
+    weights: dict[str, SparseWeight]
     linears: dict[str, PrunedLinear]
     recovered: Outcome | None = None
 
@@ -72,10 +75,12 @@ def walk(
     new_statistic: NewStatistic,
     mask: Tensor | None = None,  # bool [samples, length]; False: padding
     progress: Progress = silent,
+    store: Store | None = None,  # None: in the dtype of the model
     recover: Recover | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Iterator[PrunedBlock]:
     """Prune the model in place, block by block. Raises NonFiniteError, FactorError or ModelError, naming the linear."""
+    store = store or in_dtype(anatomy.stored)
     _require_walkable(anatomy, ids)
     batches = record(anatomy, ids, mask, batch_tokens)
     started = time.perf_counter()
@@ -83,10 +88,10 @@ def walk(
         if recover:
             follow_dense(block, index, batches)
         observer = collect(block, index, batches, new_statistic)
-        pruned = prune_block(block, observer, solve, anatomy.stored)
+        pruned = prune_block(block, observer, solve, store)
         if recover:
             outcome = recover(block, index, batches)
-            pruned = replace(with_weights(pruned, block, anatomy.stored), recovered=outcome)
+            pruned = replace(with_weights(pruned, block, store), recovered=outcome)
         propagate(block, index, batches)
         loss = max(linear.loss for linear in pruned.linears.values())
         elapsed_s = time.perf_counter() - started
@@ -117,24 +122,32 @@ def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewSt
     return observer
 
 
-def prune_block(block: Block, observer: Observer, solve: Solve, stored: torch.dtype) -> PrunedBlock:
+def in_dtype(stored: torch.dtype) -> Store:
+    """Store as a dense weight in this dtype, each weight rounded to nearest even."""
+    return lambda weight: weight.to(stored)
+
+
+def prune_block(block: Block, observer: Observer, solve: Solve, store: Store) -> PrunedBlock:
     """Replace the weights of a block; linears that share an input are solved as one."""
-    solved: dict[str, tuple[Tensor, PrunedLinear]] = {}
+    solved: dict[str, tuple[SparseWeight, PrunedLinear]] = {}
     for names, statistic in observer.groups():
-        solved |= _solve_group({name: block.linears[name] for name in names}, statistic, solve, stored)
+        solved |= _solve_group({name: block.linears[name] for name in names}, statistic, solve, store)
     if unseen := block.linears.keys() - solved.keys():
         raise ModelError(f"{min(unseen)} saw no token of the calibration text; calibrate on more text")
     return _pruned_block(block, solved)
 
 
 @torch.no_grad()
-def prune_without_text(anatomy: Anatomy, solve: WeightSolve, progress: Progress = silent) -> Iterator[PrunedBlock]:
+def prune_without_text(
+    anatomy: Anatomy, solve: WeightSolve, progress: Progress = silent, store: Store | None = None
+) -> Iterator[PrunedBlock]:
     """Prune the model in place by its weights alone."""
+    store = store or in_dtype(anatomy.stored)
     for block in track(anatomy.blocks, "pruning blocks", progress):
         yield _pruned_block(
             block,
             {
-                name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, anatomy.stored)
+                name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, store)
                 for name, linear in block.linears.items()
             },
         )
@@ -160,40 +173,40 @@ def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:
     return result
 
 
-def with_weights(pruned: PrunedBlock, block: Block, stored: torch.dtype) -> PrunedBlock:
-    """Take the weights as they are now, after training."""
-    weights = {name: linear.weight.detach().to(stored, copy=True) for name, linear in block.linears.items()}
-    return replace(pruned, weights=weights)
+def with_weights(pruned: PrunedBlock, block: Block, store: Store) -> PrunedBlock:
+    """Take the weights as they are now, after training, as they will be stored."""
+    return replace(pruned, weights={name: store(linear.weight.float()) for name, linear in block.linears.items()})
 
 
-def _pruned_block(block: Block, solved: dict[str, tuple[Tensor, PrunedLinear]]) -> PrunedBlock:
+def _pruned_block(block: Block, solved: dict[str, tuple[SparseWeight, PrunedLinear]]) -> PrunedBlock:
     return PrunedBlock(  # in the order of the block
         {name: solved[name][0] for name in block.linears}, {name: solved[name][1] for name in block.linears}
     )
 
 
 def _solve_group(
-    linears: dict[str, nn.Linear], statistic: Statistic, solve: Solve, stored: torch.dtype
-) -> dict[str, tuple[Tensor, PrunedLinear]]:
+    linears: dict[str, nn.Linear], statistic: Statistic, solve: Solve, store: Store
+) -> dict[str, tuple[SparseWeight, PrunedLinear]]:
     stacked = torch.cat([linear.weight.float() for linear in linears.values()])
     try:
         solved = solve(stacked, statistic).split([linear.out_features for linear in linears.values()])
     except FactorError as error:
         raise FactorError(f"{next(iter(linears))}: {error}") from error
     return {
-        name: _replace(linear, after, statistic, stored)
+        name: _replace(linear, after, statistic, store)
         for (name, linear), after in zip(linears.items(), solved, strict=True)
     }
 
 
 def _replace(
-    linear: nn.Linear, after: Tensor, statistic: Statistic | None, stored: torch.dtype
-) -> tuple[Tensor, PrunedLinear]:
-    """Put the new weight in place, rounded as it will be stored: what is stored is what propagates."""
+    linear: nn.Linear, after: Tensor, statistic: Statistic | None, store: Store
+) -> tuple[SparseWeight, PrunedLinear]:
+    """Put the new weight in place, rounded as it will be stored: what is stored is what propagates and what is lost."""
     before = linear.weight.to(torch.float32, copy=True)  # pruned in place below
-    weight = after.to(stored)
-    linear.weight.copy_(weight)
-    loss = layer_loss(before, weight.float(), statistic)
+    weight = store(after)
+    stored = (weight.unpack() if isinstance(weight, Packed) else weight).float()
+    linear.weight.copy_(stored)
+    loss = layer_loss(before, stored, statistic)
     tokens = 0 if statistic is None else statistic.tokens
     return weight, PrunedLinear((linear.out_features, linear.in_features), loss, tokens)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, ModelError
 from twofour.prune.folder import read_config, read_json, write_json
-from twofour.prune.packed import pack
+from twofour.prune.packed import Packed, pack
 from twofour.prune.recipe import Format
 
 VARIANT = "twofour"
@@ -28,9 +28,12 @@ SHARD_BYTES = 5_000_000_000
 STEMS = {"dense": "model", "packed": f"model.{VARIANT}"}
 INDEXES = {"dense": "model.safetensors.index.json", "packed": f"model.safetensors.index.{VARIANT}.json"}
 WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
-VALUE_DTYPES = ("bfloat16", "float16", "float32")
+VALUE_DTYPES = ("bfloat16", "float16", "float32", "int8")
+SCALE_COLUMNS = (0, 64)  # columns that share a scale of int8 values; 0: all of a row
 
 FORMS: tuple[Format, ...] = ("packed", "dense")
+
+SparseWeight = Tensor | Packed  # a 2:4 weight [out, in], expanded or packed
 
 
 def form_of(folder: Path) -> Format:
@@ -125,7 +128,7 @@ def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
         raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
 
 
-def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form: Format) -> None:
+def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:
     """Write a model with some linears replaced. `weights`: module name -> 2:4 weight [out, in].
 
     Everything else of `source` is carried over as it is. Raises ModelError where a linear is not in the source.
@@ -137,55 +140,96 @@ def write_model(folder: Path, source: Path, weights: Mapping[str, Tensor], form:
         config = read_config(source)
         if form == "packed":
             config["quantization_config"] = quantization_config(weights, others(tensors, weights))
+            _say_dtype(config, tensors, weights)
     write_json(folder / "config.json", config)
     copy_rest(source, folder)
 
 
-def _replaced(tensors: Weights, weights: Mapping[str, Tensor], form: Format) -> Iterator[tuple[str, Tensor]]:
+def _replaced(tensors: Weights, weights: Mapping[str, SparseWeight], form: Format) -> Iterator[tuple[str, Tensor]]:
     for name in tensors:
         base = name.removesuffix(".weight")
         if base == name or base not in weights:
             yield name, tensors[name]
-        elif form == "dense":
-            yield name, weights[base]
         else:
-            yield from packed_tensors(base, weights[base])
+            yield from linear_tensors(base, weights[base], form)
 
 
-def packed_tensors(base: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Pack one weight into the tensors that are stored for it."""
-    packed = pack(weight, base)
-    yield f"{base}.values", packed.values
-    yield f"{base}.positions", packed.positions
+def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that are stored for one weight, by name. Int8 values have no dense form of their own: cast first."""
+    if form == "dense":
+        yield f"{base}.weight", weight.unpack() if isinstance(weight, Packed) else weight
+        return
+    packed = weight if isinstance(weight, Packed) else pack(weight, base)
+    for part, tensor in packed.tensors().items():
+        yield f"{base}.{part}", tensor
 
 
-def others(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+def _say_dtype(config: dict[str, Any], tensors: Weights, weights: Mapping[str, SparseWeight]) -> None:
+    """Name the dtype of the model where the dtype of the values is another: loaders compute in it."""
+    if named_dtype(config) is None and config["quantization_config"]["values_dtype"] == "int8":
+        config["dtype"] = dtype_name(tensors[f"{next(iter(weights))}.weight"].dtype)
+
+
+def named_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
+    """The dtype of the model by config.json, if it names one."""
+    name = config.get("dtype") or config.get("torch_dtype")
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    return dtype if isinstance(dtype, torch.dtype) else None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a torch dtype as config.json has it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def others(tensors: Mapping[str, Tensor], weights: Mapping[str, SparseWeight]) -> list[str]:
     """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
     found = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and tensors[name].dim() == 2}
     return sorted((found | {"lm_head"}) - weights.keys())
 
 
-def quantization_config(weights: Mapping[str, Tensor], ignore: list[str]) -> dict[str, Any]:
+def quantization_config(weights: Mapping[str, SparseWeight], ignore: list[str]) -> dict[str, Any]:
     """What a loader needs to know, for config.json. `ignore`: the modules that are not packed."""
-    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in weights.values()}
-    if len(dtypes) != 1:
-        raise ModelError(f"the linears have the dtypes {', '.join(sorted(dtypes))}; give a model with one dtype")
+    kinds = {_values_of(weight) for weight in weights.values()}
+    if len(kinds) != 1:
+        found = ", ".join(sorted(f"{dtype} (scale_columns {columns})" for dtype, columns in kinds))
+        raise ModelError(f"the linears have values of several kinds, {found}; give a model with one dtype")
+    dtype, columns = kinds.pop()
+    if dtype not in VALUE_DTYPES or columns not in SCALE_COLUMNS:
+        raise ModelError(
+            f"values of {dtype} (scale_columns {columns}) cannot be stored; choose one of {', '.join(VALUE_DTYPES)}, "
+            f"scale_columns {' or '.join(str(known) for known in SCALE_COLUMNS)}"
+        )
     return {
         "quant_method": VARIANT,
         "format_version": FORMAT_VERSION,
         "pattern": "2:4",
-        "values_dtype": dtypes.pop(),
+        "values_dtype": dtype,
+        **({"scale_columns": columns} if dtype == "int8" else {}),
         "ignore": ignore,
     }
 
 
+def _values_of(weight: SparseWeight) -> tuple[str, int]:
+    if isinstance(weight, Packed):
+        return dtype_name(weight.values.dtype), weight.scale_columns
+    return dtype_name(weight.dtype), 0
+
+
 def require_known(quantization: Mapping[str, Any]) -> None:
     """Raise CheckpointError unless this is a packed checkpoint of a kind that we can read."""
-    known = {"quant_method": (VARIANT,), "format_version": (FORMAT_VERSION,), "pattern": ("2:4",)}
-    for key, values in {**known, "values_dtype": VALUE_DTYPES}.items():
-        if quantization.get(key) not in values:
-            found = quantization.get(key)
-            raise CheckpointError(f"config.json says {key} {found!r}, known: {values}; upgrade twofour")
+    is_int8 = quantization.get("values_dtype") == "int8"
+    found = quantization if is_int8 else {"scale_columns": 0, **quantization}
+    known: dict[str, tuple[Any, ...]] = {
+        "quant_method": (VARIANT,),
+        "format_version": (FORMAT_VERSION,),
+        "pattern": ("2:4",),
+        "values_dtype": VALUE_DTYPES,
+        "scale_columns": SCALE_COLUMNS if is_int8 else (0,),
+    }
+    for key, values in known.items():
+        if found.get(key) not in values:
+            raise CheckpointError(f"config.json says {key} {found.get(key)!r}, known: {values}; upgrade twofour")
 
 
 def write_weights(

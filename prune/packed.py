@@ -22,7 +22,8 @@ from twofour.prune.errors import CheckpointError, NonFiniteError
 from twofour.prune.pattern import GROUP, KEEP
 
 VALID_NIBBLES = (4, 8, 9, 12, 13, 14)
-VALUE_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.int8)
+FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+VALUE_DTYPES = (*FLOAT_DTYPES, torch.int8)
 
 
 def _nibble(occupied: int) -> int:
@@ -44,6 +45,7 @@ class Packed:
     values: [out, in / 2], bfloat16, float16, float32 or int8.
     positions: uint8 [out, ceil(in / 8)].
     scales: float32 [out, ceil(in / scale_columns)] with int8 values, else None; scale_columns 0 means one per row.
+    A weight is its value times the scale of its column, in float32.
     """
 
     values: Tensor
@@ -59,8 +61,17 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Bytes of the stored tensors."""
-        scales = 0 if self.scales is None else self.scales.nbytes
-        return self.values.nbytes + self.positions.nbytes + scales
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The stored tensors by the names under which a checkpoint holds them."""
+        scales = {} if self.scales is None else {"scales": self.scales}
+        return {"values": self.values, "positions": self.positions, **scales}
+
+    def cpu(self) -> "Packed":
+        """The same in the memory of the CPU."""
+        scales = None if self.scales is None else self.scales.cpu()
+        return Packed(self.values.cpu(), self.positions.cpu(), scales, self.scale_columns)
 
     def unpack(self) -> Tensor:
         """Return the dense weight with zeros, [out, in], in the dtype of the values (float32 for int8)."""
@@ -76,9 +87,10 @@ class Packed:
         return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
 
     def _rescaled(self, scales: Tensor) -> Tensor:
-        per_slot = (self.scale_columns or self.shape[1]) * KEEP // GROUP
-        spread = scales.repeat_interleave(per_slot, dim=1)[:, : self.values.shape[1]]
-        return self.values.float() * spread
+        if not self.scale_columns:
+            return self.values.float() * scales
+        spread = scales.repeat_interleave(self.scale_columns * KEEP // GROUP, dim=1)
+        return self.values.float() * spread[:, : self.values.shape[1]]
 
 
 def pack(weight: Tensor, name: str = "weight") -> Packed:
@@ -96,6 +108,11 @@ def pack(weight: Tensor, name: str = "weight") -> Packed:
     return Packed(values.contiguous(), join_nibbles(nibbles))
 
 
+def scale_count(columns: int, scale_columns: int) -> int:
+    """How many scales a row of so many columns has."""
+    return -(-columns // scale_columns) if scale_columns else 1
+
+
 def join_nibbles(nibbles: Tensor) -> Tensor:  # uint8 [out, n] -> uint8 [out, ceil(n / 2)]
     """Store two nibbles a byte, the low one first; an odd last byte has a high nibble of 0."""
     if nibbles.shape[1] % 2:
@@ -110,25 +127,34 @@ def split_nibbles(positions: Tensor) -> Tensor:  # uint8 [out, n] -> uint8 [out,
 
 def validate(packed: Packed, name: str) -> None:
     """Raise CheckpointError, naming the fact, unless these tensors are what `pack` could have made."""
-    values, positions, (rows, columns) = packed.values, packed.positions, packed.shape
+    values, positions = packed.values, packed.positions
     if values.dtype not in VALUE_DTYPES or positions.dtype != torch.uint8:
         raise CheckpointError(f"{name} has dtypes {values.dtype} and {positions.dtype}; the file is corrupt")
-    if values.shape[1] % KEEP or positions.shape != (rows, -(-columns // 8)):
+    fits = values.dim() == 2 and values.shape[1] % KEEP == 0
+    if not fits or positions.shape != (values.shape[0], -(-packed.shape[1] // 8)):
         shapes = f"{list(values.shape)} and positions {list(positions.shape)}"
         raise CheckpointError(f"{name} has values {shapes}, which do not fit together; the file is corrupt")
     _validate_scales(packed, name)
-    _validate_nibbles(positions, columns // GROUP, name)
+    _validate_nibbles(positions, packed.shape[1] // GROUP, name)
 
 
 def _validate_scales(packed: Packed, name: str) -> None:
-    rows, columns = packed.shape
-    if (packed.values.dtype == torch.int8) != (packed.scales is not None):
+    (rows, columns), scales = packed.shape, packed.scales
+    if (packed.values.dtype == torch.int8) != (scales is not None):
         raise CheckpointError(f"{name} needs scales exactly if its values are int8; the file is corrupt")
-    expected = (rows, -(-columns // (packed.scale_columns or columns)))
-    if packed.scales is not None and packed.scales.shape != expected:
-        raise CheckpointError(
-            f"{name} has scales {list(packed.scales.shape)}, not {list(expected)}; the file is corrupt"
-        )
+    if scales is None:
+        return
+    if packed.scale_columns < 0 or packed.scale_columns % GROUP:
+        raise CheckpointError(f"{name} has scale_columns {packed.scale_columns}, not 0 or a multiple of {GROUP}")
+    expected = (rows, scale_count(columns, packed.scale_columns))
+    if scales.dtype != torch.float32 or scales.shape != expected:
+        found = f"{scales.dtype} {list(scales.shape)}"
+        raise CheckpointError(f"{name} has scales {found}, not torch.float32 {list(expected)}; the file is corrupt")
+    bad = ~(torch.isfinite(scales) & (scales >= 0))
+    if bool(bad.any()):
+        row, index = (int(i) for i in bad.nonzero()[0])
+        fact = f"the scale {float(scales[row, index])} at row {row}, number {index}"
+        raise CheckpointError(f"{name} has {fact}; scales are finite and not negative, the file is corrupt")
 
 
 def _validate_nibbles(positions: Tensor, count: int, name: str) -> None:

@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default: %(default)s")
     parser.add_argument("--format", choices=("packed", "dense"), default=default.format, help="default: %(default)s")
+    parser.add_argument(
+        "--values",
+        choices=("model", "int8"),
+        default=default.values,
+        help="of kept weights: the model's own dtype, or int8 with a scale for each row (default: %(default)s)",
+    )
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument("--revision", metavar="R", help="of a hub id")
     parser.add_argument("--json", action="store_true", help="print the manifest instead of a summary")
@@ -53,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         length=args.length,
         seed=args.seed,
         format=args.format,
+        values=args.values,
         device=args.device,
         revision=args.revision,
     )

@@ -14,6 +14,7 @@ from twofour.prune.errors import InputError
 Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
 Preset = Literal["fast", "balanced", "best"]
 Format = Literal["packed", "dense"]
+Values = Literal["model", "int8"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF = "self"
@@ -30,6 +31,7 @@ class PruneConfig:
     method: the solver by name instead of a preset, without recovery.
     calibration: "self" (text sampled from the dense model) or a path to a text file; magnitude ignores it.
     samples x length: the tokens to calibrate on.
+    values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     """
@@ -41,6 +43,7 @@ class PruneConfig:
     length: int = 512
     seed: int = 0
     format: Format = "packed"
+    values: Values = "model"
     damping: float = 0.01
     block_columns: int = 128
     dtype: Precision = "auto"
@@ -50,14 +53,12 @@ class PruneConfig:
     def __post_init__(self) -> None:
         if self.preset and self.method:
             raise InputError(f"preset {self.preset} and method {self.method} exclude each other; give one of them")
-        asked = {"preset": Preset, "method": Method, "format": Format, "dtype": Precision}
-        for name, choices in asked.items():
-            _require(
-                getattr(self, name) is None or getattr(self, name) in get_args(choices),
-                self,
-                name,
-                f"one of {', '.join(get_args(choices))}",
-            )
+        literals = {"preset": Preset, "method": Method, "format": Format, "values": Values, "dtype": Precision}
+        for name, choices in literals.items():
+            known = (*get_args(choices), getattr(type(self), name))  # a default may be None
+            _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
+        dense = 'model with the format dense, or take packed and then "twofour convert --to dense"'
+        _require(self.values == "model" or self.format == "packed", self, "values", dense)
         _require(self.samples >= 1, self, "samples", "at least 1")
         _require(self.length >= 2, self, "length", "at least 2")
         _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")
@@ -86,7 +87,10 @@ def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
 
 @dataclass(frozen=True)
 class PrunedLinear:
-    """What is known of one pruned linear. `loss` is relative, see `loss_kind` of the manifest."""
+    """What is known of one pruned linear. `loss` is relative, see `loss_kind` of the manifest.
+
+    It is the loss of what is stored: the rounding of the values, to int8 too, is part of it.
+    """
 
     shape: tuple[int, int]
     loss: float
@@ -107,6 +111,7 @@ def manifest(
     config: PruneConfig,
     linears: Mapping[str, PrunedLinear],
     dense: Mapping[str, str],  # the linears left dense, and why
+    stored_dtype: str,  # of the linears in the base model
     forward_dtype: str,
     threads: int,
     seconds: float,
@@ -119,6 +124,7 @@ def manifest(
         "base_model": model if config.revision is None else f"{model}@{config.revision}",
         "preset": config.chosen,
         "method": config.solver,
+        "values": _values(config, stored_dtype),
         "calibration": _calibration(config),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.solver] + ("" if recovery is None else ", before recovery"),
@@ -132,6 +138,11 @@ def manifest(
         "minutes": round(seconds / 60, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
+    """How the kept weights were rounded. scale_columns 0: one scale for each row."""
+    return {"dtype": stored_dtype} if config.values == "model" else {"dtype": "int8", "scale_columns": 0}
 
 
 def _calibration(config: PruneConfig) -> dict[str, Any] | None:

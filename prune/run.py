@@ -11,10 +11,12 @@ from torch import Tensor
 
 from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
 from twofour.prune.anatomy import Anatomy
-from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve
+from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import RECOVERED, SELF, PruneConfig
 from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
+from twofour.prune.rounding import to_int8
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.solvers.refine import refine
 from twofour.prune.solvers.sparsegpt import sparsegpt
@@ -35,9 +37,10 @@ class Report:
         linears = self.manifest["linears"]
         losses = {name: linear["loss"] for name, linear in linears.items()}
         worst = max(losses, key=lambda name: losses[name])
+        how = f"{self.manifest['method']}, {self.manifest['values']['dtype']} values"
         kept = ", ".join(self.manifest["dense"]) or "none"
         return (
-            f"{self.folder}: {len(linears)} linears are 2:4 ({self.manifest['method']}), left dense: {kept}\n"
+            f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}\n"
             f"relative loss: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}\n"
             f"{self.manifest['minutes']:.1f} minutes, "
@@ -63,6 +66,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             config=config,
             linears={name: linear for block in blocks for name, linear in block.linears.items()},
             dense=parts.dense,
+            stored_dtype=checkpoint.dtype_name(parts.stored),
             forward_dtype=str(parts.model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
             seconds=time.perf_counter() - started,
@@ -76,19 +80,26 @@ def pruned_blocks(
     parts: Anatomy, source: Path, config: PruneConfig, progress: Progress
 ) -> tuple[list[PrunedBlock], Recovery | None]:
     """Prune the model in place, as the recipe says."""
+    store = _store(parts, config)
     if config.solver == "magnitude":
-        return list(calibrate.prune_without_text(parts, magnitude, progress)), None
+        return list(calibrate.prune_without_text(parts, magnitude, progress, store)), None
     ids = calibration_tokens(parts, source, config, progress).to(config.device)
-    new_statistic, solve = _solver(config)
+    walk = partial(calibrate.walk, parts, ids, *_solver(config), progress=progress, store=store)
     if config.chosen != RECOVERED:
-        return list(calibrate.walk(parts, ids, solve, new_statistic, progress=progress)), None
+        return list(walk()), None
     recover = partial(recover_block, stored=parts.stored, seed=config.seed)
-    walked = list(calibrate.walk(parts, ids, solve, new_statistic, None, progress, recover, step_tokens(ids)))
+    walked = list(walk(recover=recover, batch_tokens=step_tokens(ids)))
     dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
     whole = distil(parts, dense, ids, config.seed, progress)
     trained = zip(walked, parts.blocks, strict=True)
-    blocks = [calibrate.with_weights(pruned, block, parts.stored) for pruned, block in trained]
+    blocks = [calibrate.with_weights(pruned, block, store) for pruned, block in trained]
     return blocks, Recovery([pruned.recovered for pruned in walked if pruned.recovered], whole)
+
+
+def _store(parts: Anatomy, config: PruneConfig) -> Store:
+    if config.values == "int8":
+        return lambda weight: to_int8(pack(weight))
+    return calibrate.in_dtype(parts.stored)
 
 
 def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Tensor:
@@ -102,11 +113,11 @@ def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progre
     return text.from_file(tokenizer, Path(config.calibration), config.samples, config.length, config.seed)
 
 
-def _solver(config: PruneConfig) -> tuple[NewStatistic, Solve]:
-    solvers: dict[str, tuple[NewStatistic, Solve]] = {
-        "wanda": (Norms, lambda weight, norms: wanda(weight, norms.squares)),
-        "sparsegpt": (Hessian, partial(_sparsegpt, config)),
-        "refine": (Hessian, partial(_refine, config)),
+def _solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
+    solvers: dict[str, tuple[Solve, NewStatistic]] = {
+        "wanda": (lambda weight, norms: wanda(weight, norms.squares), Norms),
+        "sparsegpt": (partial(_sparsegpt, config), Hessian),
+        "refine": (partial(_refine, config), Hessian),
     }
     return solvers[config.solver]
 

@@ -1,8 +1,9 @@
 """A linear whose weight is 2:4.
 
-Between construction and `prepare` it holds the stored tensors, `values` and `positions`, as buffers: a checkpoint is
-loaded into those. `prepare` gives them to a kernel, which keeps its own layout, and lets go of them: one copy.
-Whatever leaves the module (state_dict, save_pretrained, a move to another device or dtype) is the stored form again.
+Between construction and `prepare` it holds the stored tensors, `values`, `positions` and perhaps `scales`, as buffers:
+a checkpoint is loaded into those. `prepare` gives them to a kernel, which keeps its own layout, and lets go of them:
+one copy. Whatever leaves the module (state_dict, save_pretrained, a move to another device or dtype) is the stored form
+again. A move to another dtype casts float values and the bias; int8 values and their scales stay what they are.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune.packed import Packed, validate
+from twofour.prune.errors import CheckpointError
+from twofour.prune.packed import Packed, scale_count, validate
 from twofour.serve.kernels import select
 from twofour.serve.kernels.select import Choice
 
@@ -21,10 +23,12 @@ class SparseLinear(nn.Module):
 
     values: Tensor | None
     positions: Tensor | None
+    scales: Tensor | None
 
     def __init__(self, packed: Packed, bias: Tensor | None = None, kernels: str = "auto") -> None:
         super().__init__()
         self.out_features, self.in_features = packed.shape
+        self.scale_columns = packed.scale_columns
         self.kernels = kernels
         self.choice: Choice | None = None
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
@@ -33,12 +37,13 @@ class SparseLinear(nn.Module):
             self.prepare(kernels)
 
     @classmethod
-    def empty(cls, linear: nn.Linear, dtype: torch.dtype) -> "SparseLinear":
+    def empty(cls, linear: nn.Linear, dtype: torch.dtype, scale_columns: int = 0) -> "SparseLinear":
         """A module without values in the place of a dense one, for a checkpoint to be loaded into."""
         out, columns = linear.weight.shape
         values = torch.empty(out, columns // 2, dtype=dtype, device="meta")
         positions = torch.empty(out, -(-columns // 8), dtype=torch.uint8, device="meta")
-        return cls(Packed(values, positions), linear.bias)
+        scales = torch.empty(out, scale_count(columns, scale_columns), dtype=torch.float32, device="meta")
+        return cls(Packed(values, positions, scales if dtype == torch.int8 else None, scale_columns), linear.bias)
 
     @property
     def kernel_bytes(self) -> int:
@@ -48,7 +53,7 @@ class SparseLinear(nn.Module):
     def packed(self) -> Packed:
         """Return the weight as it is stored."""
         if self.values is not None and self.positions is not None:
-            return Packed(self.values, self.positions)
+            return Packed(self.values, self.positions, self.scales, self.scale_columns)
         assert self.choice is not None
         return self.choice.kernel.packed()
 
@@ -58,7 +63,7 @@ class SparseLinear(nn.Module):
         validate(packed, name)
         self.kernels, self.choice = kernels, select.choose(packed, kernels)
         self._sample = packed.values.new_empty(0)
-        self.values = self.positions = None
+        self.values = self.positions = self.scales = None
 
     def forward(self, x: Tensor) -> Tensor:  # [..., in] -> [..., out]
         assert self.choice is not None
@@ -71,6 +76,7 @@ class SparseLinear(nn.Module):
     def _hold(self, packed: Packed) -> None:
         self.register_buffer("values", packed.values)
         self.register_buffer("positions", packed.positions)
+        self.register_buffer("scales", packed.scales)
         self.choice = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLinear":
@@ -79,7 +85,10 @@ class SparseLinear(nn.Module):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
             return self
         self._hold(self.packed())
+        scales, self.scales = self.scales, None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if scales is not None:  # as integers, which a change of dtype leaves alone
+            self.scales = fn(scales.view(torch.int32)).view(torch.float32)
         if ready:
             self.prepare(self.kernels)
         return self
@@ -91,13 +100,21 @@ class SparseLinear(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        packed = self.packed()
-        destination[f"{prefix}values"], destination[f"{prefix}positions"] = packed.values, packed.positions
+        for part, tensor in self.packed().tensors().items():
+            destination[f"{prefix}{part}"] = tensor
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         ready = self.choice is not None
         packed = self.packed()
-        self._hold(Packed(packed.values.clone(), packed.positions.clone()))
+        _require_same_kind(packed.values.dtype, state_dict.get(f"{prefix}values"), prefix)
+        copies = {part: tensor.clone() for part, tensor in packed.tensors().items()}
+        self._hold(Packed(**copies, scale_columns=packed.scale_columns))
         super()._load_from_state_dict(state_dict, prefix, *args)
         if ready:
             self.prepare(self.kernels)
+
+
+def _require_same_kind(dtype: torch.dtype, values: Tensor | None, prefix: str) -> None:
+    """Copying int8 over floats, or floats over int8, would take the one for the other."""
+    if values is not None and values.dtype != dtype and torch.int8 in (values.dtype, dtype):
+        raise CheckpointError(f"{prefix}values are {values.dtype}, this linear holds {dtype}; build it from the packed")

@@ -42,6 +42,7 @@ def load_model(
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused below, by name
     )
     _require_complete(report, path_or_id)
     model = model.to(_device(device)).eval().requires_grad_(False)

@@ -6,6 +6,7 @@ Only what transformers has loaded when it loads its own quantizers may be import
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -26,6 +27,7 @@ class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.format_version = stored["format_version"]
         self.pattern = stored["pattern"]
         self.values_dtype = stored["values_dtype"]
+        self.scale_columns = stored.get("scale_columns", 0)
         self.ignore = list(stored.get("ignore", ()))
 
 
@@ -36,16 +38,21 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
-        dtype = checkpoint.value_dtype(self.quantization_config.values_dtype)
+        config = self.quantization_config
+        dtype = checkpoint.value_dtype(config.values_dtype)
         for name, linear in list(model.named_modules()):
-            if isinstance(linear, nn.Linear) and name not in self.quantization_config.ignore:
-                model.set_submodule(name, SparseLinear.empty(linear, dtype))
+            if isinstance(linear, nn.Linear) and name not in config.ignore:
+                model.set_submodule(name, SparseLinear.empty(linear, dtype, config.scale_columns))
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         for name, linear in sparse_linears(model):
             if not linear.packed().values.is_meta:
                 linear.prepare("auto", name)
         return model
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Casts floats as transformers would, but none to int8: that would cut them off in silence."""
+        return None if dtype == torch.int8 else super().get_new_dtype(converter, param, dtype)
 
     def is_serializable(self) -> bool:
         return True

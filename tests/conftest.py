@@ -12,7 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from twofour.prune import checkpoint
 from twofour.prune.folder import new_folder
+from twofour.prune.packed import pack
 from twofour.prune.recipe import Format
+from twofour.prune.rounding import to_int8
 from twofour.prune.solvers.magnitude import magnitude
 
 VOCABULARY = 320
@@ -70,11 +72,14 @@ def tiny_float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny32", torch.float32)
 
 
-def prune_by_magnitude(source: Path, out: Path, form: Format = "packed") -> Path:
-    """Write a pruned copy of a model without the walk."""
+def prune_by_magnitude(source: Path, out: Path, form: Format = "packed", scale_columns: int | None = None) -> Path:
+    """Write a pruned copy of a model without the walk, with int8 values if `scale_columns` is given."""
     with checkpoint.Weights(source) as stored, new_folder(out) as part:
         names = [name.removesuffix(".weight") for name in stored if name.endswith("proj.weight")]
-        weights = {name: magnitude(stored[f"{name}.weight"]) for name in names}
+        weights: dict[str, checkpoint.SparseWeight] = {}
+        for name in names:
+            weight = magnitude(stored[f"{name}.weight"])
+            weights[name] = weight if scale_columns is None else to_int8(pack(weight), scale_columns)
         checkpoint.write_model(part, source, weights, form)
         linears = {name: {"shape": list(weight.shape)} for name, weight in weights.items()}
         checkpoint.write_manifest(part, {"method": "magnitude", "linears": linears})
@@ -85,6 +90,12 @@ def prune_by_magnitude(source: Path, out: Path, form: Format = "packed") -> Path
 def tiny_pruned_folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
     """A packed copy of the tiny model, fresh for every test, to be damaged."""
     return prune_by_magnitude(tiny_model_folder, tmp_path / "tiny-2of4")
+
+
+@pytest.fixture(params=[0, 64], ids=["a scale for each row", "a scale for each 64 columns"])
+def tiny_int8_folder(request: pytest.FixtureRequest, tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """The same with int8 values; 64 does not divide the 96 columns of its down_proj."""
+    return prune_by_magnitude(tiny_model_folder, tmp_path / "tiny-int8", scale_columns=request.param)
 
 
 @pytest.fixture(scope="session")

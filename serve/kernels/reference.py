@@ -3,30 +3,43 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from twofour.prune.packed import Packed, pack
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReferenceKernel:
-    """A 2:4 weight as a dense one with zeros, [out, in]."""
+    """A 2:4 weight as a dense one with zeros, [out, in].
+
+    It takes the dtype of the activations when it first meets them, rounded to nearest even; `stored` is kept beside it
+    where it no longer tells what was stored. int8 values begin as float32.
+    """
 
     weight: Tensor
+    stored: Packed | None = None
     name: ClassVar[str] = "reference"
 
     @classmethod
     def from_packed(cls, packed: Packed) -> "ReferenceKernel":
-        return cls(packed.unpack())
+        return cls(packed.unpack(), None if packed.scales is None else packed)
 
     @property
     def nbytes(self) -> int:
-        return self.weight.nbytes
+        return self.weight.nbytes + (0 if self.stored is None else self.stored.nbytes)
 
     def packed(self) -> Packed:
         """Return the weight as it is stored."""
-        return pack(self.weight)
+        return pack(self.weight) if self.stored is None else self.stored
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:  # [..., in] -> [..., out]
-        return functional.linear(x, self.weight, bias)
+        weight = self.weight if x.dtype == self.weight.dtype else self._cast(x.dtype)
+        return functional.linear(x, weight, bias)
+
+    def _cast(self, dtype: torch.dtype) -> Tensor:
+        with torch.inference_mode(False):  # what stays may be used outside of it later
+            self.stored = self.packed()
+            self.weight = weight = self.stored.unpack().to(dtype)
+        return weight

@@ -6,33 +6,37 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from twofour.prune.packed import Packed, pack
+from twofour.prune.packed import Packed
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import CpuWeight
+from twofour.serve.kernels.cpu.ops import CROSSOVER_TOKENS
+from twofour.serve.kernels.cpu.weight import SCALE_COLUMNS
 
 
 @dataclass(frozen=True)
 class CpuKernel:
-    """A 2:4 weight in the device layout of the CPU kernels."""
+    """A 2:4 weight in the device layout of the CPU kernels. More tokens than `crossover` go through dense panels."""
 
     weight: CpuWeight
+    crossover: int = CROSSOVER_TOKENS
     name: ClassVar[str] = "cpu"
 
     @classmethod
-    def from_packed(cls, packed: Packed) -> "CpuKernel":
-        return cls(CpuWeight.from_packed(packed))
+    def from_packed(cls, packed: Packed, crossover: int = CROSSOVER_TOKENS) -> "CpuKernel":
+        return cls(CpuWeight.from_packed(packed), crossover)
 
     @property
     def nbytes(self) -> int:
         return self.weight.nbytes
 
     def packed(self) -> Packed:
-        """Return the weight as it is stored: the product with the identity is exact for bfloat16 values."""
-        identity = torch.eye(self.weight.columns, dtype=torch.bfloat16)
-        return pack(torch.cat([cpu.linear(rows, self.weight) for rows in identity.split(64)]).t().contiguous())
+        """Return the weight as it is stored."""
+        return self.weight.to_packed()
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:  # [..., in] -> [..., out]
-        return cpu.linear(x, self.weight, bias)
+        if x.dtype is torch.float16:  # which the kernels do not know
+            return cpu.linear(x.float(), self.weight, None if bias is None else bias.float(), self.crossover).half()
+        return cpu.linear(x, self.weight, bias, self.crossover)
 
 
 def refusal(packed: Packed) -> str | None:
@@ -40,6 +44,8 @@ def refusal(packed: Packed) -> str | None:
     available = cpu.available()
     if available.startswith("none"):
         return f"no CPU kernel ({available.removeprefix('none: ')})"
-    if packed.values.dtype != torch.bfloat16:
-        return f"the CPU kernels take bfloat16 values, not {packed.values.dtype}"
+    if packed.values.dtype not in (torch.bfloat16, torch.int8):
+        return f"the CPU kernels take bfloat16 or int8 values, not {packed.values.dtype}"
+    if packed.scale_columns not in SCALE_COLUMNS:
+        return f"the CPU kernels take a scale for each row or each 64 columns, not each {packed.scale_columns}"
     return None

@@ -66,6 +66,43 @@ def test_damaged_tensors(tiny_pruned_folder: Path, change: Damage, words: str) -
     assert any(words in fault for fault in faults), faults
 
 
+def set_scale(value: float) -> Damage:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{NAME}.scales"][5, 0] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop(f"{NAME}.scales"), f"{NAME} needs scales exactly if"),
+        (set_scale(float("nan")), f"{NAME} has the scale nan at row 5, number 0"),
+        (set_scale(float("inf")), f"{NAME} has the scale inf at row 5"),
+        (set_scale(-0.5), f"{NAME} has the scale -0.5 at row 5"),
+        (
+            lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"][:8].clone()}),
+            f"{NAME} has scales torch.float32 [8, 1]",
+        ),
+        (lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"].half()}), f"{NAME} has scales torch.float16"),
+        (lambda t: t.update({f"{NAME}.values": t[f"{NAME}.values"].half()}), f"{NAME} has float16 values, config.json"),
+    ],
+)
+def test_damaged_scales(tiny_int8_folder: Path, change: Damage, words: str) -> None:
+    assert check(tiny_int8_folder).ok
+    (fault,) = damage(tiny_int8_folder, change)
+    assert words in fault
+
+
+def test_an_unknown_format_is_one_fault_and_its_linears_are_not_read(tiny_pruned_folder: Path) -> None:
+    path = tiny_pruned_folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"]
+    path.write_text(json.dumps(config))
+    faults = check(tiny_pruned_folder).faults
+    assert len(faults) == 2 and "config.json differs" in faults[0] and "quant_method None" in faults[1]
+
+
 def test_a_missing_manifest(tiny_pruned_folder: Path) -> None:
     (tiny_pruned_folder / "twofour.json").unlink()
     assert "has no twofour.json" in check(tiny_pruned_folder).faults[0]

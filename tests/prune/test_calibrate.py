@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from twofour.prune import anatomy, calibrate, pattern
 from twofour.prune.errors import FactorError, ModelError, NonFiniteError
+from twofour.prune.packed import Packed, pack
 from twofour.prune.progress import Step
+from twofour.prune.rounding import to_int8
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.solvers.sparsegpt import sparsegpt
 from twofour.prune.statistics import Hessian, Norms, Statistic
@@ -186,6 +188,21 @@ def test_weights_are_rounded_as_stored_where_forwards_run_wider() -> None:
     for block in calibrate.walk(parts, tokens(), lambda w, _: magnitude(w * 1.001), Norms):
         for name, weight in block.weights.items():
             assert weight.dtype == torch.bfloat16 and torch.equal(weight.float(), parts.linears[name].weight)
+
+
+def test_int8_values_propagate_and_lose_as_they_are_stored() -> None:
+    model = tiny("llama")
+    dense, ids = copy.deepcopy(model), tokens()
+    parts = anatomy.dissect(model)
+    (first, *_) = calibrate.walk(parts, ids, by_magnitude, Hessian, store=lambda weight: to_int8(pack(weight)))
+    inputs = watch(dense, list(first.weights), ids)
+    for name, weight in first.weights.items():
+        assert isinstance(weight, Packed) and weight.values.dtype == torch.int8
+        stored = weight.unpack()
+        assert torch.equal(stored, parts.linears[name].weight)
+        x, before = inputs[name].double(), dense.get_submodule(name).weight.double()
+        expected = (x @ (before - stored.double()).T).square().sum() / (x @ before.T).square().sum()
+        assert first.linears[name].loss == pytest.approx(float(expected), rel=2e-3)
 
 
 def test_the_model_works_again_after_a_walk_that_failed() -> None:

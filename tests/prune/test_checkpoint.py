@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from twofour.prune import checkpoint, folder
 from twofour.prune.checkpoint import Weights
-from twofour.prune.errors import CheckpointError, OutputError
+from twofour.prune.errors import CheckpointError, ModelError, OutputError
+from twofour.prune.packed import pack
+from twofour.prune.rounding import to_int8
 
 
 def test_shards_and_index_round_trip(tmp_path: Path) -> None:
@@ -71,3 +74,69 @@ def test_existing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="exists already"), folder.new_folder(tmp_path / "out"):
         raise AssertionError("never reached")
+
+
+def test_int8_values_are_stored_with_their_scales(tiny_int8_folder: Path) -> None:
+    quantization = folder.read_config(tiny_int8_folder)["quantization_config"]
+    columns = quantization["scale_columns"]
+    assert quantization["values_dtype"] == "int8" and columns in (0, 64)
+    with Weights(tiny_int8_folder) as weights:
+        for name, width in (("self_attn.q_proj", 64), ("mlp.down_proj", 96)):
+            parts = {part: weights[f"model.layers.1.{name}.{part}"] for part in ("values", "positions", "scales")}
+            assert (parts["values"].dtype, parts["values"].shape) == (torch.int8, (64, width // 2))
+            assert parts["positions"].shape == (64, width // 8)
+            scales = 2 if columns and width > 64 else 1
+            assert (parts["scales"].dtype, parts["scales"].shape) == (torch.float32, (64, scales))
+
+
+def test_a_model_that_names_no_dtype_gets_one_beside_int8_values(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in tiny_model_folder.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    config = {key: value for key, value in folder.read_config(source).items() if key not in ("dtype", "torch_dtype")}
+    folder.write_json(source / "config.json", config)
+    name = "model.layers.0.mlp.up_proj"
+    for values, dtype in ((torch.zeros(96, 64), None), (to_int8(pack(torch.zeros(96, 64))), "bfloat16")):
+        out = tmp_path / str(dtype)
+        out.mkdir()
+        checkpoint.write_model(out, source, {name: values}, "packed")
+        assert folder.read_config(out).get("dtype") == dtype
+
+
+def known(**changes: Any) -> dict[str, Any]:
+    base = {"quant_method": "twofour", "format_version": 1, "pattern": "2:4", "values_dtype": "int8"}
+    return base | changes
+
+
+@pytest.mark.parametrize(
+    ("stored", "fault"),
+    [
+        (known(), "scale_columns None"),
+        (known(scale_columns=32), "scale_columns 32"),
+        (known(scale_columns="0"), "scale_columns '0'"),
+        (known(values_dtype="bfloat16", scale_columns=64), "scale_columns 64"),
+        (known(values_dtype="int4", scale_columns=0), "values_dtype 'int4'"),
+        ({}, "quant_method None"),
+    ],
+)
+def test_unknown_kinds_are_refused(stored: dict[str, Any], fault: str) -> None:
+    with pytest.raises(CheckpointError, match=f"config.json says {fault}, known: .*; upgrade twofour"):
+        checkpoint.require_known(stored)
+    for good in (known(scale_columns=0), known(scale_columns=64), known(values_dtype="bfloat16")):
+        checkpoint.require_known(good)
+
+
+@pytest.mark.parametrize(
+    ("weights", "fault"),
+    [
+        ([torch.zeros(2, 4), torch.zeros(2, 4).half()], r"several kinds, float16 \(scale_columns 0\), float32"),
+        ([torch.zeros(2, 4), to_int8(pack(torch.zeros(2, 4)))], "several kinds, float32 .*, int8"),
+        ([to_int8(pack(torch.zeros(2, 64)), columns) for columns in (0, 64)], "several kinds, int8 .*, int8"),
+        ([torch.zeros(2, 4).double()], "float64 .* cannot be stored"),
+        ([to_int8(pack(torch.zeros(2, 64)), 8)], r"int8 \(scale_columns 8\) cannot be stored"),
+    ],
+)
+def test_values_that_cannot_be_named_are_refused(weights: list[checkpoint.SparseWeight], fault: str) -> None:
+    with pytest.raises(ModelError, match=fault):
+        checkpoint.quantization_config({str(i): weight for i, weight in enumerate(weights)}, [])

@@ -10,6 +10,8 @@ from twofour.prune import checkpoint
 from twofour.prune.audit import check
 from twofour.prune.convert import convert, from_bitmask
 from twofour.prune.errors import CheckpointError
+from twofour.prune.folder import read_config, write_json
+from twofour.prune.packed import Packed
 from twofour.serve.loading import load_model
 
 
@@ -20,6 +22,55 @@ def test_round_trip(tiny_pruned_folder: Path, tmp_path: Path) -> None:
     with checkpoint.Weights(tiny_pruned_folder) as before, checkpoint.Weights(tmp_path / "again") as after:
         assert set(before) == set(after)
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def packed_of(weights: checkpoint.Weights, name: str) -> Packed:
+    columns = 64 if weights[f"{name}.scales"].shape[1] > 1 else 0
+    return Packed(*(weights[f"{name}.{part}"] for part in ("values", "positions", "scales")), columns)
+
+
+def test_int8_values_become_dense_in_the_dtype_of_the_model_and_not_int8_again(
+    tiny_int8_folder: Path, tmp_path: Path
+) -> None:
+    convert(tiny_int8_folder, tmp_path / "zeros", "dense")
+    convert(tmp_path / "zeros", tmp_path / "again", "packed")
+    assert check(tmp_path / "zeros").ok and check(tmp_path / "again").ok
+    assert read_config(tmp_path / "again")["quantization_config"]["values_dtype"] == "bfloat16"
+    with (
+        checkpoint.Weights(tiny_int8_folder) as before,
+        checkpoint.Weights(tmp_path / "zeros") as dense,
+        checkpoint.Weights(tmp_path / "again") as after,
+    ):
+        for name in before.bases():
+            weight = dense[f"{name}.weight"]
+            assert torch.equal(weight, packed_of(before, name).unpack().bfloat16())
+            assert f"{name}.scales" not in after
+            assert torch.equal(Packed(after[f"{name}.values"], after[f"{name}.positions"]).unpack(), weight)
+
+
+def test_packed_int8_to_packed_is_the_same(tiny_int8_folder: Path, tmp_path: Path) -> None:
+    convert(tiny_int8_folder, tmp_path / "again", "packed")
+    assert check(tmp_path / "again").ok
+    assert read_config(tmp_path / "again") == read_config(tiny_int8_folder)
+    with checkpoint.Weights(tiny_int8_folder) as before, checkpoint.Weights(tmp_path / "again") as after:
+        assert set(before) == set(after)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_int8_values_do_not_tell_the_dtype_of_the_model(tiny_int8_folder: Path, tmp_path: Path) -> None:
+    config = {key: value for key, value in read_config(tiny_int8_folder).items() if key != "dtype"}
+    write_json(tiny_int8_folder / "config.json", config)
+    with pytest.raises(CheckpointError, match=r"config\.json names no dtype to write model\.layers"):
+        convert(tiny_int8_folder, tmp_path / "zeros", "dense")
+    assert any("config.json names no dtype" in fault for fault in check(tiny_int8_folder).faults)
+
+
+def test_a_packed_folder_of_an_unknown_kind_is_refused(tiny_pruned_folder: Path, tmp_path: Path) -> None:
+    config = read_config(tiny_pruned_folder)
+    for quantization in ({}, config["quantization_config"] | {"format_version": 2}):
+        write_json(tiny_pruned_folder / "config.json", config | {"quantization_config": quantization})
+        with pytest.raises(CheckpointError, match=r"config\.json says"):
+            convert(tiny_pruned_folder, tmp_path / "out", "dense")
 
 
 def test_dense_form_is_plain_transformers_with_the_same_logits(tiny_pruned_folder: Path, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_shapes_and_dtypes_must_fit() -> None:
         "dtypes torch.float64": replace(packed, values=packed.values.double()),
         "and torch.int8": replace(packed, positions=packed.positions.to(torch.int8)),
         r"values \[2, 7\]": replace(packed, values=packed.values[:, :7]),
+        r"values \[16\]": replace(packed, values=packed.values.flatten()),
         r"values \[2, 4\]": replace(packed, values=packed.values[:, :4]),
         r"positions \[1, 2\]": replace(packed, positions=packed.positions[:1]),
         "scales exactly if": replace(packed, scales=torch.ones(2, 1)),
@@ -171,8 +172,26 @@ def test_int8_needs_scales_of_its_shape() -> None:
     assert packed.scales is not None
     with pytest.raises(CheckpointError, match="scales exactly if"):
         validate(replace(packed, scales=None), "w")
-    with pytest.raises(CheckpointError, match=r"scales \[3, 1\], not \[3, 2\]"):
-        validate(replace(packed, scales=packed.scales[:, :1]), "w")
+    faults = {
+        r"scales torch.float32 \[3, 1\], not torch.float32 \[3, 2\]": packed.scales[:, :1],
+        r"scales torch.float32 \[6\], not": packed.scales.flatten(),
+        r"scales torch.bfloat16 \[3, 2\], not": packed.scales.bfloat16(),
+    }
+    for message, scales in faults.items():
+        with pytest.raises(CheckpointError, match=message):
+            validate(replace(packed, scales=scales), "w")
+    for columns in (-64, 6):
+        with pytest.raises(CheckpointError, match=f"scale_columns {columns}, not 0 or a multiple of 4"):
+            validate(replace(packed, scale_columns=columns), "w")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.5])
+def test_a_scale_is_finite_and_not_negative(bad: float) -> None:
+    packed = int8(3, 96, 64)
+    assert packed.scales is not None
+    packed.scales[2, 1] = bad
+    with pytest.raises(CheckpointError, match=f"w has the scale {bad} at row 2, number 1; scales are finite and not"):
+        validate(packed, "w")
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=9))

@@ -14,6 +14,7 @@ BAD: dict[str, Any] = {
     "preset": "fastest",
     "method": "obs",
     "format": "zip",
+    "values": "int4",
     "dtype": "int8",
     "samples": 0,
     "length": 1,
@@ -60,7 +61,7 @@ def test_training_needs_text_to_validate_on() -> None:
 
 def label(config: PruneConfig) -> dict[str, Any]:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
-    return manifest("org/model", config, linears, {"lm_head": "why"}, "float32", 2, 90.0)
+    return manifest("org/model", config, linears, {"lm_head": "why"}, "bfloat16", "float32", 2, 90.0)
 
 
 def test_the_manifest_says_what_was_done() -> None:
@@ -68,6 +69,7 @@ def test_the_manifest_says_what_was_done() -> None:
     assert document["base_model"] == "org/model@abc"
     calibration = {"source": "self", "samples": 3, "length": 32, "tokens": 96, "seed": 7}
     assert document["calibration"] == calibration
+    assert document["values"] == {"dtype": "bfloat16"}
     assert document["solver"] == {"damping": 0.02, "block_columns": 128}
     assert document["linears"] == {"a.q": {"shape": (8, 4), "loss": 0.25, "tokens": 96}}
     assert document["dense"] == {"lm_head": "why"} and document["fallbacks"] == []
@@ -78,9 +80,20 @@ def test_the_manifest_says_what_was_done() -> None:
 
 def test_recovery_is_on_the_label() -> None:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
-    document = manifest("m", PruneConfig(preset="best"), linears, {}, "float32", 2, 9.0, {"model": {"after": 0.5}})
+    document = manifest(
+        "m", PruneConfig(preset="best"), linears, {}, "bfloat16", "float32", 2, 9.0, {"model": {"after": 0.5}}
+    )
     assert document["preset"] == "best" and document["recovery"] == {"model": {"after": 0.5}}
     assert document["loss_kind"].endswith(", before recovery")
+
+
+def test_int8_values_are_on_the_label() -> None:
+    assert label(PruneConfig(values="int8"))["values"] == {"dtype": "int8", "scale_columns": 0}
+
+
+def test_int8_values_have_no_dense_form() -> None:
+    with pytest.raises(InputError, match=r"^values is 'int8'; give model with the format dense, .*convert --to dense"):
+        PruneConfig(values="int8", format="dense")
 
 
 def test_a_path_does_not_leak_into_the_manifest() -> None:

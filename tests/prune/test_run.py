@@ -12,6 +12,8 @@ from twofour.prune.anatomy import Anatomy
 from twofour.prune.checkpoint import Weights, digests
 from twofour.prune.errors import InputError, NonFiniteError, OutputError, TextError
 from twofour.prune.kept import Outcome
+from twofour.prune.packed import Packed
+from twofour.prune.solvers.magnitude import magnitude
 
 SMALL = {"samples": 4, "length": 32}
 
@@ -28,6 +30,24 @@ def test_methods(tiny_float32_folder: Path, tmp_path: Path, method: str) -> None
     assert "14 linears are 2:4" in str(report)
 
 
+@pytest.mark.parametrize("method", ["sparsegpt", "magnitude"])
+def test_int8_values(tiny_model_folder: Path, tmp_path: Path, method: str) -> None:
+    config = PruneConfig(method=method, values="int8", **SMALL)  # type: ignore[arg-type]
+    report = prune(tiny_model_folder, tmp_path / "out", config)
+    assert check(tmp_path / "out").ok and "int8 values" in str(report)
+    assert report.manifest["values"] == {"dtype": "int8", "scale_columns": 0}
+    name = "model.layers.1.mlp.down_proj"
+    with Weights(tiny_model_folder) as before, Weights(tmp_path / "out") as after:
+        packed = Packed(*(after[f"{name}.{part}"] for part in ("values", "positions", "scales")))
+        weight = before[f"{name}.weight"].float()
+    assert packed.values.dtype == torch.int8 and int(packed.values.abs().max()) == 127
+    if method == "magnitude":  # whose loss is of the weights alone: of the stored ones, rounding and all
+        expected = float((weight - packed.unpack()).square().sum() / weight.square().sum())
+        assert report.manifest["linears"][name]["loss"] == pytest.approx(expected, rel=1e-5)
+        unrounded = float((weight - magnitude(weight)).square().sum() / weight.square().sum())
+        assert abs(expected - unrounded) > 1e-5 * unrounded
+
+
 def test_sparsegpt_loses_less_than_magnitude_on_its_own_text(tiny_float32_folder: Path, tmp_path: Path) -> None:
     losses = {}
     for method in ("sparsegpt", "wanda"):
@@ -37,9 +57,11 @@ def test_sparsegpt_loses_less_than_magnitude_on_its_own_text(tiny_float32_folder
     assert losses["sparsegpt"] < losses["wanda"]
 
 
-@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
-def test_presets_are_2_of_4_and_on_the_label(tiny_model_folder: Path, tmp_path: Path, preset: str) -> None:
-    config = PruneConfig(preset=preset, samples=16, length=32)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("preset", "values"), [("fast", "model"), ("balanced", "model"), ("best", "model"), ("best", "int8")]
+)
+def test_presets_are_2_of_4_and_on_the_label(tiny_model_folder: Path, tmp_path: Path, preset: str, values: str) -> None:
+    config = PruneConfig(preset=preset, values=values, samples=16, length=32)  # type: ignore[arg-type]
     manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
     assert check(tmp_path / "out").ok and manifest["preset"] == preset
     recovery = manifest["recovery"]

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from twofour.prune.packed import Packed, pack
 from twofour.prune.pattern import mask_from_scores
+from twofour.prune.rounding import to_int8
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import panels
 from twofour.serve.kernels.cpu.extension import Extension, loaded
@@ -16,7 +17,8 @@ from twofour.serve.kernels.cpu.weight import CpuWeight, Kind
 
 ISAS = ("avx512bf16", "avx512", "avx2")
 SHAPES = ((8, 64), (9, 68), (1, 4), (17, 100), (24, 4164), (33, 5188), (40, 576))  # rows, columns
-KINDS = ("bf16", "int8", "int8 x64", "dense")
+SPARSE_KINDS = ("bf16", "int8", "int8 x64")
+KINDS = (*SPARSE_KINDS, "dense")
 EPSILON = {torch.bfloat16: 2.0**-8, torch.float32: 1e-6}  # of the result; bfloat16 is rounded once
 QUANTUM = 1 / 32512  # int8 weights round x to multiples of this share of its largest magnitude
 
@@ -39,23 +41,17 @@ def sparse_weight(rows: int, columns: int, generator: torch.Generator) -> Tensor
     return weight * mask_from_scores(weight.abs())
 
 
-def quantised(packed: Packed, scale_columns: int) -> Packed:
-    """Round values to int8, one scale for each row or each `scale_columns` columns."""
-    per_scale = (scale_columns or packed.shape[1]) // 2
-    pieces = packed.values.float().split(per_scale, dim=1)
-    scales = torch.stack([piece.abs().amax(1).clamp_min(1e-9) / 127 for piece in pieces], dim=1)
-    rounded = torch.cat([(p / s[:, None]).round() for p, s in zip(pieces, scales.T, strict=True)], dim=1)
-    return Packed(rounded.to(torch.int8), packed.positions, scales.contiguous(), scale_columns)
+def packed_weight(kind: str, rows: int, columns: int, generator: torch.Generator) -> Packed:
+    packed = pack(sparse_weight(rows, columns, generator).bfloat16())
+    return packed if kind == "bf16" else to_int8(packed, 64 if kind == "int8 x64" else 0)
 
 
 def both_forms(kind: str, rows: int, columns: int, generator: torch.Generator) -> tuple[CpuWeight, Tensor]:
     """A weight for the kernel, and the same as float64."""
-    weight = sparse_weight(rows, columns, generator).bfloat16()
     if kind == "dense":
+        weight = sparse_weight(rows, columns, generator).bfloat16()
         return CpuWeight.from_dense(weight), weight.double()
-    packed = pack(weight)
-    if kind != "bf16":
-        packed = quantised(packed, 64 if kind == "int8 x64" else 0)
+    packed = packed_weight(kind, rows, columns, generator)
     return CpuWeight.from_packed(packed), packed.unpack().double()
 
 
@@ -111,7 +107,7 @@ def test_threads_do_not_change_the_result(extension: Extension, kind: str) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("kind", ["bf16", "int8", "int8 x64"])
+@pytest.mark.parametrize("kind", SPARSE_KINDS)
 def test_expanding_gives_the_unpacked_weight(extension: Extension, kind: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     for rows, columns in SHAPES:
@@ -123,16 +119,30 @@ def test_expanding_gives_the_unpacked_weight(extension: Extension, kind: str, dt
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", SPARSE_KINDS)
 def test_many_tokens_go_through_panels(
-    extension: Extension, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    extension: Extension, kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panels, "PANEL_BYTES", 64 * 1024)  # several panels, the last one ragged
     generator = torch.Generator().manual_seed(4)
-    weight, dense = both_forms("bf16", 203, 516, generator)
+    weight, dense = both_forms(kind, 203, 516, generator)
     x, bias = torch.randn(2, 7, 516, generator=generator).to(dtype), torch.randn(203, generator=generator).to(dtype)
     y = cpu.linear(x, weight, bias, crossover=13)
     assert torch.allclose(y, functional.linear(x, dense.to(dtype), bias), rtol=2e-2, atol=1e-2)
     assert torch.equal(cpu.linear(x, weight, bias, crossover=14), cpu.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("kind", SPARSE_KINDS)
+def test_thousands_of_tokens(extension: Extension, kind: str) -> None:
+    """By the kernel and by panels, the last token and the last row like the others."""
+    generator = torch.Generator().manual_seed(8)
+    weight, dense = both_forms(kind, 9, 68, generator)
+    x = torch.randn(5000, 68, generator=generator).bfloat16()
+    error = allowed(x, dense, x.double() @ dense.T, kind)
+    assert ((cpu.linear(x, weight, crossover=5000).double() - x.double() @ dense.T).abs() <= error).all()
+    rounded = dense.bfloat16().double()  # panels hold the weight in the dtype of x
+    error = allowed(x, rounded, x.double() @ rounded.T, kind)
+    assert ((cpu.linear(x, weight, crossover=4999).double() - x.double() @ rounded.T).abs() <= error).all()
 
 
 def test_int8_sums_do_not_overflow(extension: Extension) -> None:
@@ -172,6 +182,42 @@ def test_bytes_for_each_dense_weight() -> None:
     generator = torch.Generator().manual_seed(7)
     per_weight = {kind: both_forms(kind, 256, 4096, generator)[0].nbytes / (256 * 4096) for kind in KINDS}
     assert per_weight == pytest.approx({"bf16": 1.125, "int8": 0.625, "int8 x64": 0.6875, "dense": 2.0}, rel=2e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", SPARSE_KINDS)
+def test_a_weight_comes_back_bit_for_bit(kind: str, threads: int) -> None:
+    if loaded() is None:
+        pytest.skip("the C extension is not built")
+    generator = torch.Generator().manual_seed(9)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for rows, columns in SHAPES:
+        packed = packed_weight(kind, rows, columns, generator)
+        again = CpuWeight.from_packed(packed).to_packed()
+        assert again.scale_columns == packed.scale_columns
+        assert again.tensors().keys() == packed.tensors().keys()
+        for part, tensor in again.tensors().items():
+            assert torch.equal(tensor.view(torch.uint8), packed.tensors()[part].contiguous().view(torch.uint8)), part
+    torch.set_num_threads(before)
+
+
+def test_every_bit_pattern_comes_back() -> None:
+    """Also what `pack` never makes: NaN, -0.0, infinity, -128, positions of empty slots."""
+    if loaded() is None:
+        pytest.skip("the C extension is not built")
+    generator = torch.Generator().manual_seed(10)
+    valid = torch.tensor([4, 8, 9, 12, 13, 14], dtype=torch.uint8)
+    low, high = (valid[torch.randint(6, (13, 13), generator=generator)] for _ in range(2))
+    positions = low | high << 4
+    positions[:, 12] &= 15  # 100 columns: 25 groups
+    values = torch.randint(0, 256, (13, 50), dtype=torch.uint8, generator=generator).view(torch.int8)
+    packed = Packed(values, positions, torch.rand(13, 1, generator=generator))
+    again = CpuWeight.from_packed(packed).to_packed()
+    assert torch.equal(again.values, values) and torch.equal(again.positions, positions)
+    words = torch.randint(-(2**15), 2**15, (13, 50), dtype=torch.int16, generator=generator)
+    again = CpuWeight.from_packed(Packed(words.view(torch.bfloat16), positions)).to_packed()
+    assert torch.equal(again.values.view(torch.int16), words) and torch.equal(again.positions, positions)
 
 
 def test_a_dense_weight_shares_memory_where_it_can() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from twofour.prune.errors import CheckpointError, InputError, ServerError
 from twofour.prune.packed import Packed, pack
 from twofour.prune.pattern import mask_from_scores
+from twofour.prune.rounding import to_int8
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import extension, weight
 from twofour.serve.kernels.cpu.weight import CpuWeight
@@ -186,6 +187,66 @@ def test_scales_that_do_not_fit_are_refused() -> None:
     for shape, columns in (((24, 1), 64), ((23, 2), 64), ((24, 2), 0)):
         with pytest.raises(CheckpointError):
             CpuWeight.from_packed(Packed(packed.values.to(torch.int8), packed.positions, torch.ones(*shape), columns))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -1.0])
+@pytest.mark.parametrize("scale_columns", [0, 64])
+def test_scales_that_are_no_scales_are_refused(scale_columns: int, bad: float) -> None:
+    packed = to_int8(packed_weight(), scale_columns)
+    assert packed.scales is not None
+    packed.scales[23, -1] = bad
+    with pytest.raises(CheckpointError, match="at row 23"):
+        CpuWeight.from_packed(packed)
+
+
+def test_a_value_that_is_nan_stays_in_its_row() -> None:
+    packed = packed_weight()
+    packed.values[7, 3] = torch.nan
+    y = cpu.linear(activations(5, 128), CpuWeight.from_packed(packed))
+    assert y[:, 7].isnan().all() and y[:, [*range(7), *range(8, 24)]].isfinite().all()
+
+
+def misplaced(tensor: Tensor) -> list[Tensor]:
+    """The same numbers, neither contiguous nor where a vector load would want them."""
+    padded = torch.zeros(tensor.shape[0], tensor.shape[1] * 2, dtype=tensor.dtype)
+    padded[:, 1::2] = tensor
+    shifted = torch.cat((torch.zeros(1, dtype=tensor.dtype), tensor.flatten()))[1:].view(tensor.shape)
+    return [padded[:, 1::2], tensor.t().contiguous().t(), shifted]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int8 x64"])
+def test_stored_tensors_may_lie_anywhere(kind: str) -> None:
+    packed = packed_weight(21, 132)
+    if kind != "bf16":
+        packed = to_int8(packed, 64 if kind == "int8 x64" else 0)
+    expected = CpuWeight.from_packed(packed).data
+    for parts in zip(*(misplaced(tensor) for tensor in packed.tensors().values()), strict=True):
+        moved = CpuWeight.from_packed(Packed(*parts, scale_columns=packed.scale_columns))
+        assert torch.equal(moved.data, expected)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8 x64"])
+def test_a_device_weight_and_a_bias_may_lie_anywhere(kind: str) -> None:
+    device = CpuWeight.from_packed(to_int8(packed_weight(), 64 if kind == "int8 x64" else 0))
+    shifted = torch.cat((torch.zeros(1, dtype=torch.uint8), device.data))[1:]
+    moved = CpuWeight(shifted, device.rows, device.columns, device.kind)
+    x, bias = activations(3 * 128 + 1)[1:].view(3, 128), activations(25)[1:]
+    for crossover in (0, 256):
+        assert torch.equal(
+            cpu.linear(x, moved, bias, crossover), cpu.linear(x.clone(), device, bias.clone(), crossover)
+        )
+    for part, tensor in moved.to_packed().tensors().items():
+        assert torch.equal(tensor, device.to_packed().tensors()[part])
+
+
+def test_only_a_2_4_weight_of_its_size_can_be_unpacked(device: CpuWeight) -> None:
+    for wrong in (
+        CpuWeight.from_dense(activations(24, 128)),
+        CpuWeight(device.data[:-1], 24, 128, device.kind),
+        CpuWeight(device.data, 32, 128, device.kind),
+    ):
+        with pytest.raises(InputError, match=r"no 2:4 weight of .*; build it with CpuWeight\.from_packed"):
+            wrong.to_packed()
 
 
 @pytest.mark.parametrize("dense", [torch.zeros(8, 8), torch.zeros(8).bfloat16(), torch.zeros(2, 8, 8).bfloat16()])

@@ -15,6 +15,11 @@ class Extension(Protocol):
         to: int, rows: int, columns: int, threads: int, /,
     ) -> None: ...  # fmt: skip
 
+    def unpack(
+        self, kind: int, weight: int, values: int, positions: int, scales: int, scales_per_row: int,
+        rows: int, columns: int, threads: int, /,
+    ) -> None: ...  # fmt: skip
+
     def expand(
         self, kind: int, weight: int, to: int, rows: int, columns: int,
         first_row: int, end_row: int, is_float32: int, threads: int, /,

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from twofour.prune.errors import InputError, ServerError
-from twofour.prune.packed import Packed, validate
+from twofour.prune.packed import Packed, scale_count, validate
 from twofour.serve.kernels.cpu.extension import Extension, loaded, missing
 
 BLOCK_COLUMNS = 64
+SCALE_COLUMNS = (0, BLOCK_COLUMNS)  # that share a scale of int8 values; 0: all of a row
 
 
 class Kind(IntEnum):
@@ -63,6 +64,18 @@ class CpuWeight:
         padded = functional.pad(weight.detach(), (0, padding)) if padding else weight.detach().contiguous()
         return cls(padded.view(torch.uint8).flatten(), rows, columns, Kind.DENSE_BF16)
 
+    def to_packed(self) -> Packed:
+        """Return the 2:4 weight as it was packed, bit for bit."""
+        cpu = require()
+        if self.kind is Kind.DENSE_BF16 or self.data.numel() != cpu.layout_bytes(self.kind, self.rows, self.columns):
+            raise InputError(
+                f"{self.data.numel()} bytes of kind {self.kind.name} are no 2:4 weight of {self.rows} x "
+                f"{self.columns}; build it with CpuWeight.from_packed"
+            )
+        packed = _empty_packed(self.kind, self.rows, self.columns)
+        _unpack(cpu, self, packed)
+        return packed
+
 
 def require() -> Extension:
     """The compiled module. Raises ServerError, with the reason, where no kernel can run."""
@@ -75,7 +88,7 @@ def require() -> Extension:
 def _kind_of(packed: Packed) -> Kind:
     if packed.values.dtype == torch.bfloat16:
         return Kind.SPARSE_BF16
-    if packed.values.dtype == torch.int8 and packed.scale_columns in (0, BLOCK_COLUMNS):
+    if packed.values.dtype == torch.int8 and packed.scale_columns in SCALE_COLUMNS:
         return Kind.SPARSE_INT8_BLOCK_SCALES if packed.scale_columns else Kind.SPARSE_INT8
     raise InputError(
         f"the CPU kernels take bfloat16 values, or int8 values with a scale for each row or each {BLOCK_COLUMNS} "
@@ -86,8 +99,28 @@ def _kind_of(packed: Packed) -> Kind:
 def _pack(cpu: Extension, packed: Packed, kind: Kind, data: Tensor) -> None:
     rows, columns = packed.shape
     values, positions = packed.values.detach().cpu().contiguous(), packed.positions.cpu().contiguous()
-    scales = torch.empty(0, 0) if packed.scales is None else packed.scales.detach().cpu().float().contiguous()
+    scales = torch.empty(0, 0) if packed.scales is None else packed.scales.detach().cpu().contiguous()
     cpu.pack(
         kind, values.data_ptr(), positions.data_ptr(), scales.data_ptr(), scales.shape[1],
         data.data_ptr(), rows, columns, torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _empty_packed(kind: Kind, rows: int, columns: int) -> Packed:
+    dtype = torch.bfloat16 if kind is Kind.SPARSE_BF16 else torch.int8
+    values = torch.empty(rows, columns // 2, dtype=dtype)
+    positions = torch.empty(rows, -(-columns // 8), dtype=torch.uint8)
+    if kind is Kind.SPARSE_BF16:
+        return Packed(values, positions)
+    scale_columns = BLOCK_COLUMNS if kind is Kind.SPARSE_INT8_BLOCK_SCALES else 0
+    scales = torch.empty(rows, scale_count(columns, scale_columns))
+    return Packed(values, positions, scales, scale_columns)
+
+
+def _unpack(cpu: Extension, weight: CpuWeight, to: Packed) -> None:
+    scales = torch.empty(0, 0) if to.scales is None else to.scales
+    data = weight.data.contiguous()
+    cpu.unpack(
+        weight.kind, data.data_ptr(), to.values.data_ptr(), to.positions.data_ptr(), scales.data_ptr(),
+        scales.shape[1], weight.rows, weight.columns, torch.get_num_threads(),
     )  # fmt: skip

@@ -40,6 +40,17 @@ void expand_avx512(const Expansion *job);  // with what avx512bf16_kernels needs
 // Writes layout_bytes(kind, rows, columns) bytes.
 void pack_layout(int kind, const Canonical *from, uint8_t *to, int threads);
 
+typedef struct {
+  void *values;  // all as in Canonical
+  uint8_t *positions;
+  float *scales;
+  long scales_per_row;
+  long rows, columns;
+} CanonicalTo;
+
+// The inverse of pack_layout: every byte of values, positions and scales is written, as pack_layout was given it.
+void unpack_layout(int kind, const uint8_t *from, const CanonicalTo *to, int threads);
+
 // The multiplications return 0, or -1 where memory for the activations cannot be had.
 typedef struct {
   const char *name;

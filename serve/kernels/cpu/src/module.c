@@ -75,6 +75,16 @@ static PyObject *pack(PyObject *module, PyObject *const *arguments, Py_ssize_t c
   Py_RETURN_NONE;
 }
 
+static PyObject *unpack(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[9];
+  if (read_integers(arguments, count, 9, a)) return NULL;
+  CanonicalTo to = {address(a[2]), address(a[3]), address(a[4]), (long)a[5], (long)a[6], (long)a[7]};
+  Py_BEGIN_ALLOW_THREADS
+  unpack_layout((int)a[0], address(a[1]), &to, threads_for(a[8]));
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
 static PyObject *expand(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
   long long a[9];
   if (read_integers(arguments, count, 9, a)) return NULL;
@@ -139,6 +149,8 @@ static PyObject *is_forked(PyObject *module, PyObject *nothing) { return PyBool_
 static PyMethodDef METHODS[] = {
     {"layout_bytes", FAST(layout_bytes_of), "layout_bytes(kind, rows, columns) -> int"},
     {"pack", FAST(pack), "pack(kind, values, positions, scales, scales_per_row, to, rows, columns, threads)"},
+    {"unpack", FAST(unpack),
+     "unpack(kind, weight, values, positions, scales, scales_per_row, rows, columns, threads)"},
     {"expand", FAST(expand), "expand(kind, weight, to, rows, columns, first_row, end_row, is_float32, threads)"},
     {"multiply", FAST(multiply), "multiply(kind, weight, x, bias, y, tokens, rows, columns, is_float32, threads)"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},
