@@ -134,7 +134,7 @@ def manifest(
         "fallbacks": [],  # none exists: what cannot be done as asked is refused
         "forward_dtype": forward_dtype,
         "machine": {"device": config.device, "threads": threads, "processor": platform.machine()},
-        "versions": _versions(),
+        "versions": versions(),
         "minutes": round(seconds / 60, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -165,7 +165,8 @@ def _solver(config: PruneConfig) -> dict[str, Any]:
     return {"damping": config.damping, "block_columns": config.block_columns}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what computes a result, by package."""
     packages = ("twofour", "torch", "transformers", "tokenizers", "safetensors")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from twofour.prune.anatomy import Anatomy, Block
-from twofour.prune.calibrate import Batch, run_block
+from twofour.prune.batches import Batch, run_block
 from twofour.prune.kept import KeptWeights, Outcome, train
 from twofour.prune.progress import Progress, silent
 

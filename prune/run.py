@@ -12,6 +12,7 @@ from torch import Tensor
 from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.journal import Journal, request
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import RECOVERED, SELF, PruneConfig
@@ -49,16 +50,20 @@ class Report:
 
 
 def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent) -> Report:
-    """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`."""
+    """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`.
+
+    A run that was cut off goes on where it was when it is asked for again: see `journal`.
+    """
     started = time.perf_counter()
     config = config or PruneConfig()
-    with folder.new_folder(Path(out)) as part:
-        source = folder.resolve(str(model), config.revision)
-        anatomy.refuse_config(folder.read_config(source))
+    folder.refuse_existing(Path(out))
+    source = folder.resolve(str(model), config.revision)
+    anatomy.refuse_config(folder.read_config(source))
+    with Journal(Path(out), request(source, config)) as journal, folder.new_folder(Path(out)) as part:
         parts = anatomy.dissect(anatomy.load(source, config.device))
         folder.require_space(part, needed_bytes(parts, config.format))
         parts.model.to(forward_dtype(parts, config))
-        blocks, recovery = pruned_blocks(parts, source, config, progress)
+        blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
         weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
         checkpoint.write_model(part, source, weights, config.format)
         manifest = recipe.manifest(
@@ -69,7 +74,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             stored_dtype=checkpoint.dtype_name(parts.stored),
             forward_dtype=str(parts.model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
-            seconds=time.perf_counter() - started,
+            seconds=journal.spent_s + time.perf_counter() - started,
             recovery=None if recovery is None else recovery.as_dict(),
         )
         checkpoint.write_manifest(part, manifest)
@@ -77,14 +82,14 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
 
 
 def pruned_blocks(
-    parts: Anatomy, source: Path, config: PruneConfig, progress: Progress
+    parts: Anatomy, source: Path, config: PruneConfig, journal: Journal, progress: Progress
 ) -> tuple[list[PrunedBlock], Recovery | None]:
     """Prune the model in place, as the recipe says."""
     store = _store(parts, config)
     if config.solver == "magnitude":
         return list(calibrate.prune_without_text(parts, magnitude, progress, store)), None
-    ids = calibration_tokens(parts, source, config, progress).to(config.device)
-    walk = partial(calibrate.walk, parts, ids, *_solver(config), progress=progress, store=store)
+    ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress)).to(config.device)
+    walk = partial(calibrate.walk, parts, ids, *_solver(config), progress=progress, store=store, keep=journal)
     if config.chosen != RECOVERED:
         return list(walk()), None
     recover = partial(recover_block, stored=parts.stored, seed=config.seed)

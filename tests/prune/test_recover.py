@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from twofour.prune import anatomy, calibrate, pattern, recover
 from twofour.prune.anatomy import Block
-from twofour.prune.calibrate import Batch
+from twofour.prune.batches import Batch
 from twofour.prune.kept import Outcome
 from twofour.prune.recover import Recovery, distil, divergence, recover_block, relative_error, step_tokens
 from twofour.prune.solvers.magnitude import magnitude

@@ -148,7 +148,7 @@ def test_a_weight_that_is_not_finite(tiny_model_folder: Path, tmp_path: Path) ->
 def test_padding_is_not_calibrated_on(tiny_float32_folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from twofour.prune import anatomy, calibrate
+    from twofour.prune import anatomy, batches, calibrate
     from twofour.prune.statistics import Norms
 
     model = AutoModelForCausalLM.from_pretrained(tiny_float32_folder)
@@ -156,6 +156,6 @@ def test_padding_is_not_calibrated_on(tiny_float32_folder: Path) -> None:
     ids = torch.randint(3, 200, (2, 8))
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[1, 5:] = False
-    (batch,) = calibrate.record(parts, ids, mask)
+    (batch,) = batches.record(parts, ids, mask)
     observer = calibrate.collect(parts.blocks[0], 0, [batch], Norms)
     assert {statistic.tokens for _, statistic in observer.groups()} == {13}
