@@ -1,55 +1,46 @@
-"""The walk: one decoder block at a time, collect -> prune -> propagate. The only place with hooks.
+"""The walk: one decoder block at a time, collect -> prune -> propagate.
 
-First the model runs once over the text with a stand-in for every block that notes what the block is called with
-(masks and position embeddings differ from block to block in some families) and passes the hidden states on. Then each
-block runs twice on the real hidden states: once dense, while its linears' inputs are counted, and once pruned, which
-gives the next block the inputs it will have in the pruned model. Linears inside a block see dense inputs.
-
-A model whose blocks do more than map hidden states to hidden states is found by a trial on a few tokens and refused.
+Each block runs twice on the hidden states of the text: once dense, while its linears' inputs are counted, and once
+pruned, which gives the next block the inputs it will have in the pruned model. Linears inside a block see dense
+inputs. Where blocks are recovered, the dense model is followed beside the pruned one, and a block is trained between.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
+from twofour.prune.batches import Batch, follow_dense, propagate, record, require_walkable, run_block
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import FactorError, ModelError
+from twofour.prune.kept import Outcome
 from twofour.prune.packed import Packed
 from twofour.prune.progress import Progress, Step, silent, track
 from twofour.prune.recipe import PrunedLinear
-from twofour.prune.statistics import Observer, Positions, Statistic, layer_loss
-
-BATCH_TOKENS = 4096
-TRIAL_TOKENS = 16
+from twofour.prune.statistics import Observer, Statistic, layer_loss
 
 Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
 WeightSolve = Callable[[Tensor], Tensor]  # float32 [out, in] -> 2:4 [out, in]
 Store = Callable[[Tensor], SparseWeight]  # 2:4 float32 [out, in] -> the same, rounded as it will be stored
 NewStatistic = Callable[[int, torch.device], Statistic]
+Recover = Callable[[Block, int, list[Batch]], Outcome]  # trains a pruned block, in place
 
 
-@dataclass(frozen=True)
-class Call:
-    """What a block is called with besides the hidden states."""
+class Keep(Protocol):
+    """Keeps what is done, so that a walk that was cut off can go on."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    def restore(self, batches: list[Batch]) -> list["PrunedBlock"]:
+        """Return the blocks that are done, and set the states of the batches to those behind the last one."""
+        ...
 
-
-@dataclass
-class Batch:
-    """Some samples on their way through the blocks: `hidden` is the input of the next block."""
-
-    positions: Positions
-    hidden: Tensor  # [samples, length, width]
-    calls: list[Call]  # one a block
+    def save(self, index: int, pruned: "PrunedBlock", batches: list[Batch], seconds: float) -> None:
+        """Keep a block, and the states behind it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +49,7 @@ class PrunedBlock:
 
     weights: dict[str, SparseWeight]
     linears: dict[str, PrunedLinear]
+    recovered: Outcome | None = None
 
 
 @torch.no_grad()
@@ -69,27 +61,34 @@ def walk(
     mask: Tensor | None = None,  # bool [samples, length]; False: padding
     progress: Progress = silent,
     store: Store | None = None,  # None: in the dtype of the model
+    recover: Recover | None = None,
+    batch_tokens: int | None = None,  # None: BATCH_TOKENS
+    keep: Keep | None = None,
 ) -> Iterator[PrunedBlock]:
     """Prune the model in place, block by block. Raises NonFiniteError, FactorError or ModelError, naming the linear."""
     store = store or in_dtype(anatomy.stored)
-    _require_walkable(anatomy, ids)
-    batches = record(anatomy, ids, mask)
+    require_walkable(anatomy, ids)
+    batches = record(anatomy, ids, mask, batch_tokens)
     started = time.perf_counter()
-    for index, block in enumerate(anatomy.blocks):
+    done = keep.restore(batches) if keep else []
+    for block, pruned in zip(anatomy.blocks, done, strict=False):
+        put(block, pruned.weights)
+        yield pruned
+    for index, block in enumerate(anatomy.blocks[len(done) :], start=len(done)):
+        if recover:
+            follow_dense(block, index, batches)
         observer = collect(block, index, batches, new_statistic)
         pruned = prune_block(block, observer, solve, store)
+        if recover:
+            outcome = recover(block, index, batches)
+            pruned = replace(with_weights(pruned, block, store), recovered=outcome)
         propagate(block, index, batches)
-        loss = max(linear.loss for linear in pruned.linears.values())
         elapsed_s = time.perf_counter() - started
+        if keep:
+            keep.save(index, pruned, batches, elapsed_s)
+        loss = max(linear.loss for linear in pruned.linears.values())
         progress(Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}"))
         yield pruned
-
-
-def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None) -> list[Batch]:
-    """Run everything but the blocks, and note what each block is to be called with."""
-    size = max(1, BATCH_TOKENS // ids.shape[1])
-    starts = range(0, len(ids), size)
-    return [_record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at) for at in starts]
 
 
 def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:
@@ -101,7 +100,7 @@ def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewSt
     try:
         for batch in batches:
             observer.start(batch.positions)
-            _run(block.module, batch.hidden, batch.calls[index])
+            run_block(block, index, batch.hidden, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -139,10 +138,22 @@ def prune_without_text(
         )
 
 
-def propagate(block: Block, index: int, batches: list[Batch]) -> None:
-    """Run the pruned block and keep its outputs as the inputs of the next."""
-    for batch in batches:
-        batch.hidden = _run(block.module, batch.hidden, batch.calls[index])
+def with_weights(pruned: PrunedBlock, block: Block, store: Store) -> PrunedBlock:
+    """Take the weights as they are now, after training; rounded as they will be stored, in the model too."""
+    weights = {name: store(linear.weight.float()) for name, linear in block.linears.items()}
+    put(block, weights)
+    return replace(pruned, weights=weights)
+
+
+@torch.no_grad()
+def put(block: Block, weights: Mapping[str, SparseWeight]) -> None:
+    """Give the linears of a block these weights."""
+    for name, weight in weights.items():
+        block.linears[name].weight.copy_(_expanded(weight))
+
+
+def _expanded(weight: SparseWeight) -> Tensor:  # [out, in]
+    return weight.unpack() if isinstance(weight, Packed) else weight
 
 
 def _pruned_block(block: Block, solved: dict[str, tuple[SparseWeight, PrunedLinear]]) -> PrunedBlock:
@@ -171,7 +182,7 @@ def _replace(
     """Put the new weight in place, rounded as it will be stored: what is stored is what propagates and what is lost."""
     before = linear.weight.to(torch.float32, copy=True)  # pruned in place below
     weight = store(after)
-    stored = (weight.unpack() if isinstance(weight, Packed) else weight).float()
+    stored = _expanded(weight).float()
     linear.weight.copy_(stored)
     loss = layer_loss(before, stored, statistic)
     tokens = 0 if statistic is None else statistic.tokens
@@ -180,68 +191,3 @@ def _replace(
 
 def _see(observer: Observer, name: str, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
     observer.see(name, args[0])
-
-
-def _run(module: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    output = module(hidden, *call.args, **call.kwargs)
-    result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
-
-
-def _record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None, first_sample: int) -> Batch:
-    mask = None if mask is None or bool(mask.all()) else mask.bool()
-    with _stand_ins(anatomy) as seen:
-        _run_body(anatomy.model, ids, mask)
-    if [index for index, _, _ in seen] != list(range(len(anatomy.blocks))):
-        raise ModelError(_not_walkable(anatomy))
-    positions = Positions(first_sample, ids.shape[0], ids.shape[1], mask)
-    return Batch(positions, seen[0][1], [call for _, _, call in seen])
-
-
-@contextmanager
-def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
-    """Let every block note its call and pass the hidden states on."""
-    seen: list[tuple[int, Tensor, Call]] = []
-
-    def note(index: int, *args: Any, **kwargs: Any) -> Tensor:
-        hidden: Tensor = args[0] if args else kwargs.pop("hidden_states")
-        seen.append((index, hidden, Call(args[1:], kwargs)))
-        return hidden
-
-    try:
-        for index, block in enumerate(anatomy.blocks):
-            block.module.forward = partial(note, index)
-        yield seen
-    finally:
-        for block in anatomy.blocks:
-            del block.module.forward
-
-
-def _run_body(model: nn.Module, ids: Tensor, mask: Tensor | None) -> None:
-    """Run the model without its lm_head, which would only cost time."""
-    options = {} if mask is None else {"attention_mask": mask.long()}
-    model.base_model(input_ids=ids, use_cache=False, **options)  # type: ignore[operator]
-
-
-def _require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
-    """Compare the walk with the whole model on a few tokens."""
-    trial = ids[:1, :TRIAL_TOKENS]
-    outputs: list[Tensor] = []
-    last = anatomy.blocks[-1].module
-    handle = last.register_forward_hook(
-        lambda module, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
-    )
-    try:
-        _run_body(anatomy.model, trial, None)
-    finally:
-        handle.remove()
-    (batch,) = record(anatomy, trial)
-    for index, block in enumerate(anatomy.blocks):
-        propagate(block, index, [batch])
-    if len(outputs) != 1 or not torch.equal(batch.hidden, outputs[0]):
-        raise ModelError(_not_walkable(anatomy))
-
-
-def _not_walkable(anatomy: Anatomy) -> str:
-    kind = type(anatomy.model).__name__
-    return f"the blocks of {kind} do not simply follow each other; give a standard causal language model"

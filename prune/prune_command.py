@@ -4,6 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
+PRESET_HELP = (
+    "fast: minutes; balanced (the default): better masks and weights in about twice that; best: also trains the kept "
+    "weights against the dense model, the longest and with twice the memory"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from twofour.prune.recipe import PruneConfig
@@ -11,12 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = PruneConfig()
     parser.add_argument("model", metavar="MODEL", help="a dense model: a folder or a hub id")
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the folder to make")
-    parser.add_argument(
-        "--method",
-        choices=("sparsegpt", "wanda", "magnitude"),
-        default=default.method,
-        help="default: %(default)s",
-    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--preset", choices=("fast", "balanced", "best"), help=PRESET_HELP)
+    how.add_argument("--method", choices=("sparsegpt", "refine", "wanda", "magnitude"), help="a solver by name instead")
     parser.add_argument(
         "--calibration",
         default=default.calibration,
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune.run import prune
 
     config = PruneConfig(
+        preset=args.preset,
         method=args.method,
         calibration=args.calibration,
         samples=args.samples,

@@ -11,18 +11,24 @@ from typing import Any, Literal, get_args
 
 from twofour.prune.errors import InputError
 
-Method = Literal["sparsegpt", "wanda", "magnitude"]
+Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
+Preset = Literal["fast", "balanced", "best"]
 Format = Literal["packed", "dense"]
 Values = Literal["model", "int8"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF = "self"
+PRESETS: Mapping[Preset, Method] = {"fast": "sparsegpt", "balanced": "refine", "best": "refine"}
+RECOVERED = "best"  # the preset that trains the kept weights after the solver
+DEFAULT_PRESET: Preset = "balanced"
 
 
 @dataclass(frozen=True)
 class PruneConfig:
     """How to prune. Raises InputError, naming the field, on a value that makes no sense.
 
+    preset: by time and memory; without a method, None is "balanced".
+    method: the solver by name instead of a preset, without recovery.
     calibration: "self" (text sampled from the dense model) or a path to a text file; magnitude ignores it.
     samples x length: the tokens to calibrate on.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
@@ -30,7 +36,8 @@ class PruneConfig:
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     """
 
-    method: Method = "sparsegpt"
+    preset: Preset | None = None
+    method: Method | None = None
     calibration: str = SELF
     samples: int = 64
     length: int = 512
@@ -44,9 +51,12 @@ class PruneConfig:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        literals = {"method": Method, "format": Format, "values": Values, "dtype": Precision}
+        if self.preset and self.method:
+            raise InputError(f"preset {self.preset} and method {self.method} exclude each other; give one of them")
+        literals = {"preset": Preset, "method": Method, "format": Format, "values": Values, "dtype": Precision}
         for name, choices in literals.items():
-            _require(getattr(self, name) in get_args(choices), self, name, f"one of {', '.join(get_args(choices))}")
+            known = (*get_args(choices), getattr(type(self), name))  # a default may be None
+            _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
         dense = 'model with the format dense, or take packed and then "twofour convert --to dense"'
         _require(self.values == "model" or self.format == "packed", self, "values", dense)
         _require(self.samples >= 1, self, "samples", "at least 1")
@@ -56,6 +66,18 @@ class PruneConfig:
         columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
         _require(bool(self.calibration), self, "calibration", f'"{SELF}" or a text file')
+        trained = self.chosen == RECOVERED
+        _require(self.samples >= 2 or not trained, self, "samples", "at least 2: one to train on, one to validate on")
+
+    @property
+    def chosen(self) -> Preset | None:
+        """The preset; None where a method was asked for instead."""
+        return None if self.method else self.preset or DEFAULT_PRESET
+
+    @property
+    def solver(self) -> Method:
+        """The solver of the preset, or the one that was asked for."""
+        return self.method or PRESETS[self.preset or DEFAULT_PRESET]
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
@@ -75,8 +97,10 @@ class PrunedLinear:
     tokens: int
 
 
+OUTPUT_LOSS = "squared error of the outputs over the calibration tokens, relative to the dense outputs"
 LOSS_KINDS: Mapping[Method, str] = {
-    "sparsegpt": "squared error of the outputs over the calibration tokens, relative to the dense outputs",
+    "sparsegpt": OUTPUT_LOSS,
+    "refine": OUTPUT_LOSS,
     "wanda": "squared error of the outputs, inputs taken for uncorrelated, relative to the dense outputs",
     "magnitude": "squared error of the weights, relative to the dense weights",
 }
@@ -91,23 +115,26 @@ def manifest(
     forward_dtype: str,
     threads: int,
     seconds: float,
+    recovery: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the manifest of a run."""
     return {
         "format_version": 1,
         "pattern": "2:4",
         "base_model": model if config.revision is None else f"{model}@{config.revision}",
-        "method": config.method,
+        "preset": config.chosen,
+        "method": config.solver,
         "values": _values(config, stored_dtype),
         "calibration": _calibration(config),
         "solver": _solver(config),
-        "loss_kind": LOSS_KINDS[config.method],
+        "loss_kind": LOSS_KINDS[config.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in linears.items()},
+        "recovery": recovery,
         "dense": dict(dense),
         "fallbacks": [],  # none exists: what cannot be done as asked is refused
         "forward_dtype": forward_dtype,
         "machine": {"device": config.device, "threads": threads, "processor": platform.machine()},
-        "versions": _versions(),
+        "versions": versions(),
         "minutes": round(seconds / 60, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -119,7 +146,7 @@ def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
 
 
 def _calibration(config: PruneConfig) -> dict[str, Any] | None:
-    if config.method == "magnitude":
+    if config.solver == "magnitude":
         return None
     source = config.calibration if config.calibration == SELF else Path(config.calibration).name
     tokens = config.samples * config.length
@@ -133,12 +160,13 @@ def _calibration(config: PruneConfig) -> dict[str, Any] | None:
 
 
 def _solver(config: PruneConfig) -> dict[str, Any]:
-    if config.method != "sparsegpt":
+    if config.solver not in ("sparsegpt", "refine"):
         return {}
     return {"damping": config.damping, "block_columns": config.block_columns}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what computes a result, by package."""
     packages = ("twofour", "torch", "transformers", "tokenizers", "safetensors")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 

@@ -1,7 +1,6 @@
 """The story of a pruning run."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,14 @@ from torch import Tensor
 from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.journal import Journal, request
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recipe import SELF, PruneConfig
+from twofour.prune.recipe import RECOVERED, SELF, PruneConfig
+from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
 from twofour.prune.rounding import to_int8
 from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.solvers.refine import refine
 from twofour.prune.solvers.sparsegpt import sparsegpt
 from twofour.prune.solvers.wanda import wanda
 from twofour.prune.statistics import Hessian, Norms, Statistic
@@ -48,16 +50,20 @@ class Report:
 
 
 def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent) -> Report:
-    """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`."""
+    """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`.
+
+    A run that was cut off goes on where it was when it is asked for again: see `journal`.
+    """
     started = time.perf_counter()
     config = config or PruneConfig()
-    with folder.new_folder(Path(out)) as part:
-        source = folder.resolve(str(model), config.revision)
-        anatomy.refuse_config(folder.read_config(source))
+    folder.refuse_existing(Path(out))
+    source = folder.resolve(str(model), config.revision)
+    anatomy.refuse_config(folder.read_config(source))
+    with Journal(Path(out), request(source, config)) as journal, folder.new_folder(Path(out)) as part:
         parts = anatomy.dissect(anatomy.load(source, config.device))
         folder.require_space(part, needed_bytes(parts, config.format))
         parts.model.to(forward_dtype(parts, config))
-        blocks = list(pruned_blocks(parts, source, config, progress))
+        blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
         weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
         checkpoint.write_model(part, source, weights, config.format)
         manifest = recipe.manifest(
@@ -68,20 +74,31 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             stored_dtype=checkpoint.dtype_name(parts.stored),
             forward_dtype=str(parts.model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
-            seconds=time.perf_counter() - started,
+            seconds=journal.spent_s + time.perf_counter() - started,
+            recovery=None if recovery is None else recovery.as_dict(),
         )
         checkpoint.write_manifest(part, manifest)
     return Report(Path(out), manifest)
 
 
-def pruned_blocks(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Iterator[PrunedBlock]:
-    """Prune the model in place, block by block, as the recipe says."""
-    if config.method == "magnitude":
-        return calibrate.prune_without_text(parts, magnitude, progress, _store(parts, config))
-    ids = calibration_tokens(parts, source, config, progress)
-    new_statistic, solve = _solver(config)
+def pruned_blocks(
+    parts: Anatomy, source: Path, config: PruneConfig, journal: Journal, progress: Progress
+) -> tuple[list[PrunedBlock], Recovery | None]:
+    """Prune the model in place, as the recipe says."""
     store = _store(parts, config)
-    return calibrate.walk(parts, ids.to(config.device), solve, new_statistic, progress=progress, store=store)
+    if config.solver == "magnitude":
+        return list(calibrate.prune_without_text(parts, magnitude, progress, store)), None
+    ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress)).to(config.device)
+    walk = partial(calibrate.walk, parts, ids, *_solver(config), progress=progress, store=store, keep=journal)
+    if config.chosen != RECOVERED:
+        return list(walk()), None
+    recover = partial(recover_block, stored=parts.stored, seed=config.seed)
+    walked = list(walk(recover=recover, batch_tokens=step_tokens(ids)))
+    dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
+    whole = distil(parts, dense, ids, config.seed, progress)
+    trained = zip(walked, parts.blocks, strict=True)
+    blocks = [calibrate.with_weights(pruned, block, store) for pruned, block in trained]
+    return blocks, Recovery([pruned.recovered for pruned in walked if pruned.recovered], whole)
 
 
 def _store(parts: Anatomy, config: PruneConfig) -> Store:
@@ -101,17 +118,25 @@ def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progre
     return text.from_file(tokenizer, Path(config.calibration), config.samples, config.length, config.seed)
 
 
-def _solver(config: PruneConfig) -> tuple[NewStatistic, Solve]:
-    solvers: dict[str, tuple[NewStatistic, Solve]] = {
-        "wanda": (Norms, lambda weight, norms: wanda(weight, norms.squares)),
-        "sparsegpt": (Hessian, partial(_sparsegpt, config)),
+def _solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
+    solvers: dict[str, tuple[Solve, NewStatistic]] = {
+        "wanda": (lambda weight, norms: wanda(weight, norms.squares), Norms),
+        "sparsegpt": (partial(_sparsegpt, config), Hessian),
+        "refine": (partial(_refine, config), Hessian),
     }
-    return solvers[config.method]
+    return solvers[config.solver]
 
 
 def _sparsegpt(config: PruneConfig, weight: Tensor, hessian: Statistic) -> Tensor:
     assert isinstance(hessian, Hessian)
     return sparsegpt(weight, hessian.matrix, config.damping, config.block_columns)
+
+
+def _refine(config: PruneConfig, weight: Tensor, statistic: Statistic) -> Tensor:
+    assert isinstance(statistic, Hessian)
+    hessian = statistic.matrix
+    start = sparsegpt(weight, hessian, config.damping, config.block_columns)
+    return refine(weight, hessian, start, config.damping, block_columns=config.block_columns)
 
 
 def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:

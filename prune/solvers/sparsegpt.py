@@ -39,13 +39,18 @@ def sparsegpt(weight: Tensor, hessian: Tensor, damping: float = 0.01, block_colu
     return left.masked_fill(~mask, 0).T.contiguous()
 
 
-def inverse_factor(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> upper [in, in]
-    """Return upper U with U^T U = (H + damping * mean(diag H) * I)^-1, dead inputs given a diagonal of 1."""
+def damped(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> [in, in]
+    """Return H + damping * mean(diag H) * I, dead inputs given a diagonal of 1."""
     diagonal = hessian.diagonal().clone()
     diagonal[diagonal == 0] = 1
-    damped = hessian.clone()
-    damped.diagonal().copy_(diagonal + damping * diagonal.mean())
-    lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    result = hessian.clone()
+    result.diagonal().copy_(diagonal + damping * diagonal.mean())
+    return result
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> upper [in, in]
+    """Return upper U with U^T U = (H + damping * mean(diag H) * I)^-1, dead inputs given a diagonal of 1."""
+    lower, info = torch.linalg.cholesky_ex(damped(hessian, damping).flip(0, 1))
     identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
     if int(info) or not bool(torch.isfinite(factor).all()):

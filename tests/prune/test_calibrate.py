@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from twofour.prune import anatomy, calibrate, pattern
+from twofour.prune import anatomy, batches, calibrate, pattern
 from twofour.prune.errors import FactorError, ModelError, NonFiniteError
 from twofour.prune.packed import Packed, pack
 from twofour.prune.progress import Step
@@ -95,7 +95,7 @@ def capture(kept: list[tuple[Tensor, Statistic]], solve: calibrate.Solve) -> cal
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_walk_that_changes_nothing_sees_what_the_model_sees(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "BATCH_TOKENS", 32)  # batches of 2, 2 and 1 samples
+    monkeypatch.setattr(batches, "BATCH_TOKENS", 32)  # batches of 2, 2 and 1 samples
     model, ids, kept = tiny(family), tokens(), list[tuple[Tensor, Statistic]]()
     parts = anatomy.dissect(model)
     with torch.no_grad():

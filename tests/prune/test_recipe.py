@@ -11,6 +11,7 @@ from twofour.prune.progress import Step
 from twofour.prune.recipe import PruneConfig, PrunedLinear, manifest
 
 BAD: dict[str, Any] = {
+    "preset": "fastest",
     "method": "obs",
     "format": "zip",
     "values": "int4",
@@ -36,6 +37,28 @@ def test_damping_is_a_positive_number(damping: float) -> None:
         PruneConfig(damping=damping)
 
 
+def test_a_preset_names_its_solver_and_a_method_has_no_preset() -> None:
+    asked = [PruneConfig(), *(PruneConfig(preset=preset) for preset in ("fast", "balanced", "best"))]
+    assert [(config.chosen, config.solver) for config in asked] == [
+        ("balanced", "refine"),
+        ("fast", "sparsegpt"),
+        ("balanced", "refine"),
+        ("best", "refine"),
+    ]
+    assert (PruneConfig(method="wanda").chosen, PruneConfig(method="wanda").solver) == (None, "wanda")
+
+
+def test_a_preset_and_a_method_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="preset fast and method wanda exclude each other"):
+        PruneConfig(preset="fast", method="wanda")
+
+
+def test_training_needs_text_to_validate_on() -> None:
+    with pytest.raises(InputError, match="samples is 1; give at least 2: one to train on"):
+        PruneConfig(preset="best", samples=1)
+    assert PruneConfig(preset="balanced", samples=1).samples == 1
+
+
 def label(config: PruneConfig) -> dict[str, Any]:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
     return manifest("org/model", config, linears, {"lm_head": "why"}, "bfloat16", "float32", 2, 90.0)
@@ -52,6 +75,16 @@ def test_the_manifest_says_what_was_done() -> None:
     assert document["dense"] == {"lm_head": "why"} and document["fallbacks"] == []
     assert document["minutes"] == 1.5 and document["peak_memory_bytes"] > 10 << 20
     assert document["versions"]["twofour"]
+    assert (document["preset"], document["method"], document["recovery"]) == ("balanced", "refine", None)
+
+
+def test_recovery_is_on_the_label() -> None:
+    linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
+    document = manifest(
+        "m", PruneConfig(preset="best"), linears, {}, "bfloat16", "float32", 2, 9.0, {"model": {"after": 0.5}}
+    )
+    assert document["preset"] == "best" and document["recovery"] == {"model": {"after": 0.5}}
+    assert document["loss_kind"].endswith(", before recovery")
 
 
 def test_int8_values_are_on_the_label() -> None:

@@ -5,17 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from twofour.prune import PruneConfig, check, prune
+from twofour.prune import PruneConfig, check, prune, run
+from twofour.prune.anatomy import Anatomy
 from twofour.prune.checkpoint import Weights, digests
 from twofour.prune.errors import InputError, NonFiniteError, OutputError, TextError
+from twofour.prune.kept import Outcome
 from twofour.prune.packed import Packed
 from twofour.prune.solvers.magnitude import magnitude
 
 SMALL = {"samples": 4, "length": 32}
 
 
-@pytest.mark.parametrize("method", ["sparsegpt", "wanda", "magnitude"])
+@pytest.mark.parametrize("method", ["sparsegpt", "refine", "wanda", "magnitude"])
 def test_methods(tiny_float32_folder: Path, tmp_path: Path, method: str) -> None:
     config = PruneConfig(method=method, **SMALL)  # type: ignore[arg-type]
     report = prune(tiny_float32_folder, tmp_path / "out", config)
@@ -54,9 +57,51 @@ def test_sparsegpt_loses_less_than_magnitude_on_its_own_text(tiny_float32_folder
     assert losses["sparsegpt"] < losses["wanda"]
 
 
-def test_the_same_seed_gives_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("preset", "values"), [("fast", "model"), ("balanced", "model"), ("best", "model"), ("best", "int8")]
+)
+def test_presets_are_2_of_4_and_on_the_label(tiny_model_folder: Path, tmp_path: Path, preset: str, values: str) -> None:
+    config = PruneConfig(preset=preset, values=values, samples=16, length=32)  # type: ignore[arg-type]
+    manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
+    assert check(tmp_path / "out").ok and manifest["preset"] == preset
+    recovery = manifest["recovery"]
+    assert (recovery is not None) == (preset == "best")
+    if recovery:
+        assert len(recovery["blocks"]) == 2
+        assert all(outcome["after"] <= outcome["before"] for outcome in [*recovery["blocks"], recovery["model"]])
+
+
+def test_what_the_last_training_made_is_what_is_stored(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Tensor] = {}
+
+    def distil(parts: Anatomy, dense: nn.Module, ids: Tensor, *rest: object) -> Outcome:
+        for name, linear in parts.linears.items():
+            assert bool((dense.get_submodule(name).weight != linear.weight).any())
+            made[f"{name}.weight"] = linear.weight.mul_(2).clone()
+        return Outcome(1.0, 0.5, 1)
+
+    monkeypatch.setattr(run, "distil", distil)
+    prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="best", format="dense", **SMALL))
+    with Weights(tmp_path / "out") as stored:
+        assert len(made) == 14 and all(torch.equal(stored[name], weight) for name, weight in made.items())
+
+
+def test_better_presets_lose_less_on_their_own_text(tiny_float32_folder: Path, tmp_path: Path) -> None:
+    losses = []
+    for preset in ("fast", "balanced"):
+        config = PruneConfig(preset=preset, samples=16, length=64)  # type: ignore[arg-type]
+        losses.append(prune(tiny_float32_folder, tmp_path / preset, config).manifest["linears"])
+    first = [name for name in losses[0] if ".layers.0." in name]  # later ones see other inputs
+    assert sum(losses[1][name]["loss"] for name in first) < 0.95 * sum(losses[0][name]["loss"] for name in first)
+
+
+@pytest.mark.parametrize("preset", ["balanced", "best"])
+def test_the_same_seed_gives_the_same_bytes(tiny_model_folder: Path, tmp_path: Path, preset: str) -> None:
     for name in ("one", "two"):
-        prune(tiny_model_folder, tmp_path / name, PruneConfig(**SMALL))
+        config = PruneConfig(preset=preset, **SMALL)  # type: ignore[arg-type]
+        prune(tiny_model_folder, tmp_path / name, config)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
@@ -103,7 +148,7 @@ def test_a_weight_that_is_not_finite(tiny_model_folder: Path, tmp_path: Path) ->
 def test_padding_is_not_calibrated_on(tiny_float32_folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from twofour.prune import anatomy, calibrate
+    from twofour.prune import anatomy, batches, calibrate
     from twofour.prune.statistics import Norms
 
     model = AutoModelForCausalLM.from_pretrained(tiny_float32_folder)
@@ -111,6 +156,6 @@ def test_padding_is_not_calibrated_on(tiny_float32_folder: Path) -> None:
     ids = torch.randint(3, 200, (2, 8))
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[1, 5:] = False
-    (batch,) = calibrate.record(parts, ids, mask)
+    (batch,) = batches.record(parts, ids, mask)
     observer = calibrate.collect(parts.blocks[0], 0, [batch], Norms)
     assert {statistic.tokens for _, statistic in observer.groups()} == {13}

@@ -1,0 +1,194 @@
+"""Runs that are cut off, and then go on to the same bytes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from twofour.prune import PruneConfig, calibrate, check, journal, prune, run
+from twofour.prune.batches import Batch
+from twofour.prune.checkpoint import digests
+from twofour.prune.errors import FactorError, InputError, OutputError
+from twofour.prune.journal import Journal
+from twofour.prune.progress import Step
+from twofour.prune.statistics import Positions
+
+SMALL: dict[str, Any] = {"samples": 4, "length": 32}
+CONFIGS = {
+    "balanced": PruneConfig(**SMALL),
+    "best": PruneConfig(preset="best", **SMALL),
+    "int8": PruneConfig(preset="best", values="int8", **SMALL),
+    "wanda": PruneConfig(method="wanda", **SMALL),
+}
+
+
+def unfinished(out: Path) -> Path:
+    return out.parent / f".{out.name}.unfinished"
+
+
+def cut_off_at(moment: int) -> Any:
+    """A progress that stops the process at its n-th report."""
+    seen = 0
+
+    def report(step: Step) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == moment:
+            raise KeyboardInterrupt
+
+    return report
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_that_was_cut_off_ends_in_the_same_bytes(tiny_model_folder: Path, tmp_path: Path, name: str) -> None:
+    whole, out, config = tmp_path / "whole", tmp_path / "out", CONFIGS[name]
+    prune(tiny_model_folder, whole, config)
+    sampling = 31  # reports before the first block
+    for moment in (sampling - 1, sampling + 1, 1, 2):  # in the text, after block 0, after block 1, while distilling
+        try:
+            prune(tiny_model_folder, out, config, cut_off_at(moment))
+        except KeyboardInterrupt:
+            assert not out.exists()
+        else:
+            break
+    else:
+        prune(tiny_model_folder, out, config)
+    assert digests(out) == digests(whole) and check(out).ok
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_what_is_done_is_not_done_again(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, solved = CONFIGS["best"], 0
+    with pytest.raises(KeyboardInterrupt):
+        prune(tiny_model_folder, tmp_path / "out", config, cut_off_at(32))  # 31 tokens, block 0
+    names = {path.name for path in unfinished(tmp_path / "out").iterdir()}
+    assert names == {"request.json", "tokens.safetensors", "block-0.safetensors", "states-0.safetensors"}
+    original = run.refine
+
+    def count(*args: Any, **options: Any) -> torch.Tensor:
+        nonlocal solved
+        solved += 1
+        return original(*args, **options)
+
+    monkeypatch.setattr(run, "refine", count)
+    monkeypatch.setattr(run, "calibration_tokens", None)  # must not be called
+    manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
+    assert solved == 4  # of the second block only
+    assert len(manifest["recovery"]["blocks"]) == 2 and len(manifest["linears"]) == 14
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from twofour.prune import PruneConfig, journal, prune
+
+save, writes = journal.save_file, 0
+
+def save_and_die(tensors, path, metadata):
+    global writes
+    writes += 1
+    save(tensors, path, metadata)
+    if writes == int(sys.argv[3]):
+        if sys.argv[4] == "torn":
+            os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+journal.save_file = save_and_die
+import torch
+torch.set_num_threads(int(sys.argv[5]))
+prune(sys.argv[1], sys.argv[2], PruneConfig(samples=4, length=32))
+"""
+
+
+@pytest.mark.parametrize(("write", "how"), [(4, "torn"), (5, "whole")])  # tokens, states, block, states, block
+def test_kill_9_in_the_middle_of_a_write(tiny_model_folder: Path, tmp_path: Path, write: int, how: str) -> None:
+    out, threads = tmp_path / "out", str(torch.get_num_threads())
+    command = [sys.executable, "-c", KILLED, str(tiny_model_folder), str(out), str(write), how, threads]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == -9
+    assert unfinished(out).is_dir() and not out.exists()
+    prune(tiny_model_folder, out, CONFIGS["balanced"])
+    prune(tiny_model_folder, tmp_path / "whole", CONFIGS["balanced"])
+    assert digests(out) == digests(tmp_path / "whole") and not unfinished(out).exists()
+
+
+def cut_off(model: Path, out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prune(model, out, CONFIGS["balanced"], cut_off_at(32))
+
+
+def test_another_request_is_refused_and_keeps_what_is_there(tiny_model_folder: Path, tmp_path: Path) -> None:
+    cut_off(tiny_model_folder, tmp_path / "out")
+    before = digests(unfinished(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"\.out\.unfinished holds an unfinished run with another config; give its"):
+        prune(tiny_model_folder, tmp_path / "out", CONFIGS["wanda"])
+    assert digests(unfinished(tmp_path / "out")) == before != {}
+    prune(tiny_model_folder, tmp_path / "other", CONFIGS["wanda"])  # another name is another run
+
+
+def test_a_model_that_changed_meanwhile_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    for path in tiny_model_folder.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    cut_off(source, tmp_path / "out")
+    (source / "config.json").write_text((source / "config.json").read_text() + "\n")
+    with pytest.raises(InputError, match="another model"):
+        prune(source, tmp_path / "out", CONFIGS["balanced"])
+
+
+@pytest.mark.parametrize(("error", "stays"), [(FactorError("no"), False), (OutputError("full"), True)])
+def test_only_what_can_be_helped_is_kept(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, stays: bool
+) -> None:
+    propagated = 0
+
+    def fail(*args: Any) -> None:
+        nonlocal propagated
+        propagated += 1
+        if propagated == 2:
+            raise error
+
+    monkeypatch.setattr(calibrate, "propagate", fail)
+    with pytest.raises(type(error)):
+        prune(tiny_model_folder, tmp_path / "out", CONFIGS["balanced"])
+    assert unfinished(tmp_path / "out").exists() == stays
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, writes = journal.save_file, 0
+
+    def full(*args: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 4:
+            raise OSError(28, "No space left on device")
+        real(*args)
+
+    monkeypatch.setattr(journal, "save_file", full)
+    with pytest.raises(OutputError, match="is full; free some space and run again"):
+        prune(tiny_model_folder, tmp_path / "out", CONFIGS["balanced"])
+    assert (unfinished(tmp_path / "out") / "block-0.safetensors").exists()
+    prune(tiny_model_folder, tmp_path / "out", CONFIGS["balanced"])
+    assert check(tmp_path / "out").ok
+
+
+def test_the_minutes_of_all_processes_count(tmp_path: Path) -> None:
+    block = calibrate.PrunedBlock({"a": torch.zeros(2, 4)}, {})
+    batches = [Batch(Positions(0, 1, 2), torch.randn(1, 2, 3), [], torch.randn(1, 2, 3))]
+    others = [Batch(Positions(0, 1, 2), torch.zeros(1, 2, 3), [])]
+    Journal(tmp_path / "out", {}).save(0, block, batches, seconds=40.0)
+    second = Journal(tmp_path / "out", {})
+    (restored,) = second.restore(others)
+    assert torch.equal(others[0].hidden, batches[0].hidden) and others[0].dense is not None
+    assert batches[0].dense is not None and torch.equal(others[0].dense, batches[0].dense)
+    assert second.spent_s == 40.0 and torch.equal(restored.weights["a"], block.weights["a"])  # type: ignore[arg-type]
+    second.save(1, block, batches, seconds=2.0)
+    third = Journal(tmp_path / "out", {})
+    assert len(third.restore(others)) == 2 and third.spent_s == 42.0

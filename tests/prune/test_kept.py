@@ -1,0 +1,168 @@
+"""Training kept weights: zeros stay, the best is kept, and Adam is Adam."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from twofour.prune import pattern
+from twofour.prune.errors import NonFiniteError
+from twofour.prune.kept import BETAS, KeptWeights, half_cosine, split, train
+from twofour.prune.progress import Step
+from twofour.prune.solvers.magnitude import magnitude
+
+
+def pruned_linear(dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    linear = nn.Linear(16, 8, bias=False).to(dtype).requires_grad_(False)
+    linear.weight.copy_(magnitude(linear.weight))
+    return linear
+
+
+def regression(linear: nn.Linear, parts: int = 8, seed: int = 1) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs, and what another linear of the same mask makes of them."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(32, 16, generator=generator).to(linear.weight.dtype) for _ in range(parts)]
+    goal = linear.weight * 1.3
+    return inputs, [x @ goal.T for x in inputs]
+
+
+def squared(linear: nn.Linear, inputs: list[Tensor], goals: list[Tensor]) -> object:
+    return lambda part: (linear(inputs[part]) - goals[part]).float().square().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_moves_kept_weights_only(dtype: torch.dtype) -> None:
+    linear = pruned_linear(dtype)
+    before, mask = linear.weight.clone(), linear.weight != 0
+    inputs, goals = regression(linear)
+    outcome = train(KeptWeights([linear], dtype, 0.02), squared(linear, inputs, goals), 8, 20, seed=0)  # type: ignore[arg-type]
+    assert outcome.after < 0.2 * outcome.before
+    assert not linear.weight[~mask].any() and pattern.first_violation(linear.weight) is None
+    assert bool((linear.weight != before)[mask].any())
+    assert not linear.weight.requires_grad and linear.weight.grad is None
+
+
+def test_a_step_is_adam_on_the_kept_weights_at_a_relative_rate() -> None:
+    linear, other = pruned_linear(seed=0), pruned_linear(seed=3)
+    other.weight.mul_(50)
+    oracles = [nn.Parameter(each.weight.clone()) for each in (linear, other)]
+    sizes = [float(each[each != 0].detach().square().mean().sqrt()) for each in oracles]
+    masks = [each != 0 for each in oracles]
+    adam = torch.optim.Adam([{"params": [o], "lr": 0.01 * s} for o, s in zip(oracles, sizes, strict=True)], betas=BETAS)
+    kept, x = KeptWeights([linear, other], torch.float32, 0.01), torch.randn(4, 16)
+    for share in (1.0, 0.5, 0.25):
+        for group, size in zip(adam.param_groups, sizes, strict=True):
+            group["lr"] = 0.01 * size * share
+        with kept.training():
+            (linear(x) + other(x)).square().sum().backward()
+        kept.step(share)
+        adam.zero_grad()
+        (x @ (oracles[0] * masks[0]).T + x @ (oracles[1] * masks[1]).T).square().sum().backward()
+        adam.step()
+    for each, oracle, mask in zip((linear, other), oracles, masks, strict=True):
+        torch.testing.assert_close(each.weight, oracle.detach() * mask)
+
+
+def test_small_steps_add_up_below_the_precision_of_the_stored_weights() -> None:
+    linear = pruned_linear(torch.bfloat16)
+    before = linear.weight.clone()
+    kept = KeptWeights([linear], torch.bfloat16, 1e-4)  # a step is lost in bfloat16, forty are not
+    for _ in range(40):
+        with kept.training():
+            linear(torch.ones(1, 16, dtype=torch.bfloat16)).sum().backward()
+        kept.step(1.0)
+    mask = before != 0
+    assert float((linear.weight != before)[mask].double().mean()) > 0.3
+    assert bool((linear.weight <= before)[mask].all())
+
+
+def test_weights_are_rounded_as_they_will_be_stored() -> None:
+    linear = pruned_linear()
+    linear.weight.copy_(linear.weight.bfloat16())
+    inputs, goals = regression(linear)
+    train(KeptWeights([linear], torch.bfloat16, 0.02), squared(linear, inputs, goals), 8, 2, seed=0)  # type: ignore[arg-type]
+    assert torch.equal(linear.weight, linear.weight.bfloat16().float())
+
+
+def test_what_got_no_better_stays_as_it_was() -> None:
+    linear = pruned_linear()
+    before = linear.weight.clone()
+    inputs, goals = regression(linear)
+    for part in split(8)[1]:
+        goals[part] = inputs[part] @ linear.weight.T  # the start is perfect on what validates
+    outcome = train(KeptWeights([linear], torch.float32, 0.02), squared(linear, inputs, goals), 8, 9, seed=0)  # type: ignore[arg-type]
+    assert torch.equal(linear.weight, before)
+    assert outcome.after == outcome.before < 1e-12 and outcome.passes == 2  # patience
+
+
+def test_the_best_pass_is_kept_not_the_last() -> None:
+    linear = pruned_linear()
+    inputs, goals = regression(linear)
+    losses, loss = list[float](), squared(linear, inputs, goals)
+    assert callable(loss)
+
+    def watched(part: int) -> Tensor:
+        value: Tensor = loss(part)
+        if part in split(8)[1]:
+            losses.append(float(value.detach()))
+        return value
+
+    outcome = train(KeptWeights([linear], torch.float32, 0.5), watched, 8, 6, seed=0)  # far too fast
+    assert outcome.before == losses[0] and outcome.after == min(losses)
+    assert float(loss(7)) == pytest.approx(min(losses)) and len(losses) == outcome.passes + 1
+
+
+def test_a_loss_that_turns_nan_in_training_leaves_the_start() -> None:
+    linear = pruned_linear()
+    before = linear.weight.clone()
+    inputs, goals = regression(linear)
+    goals[2] = goals[2] * float("nan")
+    outcome = train(KeptWeights([linear], torch.float32, 0.01), squared(linear, inputs, goals), 8, 3, seed=0)  # type: ignore[arg-type]
+    assert torch.equal(linear.weight, before) and outcome.after == outcome.before
+
+
+def test_a_start_without_a_finite_loss_is_refused() -> None:
+    linear = pruned_linear()
+    inputs, goals = regression(linear)
+    goals[7] = goals[7] * float("inf")
+    with pytest.raises(NonFiniteError, match="held-out text"):
+        train(KeptWeights([linear], torch.float32, 0.01), squared(linear, inputs, goals), 8, 3, seed=0)  # type: ignore[arg-type]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
+    results = []
+    for seed in (0, 0, 1):
+        linear = pruned_linear()
+        inputs, goals = regression(linear)
+        train(KeptWeights([linear], torch.float32, 0.02), squared(linear, inputs, goals), 8, 2, seed)  # type: ignore[arg-type]
+        results.append(linear.weight.clone())
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_a_linear_without_a_kept_weight_is_no_obstacle() -> None:
+    linear, empty = pruned_linear(), pruned_linear()
+    empty.weight.zero_()
+    inputs, goals = regression(linear)
+    loss = lambda part: (linear(inputs[part]) + empty(inputs[part]) - goals[part]).square().mean()  # noqa: E731
+    assert train(KeptWeights([linear, empty], torch.float32, 0.02), loss, 8, 3, seed=0).after > 0
+    assert not empty.weight.any()
+
+
+def test_progress_counts_steps_over_all_passes() -> None:
+    linear, steps = pruned_linear(), list[Step]()
+    inputs, goals = regression(linear)
+    train(KeptWeights([linear], torch.float32, 0.01), squared(linear, inputs, goals), 8, 2, 0, "training", steps.append)  # type: ignore[arg-type]
+    assert [(step.done, step.total) for step in steps] == [(n, 14) for n in range(1, 15)]
+
+
+@pytest.mark.parametrize(("parts", "held_out"), [(2, 1), (8, 1), (15, 1), (16, 2), (64, 8)])
+def test_an_eighth_at_the_end_validates(parts: int, held_out: int) -> None:
+    training, validating = split(parts)
+    assert list(training) + list(validating) == list(range(parts)) and len(validating) == held_out
+
+
+def test_the_rate_falls_with_half_a_cosine() -> None:
+    assert [half_cosine(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert half_cosine(0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)

@@ -1,0 +1,159 @@
+"""Recovery of tiny models: block by block in the walk, then whole; never worse, always 2:4, nothing else touched."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+from twofour.prune import anatomy, calibrate, pattern, recover
+from twofour.prune.anatomy import Block
+from twofour.prune.batches import Batch
+from twofour.prune.kept import Outcome
+from twofour.prune.recover import Recovery, distil, divergence, recover_block, relative_error, step_tokens
+from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.statistics import Norms
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 101,
+    "max_position_embeddings": 64,
+}
+
+
+def tiny(dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**SHAPE, initializer_range=0.2))
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def tokens(samples: int = 24, length: int = 16) -> Tensor:
+    return torch.randint(1, 101, (samples, length), generator=torch.Generator().manual_seed(0))
+
+
+def walk(model: nn.Module, ids: Tensor, train: calibrate.Recover | None) -> list[calibrate.PrunedBlock]:
+    parts = anatomy.dissect(model)
+    return list(calibrate.walk(parts, ids, lambda w, _: magnitude(w), Norms, recover=train, batch_tokens=32))
+
+
+def outputs(model: nn.Module, ids: Tensor) -> list[Tensor]:
+    """What every block of the whole model returns."""
+    with torch.no_grad():
+        states = model(ids, output_hidden_states=True, use_cache=False).hidden_states
+    return list(states[1:-1])  # the last one is normed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recovered_blocks_are_nearer_to_the_dense_model(dtype: torch.dtype) -> None:
+    dense, ids = tiny(dtype), tokens()
+    plain, trained = copy.deepcopy(dense), copy.deepcopy(dense)
+    walk(plain, ids, None)
+    blocks = walk(trained, ids, partial(recover_block, stored=dtype, seed=0))
+    wanted, before, after = (outputs(model, ids) for model in (dense, plain, trained))
+    for goal, worse, better in zip(wanted, before, after, strict=True):
+        assert relative_error(better, goal) < relative_error(worse, goal)
+    parts = anatomy.dissect(trained)
+    for block in blocks:
+        assert block.recovered is not None and block.recovered.after < block.recovered.before
+        for name, weight in block.weights.items():
+            assert pattern.first_violation(weight) is None and torch.equal(weight, parts.linears[name].weight)
+            assert torch.equal(weight != 0, magnitude(dense.get_submodule(name).weight) != 0)
+    others = {name: p for name, p in dense.named_parameters() if name.removesuffix(".weight") not in parts.linears}
+    for name, parameter in others.items():
+        assert torch.equal(parameter, trained.get_parameter(name)), name
+
+
+def test_a_block_is_trained_on_pruned_inputs_towards_the_dense_model() -> None:
+    dense, ids, seen = tiny(), tokens(6), dict[int, tuple[Tensor, Tensor]]()
+    pruned = copy.deepcopy(dense)
+
+    def note(block: Block, index: int, batches: list[Batch]) -> Outcome:
+        assert all(batch.dense is not None for batch in batches)
+        seen[index] = (torch.cat([b.hidden for b in batches]), torch.cat([b.dense for b in batches]))  # type: ignore[misc]
+        return Outcome(1.0, 1.0, 0)
+
+    walk(pruned, ids, note)
+    for index in (1, 0):
+        torch.testing.assert_close(seen[index][1], outputs(dense, ids)[index])
+    torch.testing.assert_close(seen[1][0], outputs(pruned, ids)[0])
+
+
+def test_the_next_block_sees_what_the_recovered_one_makes() -> None:
+    dense, ids, seen = tiny(), tokens(6), list[Tensor]()
+    pruned = copy.deepcopy(dense)
+
+    def double(block: Block, index: int, batches: list[Batch]) -> Outcome:
+        seen.append(torch.cat([batch.hidden for batch in batches]))
+        for linear in block.linears.values():
+            linear.weight.mul_(2)
+        return Outcome(1.0, 1.0, 0)
+
+    walk(pruned, ids, double)
+    torch.testing.assert_close(seen[1], outputs(pruned, ids)[0])
+
+
+def test_distillation_brings_the_predictions_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "STEP_TOKENS", 32)
+    monkeypatch.setattr(recover, "MODEL_PASSES", 4)
+    dense, ids = tiny(), tokens()
+    pruned = copy.deepcopy(dense)
+    walk(pruned, ids, None)
+    parts = anatomy.dissect(pruned)
+    masks = {name: linear.weight != 0 for name, linear in parts.linears.items()}
+
+    def apart(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(divergence(model(ids[-2:]).logits, dense(ids[-2:]).logits))
+
+    before = apart(pruned)
+    outcome = distil(parts, dense, ids, seed=0)
+    assert outcome.after < outcome.before and apart(pruned) < before
+    for name, linear in parts.linears.items():
+        assert not linear.weight[~masks[name]].any(), name
+    assert all(not p.requires_grad and p.grad is None for model in (dense, pruned) for p in model.parameters())
+    again = copy.deepcopy(dense)
+    walk(again, ids, None)
+    distil(anatomy.dissect(again), dense, ids, seed=0)
+    assert all(torch.equal(p, q) for p, q in zip(pruned.parameters(), again.parameters(), strict=True))
+
+
+def test_the_divergence_is_that_of_the_distributions_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    found, wanted = (torch.randn(2, 9, 50, generator=generator, dtype=torch.float64) for _ in range(2))
+    p, q = wanted.softmax(-1), found.softmax(-1)
+    expected = (p * (p / q).log()).sum(-1).mean()
+    slope = (q - p) / 18
+    for chunk in (1 << 26, 4 * 50 * 5):  # all at once; five tokens at a time, four tokens hold the rest
+        monkeypatch.setattr(recover, "CHUNK_BYTES", chunk)
+        leaf = found.clone().requires_grad_()
+        result = divergence(leaf, wanted)
+        result.backward()
+        assert leaf.grad is not None
+        torch.testing.assert_close(result.detach().double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(leaf.grad, slope, rtol=1e-4, atol=1e-7)
+
+
+def test_every_token_counts_by_its_own_size() -> None:
+    wanted = torch.tensor([[[1e4, 0.0], [0.0, 1.0]]])
+    found = wanted * 1.5
+    assert float(relative_error(found, wanted)) == pytest.approx(0.25)
+    assert float(relative_error(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))) == 0
+
+
+@pytest.mark.parametrize(("samples", "length", "expected"), [(64, 512, 512), (2, 512, 512), (2, 32, 32), (3, 32, 48)])
+def test_a_short_text_still_gives_two_steps(samples: int, length: int, expected: int) -> None:
+    assert step_tokens(tokens(samples, length)) == expected
+    assert len(tokens(samples, length).split(max(1, expected // length))) >= 2
+
+
+def test_the_outcome_reads_as_plain_data() -> None:
+    recovery = Recovery([Outcome(0.2, 0.1, 4)], Outcome(1.0, 0.5, 2)).as_dict()
+    assert recovery["blocks"] == [{"before": 0.2, "after": 0.1, "passes": 4}]
+    assert recovery["model"]["after"] == 0.5 and "KL" in recovery["model_loss"]
