@@ -23,7 +23,8 @@ TRAFFIC = {
 }
 DECODE_TOKENS = 64  # steps of up to so many tokens count as decoding
 ALWAYS = 1 << 30  # tokens: the path for few takes all
-HYSTERESIS = 1.03  # what wins by less than this does not win
+HYSTERESIS = 1.03  # dense that wins by less than this does not win
+PREFERENCE = 1.01  # so much is one order of additions worth: the path for few tokens is taken if it is that close
 RING_BYTES = 96 << 20  # of one weight's copies
 COPIES = 512
 CALLS = (3, 20)  # of one way in one bucket
@@ -50,7 +51,7 @@ class Result:
     def crossover_tokens(self) -> int:
         """Up to how many tokens the path for few is taken: as the traffic is fastest, ties to the larger."""
         bounds = [0, *self.few]
-        best = min(reversed(bounds), key=lambda bound: self._total(bound, HYSTERESIS))
+        best = min(reversed(bounds), key=lambda bound: self._total(bound, PREFERENCE))
         return ALWAYS if best == max(TRAFFIC) else best
 
     def total(self) -> float:

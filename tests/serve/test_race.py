@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from twofour.serve.kernels import race
-from twofour.serve.kernels.race import ALWAYS, HYSTERESIS, TRAFFIC, Result
+from twofour.serve.kernels.race import ALWAYS, PREFERENCE, TRAFFIC, Result
 
 
 def brute_force(result: Result) -> int:
-    """Every crossover tried, the many's times raised by the hysteresis; the largest of the best."""
+    """Every crossover tried, the many's times raised by the preference; the largest of the best."""
     totals = {}
     for bound in (0, *result.few):
         total = 0.0
         for tokens in result.few:
             is_few = tokens <= bound
-            total += TRAFFIC[tokens] * (result.few[tokens] if is_few else result.many[tokens] * HYSTERESIS)
+            total += TRAFFIC[tokens] * (result.few[tokens] if is_few else result.many[tokens] * PREFERENCE)
         totals[bound] = total
     best = min(totals.values())
     return max(bound for bound, total in totals.items() if math.isclose(total, best, rel_tol=1e-12))
@@ -40,7 +40,7 @@ def test_a_path_that_always_wins_takes_all_and_one_that_never_does_takes_none() 
 
 
 def test_a_small_advantage_of_the_path_for_many_is_taken_for_noise() -> None:
-    ones, slightly_less = dict.fromkeys(TRAFFIC, 1.0), dict.fromkeys(TRAFFIC, 0.98)
+    ones, slightly_less = dict.fromkeys(TRAFFIC, 1.0), dict.fromkeys(TRAFFIC, 0.995)
     assert Result(ones, slightly_less).crossover_tokens() == ALWAYS
 
 

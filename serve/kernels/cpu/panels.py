@@ -15,9 +15,12 @@ BLOCK_ROWS = 8
 
 def linear(x: Tensor, weight: CpuWeight, bias: Tensor | None) -> Tensor:  # [tokens, columns] -> [tokens, rows]
     """Multiply panel by panel, in the dtype of x."""
-    y = x.new_empty(x.shape[0], weight.rows)
-    panel_rows = _panel_rows(weight, x.dtype)
+    panel_rows = min(_panel_rows(weight, x.dtype), weight.rows)
     scratch = x.new_empty(panel_rows, weight.columns)
+    if panel_rows == weight.rows:  # nothing to put together
+        expand(weight, 0, weight.rows, scratch)
+        return functional.linear(x, scratch, bias)
+    y = x.new_empty(x.shape[0], weight.rows)
     for first in range(0, weight.rows, panel_rows):
         end = min(first + panel_rows, weight.rows)
         panel = scratch[: end - first]
@@ -36,4 +39,4 @@ def expand(weight: CpuWeight, first: int, end: int, to: Tensor) -> None:  # to: 
 
 def _panel_rows(weight: CpuWeight, dtype: torch.dtype) -> int:
     fitting = PANEL_BYTES // (weight.columns * dtype.itemsize) // BLOCK_ROWS * BLOCK_ROWS
-    return min(max(fitting, BLOCK_ROWS), -(-weight.rows // BLOCK_ROWS) * BLOCK_ROWS)
+    return max(fitting, BLOCK_ROWS)
