@@ -1,7 +1,8 @@
 """The Triton kernels behind a 2:4 linear: one copy of the values, read in place. Performance: not measured.
 
-Ready for a CUDA graph after `prepare`, and one opaque step for torch.compile. Calls on one device must follow each
-other on one stream: they share counters and scratch memory.
+One opaque step for torch.compile. Whoever captures CUDA graphs calls `prepare` of every linear once the kernels are
+chosen and before the first capture: a launch that compiles, and a scratch buffer that grows, do not belong into one.
+Calls on one device must follow each other on one stream: they share counters and scratch memory.
 """
 
 from dataclasses import dataclass
