@@ -9,7 +9,7 @@ SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
 QUALITY := $(DEMO)/quality.json
 REPORT := $(DEMO)/report/report.html
 
-.PHONY: demo develop test test-all lint types clean
+.PHONY: demo develop test test-all gpu lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -34,6 +34,10 @@ test: $(VENV)/.develop
 
 test-all: $(VENV)/.develop
 	$(BIN)/pytest -m "not gpu"
+
+# Offline and with nothing installed: torch, triton, transformers and pytest of the machine image are enough.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py
 
 lint: $(VENV)/.develop
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from twofour.prune.errors import InputError
 from twofour.prune.packed import Packed
-from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, verdicts
+from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, triton_linear, verdicts
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
@@ -56,7 +56,8 @@ class Candidate:
 
 CANDIDATES = {
     "cpu": Candidate("cpu", sparse_cpu.CpuKernel.from_packed, sparse_cpu.refusal),
-    "cusparselt": Candidate("cuda", cusparselt.CusparseltKernel.from_packed, cusparselt.refusal),
+    "triton": Candidate("cuda", triton_linear.TritonKernel.from_packed, triton_linear.refusal),
+    "cusparselt": Candidate("cuda", cusparselt.searched, cusparselt.refusal),
 }
 NAMES = ("auto", "reference", *CANDIDATES)
 SLOWER = "dense is faster on this machine"

@@ -2,8 +2,8 @@
 
 One opaque step for torch.compile; the number of tokens is looked at inside. Up to `crossover` tokens the decode
 kernel multiplies by the packed weight, with one order of additions whatever the number of tokens; beyond, the
-weight is expanded into scratch memory and multiplied by torch. Nothing waits for the device, and all memory comes
-from torch's allocator, so calls can be captured in a CUDA graph once `prepare` has compiled what they launch.
+weight is expanded into a shared scratch buffer and multiplied by torch. Nothing waits for the device and addresses
+stay, so calls can be captured in a CUDA graph once `prepare` has compiled what they launch.
 With TRITON_INTERPRET=1 set before the first use, the same kernels run on CPU tensors, slowly, as a check.
 """
 
@@ -15,13 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twofour.prune.errors import InputError
-from twofour.serve.kernels import triton_plan
-from twofour.serve.kernels.triton_layout import DTYPES, TritonWeight, aligned, padded, refuses
+from twofour.serve.kernels import triton_plan, triton_scratch
+from twofour.serve.kernels.triton_layout import DTYPES, TritonWeight, aligned, padded, refuses, traits
 
 __all__ = ["CROSSOVER_TOKENS", "TritonWeight", "available", "linear", "prepare", "refuses"]
 
-CROSSOVER_TOKENS = 96  # where expanding twice as many weights as one reads stops being hidden; not measured
+# An H200 turns compute-bound near 103 tokens when it multiplies by all the weights and reads half of them: from
+# there on the expansion no longer hides behind the memory. A model of its specification: not measured.
+CROSSOVER_TOKENS = 96
 _EXPAND_ROW_TILE = 32
+_EXPAND_GROUP_TILE = 32
 
 _library = torch.library.Library("twofour", "FRAGMENT")
 _library.define(
@@ -58,7 +61,10 @@ def linear(
 
 
 def prepare(weight: TritonWeight, bias: Tensor | None = None) -> None:
-    """Compile whatever a call can launch, so that capturing a CUDA graph compiles nothing."""
+    """Compile whatever a call can launch and let the scratch grow, so that a graph captures launches alone.
+
+    To be called before a CUDA graph is captured, once per shape, device and presence of a bias; it launches kernels.
+    """
     for tokens in (1, 17, 33, triton_plan.MAX_TOKENS + 1):
         linear(weight.values.new_zeros(tokens, weight.columns), weight, bias, triton_plan.MAX_TOKENS)
 
@@ -75,7 +81,7 @@ def _linear(
         elif len(flat) <= min(crossover, triton_plan.MAX_TOKENS):
             y = _decode(flat, values, codes, arrivals, bias, splits)
         else:
-            y = F.linear(flat, _expand(values, codes, columns), bias)
+            y = _multiply_expanded(flat, values, codes, bias)
     return y.view(*x.shape[:-1], len(values))
 
 
@@ -100,12 +106,10 @@ def _check(
         raise InputError(f"the activations are on {x.device}, weight and bias elsewhere; move them together")
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)
-    if available() != "interpreter":
+def _capability(device: torch.device) -> triton_plan.Capability:
+    if device.type != "cuda" and available() != "interpreter":
         raise InputError(f"the Triton kernels run on CUDA devices, got {device}; use the CPU kernels")
-    return 9, 0
+    return traits(device)[1]
 
 
 def _decode(
@@ -116,38 +120,46 @@ def _decode(
     from twofour.serve.kernels import triton_kernels
 
     planes = tile.tokens > 16
+    inputs = _planes(x, quarter, tile.groups, splits) if planes else aligned(_widened(x, 16 * quarter))
     y = x.new_empty(tokens, rows)
     partials = x.new_empty((splits, rows, tokens), dtype=torch.float32) if splits > 1 else None
     triton_kernels.decode[triton_plan.grid(rows, tokens, splits, tile)](
-        values, codes, _inputs(x, quarter, planes), None if bias is None else bias.contiguous(), y, partials,
+        values, codes, inputs, None if bias is None else bias.contiguous(), y, partials,
         arrivals, tokens, OUTPUTS=rows, QUARTER=quarter, SPLITS=splits, ROW_TILE=tile.rows,
-        GROUP_TILE=triton_plan.GROUP_TILE, TOKEN_TILE=tile.tokens, PLANES=planes,
+        GROUP_TILE=tile.groups, TOKEN_TILE=tile.tokens, PLANES=planes,
         PORTABLE=triton_kernels.INTERPRETED, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y
 
 
-def _inputs(x: Tensor, quarter: int, planes: bool) -> Tensor:
-    """Pad to whole quarters; with planes, sort by half of a group: 16-byte copies where 4-byte ones were."""
-    if missing := 16 * quarter - x.shape[1]:
-        x = F.pad(x, (0, missing))
-    if planes:
-        x = x.view(-1, 4, quarter, 2, 2).transpose(2, 3)
-    return aligned(x)
+def _planes(x: Tensor, quarter: int, groups: int, splits: int) -> Tensor:  # -> [tokens, steps, 4, 2, groups, 2]
+    """Sort by step, quarter and half of a group: 16-byte copies where 4-byte ones were, all of a step side by side."""
+    steps = triton_plan.steps_of_a_split(quarter, groups, splits) * splits
+    x = _widened(x, 16 * quarter).view(-1, 4, 4 * quarter)
+    x = _widened(x, 4 * steps * groups).view(-1, 4, steps, groups, 2, 2)
+    return aligned(x.permute(0, 2, 1, 4, 3, 5))
 
 
-def _expand(values: Tensor, codes: Tensor, columns: int) -> Tensor:  # -> [rows, columns]
+def _widened(x: Tensor, columns: int) -> Tensor:
+    missing = columns - x.shape[-1]
+    return F.pad(x, (0, missing)) if missing else x
+
+
+def _multiply_expanded(x: Tensor, values: Tensor, codes: Tensor, bias: Tensor | None) -> Tensor:
     _capability(values.device)  # refuses a device without the kernels
+    with triton_scratch.borrowed(len(values), x.shape[1], values) as dense:
+        _expand(values, codes, dense)
+        return F.linear(x, dense, bias)
+
+
+def _expand(values: Tensor, codes: Tensor, dense: Tensor) -> None:
     from twofour.serve.kernels import triton_kernels
 
-    rows, quarter = codes.shape
-    dense = values.new_empty(rows, columns)
-    steps = -(-quarter // triton_plan.GROUP_TILE)
-    triton_kernels.expand[-(-rows // _EXPAND_ROW_TILE), steps](
+    (rows, columns), quarter = dense.shape, codes.shape[1]
+    triton_kernels.expand[-(-rows // _EXPAND_ROW_TILE), -(-quarter // _EXPAND_GROUP_TILE)](
         values, codes, dense, OUTPUTS=rows, COLUMNS=columns, QUARTER=quarter, ROW_TILE=_EXPAND_ROW_TILE,
-        GROUP_TILE=triton_plan.GROUP_TILE, PORTABLE=triton_kernels.INTERPRETED,
+        GROUP_TILE=_EXPAND_GROUP_TILE, PORTABLE=triton_kernels.INTERPRETED,
     )  # fmt: skip
-    return dense
 
 
 def _fake(

@@ -1,10 +1,11 @@
 """The Triton kernels of a packed 2:4 weight: multiply a few tokens (`decode`), or expand to dense (`expand`).
 
-Load sparse, compute dense. A group's two kept values are one 32-bit word, and a code 0..5 says where they go.
+Load sparse, compute dense. A group's two kept values are one 32-bit word, and a code (triton_layout.PAIRS) says
+where they go.
 One 16-bit word carries the codes of four groups, one from each quarter of the row, so every load runs along a
 row. PRMT reads its two sources as a table of eight bytes and looks four codes up at once:
 
-    codes      -> 4 PRMT            a selector byte per position: 0x10 first value, 0x32 second, 0x44 zero
+    codes      -> 4 PRMT            a selector byte per position: 0x54 first value, 0x76 second, 0x00 zero
     selectors  -> 4 PRMT, 4 shifts  16 bits for each half of a group
     words      -> 8 PRMT            the dense halves (d0, d1) and (d2, d3): 20 instructions per 16 weights
 
@@ -38,8 +39,9 @@ def _slot(lower: tl.tensor, upper: tl.tensor, first: tl.tensor, second: tl.tenso
 
 @triton.jit
 def _portable_halves(word: tl.tensor, code: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    # two bits per code, lowest first: the first position 0 0 0 1 1 2, the second 1 2 3 2 3 3
-    first, second = (0x940 >> (2 * code)) & 3, (0xFB9 >> (2 * code)) & 3
+    # two bits per code, lowest first: the first position - 1 1 2 0 0 0, the second - 2 3 3 1 2 3
+    first, second = (0x94 >> (2 * code)) & 3, (0x39F8 >> (2 * code)) & 3
+    word = tl.where(code == 0, 0, word)
     lower, upper = word & 0xFFFF, (word >> 16) & 0xFFFF
     low = _slot(lower, upper, first, second, 0) | _slot(lower, upper, first, second, 1) << 16
     high = _slot(lower, upper, first, second, 2) | _slot(lower, upper, first, second, 3) << 16
@@ -69,8 +71,8 @@ def _halves(
 
 
 @triton.jit
-def _load(at: tl.tensor, inside: tl.tensor, RAGGED: tl.constexpr) -> tl.tensor:
-    if RAGGED:
+def _load(at: tl.tensor, inside: tl.tensor, MASKED: tl.constexpr) -> tl.tensor:
+    if MASKED:
         return tl.load(at, mask=inside, other=0)
     else:
         return tl.load(at)
@@ -119,14 +121,15 @@ def _join(
 ) -> None:
     """Leave this split's sums; the last to arrive adds them up in order and resets the counter."""
     inside = (row < OUTPUTS)[:, None] & (token < tokens)[None, :]
-    at = partials + row[:, None] * tokens + token[None, :]
-    tl.store(at + tl.program_id(2) * OUTPUTS * tokens, sums, mask=inside)
+    at = partials + row.to(tl.int64)[:, None] * tokens + token[None, :]
+    tl.store(at + tl.program_id(2).to(tl.int64) * OUTPUTS * tokens, sums, mask=inside)
     tl.debug_barrier()  # every thread has stored before one of them releases
     counter = arrivals + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     if tl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1:
         total = tl.full(sums.shape, 0.0, tl.float32)
         for split in tl.static_range(SPLITS):
-            total += tl.load(at + split * OUTPUTS * tokens, mask=inside, other=0, cache_modifier=".cg")
+            split_at = at + tokens.to(tl.int64) * (split * OUTPUTS)
+            total += tl.load(split_at, mask=inside, other=0, cache_modifier=".cg")
         tl.store(counter, 0)
         _store(total, out, bias, row, token, tokens, OUTPUTS)
 
@@ -137,14 +140,15 @@ def _load_halves(
     codes_at: tl.tensor,
     inside: tl.tensor,
     QUARTER: tl.constexpr,
-    RAGGED: tl.constexpr,
+    OVERRUN: tl.constexpr,  # groups past the end of the quarter; beyond 3 * QUARTER, past the end of the memory too
     PORTABLE: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    w0 = _load(words_at, inside, RAGGED)
-    w1 = _load(words_at + QUARTER, inside, RAGGED)
-    w2 = _load(words_at + 2 * QUARTER, inside, RAGGED)
-    w3 = _load(words_at + 3 * QUARTER, inside, RAGGED)
-    return _halves(w0, w1, w2, w3, _load(codes_at, inside, RAGGED).to(tl.int32), PORTABLE)
+    # Past the end of a quarter lies the next one: its words may be read, for the code 0 keeps nothing of them.
+    w0 = _load(words_at, inside, OVERRUN > 3 * QUARTER)
+    w1 = _load(words_at + QUARTER, inside, OVERRUN > 2 * QUARTER)
+    w2 = _load(words_at + 2 * QUARTER, inside, OVERRUN > QUARTER)
+    w3 = _load(words_at + 3 * QUARTER, inside, OVERRUN > 0)
+    return _halves(w0, w1, w2, w3, _load(codes_at, inside, OVERRUN > 0).to(tl.int32), PORTABLE)
 
 
 @triton.jit
@@ -155,7 +159,7 @@ def _sum_steps(
     sums: tl.tensor,
     first: tl.tensor,
     STEPS: tl.constexpr,
-    RAGGED: tl.constexpr,
+    OVERRUN: tl.constexpr,
     QUARTER: tl.constexpr,
     GROUP_TILE: tl.constexpr,
     PLANES: tl.constexpr,
@@ -163,17 +167,18 @@ def _sum_steps(
 ) -> tl.tensor:
     """Add the products of STEPS steps, GROUP_TILE groups of every quarter each; nothing past the quarter's end."""
     DTYPE: tl.constexpr = inputs_at.dtype.element_ty
-    HALF_PITCH: tl.constexpr = 2 * QUARTER if PLANES else 2
-    GROUP_PITCH: tl.constexpr = 2 if PLANES else 4
     for step in range(STEPS):
         done = (first + step) * GROUP_TILE
-        inside = (done + tl.arange(0, GROUP_TILE) < QUARTER)[None, :]
-        inside_pairs = (done + tl.arange(0, 2 * GROUP_TILE) // 2 < QUARTER)[:, None]
-        halves = _load_halves(words_at + done, codes_at + done, inside, QUARTER, RAGGED, PORTABLE)
+        inside = (tl.arange(0, GROUP_TILE) < QUARTER - done)[None, :]
+        inside_pairs = (tl.arange(0, 2 * GROUP_TILE) // 2 < QUARTER - done)[:, None]
+        halves = _load_halves(words_at + done, codes_at + done, inside, QUARTER, OVERRUN, PORTABLE)
         for quarter in tl.static_range(4):
             for half in tl.static_range(2):
-                plane_at = inputs_at + quarter * 4 * QUARTER + half * HALF_PITCH + done * GROUP_PITCH
-                plane = _load(plane_at, inside_pairs, RAGGED)
+                if PLANES:  # padded with zeros to whole steps, and within 2 KiB: one pointer reaches all of them
+                    plane = tl.load(inputs_at + (done * 16 + (quarter * 2 + half) * 2 * GROUP_TILE))
+                else:
+                    plane_at = inputs_at + (quarter * 4 * QUARTER + half * 2) + done * 4
+                    plane = _load(plane_at, inside_pairs, OVERRUN > 0)
                 sums = _add_product(sums, halves[half * 4 + quarter], plane, DTYPE, PORTABLE)
     return sums
 
@@ -183,7 +188,7 @@ def _sum_steps(
 def decode(
     values: tl.tensor,  # [OUTPUTS, 8 * QUARTER], two 16-bit values per group
     codes: tl.tensor,  # int16 [OUTPUTS, QUARTER]
-    inputs: tl.tensor,  # [tokens, 16 * QUARTER]; with PLANES [tokens, 4, 2, QUARTER, 2]
+    inputs: tl.tensor,  # [tokens, 16 * QUARTER]; with PLANES [tokens, SPLITS * STEPS, 4, 2, GROUP_TILE, 2]
     bias: tl.tensor,  # [OUTPUTS] or None
     out: tl.tensor,  # [tokens, OUTPUTS]
     partials: tl.tensor,  # float32 [SPLITS, OUTPUTS, tokens], or None if SPLITS is 1
@@ -200,7 +205,7 @@ def decode(
 ) -> None:
     """Compute out = inputs @ weight.T + bias on the grid (token tiles, row tiles, SPLITS)."""
     STEPS: tl.constexpr = (QUARTER + GROUP_TILE * SPLITS - 1) // (GROUP_TILE * SPLITS)  # of one split
-    RAGGED: tl.constexpr = STEPS * GROUP_TILE * SPLITS != QUARTER
+    OVERRUN: tl.constexpr = STEPS * GROUP_TILE * SPLITS - QUARTER
     row = tl.program_id(1) * ROW_TILE + tl.arange(0, ROW_TILE)
     token = tl.program_id(0) * TOKEN_TILE + tl.arange(0, TOKEN_TILE)
     group = tl.arange(0, GROUP_TILE)
@@ -208,12 +213,13 @@ def decode(
     # Rows and tokens past the end read the last one again: in bounds without a mask, and never stored.
     near_row = tl.minimum(row, OUTPUTS - 1).to(tl.int64)[:, None]
     near_token = tl.minimum(token, tokens - 1)[None, :]
+    PITCH: tl.constexpr = 16 * GROUP_TILE * STEPS * SPLITS if PLANES else 16 * QUARTER
     words_at = values.to(tl.pointer_type(tl.int32), bitcast=True) + near_row * (4 * QUARTER) + group[None, :]
     codes_at = codes + near_row * QUARTER + group[None, :]
-    inputs_at = inputs + near_token * (16 * QUARTER) + (pair if PLANES else pair // 2 * 4 + pair % 2)[:, None]
+    inputs_at = inputs + near_token * PITCH + (pair if PLANES else pair // 2 * 4 + pair % 2)[:, None]
     sums = tl.full((ROW_TILE, TOKEN_TILE), 0.0, tl.float32)
     first = tl.program_id(2) * STEPS
-    sums = _sum_steps(words_at, codes_at, inputs_at, sums, first, STEPS, RAGGED, QUARTER, GROUP_TILE, PLANES, PORTABLE)
+    sums = _sum_steps(words_at, codes_at, inputs_at, sums, first, STEPS, OVERRUN, QUARTER, GROUP_TILE, PLANES, PORTABLE)
     if SPLITS == 1:
         _store(sums, out, bias, row, token, tokens, OUTPUTS)
     else:
@@ -237,7 +243,7 @@ def expand(
     group = (tl.program_id(1) * GROUP_TILE + tl.arange(0, GROUP_TILE))[None, :]
     inside = (row < OUTPUTS) & (group < QUARTER)
     words_at = values.to(tl.pointer_type(tl.int32), bitcast=True) + row * (4 * QUARTER) + group
-    halves = _load_halves(words_at, codes + row * QUARTER + group, inside, QUARTER, True, PORTABLE)
+    halves = _load_halves(words_at, codes + row * QUARTER + group, inside, QUARTER, 4 * QUARTER, PORTABLE)
     pair_at = dense.to(tl.pointer_type(tl.int32), bitcast=True) + row * (COLUMNS // 2)
     for quarter in tl.static_range(4):
         column = quarter * QUARTER + group  # in groups

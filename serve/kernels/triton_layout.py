@@ -2,8 +2,9 @@
 
 The values stay as they are: row-major, two per group, shared with the checkpoint's tensor (and with whatever else
 reads plain rows) where the row is a multiple of 64 columns and the memory aligned, else copied into padded rows.
-The positions become codes 0..5, (0 1) (0 2) (0 3) (1 2) (1 3) (2 3). A row is cut into four quarters of `quarter`
-groups; word q of its codes holds those of the groups q, quarter + q, 2 quarter + q and 3 quarter + q, 4 bits each:
+The positions become codes, 1..3 for (1 2) (1 3) (2 3) and 4..6 for (0 1) (0 2) (0 3); triton_ptx says why. A row is
+cut into four quarters of `quarter` groups; word q of its codes holds those of the groups q, quarter + q,
+2 quarter + q and 3 quarter + q, 4 bits each:
 
     values  bfloat16 or float16 [rows, 8 * quarter]     16 bits a kept value
     codes   int16               [rows, quarter]         4 bits a group: 1.125 bytes per dense weight in all
@@ -16,18 +17,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twofour.prune.errors import InputError
-from twofour.prune.packed import Packed, split_nibbles, validate
+from twofour.prune.packed import Packed, join_nibbles, split_nibbles, validate
 from twofour.serve.kernels import triton_plan
 
 DTYPES = (torch.bfloat16, torch.float16)
 ALIGNMENT_BYTES = 16  # of an asynchronous copy
 _MAX_ROWS = 65535 * triton_plan.MIN_ROW_TILE  # the grid's second dimension
+_MAX_COLUMNS = 2**31 // triton_plan.MAX_TOKENS // 2  # the inputs of a call are addressed by 32 bits
 _COLUMNS_PER_BLOCK = 64  # four quarters of whole 16-byte copies
-_INTERPRETED_PROCESSORS = 132
+_INTERPRETED = (132, (9, 0))  # the processors and the capability that Triton's interpreter stands for
 
-_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  # by code
-_CODE_OF = torch.zeros(16, dtype=torch.uint8)  # by nibble
-_CODE_OF[[first | second << 2 for first, second in _PAIRS]] = torch.arange(len(_PAIRS), dtype=torch.uint8)
+PAIRS = {1: (1, 2), 2: (1, 3), 3: (2, 3), 4: (0, 1), 5: (0, 2), 6: (0, 3)}  # the positions of a code
+_NIBBLE_OF = torch.zeros(16, dtype=torch.uint8)
+_CODE_OF = torch.zeros(16, dtype=torch.uint8)
+for _code, (_first, _second) in PAIRS.items():
+    _NIBBLE_OF[_code] = _first | _second << 2
+    _CODE_OF[_first | _second << 2] = _code
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,21 @@ class TritonWeight:
         quarter = padded(columns) // 16
         device = packed.values.device
         arrivals = torch.zeros(triton_plan.counters(rows), dtype=torch.int32, device=device)
-        count = triton_plan.splits(rows, quarter, _processors(device))
+        count = triton_plan.splits(rows, quarter, *traits(device))
         return cls(_rows_of_values(packed.values, quarter), _codes(packed, quarter), arrivals, columns, count)
 
     @property
     def shape(self) -> tuple[int, int]:
         """The shape of the dense weight, (out, in)."""
         return self.values.shape[0], self.columns
+
+    def packed(self) -> Packed:
+        """Return the stored tensors: the values, shared where they are, and the positions, both bit for bit."""
+        groups = self.columns // 4
+        quarters = [self.codes >> shift & 7 for shift in (0, 4, 8, 12)]
+        codes = torch.cat(quarters, dim=1)[:, :groups].long()
+        nibbles = _NIBBLE_OF.to(codes.device)[codes]
+        return Packed(self.values[:, : 2 * groups].contiguous(), join_nibbles(nibbles))
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +86,8 @@ def refuses(packed: Packed) -> str | None:
         return f"the Triton kernels take no empty weight, got {rows} x {columns}"
     if rows > _MAX_ROWS:
         return f"the Triton kernels take up to {_MAX_ROWS} rows, got {rows}"
+    if columns > _MAX_COLUMNS:
+        return f"the Triton kernels take up to {_MAX_COLUMNS} columns, got {columns}"
     return None
 
 
@@ -100,7 +115,8 @@ def _codes(packed: Packed, quarter: int) -> Tensor:
     return (first | second << 4 | third << 8 | fourth << 12).contiguous()
 
 
-def _processors(device: torch.device) -> int:
+def traits(device: torch.device) -> tuple[int, triton_plan.Capability]:
+    """Return the number of processors and the compute capability."""
     if device.type != "cuda":
-        return _INTERPRETED_PROCESSORS
-    return torch.cuda.get_device_properties(device).multi_processor_count
+        return _INTERPRETED
+    return torch.cuda.get_device_properties(device).multi_processor_count, torch.cuda.get_device_capability(device)

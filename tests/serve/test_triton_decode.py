@@ -4,6 +4,7 @@ import importlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 from twofour.prune import pattern
 from twofour.prune.errors import InputError
 from twofour.prune.packed import Packed, pack
-from twofour.serve.kernels import triton_decode, triton_plan
+from twofour.serve.kernels import triton_decode, triton_layout, triton_plan
 from twofour.serve.kernels.triton_decode import TritonWeight, linear
+from twofour.serve.kernels.triton_linear import TritonKernel
 
 DTYPES = [torch.bfloat16, torch.float16]
 
@@ -30,6 +32,50 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     importlib.reload(kernels)
+
+
+@pytest.fixture
+def fixed_order_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add up every dot of the interpreter input after input: the order of numpy's depends on the shape."""
+    from triton.runtime import interpreter
+
+    def create_dot(self: Any, a: Any, b: Any, sums: Any, *options: Any) -> Any:
+        total = sums.data.copy()
+        for column, row in zip(a.data.T, b.data, strict=True):
+            total += column[:, None] * row[None, :]
+        return interpreter.TensorHandle(total, sums.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+def keep_partials(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:  # of every call, float32 [splits, rows, tokens]
+    kept: list[Tensor] = []
+    new_empty = Tensor.new_empty
+
+    def keeping(x: Tensor, *shape: Any, **options: Any) -> Tensor:
+        made = new_empty(x, *shape, **options)
+        kept.extend([made] if made.dtype == torch.float32 else [])
+        return made
+
+    monkeypatch.setattr(Tensor, "new_empty", keeping)
+    return kept
+
+
+def add_up(partials: Tensor, bias: Tensor) -> Tensor:  # [rows, tokens]
+    total = torch.zeros_like(partials[0])
+    for partial in partials:
+        total += partial
+    return total + bias.float()[:, None]
+
+
+def reverse_the_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the last split of a tile run first, the first one last."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    set_grid = interpreter_builder.set_grid_idx
+    monkeypatch.setattr(
+        interpreter_builder, "set_grid_idx", lambda x, y, z: set_grid(x, y, interpreter_builder.grid_dim[2] - 1 - z)
+    )
 
 
 def packed_weight(rows: int, columns: int, dtype: torch.dtype, seed: int = 0) -> Packed:
@@ -74,10 +120,11 @@ def test_the_product_is_that_of_the_unpacked_weight(rows: int, columns: int, tok
 
 
 @pytest.mark.usefixtures("interpreter")
-def test_random_shapes() -> None:
+def test_random_shapes_on_every_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     source = random.Random(0)
     for seed in range(20):
-        rows, columns, tokens = source.randint(1, 100), 4 * source.randint(1, 150), source.randint(1, 40)
+        rows, columns, tokens = source.randint(1, 100), 4 * source.randint(1, 150), source.randint(1, 96)
+        monkeypatch.setattr(triton_layout, "_INTERPRETED", (132, source.choice([(8, 0), (9, 0)])))
         dtype = source.choice(DTYPES)
         packed, x = packed_weight(rows, columns, dtype, seed), inputs(tokens, columns, dtype, seed)
         assert_product(linear(x, TritonWeight.from_packed(packed)), x, packed, None)
@@ -91,6 +138,39 @@ def test_any_number_of_splits_adds_up_and_leaves_the_counters_at_zero(count: int
     for _ in range(2):
         assert_product(linear(x, weight), x, packed, None)
         assert not weight.arrivals.any()
+
+
+@pytest.mark.usefixtures("interpreter", "fixed_order_dots")
+def test_splits_are_added_in_their_order_whoever_arrives_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit the partial sums p0, p1, p2, p3 added from the left, and not what another order gives.
+
+    In float16: the interpreter rounds to bfloat16 towards zero.
+    """
+    packed, x = packed_weight(40, 2048, torch.float16), inputs(5, 2048, torch.float16)
+    bias = inputs(1, 40, torch.float16)[0]
+    weight, kept = replace(TritonWeight.from_packed(packed), splits=4), keep_partials(monkeypatch)
+    y = linear(x, weight, bias)
+    in_order, reversed_order = (add_up(order, bias) for order in (kept[0], kept[0].flip(0)))
+    assert torch.equal(y, in_order.half().t()) and not torch.equal(in_order, reversed_order)
+    reverse_the_splits(monkeypatch)
+    assert torch.equal(linear(x, weight, bias), y) and torch.equal(kept[1], kept[0])
+
+
+@pytest.mark.usefixtures("interpreter", "fixed_order_dots")
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+@pytest.mark.parametrize(("rows", "columns"), [(20, 1024), (70, 580)])
+def test_a_token_is_the_same_whatever_is_beside_it(
+    rows: int, columns: int, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over every tile: the order of the steps and of the products in them is the kernel's own, and one."""
+    monkeypatch.setattr(triton_layout, "_INTERPRETED", (132, capability))
+    weight, x = (
+        TritonWeight.from_packed(packed_weight(rows, columns, torch.bfloat16)),
+        inputs(40, columns, torch.bfloat16),
+    )
+    alone = linear(x[-1:], weight)
+    for tokens in (2, 17, 40):
+        assert torch.equal(linear(x[-tokens:], weight)[-1:], alone)
 
 
 @pytest.mark.usefixtures("interpreter")
@@ -161,7 +241,9 @@ def test_prepare_launches_every_tile_and_the_expansion(monkeypatch: pytest.Monke
     )
     expand = triton_decode._expand
     monkeypatch.setattr(triton_decode, "_expand", lambda *weight: seen.append(0) or expand(*weight))
-    triton_decode.prepare(TritonWeight.from_packed(packed_weight(8, 64, torch.float16)))
+    kernel = TritonKernel.from_packed(packed_weight(8, 64, torch.float16))
+    seen.clear()
+    kernel.prepare(inputs(1, 8, torch.float16)[0])
     assert sorted(seen) == [0, 16, 32, 64]
 
 

@@ -38,7 +38,7 @@ def compiled(target: int, tokens: int, dtype: str, splits: int, quarter: int) ->
     tile = triton_plan.tile(tokens, divmod(target, 10))
     constants = {
         "OUTPUTS": 4096, "QUARTER": quarter, "SPLITS": splits, "ROW_TILE": tile.rows, "TOKEN_TILE": tile.tokens,
-        "GROUP_TILE": triton_plan.GROUP_TILE, "PLANES": tile.tokens > 16, "PORTABLE": False,
+        "GROUP_TILE": tile.groups, "PLANES": tile.tokens > 16, "PORTABLE": False,
     }  # fmt: skip
     arguments = dict.fromkeys(("values", "inputs", "bias", "out"), f"*{dtype}")
     arguments |= {"codes": "*i16", "partials": "*fp32", "arrivals": "*i32", "tokens": "i32"}
@@ -87,45 +87,64 @@ def read(kernel: Any) -> MachineCode:
     )
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-@pytest.mark.parametrize(
-    ("target", "tokens", "shared_limit", "per_weight_limit"),
-    [
-        (80, 16, 163 * 1024, 3.5),
-        (89, 16, 99 * 1024, 3.5),
-        (90, 16, 227 * 1024 // 2 - 1024, 3.5),  # two programs on a processor
-        (90, 32, 227 * 1024 // 2 - 1024, 3.5),
-        (90, 64, 227 * 1024, 3.5),
-        # twice the products per weight, in instructions of 8 tokens: 3.8 of the 12 (sm_80) and 50 (sm_89) that fit
-        (80, 32, 163 * 1024, 4.0),
-        (89, 32, 99 * 1024, 4.0),
-    ],
-)
-def test_the_main_loop_is_lean(
-    target: int, tokens: int, shared_limit: int, per_weight_limit: float, dtype: str
-) -> None:
-    kernel, tile = compiled(target, tokens, dtype, 4, QUARTER)
-    code = read(kernel)
-    weights = tile.rows * triton_plan.GROUP_TILE * 16 / (tile.warps * 32)  # of a step, for one thread
-    assert code.spilled_bytes == 0
-    assert code.shared_bytes <= shared_limit
+SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}  # of a processor, for one program
+TILES = {
+    (target, triton_plan.tile(tokens, divmod(target, 10)).tokens)
+    for target in SHARED_BYTES
+    for tokens in range(1, triton_plan.MAX_TOKENS + 1)
+}
+
+
+def weights_of_a_step(tile: triton_plan.Tile) -> float:  # for one thread
+    return tile.rows * tile.groups * 16 / (tile.warps * 32)
+
+
+def assert_lean(code: MachineCode, tile: triton_plan.Tile, target: int, per_weight_limit: float = 3.5) -> None:
+    weights = weights_of_a_step(tile)
+    assert code.shared_bytes <= SHARED_BYTES[target]
     assert code.main_loop.total() / weights <= per_weight_limit
     assert code.main_loop["HGMMA" if target == 90 else "HMMA"] > 0
     # every value by an asynchronous copy of 16 bytes: a byte per dense weight
     assert sum(count for name, count in code.copies.items() if ".128" in name) >= weights / 16
-    assert not code.main_loop["LDG"] + code.main_loop["LDL"] + code.main_loop["STL"]
+    assert not code.main_loop["LDG"]
 
 
-def test_a_ragged_quarter_and_one_split_stay_lean() -> None:
-    """576 columns: the last step is masked."""
-    kernel, tile = compiled(90, 1, "bf16", 1, 36)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize(("target", "tokens"), sorted(TILES))
+def test_the_main_loop_of_every_tile_is_lean(target: int, tokens: int, dtype: str) -> None:
+    kernel, tile = compiled(target, tokens, dtype, 4, QUARTER)
     code = read(kernel)
+    assert_lean(code, tile, target)
     assert code.spilled_bytes == 0
-    assert code.main_loop.total() / (tile.rows * triton_plan.GROUP_TILE * 16 / (tile.warps * 32)) <= 3.5
-    assert code.main_loop["LDGSTS"] and code.main_loop["HGMMA"]
+
+
+@pytest.mark.parametrize(("target", "tokens"), sorted(TILES))
+def test_a_ragged_quarter_stays_lean(target: int, tokens: int) -> None:
+    """4160 columns in one split: the last step is masked."""
+    kernel, tile = compiled(target, tokens, "bf16", 1, 260)
+    code = read(kernel)
+    assert_lean(code, tile, target)
+    assert code.spilled_bytes == 0
+
+
+@pytest.mark.parametrize(("target", "tokens"), sorted(TILES))
+def test_splits_past_the_end_cost_little(target: int, tokens: int) -> None:
+    """14400 columns in four splits: 3.55 for 32 tokens on sm_89 under Triton 3.6 and 3.7, below 3.1 elsewhere.
+
+    Triton 3.9 spills an address for 16 tokens on sm_89, and reloads it once in a step.
+    """
+    kernel, tile = compiled(target, tokens, "bf16", 4, 900)
+    code = read(kernel)
+    assert_lean(code, tile, target, 3.56 if (target, tokens) in ((80, 32), (89, 32)) else 3.1)
+    assert code.spilled_bytes <= 8 and code.main_loop["LDL"] + code.main_loop["STL"] <= 1
+
+
+@pytest.mark.parametrize("tokens", [16, 32])
+def test_two_programs_share_a_processor_of_sm_90(tokens: int) -> None:
+    assert read(compiled(90, tokens, "bf16", 4, QUARTER)[0]).shared_bytes <= SHARED_BYTES[90] // 2 - 1024
 
 
 def test_the_expansion_is_byte_permutes() -> None:
     """16 per 16 weights: the 20 instructions of the text less its 4 shifts, nothing added by the compiler."""
     kernel, tile = compiled(90, 16, "bf16", 1, QUARTER)
-    assert read(kernel).main_loop["PRMT"] == tile.rows * triton_plan.GROUP_TILE * 16 // (tile.warps * 32)
+    assert read(kernel).main_loop["PRMT"] == weights_of_a_step(tile)

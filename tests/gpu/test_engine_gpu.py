@@ -1,0 +1,57 @@
+"""A packed tiny model on a device: its logits by every kernel, and the engine that serves it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from twofour.serve.engine import child
+from twofour.serve.engine.messages import Command, Report
+from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
+from twofour.serve.kernels import triton_decode
+from twofour.serve.loading import load_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not triton_decode.available().startswith("sm_"), reason=f"Triton kernels: {triton_decode.available()}"
+    ),
+]
+TOKENS = [(7 * i + 1) % 300 for i in range(40)]
+
+
+@pytest.mark.parametrize("kernels", ["auto", "triton", "cusparselt"])
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_the_logits_are_those_of_the_expanded_model(tiny_pruned_folder: Path, kernels: str, tokens: int) -> None:
+    ids = torch.tensor([TOKENS[:tokens]], device="cuda")
+    with torch.inference_mode():
+        expected = load_model(str(tiny_pruned_folder), "cuda", kernels="reference")(ids).logits.float()
+        found = load_model(str(tiny_pruned_folder), "cuda", kernels=kernels)(ids).logits.float()
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+def test_the_engine_gives_the_same_tokens_alone_and_in_a_batch(tiny_pruned_folder: Path) -> None:
+    loop, info = child.start(EngineConfig(str(tiny_pruned_folder), device="cuda", kernels="triton", kv_tokens=4096))
+    assert info.kernels == {"triton": 14} and info.device.startswith("cuda")
+    prompts = [Prompt(str(i), tuple(TOKENS[i : i + 9]), Sampling(8, temperature=0)) for i in range(4)]
+    alone = [generate(loop, [prompt])[prompt.id] for prompt in prompts]
+    together = generate(loop, prompts)
+    assert [len(tokens) for tokens in alone] == [8] * 4
+    assert [together[prompt.id] for prompt in prompts] == alone
+
+
+def generate(loop: child.Loop, prompts: list[Prompt]) -> dict[str, list[int]]:
+    """Send all prompts at once and collect what is generated until the loop is idle."""
+    waiting, reports = [list[Command](prompts)], list[Report]()
+
+    def receive(timeout_s: float) -> list[Command] | None:
+        if waiting:
+            return waiting.pop()
+        return None if timeout_s else []
+
+    loop.run(receive, reports.append)
+    found: dict[str, list[int]] = {prompt.id: [] for prompt in prompts}
+    for piece in (piece for report in reports for piece in report.pieces):
+        assert piece.error is None
+        found[piece.id] += piece.tokens
+    return found
