@@ -19,7 +19,7 @@ from twofour.serve.openai.replies import (
 )
 from twofour.serve.openai.sampling import room, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
-from twofour.serve.openai.vocabulary import Tokens, Vocabulary, text_of
+from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 
 async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[Job, "ChatWriter"]:
@@ -34,11 +34,7 @@ async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[
 
 
 async def tokenise(serving: Serving, messages: Sequence[Message]) -> Tokens:
-    """The template writes the special tokens itself: none is added."""
-    limit = serving.context_limit
-    serving.vocabulary.check_length(sum(len(text_of(message)) for message in messages), limit, "messages")
-    text = await serving.vocabulary.render(messages)
-    tokens = await serving.vocabulary.encode(text, limit, "messages", special_tokens=False)
+    tokens = await serving.vocabulary.encode_chat(messages, serving.context_limit)
     if not tokens:
         raise invalid("the chat template makes an empty prompt of these messages", "messages")
     return tokens
