@@ -140,8 +140,8 @@ def refuse_unsupported(body: Strict) -> int:
 
 
 def same(value: object, neutral: object) -> bool:
-    """Equal, and of one type: true is not 1."""
-    return type(value) is type(neutral) and value == neutral
+    """Equal, and both numbers or neither: true is not 1."""
+    return isinstance(value, bool) is isinstance(neutral, bool) and value == neutral
 
 
 def check_together(body: GenerationRequest) -> None:

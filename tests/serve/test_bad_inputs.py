@@ -207,3 +207,11 @@ def test_odd_inputs_that_are_fine(shared: Any) -> None:
     both = shared.complete(n=2, temperature=0).json()["choices"]
     assert both[0]["text"] == both[1]["text"]
     assert shared.complete(logit_bias={}).status_code == 200
+
+
+def test_whole_numbers_may_have_a_point(shared: Any) -> None:
+    """JSON has one kind of number, and some languages write 4 as 4.0."""
+    body = '{"model": "m", "prompt": [104.0, 1e2], "max_tokens": 4.0, "length_penalty": 1.0, "temperature": 1}'
+    answer = shared.client.post(TEXT, content=body, headers={"Content-Type": "application/json"})
+    assert answer.json()["usage"] == {**answer.json()["usage"], "prompt_tokens": 2, "completion_tokens": 4}
+    assert shared.engine.prompts[-1].tokens == (104, 100)
