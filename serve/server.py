@@ -19,6 +19,7 @@ from twofour.serve.engine.types import Engine, EngineInfo
 
 MAX_CONNECTIONS = 4096
 MAX_HEAD_BYTES = 65536
+IDLE_S = 75  # longer than load balancers keep theirs (60 s): who closes last cannot lose a request
 LAST_WORDS_S = 3  # for answers that are written but not yet sent
 WATCH_EVERY_S = 0.5
 
@@ -110,6 +111,7 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=LAST_WORDS_S,
     )
 
