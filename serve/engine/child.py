@@ -16,6 +16,7 @@ from twofour.prune.errors import InputError, TwofourError
 from twofour.prune.recipe import peak_memory_bytes
 from twofour.serve.engine import capacity
 from twofour.serve.engine.blocks import Blocks
+from twofour.serve.engine.grammar import grammars
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
@@ -69,7 +70,8 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     info = _info(config, model, room)
     blocks = Blocks(room.kv_tokens // config.block_size, config.block_size)
     scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
-    return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device)), info
+    constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
+    return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device), constrain=constrain), info
 
 
 def _check(config: EngineConfig) -> None:

@@ -15,6 +15,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from twofour.serve.engine.grammar import Constrain, no_grammars
 from twofour.serve.engine.messages import Cancel, Command, Report, StepRecord
 from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
@@ -35,9 +36,11 @@ class Loop:
         info: EngineInfo,
         clock: Callable[[], float] = perf_counter,
         peak_device_bytes: Callable[[], int] = lambda: 0,
+        constrain: Constrain = no_grammars,
     ) -> None:
         self._runner, self._scheduler, self._info = runner, scheduler, info
         self._clock, self._peak_device_bytes = clock, peak_device_bytes
+        self._constrain = constrain
         self._eos = frozenset(info.eos_token_ids)
         self._sequences: dict[str, Sequence] = {}
         self._steps = self._step_tokens = 0
@@ -74,7 +77,12 @@ class Loop:
         if why := refusal(prompt, info.context_length, info.kv_tokens, info.vocab_size):
             return Piece(prompt.id, finish=Finish.ERROR, error=why)
         seed = prompt.sampling.seed if prompt.sampling.seed is not None else secrets.randbits(64)
-        sequence = self._sequences[prompt.id] = Sequence(prompt, seed, self._clock())
+        sequence = Sequence(prompt, seed, self._clock())
+        try:
+            sequence.constraint = self._constrain(prompt.sampling.grammar) if prompt.sampling.grammar else None
+        except Exception as error:
+            return Piece(prompt.id, finish=Finish.ERROR, error=f"{type(error).__name__}: {error}")
+        self._sequences[prompt.id] = sequence
         self._scheduler.add(sequence)
         return None
 
@@ -166,11 +174,12 @@ def _chunk(turn: Turn) -> Chunk:
 def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
     token, ended = sampled.token, sampled.token in stop_ids(sequence.sampling, eos)
     full = sequence.generated == sequence.sampling.max_tokens
+    complete = sequence.constraint is not None and sequence.constraint.done
     return Piece(
         sequence.id,
         tokens=(token,),
         logprobs=(sampled.logprob,) if sampled.logprob else (),
-        finish=Finish.STOP if ended else Finish.LENGTH if full else None,
+        finish=Finish.STOP if ended or complete else Finish.LENGTH if full else None,
         stopped_by=token if ended else None,
     )
 

@@ -5,6 +5,7 @@ In this order, everything in float32:
     repetition penalty     logits of tokens in prompt or output: divided by it if positive, else multiplied
     frequency, presence    subtracted: times the count in the output, and once if it is there at all
     logit_bias             added; then end and stop tokens are excluded before `min_tokens` are there
+    grammar                excludes what it does not allow
     temperature            below 1e-5 takes the best here; of equals the lowest id wins, as everywhere below
     min_p, top_k, top_p    each keeps the best by the probabilities that the one before left
     draw                   the first token, by ascending id, whose cumulative probability exceeds u * total
@@ -53,6 +54,8 @@ def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, 
         return Sampled(error="the model's logits are not finite")
     try:
         token = best_token if _takes_best(sequence) else _choose(row.float(), sequence, eos)
+        if sequence.constraint:
+            sequence.constraint.accept(token)
         count = sequence.sampling.logprobs
         return Sampled(token, None if count is None else logprobs(row[None], [token], count)[0])
     except Exception as error:
@@ -67,7 +70,7 @@ def _takes_best(sequence: Sequence) -> bool:
 def _adjusts(sequence: Sequence) -> bool:
     s = sequence.sampling
     penalties = (s.presence_penalty, s.frequency_penalty, s.repetition_penalty - 1)
-    return any(penalties) or bool(s.logit_bias) or sequence.generated < s.min_tokens
+    return any(penalties) or bool(s.logit_bias or sequence.constraint) or sequence.generated < s.min_tokens
 
 
 def _choose(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> int:
@@ -94,6 +97,10 @@ def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
         )
     if sequence.generated < s.min_tokens:
         row[torch.tensor(sorted(stop_ids(s, eos)), dtype=torch.int64, device=row.device)] = -torch.inf
+    if sequence.constraint:
+        row[~sequence.constraint.allowed().to(row.device)] = -torch.inf
+        if row.max() == -torch.inf:
+            raise ValueError("no token is allowed")
     return row
 
 

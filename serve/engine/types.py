@@ -47,6 +47,7 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None  # k: of every sampled token and of the k likeliest
     prompt_logprobs: int | None = None  # the same of every prompt token but the first
+    grammar: str | None = None  # that the text must follow, as llguidance writes it
 
 
 @dataclass(frozen=True)

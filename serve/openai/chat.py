@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from twofour.serve.edge.errors import invalid
 from twofour.serve.engine.types import Logprob
 from twofour.serve.openai.choice import Delta
+from twofour.serve.openai.formats import grammar_of
 from twofour.serve.openai.generation import Job
 from twofour.serve.openai.protocol import ChatRequest, Message
 from twofour.serve.openai.replies import (
@@ -28,7 +29,8 @@ async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = room(serving.context_limit, len(tokens), wanted, "messages")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = sampling_of(body, serving.info.vocab_size, max_tokens, logprobs)
+    grammar = await grammar_of(body.response_format)
+    sampling = sampling_of(body, serving.info.vocab_size, max_tokens, logprobs, grammar=grammar)
     job = serving.job(caller, body, [(tokens, sampling)])
     return job, ChatWriter(serving.vocabulary, bool(body.logprobs))
 

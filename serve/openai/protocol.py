@@ -29,6 +29,18 @@ class StreamOptions(Strict):
     continuous_usage_stats: bool = False
 
 
+class JsonSchema(Strict):
+    document: dict[str, Any] = Field(alias="schema")
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None  # it is followed exactly either way
+
+
+class ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class GenerationRequest(Strict):
     """What completions and chat share. None means the default, as in OpenAI's own clients."""
 
@@ -45,6 +57,7 @@ class GenerationRequest(Strict):
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     # As in vLLM:
     top_k: int | None = Field(None, ge=-1, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -101,7 +114,6 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),

@@ -156,7 +156,6 @@ UNSUPPORTED = {
     "prompt_logprobs": -1,
     "tools": [{"type": "function"}],
     "tool_choice": "auto",
-    "response_format": {"type": "json_object"},
     "chat_template": "{{ 1 }}",
     "chat_template_kwargs": {"tokenize": True},
 }

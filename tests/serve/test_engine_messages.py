@@ -42,6 +42,7 @@ FULL = Sampling(
     ignore_eos=True,
     logprobs=0,
     prompt_logprobs=2,
+    grammar="{}",
 )
 INFO = EngineInfo("m", 8, 9, (1, 2), 16, 64, 5, 4, {"dense": 3}, "cpu", "bfloat16", True, ("a note",))
 PIECES = (

@@ -97,6 +97,9 @@ def test_a_life(server: Server) -> None:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["tiny"]
         whole = client.completions.create(model="tiny", prompt="hi", max_tokens=60, temperature=0)
+        schema: Any = {"name": "colour", "schema": {"enum": ["red", "green"]}}
+        asked: Any = {"messages": ASK, "response_format": {"type": "json_schema", "json_schema": schema}}
+        assert client.chat.completions.create(model="tiny", **asked).choices[0].message.content in ('"red"', '"green"')
         options: Any = {"model": "tiny", "max_tokens": 60, "temperature": 0, "stream": True}
         stream = client.completions.create(prompt="hi", **options)
         text = next(stream).choices[0].text
