@@ -93,8 +93,13 @@ class Timeline:
         self._metrics, self._prompt, self._arrived_at = metrics, prompt, arrived_at
         self._started = False
         self._first_token_at = self._last_token_at = 0.0
-        self._queue_s = self._prefill_s = 0.0
+        self.queue_s = self._prefill_s = 0.0
         self._tokens = 0
+
+    @property
+    def first_token_s(self) -> float:
+        """From its arrival; 0 without one."""
+        return self._first_token_at - self._arrived_at if self._tokens else 0.0
 
     def saw(self, piece: Piece) -> None:
         now = time.perf_counter()
@@ -105,7 +110,7 @@ class Timeline:
 
     def _start(self, piece: Piece) -> None:
         self._started = True
-        self._queue_s, self._prefill_s = piece.queue_s, piece.prefill_s
+        self.queue_s, self._prefill_s = piece.queue_s, piece.prefill_s
         self._metrics.counters["prompt_tokens"].inc(len(self._prompt.tokens))
         self._metrics.counters["prompt_tokens_cached"].inc(piece.cached_tokens)
 
@@ -127,7 +132,7 @@ class Timeline:
         decode_s = max(0.0, self._last_token_at - self._first_token_at)
         spans = {
             "e2e_request_latency_seconds": time.perf_counter() - self._arrived_at,
-            "request_queue_time_seconds": self._queue_s,
+            "request_queue_time_seconds": self.queue_s,
             "request_prefill_time_seconds": self._prefill_s,
             "request_decode_time_seconds": decode_s,
             "request_inference_time_seconds": self._prefill_s + decode_s,

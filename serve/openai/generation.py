@@ -91,7 +91,7 @@ class Generation:
     def __init__(self, job: Job, engine: Engine, metrics: EngineMetrics, decode: Decode) -> None:
         self.job = job
         self.choices = [Choice(i, prompt, job.stops, decode) for i, prompt in enumerate(job.prompts)]
-        self._timelines = [Timeline(metrics, prompt, job.arrived_at) for prompt in job.prompts]
+        self.timelines = [Timeline(metrics, prompt, job.arrived_at) for prompt in job.prompts]
         self._engine = engine
         self._feed = Feed(engine, job.prompts)
         self._open = len(self.choices)
@@ -109,7 +109,7 @@ class Generation:
     ) -> None:
         await self._feed.__aexit__(kind, error, trace)
         unfinished = "error" if isinstance(error, Exception) else "abort"
-        for choice, timeline in zip(self.choices, self._timelines, strict=True):
+        for choice, timeline in zip(self.choices, self.timelines, strict=True):
             timeline.end(choice.finish or unfinished)
 
     async def advance(self) -> list[Choice]:
@@ -130,7 +130,7 @@ class Generation:
             raise engine_unavailable() from error
 
     def _accept(self, choice: Choice, piece: Piece) -> None:
-        self._timelines[choice.index].saw(piece)
+        self.timelines[choice.index].saw(piece)
         if piece.finish in (Finish.ERROR, Finish.ABORT):
             raise self._failure(piece)
         choice.accept(piece)

@@ -141,13 +141,22 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }
 
 
+DESCRIBE = "describe the tools in a message, and ask for their arguments with response_format"
+REMEDIES = {
+    **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), DESCRIBE),
+    **dict.fromkeys(("structured_outputs", "guided_json"), "use response_format"),
+    "chat_template_kwargs": "the template is the operator's",
+    "chat_template": "the template is the operator's",
+}
+
+
 def refuse_unsupported(body: Strict) -> int:
     """Refuse what is known and not implemented; return how many fields nobody knows."""
     extra = body.model_extra or {}
     for field, neutral in NEUTRAL.items():
         value = extra.get(field)
         if value is not None and not any(same(value, other) for other in neutral):
-            raise unsupported(field)
+            raise unsupported(field, REMEDIES.get(field, "leave it out"))
     return sum(field not in NEUTRAL for field in extra)
 
 
