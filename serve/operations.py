@@ -11,9 +11,10 @@ router = APIRouter()
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
-    """Alive: a restart would help only if this fails. While loading and draining it is well."""
+    """Alive: a restart would help only if this fails for long. While loading and draining it is well."""
     if not request.app.state.serving.engine.healthy:
-        raise RequestError(503, "the engine has died; restart the server", type=SERVER, code="engine_dead")
+        message = "the engine has died; it is started again shortly, or the server ends"
+        raise RequestError(503, message, type=SERVER, code="engine_dead", headers={"Retry-After": "1"})
     return {"status": "ok"}
 
 

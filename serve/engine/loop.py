@@ -15,12 +15,12 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from twofour.serve.engine.messages import Cancel, Command, Report, StepRecord
+from twofour.serve.engine.messages import Cancel, Command, Report
 from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
 from twofour.serve.engine.scheduler import Scheduler, Turn, refusal
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Stats
+from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
 
 HEARTBEAT_S = 0.25
 

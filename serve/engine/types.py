@@ -4,7 +4,7 @@ The API process sends `Prompt`s and cancels; the engine process answers with `Pi
 so that they cross the pipe as JSON. Text never does: tokenising, detokenising and stop strings live in the API process.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -126,6 +126,20 @@ class Stats:
     peak_device_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class StepRecord:
+    """The step log's line on one step."""
+
+    prefill_tokens: int  # computed for sequences with more than one token to go
+    decodes: int  # sequences that computed one token
+    kv_tokens: int  # attended to: in the cache after the step, of the sequences in it
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        return self.prefill_tokens + self.decodes
+
+
 class Engine(Protocol):
     """The API process's view of an engine. Methods are called from its event loop."""
 
@@ -137,7 +151,7 @@ class Engine(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """False once the engine process is dead and will not be restarted."""
+        """The engine process lives: it loads, or it has loaded. False between its death and the next start."""
 
     @property
     def ready(self) -> bool:
@@ -146,8 +160,29 @@ class Engine(Protocol):
     @property
     def heartbeat_age_s(self) -> float: ...
 
+    @property
+    def restarts(self) -> int:
+        """Starts after the first one."""
+
+    @property
+    def steps(self) -> Sequence[StepRecord]:
+        """The step log: the latest steps, oldest first, those of earlier lives included."""
+
+    @property
+    def step_sizes(self) -> Mapping[int, int]:
+        """How many steps computed how many tokens (tokens -> steps), in all lives."""
+
     async def start(self) -> None:
-        """Return when the model is loaded. Raises ServerError with the engine's own message where it cannot be."""
+        """Return when the model is loaded. Raises ServerError with the engine's own message where it cannot be.
+
+        May be called again after its end.
+        """
+
+    async def death(self) -> str:
+        """Return, once the engine process has ended, how."""
+
+    def kill(self) -> None:
+        """End a process that does not listen; it has no effect on one that has ended."""
 
     def submit(self, prompt: Prompt) -> AsyncIterator[Piece]:
         """Queue a prompt. Closing the iterator early cancels it. Raises ServerError if the engine is not ready."""

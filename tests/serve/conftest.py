@@ -19,7 +19,7 @@ from twofour.prune.errors import ServerError
 from twofour.serve.app import create_app
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats
+from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats, StepRecord
 from twofour.serve.server import QuietServer, http_config, listen
 
 CONTEXT = 256
@@ -64,9 +64,12 @@ class ScriptedEngine:
     started: "queue.Queue[str]" = field(default_factory=queue.Queue)  # first tokens, or waiting
     stopped: bool = False
     open: int = 0
+    restarts: int = 0
+    steps: list[StepRecord] = field(default_factory=list)
+    step_sizes: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._release = asyncio.Event()
+        self._release, self._died = asyncio.Event(), asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -87,10 +90,18 @@ class ScriptedEngine:
         )
 
     async def start(self) -> None:
-        self.ready = True
+        self.ready = self.healthy = True
+        self._died.clear()
 
     async def stop(self) -> None:
         self.stopped = True
+
+    async def death(self) -> str:
+        await self._died.wait()
+        return "the engine ended"
+
+    def kill(self) -> None:
+        self.die()
 
     def release(self) -> None:
         assert self.loop is not None
@@ -99,6 +110,8 @@ class ScriptedEngine:
     def die(self) -> None:
         self.healthy = self.ready = False
         self.release()
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self._died.set)
 
     async def submit(self, prompt: Prompt) -> AsyncIterator[Piece]:
         if not self.ready:
