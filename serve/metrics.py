@@ -176,6 +176,7 @@ class EngineCollector(Collector):
         yield self._total("vllm:prefix_cache_queries", stats.prefix_queries)
         yield self._total("vllm:prefix_cache_hits", stats.prefix_hits)
         yield self._total("twofour:engine_steps", stats.steps)
+        yield self._total("twofour:not_finite_logits", stats.not_finite)
 
     def _loaded(self, info: EngineInfo) -> Iterator[Metric]:
         yield self._gauge("twofour:kv_capacity_tokens", info.kv_tokens)

@@ -15,12 +15,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from twofour.prune.errors import NonFiniteError
 from twofour.serve.engine.messages import Cancel, Command, Report
 from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
 from twofour.serve.engine.scheduler import Scheduler, Turn, refusal
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
+from twofour.serve.engine.types import NOT_FINITE, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
 
 HEARTBEAT_S = 0.25
 
@@ -40,7 +41,7 @@ class Loop:
         self._clock, self._peak_device_bytes = clock, peak_device_bytes
         self._eos = frozenset(info.eos_token_ids)
         self._sequences: dict[str, Sequence] = {}
-        self._steps = self._step_tokens = 0
+        self._steps = self._step_tokens = self._not_finite = 0
 
     def run(self, receive: Callable[[float], list[Command] | None], send: Callable[[Report], None]) -> None:
         """Serve until `receive` gives None. Idle, it waits for a heartbeat's time; busy, it only looks."""
@@ -70,8 +71,11 @@ class Loop:
         return [piece for piece in pieces if piece]
 
     def _add(self, prompt: Prompt) -> Piece | None:
-        info = self._info
-        if why := refusal(prompt, info.context_length, info.kv_tokens, info.vocab_size):
+        try:
+            why = refusal(prompt, self._info.context_length, self._info.kv_tokens, self._info.vocab_size)
+        except Exception as error:
+            why = f"the prompt cannot be read: {type(error).__name__}: {error}"
+        if why:
             return Piece(prompt.id, finish=Finish.ERROR, error=why)
         seed = prompt.sampling.seed if prompt.sampling.seed is not None else secrets.randbits(64)
         sequence = self._sequences[prompt.id] = Sequence(prompt, seed, self._clock())
@@ -84,6 +88,8 @@ class Loop:
         return self._end(sequence, Piece(id, finish=Finish.ABORT)) if sequence else None
 
     def _fail(self, sequence: Sequence, error: str) -> Piece:
+        self._not_finite += error == NOT_FINITE
+        self._scheduler.blocks.withdraw(sequence.blocks)  # they may hold NaN, which would outlive the sequence
         return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error))
 
     def _end(self, sequence: Sequence, piece: Piece) -> Piece:
@@ -110,13 +116,25 @@ class Loop:
             elif samples:
                 ready.append(turn.sequence)
                 rows.append(end - 1)
-        sampled = sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos) if ready else []
+        sampled = self._sample(logits, rows, ready) if ready else []
         return pieces + [self._extend(*both) for both in zip(ready, sampled, strict=True)]
+
+    def _sample(self, logits: Tensor, rows: list[int], ready: list[Sequence]) -> list[Sampled]:
+        try:
+            return sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # not of one of them, which `sample` contains: out of memory for instance
+            return [Sampled(error=f"sampling failed: {type(error).__name__}: {error}")] * len(ready)
 
     def _score(self, sequence: Sequence, rows: Tensor) -> Piece | None:
         """Note the logprobs of prompt tokens; end a sequence that wanted nothing else."""
         try:
             score_prompt(sequence, rows)
+        except torch.AcceleratorError:
+            raise
+        except NonFiniteError as error:
+            return self._fail(sequence, str(error))
         except Exception as error:
             return self._fail(sequence, f"scoring the prompt failed: {type(error).__name__}: {error}")
         if sequence.pending or sequence.sampling.max_tokens:
@@ -154,6 +172,7 @@ class Loop:
             prefix_hits=scheduler.prefix_hits,
             steps=self._steps,
             step_tokens=self._step_tokens,
+            not_finite=self._not_finite,
             peak_device_bytes=self._peak_device_bytes(),
         )
 

@@ -58,6 +58,9 @@ class Prompt:
     sampling: Sampling
 
 
+NOT_FINITE = "the model's logits are not finite"  # `Piece.error` of a sequence that got NaN or infinity
+
+
 class Finish(StrEnum):
     """Why a sequence ended. Every admitted prompt ends exactly once."""
 
@@ -123,6 +126,7 @@ class Stats:
     prefix_hits: int = 0  # tokens found
     steps: int = 0
     step_tokens: int = 0  # tokens computed by the last step
+    not_finite: int = 0  # sequences that ended because their logits were
     peak_device_bytes: int = 0
 
 

@@ -53,6 +53,7 @@ class ScriptedEngine:
     script: Callable[[Prompt], Sequence[int]]
     hold_after: int | None = None  # tokens, then wait for `release`
     fail_after: int | None = None  # tokens, then end with an error of this sequence alone
+    failure: str = "division by zero in /secret/path"
     leave_after: int | None = None  # tokens, then end without saying so: a defect
     kv_tokens: int = 4096
     healthy: bool = True
@@ -139,7 +140,7 @@ class ScriptedEngine:
             if position == self.leave_after:
                 return
             if position == self.fail_after:
-                yield Piece(prompt.id, finish=Finish.ERROR, error="division by zero in /secret/path")
+                yield Piece(prompt.id, finish=Finish.ERROR, error=self.failure)
                 return
             stops = token == self.eos
             last = position == len(reply) - 1
