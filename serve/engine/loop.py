@@ -1,10 +1,11 @@
 """The step loop of the engine process.
 
 A fault in one request ends that request: refused prompts, logits that are not finite, sampling that fails. A
-forward that fails, out of memory for instance, ends the requests that were in it. A device in an undefined
-state ends the process, whose parent then ends all requests.
+forward that fails, out of memory for instance, is done again for each request that was in it, and ends those
+that fail alone too. A device in an undefined state ends the process, whose parent then ends all requests.
 """
 
+import logging
 import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Ordered
@@ -24,6 +25,8 @@ from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import NOT_FINITE, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
 
 HEARTBEAT_S = 0.25
+
+log = logging.getLogger(__name__)
 
 
 class Loop:
@@ -54,17 +57,23 @@ class Loop:
         turns = self._scheduler.next_step()
         self._note_start(turns, begun)
         chunks = [_chunk(turn) for turn in turns]
+        pieces += self._compute(turns, chunks)
+        self._scheduler.check_idle()
+        self._steps, self._step_tokens = self._steps + 1, sum(turn.tokens for turn in turns)
+        return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
+
+    def _compute(self, turns: Ordered[Turn], chunks: Ordered[Chunk]) -> list[Piece]:
+        """One forward for all; where it fails, one for each, which tells whose fault it was."""
         try:
             logits = self._runner.forward(chunks)
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            pieces += [self._fail(turn.sequence, f"the step failed: {type(error).__name__}: {error}") for turn in turns]
-        else:
-            pieces += self._advance(turns, chunks, logits)
-        self._scheduler.check_idle()
-        self._steps, self._step_tokens = self._steps + 1, sum(turn.tokens for turn in turns)
-        return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
+            log.exception("a step of %d sequences failed", len(turns))
+            if len(turns) == 1:
+                return [self._fail(turns[0].sequence, f"the step failed: {type(error).__name__}: {error}")]
+            return [piece for t, c in zip(turns, chunks, strict=True) for piece in self._compute([t], [c])]
+        return self._advance(turns, chunks, logits)
 
     def _obey(self, commands: Ordered[Command]) -> list[Piece]:
         pieces = [self._cancel(c.id) if isinstance(c, Cancel) else self._add(c) for c in commands]

@@ -259,12 +259,28 @@ def test_what_can_never_finish_is_refused_and_the_next_is_served() -> None:
     assert text(reports, "small") == [5] * 10
 
 
-def test_a_failed_step_ends_those_that_were_in_it() -> None:
-    runner = Script(faults=[None, torch.OutOfMemoryError("no memory")])
-    reports = run(engine(runner), [[prompt("a", 3)], [], [], [prompt("b", 3)]])
-    error = pieces_of(reports, "a")[-1].error
-    assert error == "the step failed: OutOfMemoryError: no memory"
-    assert text(reports, "b") == [5] * 10
+def test_a_failed_step_ends_those_that_fail_alone_too() -> None:
+    memory = torch.OutOfMemoryError("no memory")
+    runner = Script(faults=[None, memory, None, memory])
+    reports = run(engine(runner), [[prompt("a", 3), prompt("b", 3)], [], [], [prompt("c", 3)]])
+    assert pieces_of(reports, "b")[-1].error == "the step failed: OutOfMemoryError: no memory"
+    assert text(reports, "a") == text(reports, "c") == [5] * 10
+
+
+def test_a_step_that_is_done_again_changes_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = GenericRunner(*twin("llama"), 200, SIZE)
+    forward, faults = runner.forward, [None, None, MemoryError(), *[None] * 15, MemoryError()]
+
+    def failing(chunks: Sequence[Chunk]) -> Tensor:
+        logits = forward(chunks)
+        if faults and (fault := faults.pop(0)):
+            raise fault
+        return logits
+
+    monkeypatch.setattr(runner, "forward", failing)
+    reports = run(engine(runner), [MIXED])
+    assert not faults
+    assert all(text(reports, p.id) == generated("llama", p) for p in MIXED)
 
 
 def test_a_device_in_an_undefined_state_ends_the_loop() -> None:
