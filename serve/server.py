@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from twofour.prune.errors import InputError, ServerError
+from twofour.serve.connections import TimelyProtocol
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.supervise import DEFAULT, Patience, keep_running
 from twofour.serve.engine.types import Engine, EngineInfo
@@ -94,7 +95,7 @@ async def first_of(*ways: Awaitable[object]) -> None:
 def http_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=TimelyProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from twofour.prune.errors import InputError, ServerError
-from twofour.serve import server
+from twofour.serve import connections, server
 from twofour.serve.app import create_app
 from twofour.serve.command import add_arguments, curl, engine_config, serve_config, start_text
 from twofour.serve.config import ServeConfig
@@ -20,6 +21,8 @@ from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.supervise import DEFAULT, Patience
 from twofour.serve.engine.types import EngineConfig
+
+STREAM = {"model": "m", "prompt": "hi", "max_tokens": 50, "stream": True}
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -115,6 +118,32 @@ def test_connections_send_at_once() -> None:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
+def test_a_head_that_does_not_come_is_not_waited_for(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_DEADLINE_S", 0.2)
+    running = launch()
+    whole = b"GET /version HTTP/1.1\r\nHost: h\r\n\r\n"
+    for before, begun in ((b"", b""), (b"", b"GET /version HT"), (b"", whole[:-2]), (whole, b"GET /")):
+        with socket.create_connection(running.address, timeout=4) as connection:
+            if before:
+                connection.sendall(before)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            connection.sendall(begun)
+            while connection.recv(65536):
+                pass
+    running.control()
+
+
+def test_an_answer_may_take_longer_than_a_head(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_DEADLINE_S", 0.05)
+    running = launch(launch.engine(hold_after=2))
+    with running.client.stream("POST", "/v1/completions", json=STREAM) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        time.sleep(0.1)  # the deadline passes
+        running.engine.release()
+        assert list(lines)[-2] == "data: [DONE]"
+
+
 class Stage:
     """A server in this process and a client beside it."""
 
@@ -144,8 +173,7 @@ class Stage:
             await self.client.aclose()
 
     async def complete(self) -> httpx.Response:
-        body = {"model": "m", "prompt": "hi", "max_tokens": 50, "stream": True}
-        return await self.client.post("/v1/completions", json=body)
+        return await self.client.post("/v1/completions", json=STREAM)
 
     async def status(self, path: str) -> int:
         return (await self.client.get(path)).status_code
