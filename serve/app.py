@@ -23,7 +23,7 @@ from twofour.serve.openai.vocabulary import Vocabulary
 
 PATHS = frozenset(
     {
-        *("/health", "/ready", "/version", "/metrics", "/tokenize", "/detokenize"),
+        *("/health", "/ready", "/version", "/metrics", "/debug/steps", "/tokenize", "/detokenize"),
         *("/v1/models", "/v1/completions", "/v1/chat/completions"),
     }
 )

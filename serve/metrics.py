@@ -165,6 +165,7 @@ class EngineCollector(Collector):
         yield self._gauge("twofour:ready", float(self._engine.ready))
         yield self._gauge("twofour:draining", float(self._lifecycle.draining))
         yield self._gauge("twofour:http_requests_in_flight", self._lifecycle.in_flight)
+        yield self._total("twofour:engine_restarts", self._engine.restarts)
         if self._info is not None:
             yield from self._loaded(self._info)
             yield from self._state(self._info)
@@ -180,6 +181,7 @@ class EngineCollector(Collector):
         yield self._total("vllm:prefix_cache_queries", stats.prefix_queries)
         yield self._total("vllm:prefix_cache_hits", stats.prefix_hits)
         yield self._total("twofour:engine_steps", stats.steps)
+        yield self._total("twofour:not_finite_logits", stats.not_finite)
 
     def _loaded(self, info: EngineInfo) -> Iterator[Metric]:
         yield self._gauge("twofour:kv_capacity_tokens", info.kv_tokens)

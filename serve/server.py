@@ -1,7 +1,7 @@
 """The life of a server: listen, load, announce, watch, drain, end.
 
 It listens before the model is loaded, so that probes get an answer (`/health` 200, `/ready` 503) instead of a
-refused connection. It ends when it is told to, or with an error when the engine dies for good.
+refused connection. It ends when it is told to, or with an error when the engine cannot be kept running.
 """
 
 import asyncio
@@ -14,14 +14,15 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from twofour.prune.errors import InputError, ServerError
+from twofour.serve.connections import TimelyProtocol
 from twofour.serve.edge.lifecycle import Lifecycle
+from twofour.serve.engine.supervise import DEFAULT, Patience, keep_running
 from twofour.serve.engine.types import Engine, EngineInfo
 
 MAX_CONNECTIONS = 4096
 MAX_HEAD_BYTES = 65536
 IDLE_S = 75  # longer than load balancers keep theirs (60 s): who closes last cannot lose a request
 LAST_WORDS_S = 3  # for answers that are written but not yet sent
-WATCH_EVERY_S = 0.5
 
 Announce = Callable[[EngineInfo], None]
 
@@ -56,13 +57,14 @@ async def serve(
     lifecycle: Lifecycle,
     drain_s: float,
     announce: Announce,
+    patience: Patience = DEFAULT,
 ) -> None:
     signals = Signals()
     signals.install()
     server = QuietServer(http_config(app))
     http = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        await first_of(run_until_dead(engine, announce), signals.first.wait(), http_end(http))
+        await first_of(keep_running(engine, announce, patience), signals.first.wait(), http_end(http))
         await first_of(lifecycle.drain(drain_s), signals.second.wait())
     finally:
         lifecycle.expired.set()
@@ -70,14 +72,6 @@ async def serve(
         server.force_exit = signals.second.is_set()
         await http
         await engine.stop()
-
-
-async def run_until_dead(engine: Engine, announce: Announce) -> None:
-    await engine.start()
-    announce(engine.info)
-    while engine.healthy:
-        await asyncio.sleep(WATCH_EVERY_S)
-    raise ServerError("the engine has died and does not come back; see the log, then start the server again")
 
 
 async def http_end(http: "asyncio.Task[None]") -> None:
@@ -102,7 +96,7 @@ async def first_of(*ways: Awaitable[object]) -> None:
 def http_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=TimelyProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

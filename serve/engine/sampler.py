@@ -24,8 +24,9 @@ from math import inf, isnan
 import torch
 from torch import Tensor
 
+from twofour.prune.errors import NonFiniteError
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import Logprob, Sampling
+from twofour.serve.engine.types import NOT_FINITE, Logprob, Sampling
 
 GREEDY_BELOW = 1e-5  # smaller temperatures leave the likeliest token only, and would overflow
 
@@ -51,13 +52,15 @@ def sample(logits: Tensor, sequences: Ordered[Sequence], eos: frozenset[int]) ->
 def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, best_token: int) -> Sampled:
     """A fault in one request must end that request only."""
     if not abs(best) < inf:
-        return Sampled(error="the model's logits are not finite")
+        return Sampled(error=NOT_FINITE)
     try:
         token = best_token if _takes_best(sequence) else _choose(row.float(), sequence, eos)
         if sequence.constraint:
             sequence.constraint.accept(token)
         count = sequence.sampling.logprobs
         return Sampled(token, None if count is None else logprobs(row[None], [token], count)[0])
+    except torch.AcceleratorError:  # the device is in an undefined state: nobody can go on
+        raise
     except Exception as error:
         return Sampled(error=f"sampling failed: {type(error).__name__}: {error}")
 
@@ -166,7 +169,7 @@ def score_prompt(sequence: Sequence, rows: Tensor) -> None:
         return
     scored = logprobs(rows, sequence.prompt.tokens[first : first + len(rows)], count)
     if any(isnan(entry.logprob) for entry in scored):
-        raise ArithmeticError("the model's logits are not finite")
+        raise NonFiniteError(NOT_FINITE)
     sequence.prompt_logprobs += scored
 
 

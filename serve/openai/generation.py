@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self, cast
 
 from twofour.prune.errors import ServerError
-from twofour.serve.edge.errors import RequestError, internal
-from twofour.serve.engine.types import Engine, Finish, Piece, Prompt
+from twofour.serve.edge.errors import RequestError, internal, not_finite
+from twofour.serve.engine.types import NOT_FINITE, Engine, Finish, Piece, Prompt
 from twofour.serve.metrics import EngineMetrics, Timeline
 from twofour.serve.openai.choice import Choice
 from twofour.serve.openai.detokenize import Decode
@@ -142,4 +142,6 @@ class Generation:
     def _failure(self, piece: Piece) -> RequestError:
         """The engine gave this sequence up; what it says may hold paths, so the log has it."""
         log.error("request %s: %s: %s", self.job.request_id, piece.finish, piece.error)
+        if piece.error == NOT_FINITE:
+            return not_finite()
         return internal(self.job.request_id) if self._engine.ready else engine_unavailable()

@@ -19,7 +19,7 @@ from twofour.prune.errors import ServerError
 from twofour.serve.app import create_app
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats
+from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats, StepRecord
 from twofour.serve.server import QuietServer, http_config, listen
 
 CONTEXT = 256
@@ -53,6 +53,7 @@ class ScriptedEngine:
     script: Callable[[Prompt], Sequence[int]]
     hold_after: int | None = None  # tokens, then wait for `release`
     fail_after: int | None = None  # tokens, then end with an error of this sequence alone
+    failure: str = "division by zero in /secret/path"
     leave_after: int | None = None  # tokens, then end without saying so: a defect
     kv_tokens: int = 4096
     healthy: bool = True
@@ -64,9 +65,12 @@ class ScriptedEngine:
     started: "queue.Queue[str]" = field(default_factory=queue.Queue)  # first tokens, or waiting
     stopped: bool = False
     open: int = 0
+    restarts: int = 0
+    steps: list[StepRecord] = field(default_factory=list)
+    step_sizes: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._release = asyncio.Event()
+        self._release, self._died = asyncio.Event(), asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -87,10 +91,18 @@ class ScriptedEngine:
         )
 
     async def start(self) -> None:
-        self.ready = True
+        self.ready = self.healthy = True
+        self._died.clear()
 
     async def stop(self) -> None:
         self.stopped = True
+
+    async def death(self) -> str:
+        await self._died.wait()
+        return "the engine ended"
+
+    def kill(self) -> None:
+        self.die()
 
     def release(self) -> None:
         assert self.loop is not None
@@ -99,6 +111,8 @@ class ScriptedEngine:
     def die(self) -> None:
         self.healthy = self.ready = False
         self.release()
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self._died.set)
 
     async def submit(self, prompt: Prompt) -> AsyncIterator[Piece]:
         if not self.ready:
@@ -126,7 +140,7 @@ class ScriptedEngine:
             if position == self.leave_after:
                 return
             if position == self.fail_after:
-                yield Piece(prompt.id, finish=Finish.ERROR, error="division by zero in /secret/path")
+                yield Piece(prompt.id, finish=Finish.ERROR, error=self.failure)
                 return
             stops = token == self.eos
             last = position == len(reply) - 1

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 import twofour
+from twofour.serve.edge.auth import digest
+from twofour.serve.edge.harden import EdgeConfig
+from twofour.serve.engine.types import StepRecord
 from twofour.serve.openai.vocabulary import Vocabulary
 
 Refused = Callable[..., dict[str, Any]]
@@ -130,6 +133,21 @@ def test_models(shared: Any) -> None:
 
 def test_version(shared: Any) -> None:
     assert shared.client.get("/version").json() == {"version": twofour.__version__}
+
+
+def test_the_step_log(launch: Any) -> None:
+    server = launch()
+    server.engine.steps = [StepRecord(16, 0, 16, 0.5), StepRecord(4, 1, 21, 0.25)]
+    server.engine.step_sizes = {16: 1, 5: 1, 1: 10_000}
+    assert server.client.get("/debug/steps").json() == {
+        "total": 10_002,
+        "prefill_tokens": [16, 4],
+        "decodes": [0, 1],
+        "kv_tokens": [16, 21],
+        "seconds": [0.5, 0.25],
+    }
+    keyed = launch(edge=EdgeConfig(api_keys=(digest(b"k"),)))
+    assert keyed.client.get("/debug/steps").status_code == 401
 
 
 def test_tokenize_and_back(shared: Any, refused: Refused) -> None:

@@ -7,7 +7,6 @@ from twofour.serve.engine.messages import (
     Cancel,
     Command,
     Report,
-    StepRecord,
     decode_command,
     decode_config,
     decode_report,
@@ -24,6 +23,7 @@ from twofour.serve.engine.types import (
     Prompt,
     Sampling,
     Stats,
+    StepRecord,
 )
 
 FULL = Sampling(

@@ -55,6 +55,7 @@ def test_failed_requests_are_counted_apart(launch: Any) -> None:
 
 def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
     server = launch()
+    server.engine.restarts = 4
     server.engine.stats = Stats(
         running=3,
         waiting=2,
@@ -63,6 +64,7 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
         prefix_queries=70,
         prefix_hits=60,
         steps=9,
+        not_finite=3,
         peak_device_bytes=12345,
     )
     expected = {
@@ -77,6 +79,8 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
         "twofour:engine_heartbeat_age_seconds": 0.1,
         "twofour:draining": 0,
         "twofour:ready": 1,
+        "twofour:engine_restarts_total": 4,
+        "twofour:not_finite_logits_total": 3,
         "twofour:sparse": 1,
     }
     assert {name: value(server, name, model_name="m", engine="0") for name in expected} == expected

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from twofour.serve.engine.types import NOT_FINITE
+
 
 def documents(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
@@ -75,6 +77,17 @@ def test_a_failing_sequence_is_an_event_after_it(launch: Any) -> None:
     assert set(said[-1]["error"]) == {"message", "type", "param", "code"}
     assert said[-1]["error"]["type"] == "server_error"
     assert "secret" not in answer.text
+    server.engine.fail_after = None
+    server.control()
+
+
+def test_logits_that_are_not_finite_have_a_code(launch: Any, refused: Any) -> None:
+    server = launch(launch.engine(fail_after=0, failure=NOT_FINITE))
+    answer = server.complete()
+    refused(answer, 500, "non_finite")
+    assert answer.headers["x-should-retry"] == "false"
+    server.engine.fail_after = 2
+    assert documents(server.complete(stream=True).text)[-1]["error"]["code"] == "non_finite"
     server.engine.fail_after = None
     server.control()
 
