@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from twofour.serve import operations
+from twofour.serve import operations, page
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.harden import harden
 from twofour.serve.edge.lifecycle import Lifecycle
@@ -23,7 +23,7 @@ from twofour.serve.openai.vocabulary import Vocabulary
 
 PATHS = frozenset(
     {
-        *("/health", "/ready", "/version", "/metrics", "/debug/steps", "/tokenize", "/detokenize"),
+        *(page.PATH, "/health", "/ready", "/version", "/metrics", "/debug/steps", "/tokenize", "/detokenize"),
         *("/v1/models", "/v1/completions", "/v1/chat/completions"),
     }
 )
@@ -53,4 +53,6 @@ def create_app(
     install_handlers(app)
     app.include_router(routes.router)
     app.include_router(operations.router)
+    if config.ui:
+        app.include_router(page.page_router())
     return harden(app, config.edge, lifecycle, HttpMetrics(registry, PATHS).observe, *watchers)

@@ -7,8 +7,11 @@ refused connection. It ends when it is told to, or with an error when the engine
 import asyncio
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -25,6 +28,26 @@ IDLE_S = 75  # longer than load balancers keep theirs (60 s): who closes last ca
 LAST_WORDS_S = 3  # for answers that are written but not yet sent
 
 Announce = Callable[[EngineInfo], None]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files. Raises InputError where they are not a certificate and its key."""
+
+    certificate: Path
+    key: Path | None = None  # None: in the certificate's file
+
+    def __post_init__(self) -> None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, no_password)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot use {self.certificate} for TLS: {error}; give PEM files without password"
+            ) from error
+
+
+def no_password() -> str:
+    raise ValueError("the key has a password")
 
 
 class QuietServer(uvicorn.Server):
@@ -58,10 +81,11 @@ async def serve(
     drain_s: float,
     announce: Announce,
     patience: Patience = DEFAULT,
+    tls: Tls | None = None,
 ) -> None:
     signals = Signals()
     signals.install()
-    server = QuietServer(http_config(app))
+    server = QuietServer(http_config(app, tls))
     http = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await first_of(keep_running(engine, announce, patience), signals.first.wait(), http_end(http))
@@ -93,7 +117,7 @@ async def first_of(*ways: Awaitable[object]) -> None:
         task.result()
 
 
-def http_config(app: ASGIApp) -> uvicorn.Config:
+def http_config(app: ASGIApp, tls: Tls | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=TimelyProtocol,
@@ -105,6 +129,8 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=MAX_CONNECTIONS,
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=LAST_WORDS_S,
     )
@@ -123,6 +149,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, tls: Tls | None = None) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

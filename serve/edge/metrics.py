@@ -52,4 +52,6 @@ class HttpMetrics:
     def _handler(self, path: str) -> str:
         if path in self._paths:
             return path
-        return next((f"{known}/{{id}}" for known in self._paths if path.startswith(f"{known}/")), "none")
+        return next(
+            (f"{known}/{{id}}" for known in self._paths if path.startswith(f"{known}/") and known != "/"), "none"
+        )

@@ -1,5 +1,6 @@
 """A scripted engine behind the real application, on a real socket."""
 
+import argparse
 import asyncio
 import queue
 import socket
@@ -17,8 +18,10 @@ from transformers import PreTrainedTokenizerFast
 
 from twofour.prune.errors import ServerError
 from twofour.serve.app import create_app
+from twofour.serve.command import add_arguments
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
+from twofour.serve.edge.observe import Watcher
 from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats, StepRecord
 from twofour.serve.server import QuietServer, http_config, listen
 
@@ -227,12 +230,15 @@ class Launcher:
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def __call__(self, engine: ScriptedEngine | None = None, **config: Any) -> Running:
+    def __call__(
+        self, engine: ScriptedEngine | None = None, watchers: Sequence[Watcher] = (), **config: Any
+    ) -> Running:
         engine = engine or self.engine()
         listener = listen("127.0.0.1", 0)
         address = listener.getsockname()
         lifecycle = Lifecycle()
-        app = create_app(engine, ServeConfig(served_model_name="m", **config), self.tokenizer, lifecycle=lifecycle)
+        served = ServeConfig(served_model_name="m", **config)
+        app = create_app(engine, served, self.tokenizer, lifecycle=lifecycle, watchers=watchers)
         server = QuietServer(http_config(app))
         loop, thread = in_background(server, listener)
         engine.loop = loop
@@ -284,6 +290,18 @@ def shared(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Running]:
     launcher = Launcher(byte_tokenizer)
     yield launcher()
     launcher.close()
+
+
+@pytest.fixture
+def parse_flags() -> Callable[..., argparse.Namespace]:
+    """The command line of `serve`."""
+
+    def parse(*arguments: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return parser.parse_args(arguments)
+
+    return parse
 
 
 def check_refusal(answer: Any, status: int, code: str | None = None, param: str | None = None) -> dict[str, Any]:

@@ -15,10 +15,11 @@ import pytest
 from twofour.prune.errors import InputError, ServerError
 from twofour.serve import connections, server
 from twofour.serve.app import create_app
-from twofour.serve.command import add_arguments, curl, engine_config, serve_config, start_text
+from twofour.serve.arguments import engine_config, serve_config, tls_of
+from twofour.serve.command import add_arguments, curl, start_text
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.harden import EdgeConfig
-from twofour.serve.edge.lifecycle import Lifecycle
+from twofour.serve.edge.lifecycle import PROBES, Lifecycle
 from twofour.serve.engine.supervise import DEFAULT, Patience
 from twofour.serve.engine.types import EngineConfig
 
@@ -35,7 +36,8 @@ def test_defaults_are_safe(tmp_path: Any) -> None:
     args = parse(str(tmp_path / "model"))
     assert (args.host, args.port) == ("127.0.0.1", 8000)
     assert engine_config(args) == EngineConfig(str(tmp_path / "model"))
-    assert serve_config(args) == ServeConfig(str(tmp_path / "model"))
+    assert serve_config(args) == ServeConfig(str(tmp_path / "model"), edge=EdgeConfig(open_paths=PROBES | {"/"}))
+    assert tls_of(args) is None
 
 
 def test_a_folder_is_served_under_its_name(tmp_path: Any) -> None:
