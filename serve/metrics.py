@@ -5,11 +5,13 @@ Latencies are observed as pieces arrive; the engine's state is read from its lat
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.types import Engine, EngineInfo, Piece, Prompt
@@ -30,6 +32,7 @@ LATENCY_S = (
 )
 TOKENS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
 SEQUENCES = (1.0, 2.0, 5.0, 10.0, 20.0)
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 HISTOGRAMS = {
     "time_to_first_token_seconds": FIRST_TOKEN_S,
@@ -177,6 +180,7 @@ class EngineCollector(Collector):
         yield self._gauge("vllm:kv_cache_usage_perc", stats.kv_tokens_used / max(1, info.kv_tokens))
         yield self._gauge("twofour:engine_heartbeat_age_seconds", self._engine.heartbeat_age_s)
         yield self._gauge("twofour:peak_device_bytes", stats.peak_device_bytes)
+        yield self._step_sizes(self._engine.step_sizes)
         yield self._total("vllm:num_preemptions", stats.preemptions)
         yield self._total("vllm:prefix_cache_queries", stats.prefix_queries)
         yield self._total("vllm:prefix_cache_hits", stats.prefix_hits)
@@ -189,12 +193,21 @@ class EngineCollector(Collector):
         kinds = {"total": info.weight_bytes, "linears": info.linear_bytes}
         yield self._gauges("twofour:weight_bytes", "kind", kinds)
         yield self._gauges("twofour:kernel_linears", "kernel", info.kernels)
+        yield self._gauge("twofour:dense_linears", info.kernels.get("dense", 0))
         blocks = str(info.kv_tokens // info.block_size)
         config = GaugeMetricFamily(
             "vllm:cache_config_info", "KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")
         )
         config.add_metric((*self._values, str(info.block_size), blocks), 1)
         yield config
+
+    def _step_sizes(self, sizes: Mapping[int, int]) -> Metric:
+        """A histogram in spite of its name, which is vLLM's."""
+        family = HistogramMetricFamily("vllm:iteration_tokens_total", "Tokens computed by a step.", labels=LABELS)
+        limits = [*STEP_TOKENS, inf]
+        buckets = [(floatToGoString(limit), sum(n for size, n in sizes.items() if size <= limit)) for limit in limits]
+        family.add_metric(self._values, buckets, sum(size * n for size, n in sizes.items()))
+        return family
 
     def _gauge(self, name: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, name.partition(":")[2], labels=LABELS)

@@ -23,7 +23,7 @@ from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.edge.observe import Watcher
 from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats, StepRecord
-from twofour.serve.server import QuietServer, http_config, listen
+from twofour.serve.server import QuietServer, Tls, http_config, listen, url_of
 
 CONTEXT = 256
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]
@@ -87,7 +87,7 @@ class ScriptedEngine:
             kv_tokens=self.kv_tokens,
             weight_bytes=2000,
             linear_bytes=1500,
-            kernels={"reference": 7},
+            kernels={"reference": 7, "dense": 2},
             device="cpu",
             dtype="float32",
             sparse=True,
@@ -231,7 +231,11 @@ class Launcher:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def __call__(
-        self, engine: ScriptedEngine | None = None, watchers: Sequence[Watcher] = (), **config: Any
+        self,
+        engine: ScriptedEngine | None = None,
+        watchers: Sequence[Watcher] = (),
+        tls: Tls | None = None,
+        **config: Any,
     ) -> Running:
         engine = engine or self.engine()
         listener = listen("127.0.0.1", 0)
@@ -239,10 +243,10 @@ class Launcher:
         lifecycle = Lifecycle()
         served = ServeConfig(served_model_name="m", **config)
         app = create_app(engine, served, self.tokenizer, lifecycle=lifecycle, watchers=watchers)
-        server = QuietServer(http_config(app))
+        server = QuietServer(http_config(app, tls))
         loop, thread = in_background(server, listener)
         engine.loop = loop
-        url = f"http://127.0.0.1:{address[1]}"
+        url = url_of(listener, tls)
         client = httpx.Client(base_url=url, timeout=10, trust_env=False)
         self._stops += [client.close, lambda: end(server, thread)]
         return Running(url, engine, lifecycle, loop, client, address)

@@ -23,6 +23,19 @@ def test_unknown_model(shared: Any, refused: Refused) -> None:
     refused(shared.client.get("/v1/models/gpt-4"), 404, "model_not_found", "model")
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/resp_1", "/v1/embeddings"])
+def test_what_others_have_is_pointed_to(shared: Any, refused: Refused, path: str) -> None:
+    for answer in (shared.client.get(path), shared.client.post(path, json={"model": "m", "input": "hi"})):
+        message = refused(answer, 404)["message"]
+        assert "/v1/chat/completions" in message or "embedding" in message
+
+
+def test_tools_are_refused_with_a_way_out(shared: Any, refused: Refused) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    error = refused(shared.chat(tools=tools), 400, "unsupported_parameter", "tools")
+    assert "response_format" in error["message"]
+
+
 def test_unknown_path_and_method(shared: Any, refused: Refused) -> None:
     refused(shared.client.get("/v1/nope"), 404)
     refused(shared.client.get("/docs"), 404)

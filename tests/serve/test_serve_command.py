@@ -3,10 +3,14 @@
 import argparse
 import asyncio
 import os
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,6 +69,21 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
     config = serve_config(args)
     assert config.max_queue == 5
     assert len(config.edge.api_keys) == 1
+
+
+def test_every_flag_of_the_endpoint_arrives() -> None:
+    numbers = "--max-queue 5 --max-queue-tokens 6 --deadline-s 7 --sse-keep-alive-s 0 --drain-s 8"
+    origins = "--cors-origin https://a --cors-origin https://b --protect-metrics --no-ui"
+    assert serve_config(parse("m", *numbers.split(), *origins.split())) == ServeConfig(
+        "m",
+        edge=EdgeConfig(open_paths=frozenset({"/health", "/ready"}), cors_origins=("https://a", "https://b")),
+        max_queue=5,
+        max_queue_tokens=6,
+        deadline_s=7,
+        keep_alive_s=None,
+        drain_s=8,
+        ui=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,6 +163,39 @@ def test_an_answer_may_take_longer_than_a_head(launch: Any, monkeypatch: pytest.
         time.sleep(0.1)  # the deadline passes
         running.engine.release()
         assert list(lines)[-2] == "data: [DONE]"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """One file with a fresh key and a certificate for 127.0.0.1."""
+    openssl = shutil.which("openssl") or pytest.skip("needs openssl")
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = [*"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(), *subject]  # noqa: SIM905
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run([openssl, *made, *files], check=True, capture_output=True)
+    both = tmp_path / "both.pem"
+    both.write_text((tmp_path / "cert.pem").read_text() + (tmp_path / "key.pem").read_text())
+    return both
+
+
+def test_https(launch: Any, certificate: Path) -> None:
+    tls = tls_of(parse("m", "--ssl-certfile", str(certificate)))
+    with server.listen("127.0.0.1", 0) as listener:
+        assert server.url_of(listener, tls).startswith("https://")
+    running = launch(tls=tls)
+    trusted = ssl.create_default_context(cafile=certificate)
+    with httpx.Client(base_url=running.url, verify=trusted, trust_env=False) as client:
+        assert client.post("/v1/completions", json=STREAM).text.endswith("data: [DONE]\n\n")
+    with httpx.Client(base_url=running.url, trust_env=False) as client, pytest.raises(httpx.ConnectError):
+        client.get("/health")
+
+
+def test_bad_certificates(certificate: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--ssl-certfile"):
+        tls_of(parse("m", "--ssl-keyfile", str(certificate)))
+    for bad in ("missing.pem", "cert.pem"):  # no file; no key in it
+        with pytest.raises(InputError, match=bad):
+            tls_of(parse("m", "--ssl-certfile", str(tmp_path / bad)))
 
 
 class Stage:
