@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.types import Engine, EngineInfo, Piece, Prompt
@@ -204,8 +203,8 @@ class EngineCollector(Collector):
     def _step_sizes(self, sizes: Mapping[int, int]) -> Metric:
         """A histogram in spite of its name, which is vLLM's."""
         family = HistogramMetricFamily("vllm:iteration_tokens_total", "Tokens computed by a step.", labels=LABELS)
-        limits = [*STEP_TOKENS, inf]
-        buckets = [(floatToGoString(limit), sum(n for size, n in sizes.items() if size <= limit)) for limit in limits]
+        limits = {**{str(float(limit)): limit for limit in STEP_TOKENS}, "+Inf": inf}
+        buckets = [(le, sum(n for size, n in sizes.items() if size <= limit)) for le, limit in limits.items()]
         family.add_metric(self._values, buckets, sum(size * n for size, n in sizes.items()))
         return family
 

@@ -289,11 +289,16 @@ def launch(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Launcher]:
 
 
 @pytest.fixture(scope="module")
-def shared(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Running]:
-    """One server for the tests that leave it as they found it."""
+def launch_once(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Launcher]:
     launcher = Launcher(byte_tokenizer)
-    yield launcher()
+    yield launcher
     launcher.close()
+
+
+@pytest.fixture(scope="module")
+def shared(launch_once: Launcher) -> Running:
+    """One server for the tests that leave it as they found it."""
+    return launch_once()
 
 
 @pytest.fixture
