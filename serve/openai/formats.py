@@ -15,8 +15,8 @@ from twofour.serve.edge.errors import RequestError, invalid, unsupported
 from twofour.serve.openai.protocol import ResponseFormat
 
 MAX_SCHEMA_CHARACTERS = 1 << 16
-# White space between JSON's parts, but never without end: small models like to fill their answer with it.
-OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n]{0,16}"}
+# At most one space between JSON's parts: small models like to fill their answer with more.
+OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 ANY_OBJECT = {"type": "object"}
 PARAM = "response_format"
 
