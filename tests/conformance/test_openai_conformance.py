@@ -32,6 +32,12 @@ COMMON: dict[str, Any] = {
     "seed": {"type": "integer", "minimum": 0, "maximum": 2**31},
     "stop": {"type": "array", "maxItems": 4, "items": {"type": "string", "minLength": 1, "maxLength": 8}},
     "user": {"type": "string", "maxLength": 20},
+    "response_format": {
+        "type": "object",
+        "required": ["type"],
+        "additionalProperties": False,
+        "properties": {"type": {"type": "string", "enum": ["text", "json_object"]}},
+    },
 }
 TEXT = {"type": "string", "minLength": 1, "maxLength": 40}
 TOKENS = {"type": "array", "minItems": 1, "maxItems": 9, "items": {"type": "integer", "minimum": 0, "maximum": 319}}
@@ -98,7 +104,8 @@ def url(tiny_float32_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         assert process.stdout is not None
-        ready = next(line for line in process.stdout if line.startswith("ready at"))
+        ready = next((line for line in process.stdout if line.startswith("ready at")), None)
+        assert ready is not None, log.read_text()[-2000:]
         yield ready.split()[2].removesuffix("/v1;")
         process.terminate()
         assert process.wait(60) == 0, log.read_text()[-2000:]
