@@ -1,6 +1,5 @@
 """A scripted engine behind the real application, on a real socket."""
 
-import argparse
 import asyncio
 import queue
 import socket
@@ -18,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 
 from twofour.prune.errors import ServerError
 from twofour.serve.app import create_app
-from twofour.serve.command import add_arguments
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.edge.observe import Watcher
@@ -299,18 +297,6 @@ def launch_once(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Launcher]:
 def shared(launch_once: Launcher) -> Running:
     """One server for the tests that leave it as they found it."""
     return launch_once()
-
-
-@pytest.fixture
-def parse_flags() -> Callable[..., argparse.Namespace]:
-    """The command line of `serve`."""
-
-    def parse(*arguments: str) -> argparse.Namespace:
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return parser.parse_args(arguments)
-
-    return parse
 
 
 def check_refusal(answer: Any, status: int, code: str | None = None, param: str | None = None) -> dict[str, Any]:

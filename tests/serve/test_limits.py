@@ -1,14 +1,11 @@
 """What one key may ask for in a minute."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twofour.prune.errors import InputError
-from twofour.serve.arguments import serve_config
 from twofour.serve.edge.auth import digest
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.limits import Allowance, Limits
@@ -98,13 +95,3 @@ def test_refused_requests_cost_no_tokens(launch: Any) -> None:
 
 def test_off_unless_asked_for(shared: Any) -> None:
     assert {shared.complete().status_code for _ in range(70)} == {200}
-
-
-def test_flags(parse_flags: Callable[..., Any], tmp_path: Any) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("k\n")
-    flags = ["--requests-per-minute", "3", "--tokens-per-minute", "500"]
-    config = serve_config(parse_flags("m", *flags, "--api-key-file", str(keys)))
-    assert config.edge.limits == Limits(3, 500)
-    with pytest.raises(InputError, match="--api-key-file"):
-        serve_config(parse_flags("m", *flags))
