@@ -32,7 +32,7 @@ $(DENSE): | $(VENV)/.demo
 test: $(VENV)/.develop
 	$(BIN)/pytest
 
-test-all: $(VENV)/.develop
+test-all: $(VENV)/.conformance
 	$(BIN)/pytest -m "not gpu"
 
 # Offline and with nothing installed: torch, triton, transformers and pytest of the machine image are enough.
@@ -53,6 +53,10 @@ develop: $(VENV)/.develop
 $(VENV)/.develop: $(VENV)/.torch pyproject.toml setup.py
 	$(BIN)/pip install --quiet --editable ".[demo,bench]" --group dev --constraint constraints.txt
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.conformance: $(VENV)/.develop
+	$(BIN)/pip install --quiet --group conformance --constraint constraints.txt
+	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml setup.py
 	$(BIN)/pip install --quiet --editable ".[demo,bench]" --constraint constraints.txt

@@ -1,16 +1,18 @@
 """The embedded server as one ASGI application. Whoever made the engine starts and stops it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from twofour.serve import operations
+from twofour.serve import operations, page
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.harden import harden
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.edge.metrics import HttpMetrics
+from twofour.serve.edge.observe import Watcher
 from twofour.serve.engine.types import Engine
 from twofour.serve.metrics import EngineCollector, EngineMetrics
 from twofour.serve.openai import routes
@@ -21,7 +23,7 @@ from twofour.serve.openai.vocabulary import Vocabulary
 
 PATHS = frozenset(
     {
-        *("/health", "/ready", "/version", "/metrics", "/tokenize", "/detokenize"),
+        *(page.PATH, "/health", "/ready", "/version", "/metrics", "/debug/steps", "/tokenize", "/detokenize"),
         *("/v1/models", "/v1/completions", "/v1/chat/completions"),
     }
 )
@@ -33,6 +35,7 @@ def create_app(
     tokenizer: Any,
     registry: CollectorRegistry | None = None,
     lifecycle: Lifecycle | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> ASGIApp:
     """Routes over the engine, and the edge around them."""
     registry, lifecycle = registry or CollectorRegistry(), lifecycle or Lifecycle()
@@ -50,4 +53,6 @@ def create_app(
     install_handlers(app)
     app.include_router(routes.router)
     app.include_router(operations.router)
-    return harden(app, config.edge, lifecycle, HttpMetrics(registry, PATHS))
+    if config.ui:
+        app.include_router(page.page_router())
+    return harden(app, config.edge, lifecycle, HttpMetrics(registry, PATHS).observe, *watchers)

@@ -5,9 +5,10 @@ Latencies are observed as pieces arrive; the engine's state is read from its lat
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -30,6 +31,7 @@ LATENCY_S = (
 )
 TOKENS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
 SEQUENCES = (1.0, 2.0, 5.0, 10.0, 20.0)
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 HISTOGRAMS = {
     "time_to_first_token_seconds": FIRST_TOKEN_S,
@@ -93,8 +95,13 @@ class Timeline:
         self._metrics, self._prompt, self._arrived_at = metrics, prompt, arrived_at
         self._started = False
         self._first_token_at = self._last_token_at = 0.0
-        self._queue_s = self._prefill_s = 0.0
+        self.queue_s = self._prefill_s = 0.0
         self._tokens = 0
+
+    @property
+    def first_token_s(self) -> float:
+        """From its arrival; 0 without one."""
+        return self._first_token_at - self._arrived_at if self._tokens else 0.0
 
     def saw(self, piece: Piece) -> None:
         now = time.perf_counter()
@@ -105,7 +112,7 @@ class Timeline:
 
     def _start(self, piece: Piece) -> None:
         self._started = True
-        self._queue_s, self._prefill_s = piece.queue_s, piece.prefill_s
+        self.queue_s, self._prefill_s = piece.queue_s, piece.prefill_s
         self._metrics.counters["prompt_tokens"].inc(len(self._prompt.tokens))
         self._metrics.counters["prompt_tokens_cached"].inc(piece.cached_tokens)
 
@@ -127,7 +134,7 @@ class Timeline:
         decode_s = max(0.0, self._last_token_at - self._first_token_at)
         spans = {
             "e2e_request_latency_seconds": time.perf_counter() - self._arrived_at,
-            "request_queue_time_seconds": self._queue_s,
+            "request_queue_time_seconds": self.queue_s,
             "request_prefill_time_seconds": self._prefill_s,
             "request_decode_time_seconds": decode_s,
             "request_inference_time_seconds": self._prefill_s + decode_s,
@@ -160,6 +167,7 @@ class EngineCollector(Collector):
         yield self._gauge("twofour:ready", float(self._engine.ready))
         yield self._gauge("twofour:draining", float(self._lifecycle.draining))
         yield self._gauge("twofour:http_requests_in_flight", self._lifecycle.in_flight)
+        yield self._total("twofour:engine_restarts", self._engine.restarts)
         if self._info is not None:
             yield from self._loaded(self._info)
             yield from self._state(self._info)
@@ -171,10 +179,12 @@ class EngineCollector(Collector):
         yield self._gauge("vllm:kv_cache_usage_perc", stats.kv_tokens_used / max(1, info.kv_tokens))
         yield self._gauge("twofour:engine_heartbeat_age_seconds", self._engine.heartbeat_age_s)
         yield self._gauge("twofour:peak_device_bytes", stats.peak_device_bytes)
+        yield self._step_sizes(self._engine.step_sizes)
         yield self._total("vllm:num_preemptions", stats.preemptions)
         yield self._total("vllm:prefix_cache_queries", stats.prefix_queries)
         yield self._total("vllm:prefix_cache_hits", stats.prefix_hits)
         yield self._total("twofour:engine_steps", stats.steps)
+        yield self._total("twofour:not_finite_logits", stats.not_finite)
 
     def _loaded(self, info: EngineInfo) -> Iterator[Metric]:
         yield self._gauge("twofour:kv_capacity_tokens", info.kv_tokens)
@@ -182,12 +192,21 @@ class EngineCollector(Collector):
         kinds = {"total": info.weight_bytes, "linears": info.linear_bytes}
         yield self._gauges("twofour:weight_bytes", "kind", kinds)
         yield self._gauges("twofour:kernel_linears", "kernel", info.kernels)
+        yield self._gauge("twofour:dense_linears", info.kernels.get("dense", 0))
         blocks = str(info.kv_tokens // info.block_size)
         config = GaugeMetricFamily(
             "vllm:cache_config_info", "KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")
         )
         config.add_metric((*self._values, str(info.block_size), blocks), 1)
         yield config
+
+    def _step_sizes(self, sizes: Mapping[int, int]) -> Metric:
+        """A histogram in spite of its name, which is vLLM's."""
+        family = HistogramMetricFamily("vllm:iteration_tokens_total", "Tokens computed by a step.", labels=LABELS)
+        limits = {**{str(float(limit)): limit for limit in STEP_TOKENS}, "+Inf": inf}
+        buckets = [(le, sum(n for size, n in sizes.items() if size <= limit)) for le, limit in limits.items()]
+        family.add_metric(self._values, buckets, sum(size * n for size, n in sizes.items()))
+        return family
 
     def _gauge(self, name: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, name.partition(":")[2], labels=LABELS)

@@ -1,19 +1,24 @@
 """What operators ask: is it alive, does it take requests, which version, how is it doing."""
 
+import json
+from dataclasses import fields
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import twofour
 from twofour.serve.edge.errors import SERVER, RequestError, not_ready
+from twofour.serve.engine.types import StepRecord
 
 router = APIRouter()
 
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
-    """Alive: a restart would help only if this fails. While loading and draining it is well."""
+    """Alive: a restart would help only if this fails for long. While loading and draining it is well."""
     if not request.app.state.serving.engine.healthy:
-        raise RequestError(503, "the engine has died; restart the server", type=SERVER, code="engine_dead")
+        message = "the engine has died; it is started again shortly, or the server ends"
+        raise RequestError(503, message, type=SERVER, code="engine_dead", headers={"Retry-After": "1"})
     return {"status": "ok"}
 
 
@@ -31,6 +36,15 @@ async def ready(request: Request) -> dict[str, str]:
 @router.get("/version")
 async def version() -> dict[str, str]:
     return {"version": twofour.__version__}
+
+
+@router.get("/debug/steps")
+async def steps(request: Request) -> Response:
+    """The step log, oldest step first, one list a quantity; `total` counts the steps that it no longer holds too."""
+    engine = request.app.state.serving.engine
+    quantities = {field.name: [getattr(step, field.name) for step in engine.steps] for field in fields(StepRecord)}
+    document = {"total": sum(engine.step_sizes.values()), **quantities}
+    return Response(json.dumps(document, separators=(",", ":")), media_type="application/json")
 
 
 @router.get("/metrics")

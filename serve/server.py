@@ -1,28 +1,53 @@
 """The life of a server: listen, load, announce, watch, drain, end.
 
 It listens before the model is loaded, so that probes get an answer (`/health` 200, `/ready` 503) instead of a
-refused connection. It ends when it is told to, or with an error when the engine dies for good.
+refused connection. It ends when it is told to, or with an error when the engine cannot be kept running.
 """
 
 import asyncio
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from twofour.prune.errors import InputError, ServerError
+from twofour.serve.connections import TimelyProtocol
 from twofour.serve.edge.lifecycle import Lifecycle
+from twofour.serve.engine.supervise import DEFAULT, Patience, keep_running
 from twofour.serve.engine.types import Engine, EngineInfo
 
 MAX_CONNECTIONS = 4096
 MAX_HEAD_BYTES = 65536
+IDLE_S = 75  # longer than load balancers keep theirs (60 s): who closes last cannot lose a request
 LAST_WORDS_S = 3  # for answers that are written but not yet sent
-WATCH_EVERY_S = 0.5
 
 Announce = Callable[[EngineInfo], None]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files. Raises InputError where they are not a certificate and its key."""
+
+    certificate: Path
+    key: Path | None = None  # None: in the certificate's file
+
+    def __post_init__(self) -> None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, no_password)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot use {self.certificate} for TLS: {error}; give PEM files without password"
+            ) from error
+
+
+def no_password() -> str:
+    raise ValueError("the key has a password")
 
 
 class QuietServer(uvicorn.Server):
@@ -55,13 +80,15 @@ async def serve(
     lifecycle: Lifecycle,
     drain_s: float,
     announce: Announce,
+    patience: Patience = DEFAULT,
+    tls: Tls | None = None,
 ) -> None:
     signals = Signals()
     signals.install()
-    server = QuietServer(http_config(app))
+    server = QuietServer(http_config(app, tls))
     http = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        await first_of(run_until_dead(engine, announce), signals.first.wait(), http_end(http))
+        await first_of(keep_running(engine, announce, patience), signals.first.wait(), http_end(http))
         await first_of(lifecycle.drain(drain_s), signals.second.wait())
     finally:
         lifecycle.expired.set()
@@ -69,14 +96,6 @@ async def serve(
         server.force_exit = signals.second.is_set()
         await http
         await engine.stop()
-
-
-async def run_until_dead(engine: Engine, announce: Announce) -> None:
-    await engine.start()
-    announce(engine.info)
-    while engine.healthy:
-        await asyncio.sleep(WATCH_EVERY_S)
-    raise ServerError("the engine has died and does not come back; see the log, then start the server again")
 
 
 async def http_end(http: "asyncio.Task[None]") -> None:
@@ -98,10 +117,10 @@ async def first_of(*ways: Awaitable[object]) -> None:
         task.result()
 
 
-def http_config(app: ASGIApp) -> uvicorn.Config:
+def http_config(app: ASGIApp, tls: Tls | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=TimelyProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -110,6 +129,9 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=MAX_CONNECTIONS,
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=LAST_WORDS_S,
     )
 
@@ -127,6 +149,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, tls: Tls | None = None) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from twofour.prune.errors import InputError
 from twofour.serve.edge.errors import send_error, unauthorized
 from twofour.serve.edge.ids import header
-from twofour.serve.edge.lifecycle import OPEN_PATHS
 
 Digests = tuple[bytes, ...]
 
@@ -36,17 +35,18 @@ def bearer(authorization: bytes | None) -> bytes | None:
     return key.strip() if scheme.lower() == b"bearer" else None
 
 
-def is_known(key: bytes, digests: Iterable[bytes]) -> bool:
+def which(key: bytes, digests: Iterable[bytes]) -> int | None:
     """Compare with all of them, so that the time tells nothing about which one was close."""
     given = digest(key)
-    return any([compare_digest(given, known) for known in digests])
+    same = [compare_digest(given, known) for known in digests]
+    return same.index(True) if any(same) else None
 
 
 class Auth:
-    """Decides on `scope["path"]`, never on a URL that the Host header had a part in."""
+    """Decides on `scope["path"]`, never on a URL that the Host header had a part in. Notes which key it was."""
 
-    def __init__(self, app: ASGIApp, digests: Digests) -> None:
-        self._app, self._digests = app, digests
+    def __init__(self, app: ASGIApp, digests: Digests, open_paths: frozenset[str]) -> None:
+        self._app, self._digests, self._open_paths = app, digests, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._allows(scope):
@@ -55,6 +55,8 @@ class Auth:
             await send_error(scope, send, unauthorized())
 
     def _allows(self, scope: Scope) -> bool:
-        if not self._digests or scope["path"] in OPEN_PATHS:
+        if not self._digests or scope["path"] in self._open_paths:
             return True
-        return is_known(bearer(header(scope, b"authorization")) or b"", self._digests)
+        key = which(bearer(header(scope, b"authorization")) or b"", self._digests)
+        scope["state"]["key"] = key
+        return key is not None

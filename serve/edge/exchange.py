@@ -22,9 +22,11 @@ class Exchange:
     async def forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
+            parent = self.scope["state"]["traceparent"]
             message["headers"] = [
                 *message.get("headers", ()),
                 (b"x-request-id", request_id(self.scope).encode()),
+                *([(b"traceparent", parent.encode())] if parent else []),
             ]
         else:
             self.sent_bytes += len(message.get("body", b""))

@@ -3,32 +3,38 @@
 It knows no route and no engine, so that it fits before the embedded server and before vLLM's alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twofour.serve.edge.auth import Auth, Digests
 from twofour.serve.edge.bodies import BodyLimit
+from twofour.serve.edge.cors import Cors
 from twofour.serve.edge.framing import Framing
-from twofour.serve.edge.lifecycle import DrainGate, Lifecycle
-from twofour.serve.edge.metrics import HttpMetrics
-from twofour.serve.edge.observe import Observe
+from twofour.serve.edge.lifecycle import PROBES, DrainGate, Lifecycle
+from twofour.serve.edge.limits import Limits, RateLimit
+from twofour.serve.edge.observe import Observe, Watcher
 
 
 @dataclass(frozen=True)
 class EdgeConfig:
     api_keys: Digests = ()  # none: no key is asked for
+    open_paths: frozenset[str] = PROBES  # no key is asked for there
+    limits: Limits = field(default_factory=Limits)  # of each key
+    cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 8 << 20
     body_deadline_s: float = 30.0
 
 
-def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, metrics: HttpMetrics) -> ASGIApp:
+def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, *watchers: Watcher) -> ASGIApp:
     """Wrap from the inside out: a request meets the last layer first."""
     guarded: ASGIApp = BodyLimit(app, config.max_body_bytes, config.body_deadline_s)
     guarded = DrainGate(guarded, lifecycle)
-    guarded = Auth(guarded, config.api_keys)
+    guarded = RateLimit(guarded, config.limits)
+    guarded = Auth(guarded, config.api_keys, config.open_paths)
     guarded = Framing(guarded)
-    guarded = Observe(guarded, metrics)
+    guarded = Cors(guarded, config.cors_origins)
+    guarded = Observe(guarded, watchers)
     return http_only(guarded, app)
 
 

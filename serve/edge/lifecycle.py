@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twofour.serve.edge.errors import not_ready, send_error
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})  # probes: no key, and served to the end
+PROBES = frozenset({"/health", "/ready", "/metrics"})  # served to the end
 
 
 class Lifecycle:
@@ -54,7 +54,7 @@ class DrainGate:
         self._app, self._lifecycle = app, lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in PROBES:
             return await self._app(scope, receive, send)
         if self._lifecycle.draining:
             error = not_ready("the server is shutting down; try another one", {"Connection": "close"})

@@ -13,6 +13,13 @@ FINE_S = (
 SIZES = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
 
 
+# There from the start, so that a rate has something to grow from; `invalid_api_key` counts failures of authentication.
+REASONS = (
+    *("invalid_api_key", "invalid_json", "invalid_request_error", "unsupported_parameter", "context_length_exceeded"),
+    *("model_not_found", "request_too_large", "rate_limit_exceeded", "engine_overloaded", "not_ready", "timeout"),
+)
+
+
 class HttpMetrics:
     """`paths` bounds the values of the label `handler`: a client cannot make new series."""
 
@@ -38,6 +45,9 @@ class HttpMetrics:
             "twofour:rejected_requests", "Requests refused, by reason.", ["reason"], registry=registry
         )
 
+        for reason in REASONS:
+            self._rejections.labels(reason)
+
     def observe(self, exchange: Exchange) -> None:
         handler = self._handler(exchange.scope["path"])
         method = exchange.scope["method"] if exchange.scope["method"] in METHODS else "OTHER"
@@ -52,4 +62,6 @@ class HttpMetrics:
     def _handler(self, path: str) -> str:
         if path in self._paths:
             return path
-        return next((f"{known}/{{id}}" for known in self._paths if path.startswith(f"{known}/")), "none")
+        return next(
+            (f"{known}/{{id}}" for known in self._paths if path.startswith(f"{known}/") and known != "/"), "none"
+        )

@@ -3,25 +3,30 @@
 import json
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twofour.serve.edge.errors import internal, send_error
 from twofour.serve.edge.exchange import Exchange
 from twofour.serve.edge.ids import choose_id, header, request_id
-from twofour.serve.edge.metrics import HttpMetrics
+from twofour.serve.edge.trace import trace_id, traceparent
 
 access_log = logging.getLogger("twofour.access")
 log = logging.getLogger("twofour.edge")
 
 
+Watcher = Callable[[Exchange], None]  # told of every exchange at its end
+
+
 class Observe:
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, watchers: Sequence[Watcher]) -> None:
+        self._app, self._watchers = app, watchers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, send)
         scope.setdefault("state", {})["request_id"] = choose_id(header(scope, b"x-request-id"))
+        scope["state"]["traceparent"] = traceparent(header(scope, b"traceparent"))
         scope["state"]["began_at"] = exchange.began_at
         try:
             await self._app(scope, receive, exchange.forward)
@@ -30,7 +35,8 @@ class Observe:
             if not exchange.started:
                 await send_error(scope, exchange.forward, internal(request_id(scope)))
         finally:
-            self._metrics.observe(exchange)
+            for watch in self._watchers:
+                watch(exchange)
             access_log.info("%s", log_line(exchange))
 
 
@@ -40,6 +46,7 @@ def log_line(exchange: Exchange) -> str:
     fields = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "id": request_id(scope),
+        "trace": trace_id(scope["state"]["traceparent"]),
         "client": (scope.get("client") or ("",))[0],
         "method": scope["method"][:16],
         "path": scope["path"][:256],

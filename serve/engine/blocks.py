@@ -71,6 +71,12 @@ class Blocks:
         if key not in self._by_key and block not in self._key_of:
             self._by_key[key], self._key_of[block] = block, key
 
+    def withdraw(self, blocks: Sequence[int]) -> None:
+        """Let nobody else find these blocks: what is in them is not to be trusted."""
+        for block in blocks:
+            if key := self._key_of.pop(block, None):
+                del self._by_key[key]
+
     def release(self, blocks: Sequence[int]) -> None:
         """Stop using blocks. The end of a prefix goes first, so that it is evicted before its beginning."""
         for block in reversed(blocks):

@@ -13,9 +13,12 @@ from typing import Any
 import torch
 
 from twofour.prune.errors import InputError, TwofourError
+from twofour.prune.folder import resolve
 from twofour.prune.recipe import peak_memory_bytes
 from twofour.serve.engine import capacity
 from twofour.serve.engine.blocks import Blocks
+from twofour.serve.engine.grammar import grammars
+from twofour.serve.engine.intact import require_finite, require_intact
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
@@ -63,7 +66,10 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = load_model(config.model, config.device, config.dtype, config.kernels, config.revision)
+    folder = resolve(config.model, config.revision)
+    require_intact(folder)
+    model = load_model(str(folder), config.device, config.dtype, config.kernels)
+    require_finite(model)
     shapes = attention_layers(model)
     room = _capacity(config, model, shapes)
     runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)
@@ -71,7 +77,8 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     info = _info(config, model, room)
     blocks = Blocks(room.kv_tokens // config.block_size, config.block_size)
     scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
-    return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device)), info
+    constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
+    return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device), constrain=constrain), info
 
 
 def _check(config: EngineConfig) -> None:

@@ -1,10 +1,11 @@
 """The step loop of the engine process.
 
 A fault in one request ends that request: refused prompts, logits that are not finite, sampling that fails. A
-forward that fails, out of memory for instance, ends the requests that were in it. A device in an undefined
-state ends the process, whose parent then ends all requests.
+forward that fails, out of memory for instance, is done again for each request that was in it, and ends those
+that fail alone too. A device in an undefined state ends the process, whose parent then ends all requests.
 """
 
+import logging
 import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Ordered
@@ -15,14 +16,18 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from twofour.serve.engine.messages import Cancel, Command, Report, StepRecord
+from twofour.prune.errors import NonFiniteError
+from twofour.serve.engine.grammar import Constrain, no_grammars
+from twofour.serve.engine.messages import Cancel, Command, Report
 from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
 from twofour.serve.engine.scheduler import Scheduler, Turn, refusal
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Stats
+from twofour.serve.engine.types import NOT_FINITE, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
 
 HEARTBEAT_S = 0.25
+
+log = logging.getLogger(__name__)
 
 
 class Loop:
@@ -35,12 +40,14 @@ class Loop:
         info: EngineInfo,
         clock: Callable[[], float] = perf_counter,
         peak_device_bytes: Callable[[], int] = lambda: 0,
+        constrain: Constrain = no_grammars,
     ) -> None:
         self._runner, self._scheduler, self._info = runner, scheduler, info
         self._clock, self._peak_device_bytes = clock, peak_device_bytes
+        self._constrain = constrain
         self._eos = frozenset(info.eos_token_ids)
         self._sequences: dict[str, Sequence] = {}
-        self._steps = self._step_tokens = 0
+        self._steps = self._step_tokens = self._not_finite = 0
 
     def run(self, receive: Callable[[float], list[Command] | None], send: Callable[[Report], None]) -> None:
         """Serve until `receive` gives None. Idle, it waits for a heartbeat's time; busy, it only looks."""
@@ -53,28 +60,39 @@ class Loop:
         turns = self._scheduler.next_step()
         self._note_start(turns, begun)
         chunks = [_chunk(turn) for turn in turns]
+        pieces += self._compute(turns, chunks)
+        self._scheduler.check_idle()
+        self._steps, self._step_tokens = self._steps + 1, sum(turn.tokens for turn in turns)
+        return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
+
+    def _compute(self, turns: Ordered[Turn], chunks: Ordered[Chunk]) -> list[Piece]:
+        """One forward for all; where it fails, one for each, which tells whose fault it was."""
         try:
             logits = self._runner.forward(chunks)
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            pieces += [self._fail(turn.sequence, f"the step failed: {type(error).__name__}: {error}") for turn in turns]
-        else:
-            pieces += self._advance(turns, chunks, logits)
-        self._scheduler.check_idle()
-        self._steps, self._step_tokens = self._steps + 1, sum(turn.tokens for turn in turns)
-        return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
+            log.exception("a step of %d sequences failed", len(turns))
+            if len(turns) == 1:
+                return [self._fail(turns[0].sequence, f"the step failed: {type(error).__name__}: {error}")]
+            return [piece for t, c in zip(turns, chunks, strict=True) for piece in self._compute([t], [c])]
+        return self._advance(turns, chunks, logits)
 
     def _obey(self, commands: Ordered[Command]) -> list[Piece]:
         pieces = [self._cancel(c.id) if isinstance(c, Cancel) else self._add(c) for c in commands]
         return [piece for piece in pieces if piece]
 
     def _add(self, prompt: Prompt) -> Piece | None:
-        info = self._info
-        if why := refusal(prompt, info.context_length, info.kv_tokens, info.vocab_size):
+        grammar = prompt.sampling.grammar
+        try:
+            why = refusal(prompt, self._info.context_length, self._info.kv_tokens, self._info.vocab_size)
+            constraint = self._constrain(grammar) if grammar and not why else None
+        except Exception as error:
+            why = f"the prompt cannot be read: {type(error).__name__}: {error}"
+        if why:
             return Piece(prompt.id, finish=Finish.ERROR, error=why)
         seed = prompt.sampling.seed if prompt.sampling.seed is not None else secrets.randbits(64)
-        sequence = self._sequences[prompt.id] = Sequence(prompt, seed, self._clock())
+        sequence = self._sequences[prompt.id] = Sequence(prompt, seed, self._clock(), constraint=constraint)
         self._scheduler.add(sequence)
         return None
 
@@ -84,6 +102,8 @@ class Loop:
         return self._end(sequence, Piece(id, finish=Finish.ABORT)) if sequence else None
 
     def _fail(self, sequence: Sequence, error: str) -> Piece:
+        self._not_finite += error == NOT_FINITE
+        self._scheduler.blocks.withdraw(sequence.blocks)  # they may hold NaN, which would outlive the sequence
         return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error))
 
     def _end(self, sequence: Sequence, piece: Piece) -> Piece:
@@ -110,13 +130,25 @@ class Loop:
             elif samples:
                 ready.append(turn.sequence)
                 rows.append(end - 1)
-        sampled = sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos) if ready else []
+        sampled = self._sample(logits, rows, ready) if ready else []
         return pieces + [self._extend(*both) for both in zip(ready, sampled, strict=True)]
+
+    def _sample(self, logits: Tensor, rows: list[int], ready: list[Sequence]) -> list[Sampled]:
+        try:
+            return sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # not of one of them, which `sample` contains: out of memory for instance
+            return [Sampled(error=f"sampling failed: {type(error).__name__}: {error}")] * len(ready)
 
     def _score(self, sequence: Sequence, rows: Tensor) -> Piece | None:
         """Note the logprobs of prompt tokens; end a sequence that wanted nothing else."""
         try:
             score_prompt(sequence, rows)
+        except torch.AcceleratorError:
+            raise
+        except NonFiniteError as error:
+            return self._fail(sequence, str(error))
         except Exception as error:
             return self._fail(sequence, f"scoring the prompt failed: {type(error).__name__}: {error}")
         if sequence.pending or sequence.sampling.max_tokens:
@@ -154,6 +186,7 @@ class Loop:
             prefix_hits=scheduler.prefix_hits,
             steps=self._steps,
             step_tokens=self._step_tokens,
+            not_finite=self._not_finite,
             peak_device_bytes=self._peak_device_bytes(),
         )
 
@@ -166,11 +199,12 @@ def _chunk(turn: Turn) -> Chunk:
 def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
     token, ended = sampled.token, sampled.token in stop_ids(sequence.sampling, eos)
     full = sequence.generated == sequence.sampling.max_tokens
+    complete = sequence.constraint is not None and sequence.constraint.done
     return Piece(
         sequence.id,
         tokens=(token,),
         logprobs=(sampled.logprob,) if sampled.logprob else (),
-        finish=Finish.STOP if ended else Finish.LENGTH if full else None,
+        finish=Finish.STOP if ended or complete else Finish.LENGTH if full else None,
         stopped_by=token if ended else None,
     )
 

@@ -21,6 +21,7 @@ from twofour.serve.engine.types import (
     Prompt,
     Sampling,
     Stats,
+    StepRecord,
 )
 
 
@@ -29,16 +30,6 @@ class Cancel:
     """The client is gone: end this sequence."""
 
     id: str
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """The step log's line on one step."""
-
-    prefill_tokens: int  # computed for sequences with more than one token to go
-    decodes: int  # sequences that computed one token
-    kv_tokens: int  # attended to: in the cache after the step, of the sequences in it
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -23,17 +23,17 @@ from twofour.serve.engine.messages import (
     Cancel,
     Command,
     Report,
-    StepRecord,
     decode_report,
     decode_start,
     encode,
     encode_command,
 )
-from twofour.serve.engine.types import EngineConfig, EngineInfo, Finish, Piece, Prompt, Stats
+from twofour.serve.engine.types import EngineConfig, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
 
 STALE_S = 10.0  # a heartbeat older than this, and than five slow steps, means that the engine hangs
 STOP_S = 5.0
 STEPS_KEPT = 10_000
+CHILD = ("-P", "-m", "twofour.serve.engine.child")
 
 
 class Stream(AsyncIterator[Piece]):
@@ -69,11 +69,14 @@ class ProcessEngine:
         self._outbox: SimpleQueue[Command | None] = SimpleQueue()
         self._started: asyncio.Future[EngineInfo] | None = None
         self._gone = asyncio.Event()
+        self._ending = ""
+        self._lives = 0
         self._info: EngineInfo | None = None
         self._stats = Stats()
         self._pieces: dict[str, asyncio.Queue[Piece]] = {}  # of the sequences that have not ended
         self._heard_at = clock()
-        self.steps: deque[StepRecord] = deque(maxlen=STEPS_KEPT)  # the step log
+        self.steps: deque[StepRecord] = deque(maxlen=STEPS_KEPT)
+        self.step_sizes: Counter[int] = Counter()
 
     @property
     def info(self) -> EngineInfo:
@@ -102,6 +105,10 @@ class ProcessEngine:
         return self._clock() - self._heard_at
 
     @property
+    def restarts(self) -> int:
+        return max(0, self._lives - 1)
+
+    @property
     def _stale(self) -> bool:
         age_s = self.heartbeat_age_s
         if age_s < STALE_S or not self.steps:
@@ -115,6 +122,7 @@ class ProcessEngine:
             raise ServerError("the engine runs already")
         loop = asyncio.get_running_loop()
         self._started, self._gone, self._outbox = loop.create_future(), asyncio.Event(), SimpleQueue()
+        self._lives += 1
         self._process, pipe = _spawn()
         Thread(target=self._read, args=(pipe, self._process, self._outbox, loop), daemon=True).start()
         try:
@@ -138,11 +146,19 @@ class ProcessEngine:
         if not self._process:
             return
         self._outbox.put(None)
-        try:
-            await asyncio.wait_for(self._gone.wait(), STOP_S)
-        except TimeoutError:  # it loads, hangs or is in a very long step
+        if self._info:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), STOP_S)
+        self.kill()  # it loads, which nothing interrupts, hangs or is in a very long step
+        await self._gone.wait()
+
+    async def death(self) -> str:
+        await self._gone.wait()
+        return self._ending
+
+    def kill(self) -> None:
+        if self._process:
             self._process.kill()
-            await self._gone.wait()
 
     def _cancel(self, id: str) -> None:
         if self._pieces.pop(id, None):
@@ -180,13 +196,14 @@ class ProcessEngine:
         self._heard_at, self._stats = self._clock(), report.stats
         if report.step:
             self.steps.append(report.step)
+            self.step_sizes[report.step.tokens] += 1
         for piece in report.pieces:
             pieces = self._pieces.pop(piece.id, None) if piece.finish else self._pieces.get(piece.id)
             if pieces:
                 pieces.put_nowait(piece)
 
     def _died(self, status: int) -> None:
-        why = f"the engine process ended ({_ending(status)})"
+        why = self._ending = f"the engine process ended ({_ending(status)})"
         self._process, self._info, self._stats = None, None, Stats()
         if self._started and not self._started.done():
             self._started.set_exception(ServerError(f"{why} while it loaded the model"))
@@ -200,7 +217,7 @@ def _spawn() -> tuple["subprocess.Popen[bytes]", Connection]:
     """Start the engine process with its end of a socket pair. Its standard output goes to standard error."""
     here, there = socket.socketpair()
     with there:
-        command = [sys.executable, "-P", "-m", "twofour.serve.engine.child", str(there.fileno())]
+        command = [sys.executable, *CHILD, str(there.fileno())]
         process = subprocess.Popen(command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=2)
     return process, Connection(here.detach())
 

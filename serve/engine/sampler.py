@@ -5,6 +5,7 @@ In this order, everything in float32:
     repetition penalty     logits of tokens in prompt or output: divided by it if positive, else multiplied
     frequency, presence    subtracted: times the count in the output, and once if it is there at all
     logit_bias             added; then end and stop tokens are excluded before `min_tokens` are there
+    grammar                excludes what it does not allow
     temperature            below 1e-5 takes the best here; of equals the lowest id wins, as everywhere below
     min_p, top_k, top_p    each keeps the best by the probabilities that the one before left
     draw                   the first token, by ascending id, whose cumulative probability exceeds u * total
@@ -23,8 +24,9 @@ from math import inf, isnan
 import torch
 from torch import Tensor
 
+from twofour.prune.errors import NonFiniteError
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import Logprob, Sampling
+from twofour.serve.engine.types import NOT_FINITE, Logprob, Sampling
 
 GREEDY_BELOW = 1e-5  # smaller temperatures leave the likeliest token only, and would overflow
 
@@ -50,11 +52,15 @@ def sample(logits: Tensor, sequences: Ordered[Sequence], eos: frozenset[int]) ->
 def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, best_token: int) -> Sampled:
     """A fault in one request must end that request only."""
     if not abs(best) < inf:
-        return Sampled(error="the model's logits are not finite")
+        return Sampled(error=NOT_FINITE)
     try:
         token = best_token if _takes_best(sequence) else _choose(row.float(), sequence, eos)
+        if sequence.constraint:
+            sequence.constraint.accept(token)
         count = sequence.sampling.logprobs
         return Sampled(token, None if count is None else logprobs(row[None], [token], count)[0])
+    except torch.AcceleratorError:  # the device is in an undefined state: nobody can go on
+        raise
     except Exception as error:
         return Sampled(error=f"sampling failed: {type(error).__name__}: {error}")
 
@@ -67,7 +73,7 @@ def _takes_best(sequence: Sequence) -> bool:
 def _adjusts(sequence: Sequence) -> bool:
     s = sequence.sampling
     penalties = (s.presence_penalty, s.frequency_penalty, s.repetition_penalty - 1)
-    return any(penalties) or bool(s.logit_bias) or sequence.generated < s.min_tokens
+    return any(penalties) or bool(s.logit_bias or sequence.constraint) or sequence.generated < s.min_tokens
 
 
 def _choose(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> int:
@@ -94,6 +100,10 @@ def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
         )
     if sequence.generated < s.min_tokens:
         row[torch.tensor(sorted(stop_ids(s, eos)), dtype=torch.int64, device=row.device)] = -torch.inf
+    if sequence.constraint:
+        row[~sequence.constraint.allowed().to(row.device)] = -torch.inf
+        if row.max() == -torch.inf:
+            raise ValueError("no token is allowed")
     return row
 
 
@@ -159,7 +169,7 @@ def score_prompt(sequence: Sequence, rows: Tensor) -> None:
         return
     scored = logprobs(rows, sequence.prompt.tokens[first : first + len(rows)], count)
     if any(isnan(entry.logprob) for entry in scored):
-        raise ArithmeticError("the model's logits are not finite")
+        raise NonFiniteError(NOT_FINITE)
     sequence.prompt_logprobs += scored
 
 

@@ -10,6 +10,7 @@ derived.
 
 from dataclasses import dataclass, field
 
+from twofour.serve.engine.grammar import Constraint
 from twofour.serve.engine.types import Logprob, Prompt, Sampling
 
 
@@ -27,6 +28,7 @@ class Sequence:
     prompt_logprobs: list[Logprob | None] = field(default_factory=list)  # of the tokens scored so far
     cached_tokens: int = 0  # found in the prefix cache when first placed
     started_at: float | None = None  # its first step
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt.tokens)

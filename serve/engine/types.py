@@ -4,7 +4,7 @@ The API process sends `Prompt`s and cancels; the engine process answers with `Pi
 so that they cross the pipe as JSON. Text never does: tokenising, detokenising and stop strings live in the API process.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +47,7 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None  # k: of every sampled token and of the k likeliest
     prompt_logprobs: int | None = None  # the same of every prompt token but the first
+    grammar: str | None = None  # that the text must follow, as llguidance writes it
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Prompt:
     id: str
     tokens: tuple[int, ...]
     sampling: Sampling
+
+
+NOT_FINITE = "the model's logits are not finite"  # `Piece.error` of a sequence that got NaN or infinity
 
 
 class Finish(StrEnum):
@@ -123,7 +127,22 @@ class Stats:
     prefix_hits: int = 0  # tokens found
     steps: int = 0
     step_tokens: int = 0  # tokens computed by the last step
+    not_finite: int = 0  # sequences that ended because their logits were
     peak_device_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The step log's line on one step."""
+
+    prefill_tokens: int  # computed for sequences with more than one token to go
+    decodes: int  # sequences that computed one token
+    kv_tokens: int  # attended to: in the cache after the step, of the sequences in it
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        return self.prefill_tokens + self.decodes
 
 
 class Engine(Protocol):
@@ -137,7 +156,7 @@ class Engine(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """False once the engine process is dead and will not be restarted."""
+        """The engine process lives: it loads, or it has loaded. False between its death and the next start."""
 
     @property
     def ready(self) -> bool:
@@ -146,8 +165,29 @@ class Engine(Protocol):
     @property
     def heartbeat_age_s(self) -> float: ...
 
+    @property
+    def restarts(self) -> int:
+        """Starts after the first one."""
+
+    @property
+    def steps(self) -> Sequence[StepRecord]:
+        """The step log: the latest steps, oldest first, those of earlier lives included."""
+
+    @property
+    def step_sizes(self) -> Mapping[int, int]:
+        """How many steps computed how many tokens (tokens -> steps), in all lives."""
+
     async def start(self) -> None:
-        """Return when the model is loaded. Raises ServerError with the engine's own message where it cannot be."""
+        """Return when the model is loaded. Raises ServerError with the engine's own message where it cannot be.
+
+        May be called again after its end.
+        """
+
+    async def death(self) -> str:
+        """Return, once the engine process has ended, how."""
+
+    def kill(self) -> None:
+        """End a process that does not listen; it has no effect on one that has ended."""
 
     def submit(self, prompt: Prompt) -> AsyncIterator[Piece]:
         """Queue a prompt. Closing the iterator early cancels it. Raises ServerError if the engine is not ready."""

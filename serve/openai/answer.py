@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,6 +17,7 @@ from twofour.serve.openai.generation import Generation, Job
 from twofour.serve.openai.protocol import GenerationRequest, StreamOptions
 from twofour.serve.openai.replies import Head, Reply, Writer
 from twofour.serve.openai.serving import Serving
+from twofour.serve.openai.spans import span_of
 from twofour.serve.openai.streams import DONE, HEADERS, Stream, error_event, usage_of
 
 log = logging.getLogger("twofour.openai")
@@ -33,8 +35,10 @@ class Answer(Response):
         self._serving, self._job, self._writer = serving, job, writer
         self._options = (body.stream_options or StreamOptions()) if body.stream else None
         self._started = False
+        self._state: dict[str, Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._state = scope["state"]
         work = asyncio.create_task(self._work(scope, receive, send))
         left = asyncio.create_task(client_left(receive))
         expired = asyncio.create_task(self._serving.lifecycle.expired.wait())
@@ -65,7 +69,8 @@ class Answer(Response):
         await Response(content, media_type="application/json")(scope, receive, send)
 
     async def _stream(self, send: Send, options: StreamOptions) -> None:
-        stream = Stream(self._head(self._writer.chunk_kind), self._writer, options)
+        head, keep_alive_s = self._head(self._writer.chunk_kind), self._serving.config.keep_alive_s
+        stream = Stream(head, self._writer, options, keep_alive_s)
         try:
             async with self._generation() as generation:
                 async for data in stream.events(generation):
@@ -86,11 +91,24 @@ class Answer(Response):
             with serving.admission.admitted(self._job.prompts):
                 generation = Generation(self._job, serving.engine, serving.metrics, serving.vocabulary.decode)
                 async with generation:
-                    yield generation
+                    self._spend(self._job.prompt_tokens)
+                    try:
+                        yield generation
+                    finally:
+                        self._note(generation)
         except RequestError as error:
             if error.code == "engine_overloaded":
                 serving.metrics.count_refusal("queue_full")
             raise
+
+    def _note(self, generation: Generation) -> None:
+        """For the rate limit and the trace, however it ended."""
+        self._spend(sum(choice.generated_tokens for choice in generation.choices))
+        self._state["span"] = span_of(self._writer.kind, self._serving.config.served_model_name, generation)
+
+    def _spend(self, tokens: int) -> None:
+        if spend := self._state.get("spend"):
+            spend(tokens)
 
     async def _write(self, send: Send, data: bytes) -> None:
         try:

@@ -25,9 +25,15 @@ def parse(raw: bytes, model: type[Body]) -> Body:
 def parse_json(raw: bytes) -> object:
     """JSON as its standard says: no NaN, and nothing so deep or so long that Python refuses it."""
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=refuse_constant)
+        return json.loads(raw.decode("utf-8"), parse_constant=refuse_constant, parse_float=number)
     except (ValueError, RecursionError) as error:
         raise invalid("the body is not valid JSON; check its syntax and encoding", code="invalid_json") from error
+
+
+def number(text: str) -> int | float:
+    """JSON has one kind of number: 4.0 is 4, which some languages write so."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def refuse_constant(name: str) -> NoReturn:

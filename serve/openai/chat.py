@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from twofour.serve.edge.errors import invalid
 from twofour.serve.engine.types import Logprob
 from twofour.serve.openai.choice import Delta
+from twofour.serve.openai.formats import grammar_of
 from twofour.serve.openai.generation import Job
 from twofour.serve.openai.protocol import ChatRequest, Message
 from twofour.serve.openai.replies import (
@@ -19,7 +20,7 @@ from twofour.serve.openai.replies import (
 )
 from twofour.serve.openai.sampling import room, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
-from twofour.serve.openai.vocabulary import Tokens, Vocabulary, text_of
+from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 
 async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[Job, "ChatWriter"]:
@@ -28,17 +29,14 @@ async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = room(serving.context_limit, len(tokens), wanted, "messages")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = sampling_of(body, serving.info.vocab_size, max_tokens, logprobs)
+    grammar = await grammar_of(body.response_format)
+    sampling = sampling_of(body, serving.info.vocab_size, max_tokens, logprobs, grammar=grammar)
     job = serving.job(caller, body, [(tokens, sampling)])
     return job, ChatWriter(serving.vocabulary, bool(body.logprobs))
 
 
 async def tokenise(serving: Serving, messages: Sequence[Message]) -> Tokens:
-    """The template writes the special tokens itself: none is added."""
-    limit = serving.context_limit
-    serving.vocabulary.check_length(sum(len(text_of(message)) for message in messages), limit, "messages")
-    text = await serving.vocabulary.render(messages)
-    tokens = await serving.vocabulary.encode(text, limit, "messages", special_tokens=False)
+    tokens = await serving.vocabulary.encode_chat(messages, serving.context_limit)
     if not tokens:
         raise invalid("the chat template makes an empty prompt of these messages", "messages")
     return tokens

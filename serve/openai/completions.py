@@ -6,6 +6,7 @@ from typing import Any
 from twofour.serve.edge.errors import invalid
 from twofour.serve.engine.types import Logprob, Sampling
 from twofour.serve.openai.choice import Delta
+from twofour.serve.openai.formats import grammar_of
 from twofour.serve.openai.generation import Job
 from twofour.serve.openai.protocol import MAX_PROMPTS, CompletionRequest
 from twofour.serve.openai.replies import CompletionChoice, CompletionLogprobs, finish_reason, finite
@@ -21,17 +22,20 @@ async def prepare(serving: Serving, body: CompletionRequest, caller: Caller) -> 
     given = split_prompts(body.prompt)
     tokens = [await tokenise(serving, prompt) for prompt in given]
     wanted = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    prompts = [(ids, continuation(serving, body, len(ids), wanted)) for ids in tokens]
+    grammar = await grammar_of(body.response_format)
+    prompts = [(ids, continuation(serving, body, len(ids), wanted, grammar)) for ids in tokens]
     job = serving.job(caller, body, prompts)
     echoes = [echo_of(serving, prompt) if body.echo else None for prompt in given for _ in range(job.n)]
     writer = CompletionWriter(serving.vocabulary, job, echoes, body.logprobs is not None)
     return job, writer
 
 
-def continuation(serving: Serving, body: CompletionRequest, prompt_tokens: int, wanted: int) -> Sampling:
+def continuation(
+    serving: Serving, body: CompletionRequest, prompt_tokens: int, wanted: int, grammar: str | None
+) -> Sampling:
     max_tokens = room(serving.context_limit, prompt_tokens, wanted, "prompt")
     scored = body.logprobs if body.echo else None
-    return sampling_of(body, serving.info.vocab_size, max_tokens, body.logprobs, scored)
+    return sampling_of(body, serving.info.vocab_size, max_tokens, body.logprobs, scored, grammar)
 
 
 def split_prompts(prompt: str | list[Any]) -> list[str | list[int]]:

@@ -9,6 +9,12 @@ from twofour.prune.errors import ServerError
 from twofour.serve.edge.errors import RequestError, internal, invalid, not_ready, note_rejection
 from twofour.serve.edge.ids import request_id
 
+# What clients look for here, and where they find the like of it.
+ELSEWHERE = {
+    "/v1/responses": "this server has no Responses API; use POST /v1/chat/completions",
+    "/v1/embeddings": "this server generates text and has no embeddings; use an embedding model's server",
+    "/v1/engines": "engines are called models now; use GET /v1/models",
+}
 MESSAGES = {404: "no such path; see the documentation for the routes", 405: "this path has no such method"}
 
 
@@ -42,11 +48,17 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = MESSAGES.get(error.status_code, "the request was refused")
+    if error.status_code == 404:
+        message = next((hint for path, hint in ELSEWHERE.items() if is_below(request.scope["path"], path)), message)
     return respond(request, RequestError(error.status_code, message, headers=error.headers))
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
     return respond(request, internal(request_id(request.scope)))
+
+
+def is_below(path: str, parent: str) -> bool:
+    return path == parent or path.startswith(f"{parent}/")
 
 
 def engine_unavailable() -> RequestError:

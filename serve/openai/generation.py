@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self, cast
 
 from twofour.prune.errors import ServerError
-from twofour.serve.edge.errors import RequestError, internal
-from twofour.serve.engine.types import Engine, Finish, Piece, Prompt
+from twofour.serve.edge.errors import RequestError, internal, not_finite
+from twofour.serve.engine.types import NOT_FINITE, Engine, Finish, Piece, Prompt
 from twofour.serve.metrics import EngineMetrics, Timeline
 from twofour.serve.openai.choice import Choice
 from twofour.serve.openai.detokenize import Decode
@@ -91,7 +91,7 @@ class Generation:
     def __init__(self, job: Job, engine: Engine, metrics: EngineMetrics, decode: Decode) -> None:
         self.job = job
         self.choices = [Choice(i, prompt, job.stops, decode) for i, prompt in enumerate(job.prompts)]
-        self._timelines = [Timeline(metrics, prompt, job.arrived_at) for prompt in job.prompts]
+        self.timelines = [Timeline(metrics, prompt, job.arrived_at) for prompt in job.prompts]
         self._engine = engine
         self._feed = Feed(engine, job.prompts)
         self._open = len(self.choices)
@@ -109,7 +109,7 @@ class Generation:
     ) -> None:
         await self._feed.__aexit__(kind, error, trace)
         unfinished = "error" if isinstance(error, Exception) else "abort"
-        for choice, timeline in zip(self.choices, self._timelines, strict=True):
+        for choice, timeline in zip(self.choices, self.timelines, strict=True):
             timeline.end(choice.finish or unfinished)
 
     async def advance(self) -> list[Choice]:
@@ -130,7 +130,7 @@ class Generation:
             raise engine_unavailable() from error
 
     def _accept(self, choice: Choice, piece: Piece) -> None:
-        self._timelines[choice.index].saw(piece)
+        self.timelines[choice.index].saw(piece)
         if piece.finish in (Finish.ERROR, Finish.ABORT):
             raise self._failure(piece)
         choice.accept(piece)
@@ -142,4 +142,6 @@ class Generation:
     def _failure(self, piece: Piece) -> RequestError:
         """The engine gave this sequence up; what it says may hold paths, so the log has it."""
         log.error("request %s: %s: %s", self.job.request_id, piece.finish, piece.error)
+        if piece.error == NOT_FINITE:
+            return not_finite()
         return internal(self.job.request_id) if self._engine.ready else engine_unavailable()

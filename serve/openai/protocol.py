@@ -29,6 +29,18 @@ class StreamOptions(Strict):
     continuous_usage_stats: bool = False
 
 
+class JsonSchema(Strict):
+    document: dict[str, Any] = Field(alias="schema")
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None  # it is followed exactly either way
+
+
+class ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class GenerationRequest(Strict):
     """What completions and chat share. None means the default, as in OpenAI's own clients."""
 
@@ -45,6 +57,7 @@ class GenerationRequest(Strict):
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     # As in vLLM:
     top_k: int | None = Field(None, ge=-1, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -101,7 +114,6 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -129,19 +141,28 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }
 
 
+DESCRIBE = "describe the tools in a message, and ask for their arguments with response_format"
+REMEDIES = {
+    **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), DESCRIBE),
+    **dict.fromkeys(("structured_outputs", "guided_json"), "use response_format"),
+    "chat_template_kwargs": "the template is the operator's",
+    "chat_template": "the template is the operator's",
+}
+
+
 def refuse_unsupported(body: Strict) -> int:
     """Refuse what is known and not implemented; return how many fields nobody knows."""
     extra = body.model_extra or {}
     for field, neutral in NEUTRAL.items():
         value = extra.get(field)
         if value is not None and not any(same(value, other) for other in neutral):
-            raise unsupported(field)
+            raise unsupported(field, REMEDIES.get(field, "leave it out"))
     return sum(field not in NEUTRAL for field in extra)
 
 
 def same(value: object, neutral: object) -> bool:
-    """Equal, and of one type: true is not 1."""
-    return type(value) is type(neutral) and value == neutral
+    """Equal, and both numbers or neither: true is not 1."""
+    return isinstance(value, bool) is isinstance(neutral, bool) and value == neutral
 
 
 def check_together(body: GenerationRequest) -> None:

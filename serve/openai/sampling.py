@@ -15,6 +15,7 @@ def sampling_of(
     max_tokens: int,
     logprobs: int | None,
     prompt_logprobs: int | None = None,
+    grammar: str | None = None,
 ) -> Sampling:
     """What the client asked for, with None replaced by the neutral value."""
     if (body.min_tokens or 0) > max_tokens:
@@ -35,6 +36,7 @@ def sampling_of(
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        grammar=grammar,
     )
 
 

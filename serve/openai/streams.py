@@ -1,5 +1,6 @@
 """Server-sent events: one JSON document a line, an end that is always said, an error that looks like one."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from twofour.serve.openai.protocol import StreamOptions
 from twofour.serve.openai.replies import Head, Usage, Writer
 
 DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -35,11 +37,17 @@ class Stream:
     head: Head
     writer: Writer
     options: StreamOptions
+    keep_alive_s: float | None  # of silence, before a comment says that somebody is there
 
     async def events(self, generation: Generation) -> AsyncIterator[bytes]:
         opened: set[int] = set()
         while not generation.done:
-            choices = await generation.advance()
+            try:
+                async with asyncio.timeout(self.keep_alive_s):
+                    choices = await generation.advance()
+            except TimeoutError:
+                yield KEEP_ALIVE
+                continue
             documents = [*self._news(choices, opened)]
             usage = usage_of(generation) if self.options.continuous_usage_stats else None
             if documents:

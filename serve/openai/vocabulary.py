@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 from twofour.prune.errors import ModelError
 from twofour.serve.edge.errors import RequestError, invalid
 from twofour.serve.openai.protocol import Message
+from twofour.serve.openai.user_text import Said, StandIns, UserText
 
 RENDER_DEADLINE_S = 2.0
 Tokens = tuple[int, ...]
@@ -24,6 +25,7 @@ class Vocabulary:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._user_text = UserText(self._backend)
         self._longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)))
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
         self.token_text = lru_cache(maxsize=1 << 16)(self._token_text)
@@ -40,15 +42,25 @@ class Vocabulary:
         encoding = await loop.run_in_executor(self._pool, self._encode, text, special_tokens)
         return tuple(encoding)
 
-    async def render(self, messages: Sequence[Message]) -> str:
-        """The chat template applied, ready for the assistant's turn."""
+    async def encode_chat(self, messages: Sequence[Message], limit: int) -> Tokens:
+        """Through the chat template, ready for the assistant's turn. Only the template's special tokens count."""
+        said = [{"role": role_of(message), "content": text_of(message)} for message in messages]
+        self.check_length(sum(len(message["content"]) for message in said), limit, "messages")
+        for message in said:
+            check_unicode(message["content"], "messages")
+        rendered, stand_ins = await self._rendered(said)
+        if not stand_ins and not self._user_text.is_blind:
+            return await self.encode(rendered, limit, "messages", special_tokens=False)
+        self.check_length(len(rendered), limit, "messages")
+        loop = asyncio.get_running_loop()
+        return tuple(await loop.run_in_executor(self._pool, self._user_text.encode, rendered, stand_ins))
+
+    async def _rendered(self, said: Said) -> tuple[str, StandIns]:
         if not getattr(self._tokenizer, "chat_template", None):
             raise invalid("this model has no chat template; use /v1/completions", "messages")
-        plain = [{"role": role_of(message), "content": text_of(message)} for message in messages]
         loop = asyncio.get_running_loop()
         try:
-            rendering = loop.run_in_executor(self._pool, self._render, plain)
-            return await asyncio.wait_for(rendering, RENDER_DEADLINE_S)
+            return await asyncio.wait_for(loop.run_in_executor(self._pool, self._render, said), RENDER_DEADLINE_S)
         except TemplateError as error:
             message = f"the model's chat template refuses these messages: {str(error)[:200]}"
             raise invalid(message, "messages") from error
@@ -67,9 +79,11 @@ class Vocabulary:
     def _encode(self, text: str, special_tokens: bool) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(rendered)
+    def _render(self, said: Said) -> tuple[str, StandIns]:
+        stand_ins = self._user_text.stand_ins(said)
+        disguised = self._user_text.disguise(said, stand_ins) if stand_ins else said
+        rendered = self._tokenizer.apply_chat_template(disguised, tokenize=False, add_generation_prompt=True)
+        return str(rendered), stand_ins
 
 
 def role_of(message: Message) -> str:

@@ -19,8 +19,9 @@ from twofour.prune.errors import ServerError
 from twofour.serve.app import create_app
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats
-from twofour.serve.server import QuietServer, http_config, listen
+from twofour.serve.edge.observe import Watcher
+from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats, StepRecord
+from twofour.serve.server import QuietServer, Tls, http_config, listen, url_of
 
 CONTEXT = 256
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]
@@ -53,6 +54,7 @@ class ScriptedEngine:
     script: Callable[[Prompt], Sequence[int]]
     hold_after: int | None = None  # tokens, then wait for `release`
     fail_after: int | None = None  # tokens, then end with an error of this sequence alone
+    failure: str = "division by zero in /secret/path"
     leave_after: int | None = None  # tokens, then end without saying so: a defect
     kv_tokens: int = 4096
     healthy: bool = True
@@ -64,9 +66,12 @@ class ScriptedEngine:
     started: "queue.Queue[str]" = field(default_factory=queue.Queue)  # first tokens, or waiting
     stopped: bool = False
     open: int = 0
+    restarts: int = 0
+    steps: list[StepRecord] = field(default_factory=list)
+    step_sizes: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._release = asyncio.Event()
+        self._release, self._died = asyncio.Event(), asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -80,17 +85,25 @@ class ScriptedEngine:
             kv_tokens=self.kv_tokens,
             weight_bytes=2000,
             linear_bytes=1500,
-            kernels={"reference": 7},
+            kernels={"reference": 7, "dense": 2},
             device="cpu",
             dtype="float32",
             sparse=True,
         )
 
     async def start(self) -> None:
-        self.ready = True
+        self.ready = self.healthy = True
+        self._died.clear()
 
     async def stop(self) -> None:
         self.stopped = True
+
+    async def death(self) -> str:
+        await self._died.wait()
+        return "the engine ended"
+
+    def kill(self) -> None:
+        self.die()
 
     def release(self) -> None:
         assert self.loop is not None
@@ -99,6 +112,8 @@ class ScriptedEngine:
     def die(self) -> None:
         self.healthy = self.ready = False
         self.release()
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self._died.set)
 
     async def submit(self, prompt: Prompt) -> AsyncIterator[Piece]:
         if not self.ready:
@@ -126,7 +141,7 @@ class ScriptedEngine:
             if position == self.leave_after:
                 return
             if position == self.fail_after:
-                yield Piece(prompt.id, finish=Finish.ERROR, error="division by zero in /secret/path")
+                yield Piece(prompt.id, finish=Finish.ERROR, error=self.failure)
                 return
             stops = token == self.eos
             last = position == len(reply) - 1
@@ -213,16 +228,23 @@ class Launcher:
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def __call__(self, engine: ScriptedEngine | None = None, **config: Any) -> Running:
+    def __call__(
+        self,
+        engine: ScriptedEngine | None = None,
+        watchers: Sequence[Watcher] = (),
+        tls: Tls | None = None,
+        **config: Any,
+    ) -> Running:
         engine = engine or self.engine()
         listener = listen("127.0.0.1", 0)
         address = listener.getsockname()
         lifecycle = Lifecycle()
-        app = create_app(engine, ServeConfig(served_model_name="m", **config), self.tokenizer, lifecycle=lifecycle)
-        server = QuietServer(http_config(app))
+        served = ServeConfig(served_model_name="m", **config)
+        app = create_app(engine, served, self.tokenizer, lifecycle=lifecycle, watchers=watchers)
+        server = QuietServer(http_config(app, tls))
         loop, thread = in_background(server, listener)
         engine.loop = loop
-        url = f"http://127.0.0.1:{address[1]}"
+        url = url_of(listener, tls)
         client = httpx.Client(base_url=url, timeout=10, trust_env=False)
         self._stops += [client.close, lambda: end(server, thread)]
         return Running(url, engine, lifecycle, loop, client, address)
@@ -265,11 +287,16 @@ def launch(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Launcher]:
 
 
 @pytest.fixture(scope="module")
-def shared(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Running]:
-    """One server for the tests that leave it as they found it."""
+def launch_once(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Launcher]:
     launcher = Launcher(byte_tokenizer)
-    yield launcher()
+    yield launcher
     launcher.close()
+
+
+@pytest.fixture(scope="module")
+def shared(launch_once: Launcher) -> Running:
+    """One server for the tests that leave it as they found it."""
+    return launch_once()
 
 
 def check_refusal(answer: Any, status: int, code: str | None = None, param: str | None = None) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 import twofour
+from twofour.serve.edge.auth import digest
+from twofour.serve.edge.harden import EdgeConfig
+from twofour.serve.engine.types import StepRecord
 from twofour.serve.openai.vocabulary import Vocabulary
 
 Refused = Callable[..., dict[str, Any]]
@@ -18,6 +21,19 @@ def test_unknown_model(shared: Any, refused: Refused) -> None:
     refused(shared.complete(model="gpt-4"), 404, "model_not_found", "model")
     refused(shared.chat(model="gpt-4"), 404, "model_not_found", "model")
     refused(shared.client.get("/v1/models/gpt-4"), 404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/resp_1", "/v1/embeddings"])
+def test_what_others_have_is_pointed_to(shared: Any, refused: Refused, path: str) -> None:
+    for answer in (shared.client.get(path), shared.client.post(path, json={"model": "m", "input": "hi"})):
+        message = refused(answer, 404)["message"]
+        assert "/v1/chat/completions" in message or "embedding" in message
+
+
+def test_tools_are_refused_with_a_way_out(shared: Any, refused: Refused) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    error = refused(shared.chat(tools=tools), 400, "unsupported_parameter", "tools")
+    assert "response_format" in error["message"]
 
 
 def test_unknown_path_and_method(shared: Any, refused: Refused) -> None:
@@ -130,6 +146,21 @@ def test_models(shared: Any) -> None:
 
 def test_version(shared: Any) -> None:
     assert shared.client.get("/version").json() == {"version": twofour.__version__}
+
+
+def test_the_step_log(launch: Any) -> None:
+    server = launch()
+    server.engine.steps = [StepRecord(16, 0, 16, 0.5), StepRecord(4, 1, 21, 0.25)]
+    server.engine.step_sizes = {16: 1, 5: 1, 1: 10_000}
+    assert server.client.get("/debug/steps").json() == {
+        "total": 10_002,
+        "prefill_tokens": [16, 4],
+        "decodes": [0, 1],
+        "kv_tokens": [16, 21],
+        "seconds": [0.5, 0.25],
+    }
+    keyed = launch(edge=EdgeConfig(api_keys=(digest(b"k"),)))
+    assert keyed.client.get("/debug/steps").status_code == 401
 
 
 def test_tokenize_and_back(shared: Any, refused: Refused) -> None:

@@ -52,6 +52,22 @@ def test_the_least_recently_released_prefix_is_evicted_first() -> None:
     assert blocks.take(1) == [new]
 
 
+def test_what_is_withdrawn_is_found_by_nobody_and_used_on() -> None:
+    blocks, keys = Blocks(2, SIZE), keys_of(1, 2, 3, 4)
+    mine = blocks.take(2)
+    for block, key in zip(mine, keys, strict=True):
+        blocks.publish(block, key)
+    blocks.share(mine)
+    blocks.withdraw(mine[1:])
+    blocks.withdraw(mine[1:])
+    assert blocks.match(keys) == mine[:1]
+    blocks.release(mine)
+    assert blocks.in_use == 2
+    blocks.check()
+    blocks.release(mine)
+    assert blocks.take(1) == mine[1:], "nothing in it is worth keeping"
+
+
 def test_a_shared_block_is_free_when_the_last_user_lets_go() -> None:
     blocks = Blocks(1, SIZE)
     block = blocks.take(1)

@@ -23,8 +23,9 @@ from twofour.serve.engine.loop import HEARTBEAT_S, Loop
 from twofour.serve.engine.messages import Cancel, Command, Report
 from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
+from twofour.serve.engine.sampler import sample
 from twofour.serve.engine.scheduler import Scheduler
-from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Sampling
+from twofour.serve.engine.types import NOT_FINITE, EngineInfo, Finish, Piece, Prompt, Sampling
 
 SIZE, EOS, VOCABULARY, CONTEXT = 4, 0, 64, 128
 SMALL: dict[str, Any] = {
@@ -258,12 +259,28 @@ def test_what_can_never_finish_is_refused_and_the_next_is_served() -> None:
     assert text(reports, "small") == [5] * 10
 
 
-def test_a_failed_step_ends_those_that_were_in_it() -> None:
-    runner = Script(faults=[None, torch.OutOfMemoryError("no memory")])
-    reports = run(engine(runner), [[prompt("a", 3)], [], [], [prompt("b", 3)]])
-    error = pieces_of(reports, "a")[-1].error
-    assert error == "the step failed: OutOfMemoryError: no memory"
-    assert text(reports, "b") == [5] * 10
+def test_a_failed_step_ends_those_that_fail_alone_too() -> None:
+    memory = torch.OutOfMemoryError("no memory")
+    runner = Script(faults=[None, memory, None, memory])
+    reports = run(engine(runner), [[prompt("a", 3), prompt("b", 3)], [], [], [prompt("c", 3)]])
+    assert pieces_of(reports, "b")[-1].error == "the step failed: OutOfMemoryError: no memory"
+    assert text(reports, "a") == text(reports, "c") == [5] * 10
+
+
+def test_a_step_that_is_done_again_changes_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = GenericRunner(*twin("llama"), 200, SIZE)
+    forward, faults = runner.forward, [None, None, MemoryError(), *[None] * 15, MemoryError()]
+
+    def failing(chunks: Sequence[Chunk]) -> Tensor:
+        logits = forward(chunks)
+        if faults and (fault := faults.pop(0)):
+            raise fault
+        return logits
+
+    monkeypatch.setattr(runner, "forward", failing)
+    reports = run(engine(runner), [MIXED])
+    assert not faults
+    assert all(text(reports, p.id) == generated("llama", p) for p in MIXED)
 
 
 def test_a_device_in_an_undefined_state_ends_the_loop() -> None:
@@ -276,6 +293,58 @@ def test_a_request_with_a_fault_leaves_its_neighbours_alone() -> None:
     reports = run(engine(Script()), [[prompt("a", 3), bad, prompt("c", 3)]])
     assert pieces_of(reports, "bad")[-1].finish is Finish.ERROR
     assert text(reports, "a") == text(reports, "c") == [5] * 10
+
+
+@pytest.mark.parametrize("asked", [{}, {"prompt_logprobs": 1}, {"temperature": 1.0, "seed": 3}])
+def test_logits_that_are_not_finite_end_their_request_only(asked: dict[str, Any]) -> None:
+    """And what it left in the cache is used by nobody: the same prompt is well once the cause is gone."""
+    poison, healthy = 63, [p for p in MIXED if 63 not in p.tokens]
+    bad = Prompt("bad", (*range(2, 12), poison, *range(2, 30)), Sampling(max_tokens=5, **{"temperature": 0} | asked))
+    loop, (poisoned, _) = engine(), twin("llama")
+    row = poisoned.model.embed_tokens.weight.data[poison]
+    kept = row.clone()
+    row.fill_(torch.nan)
+    try:
+        reports = run(loop, [[healthy[0], bad, *healthy[1:]]])
+    finally:
+        row.copy_(kept)
+    (piece,) = pieces_of(reports, "bad")
+    assert (piece.finish, piece.error) == (Finish.ERROR, NOT_FINITE)
+    assert len(healthy) > 6
+    assert all(text(reports, p.id) == generated("llama", p) for p in healthy)
+    assert reports[-1].stats.not_finite == 1
+    well = replace(bad, sampling=Sampling(max_tokens=5, temperature=0))
+    assert text(run(loop, [[well]]), "bad") == generated("llama", well)
+
+
+def test_sampling_that_fails_for_the_whole_batch_ends_those_that_were_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = iter([None, torch.OutOfMemoryError("no memory"), *[None] * 99])
+
+    def failing(*arguments: Any) -> Any:
+        if fault := next(faults):
+            raise fault
+        return sample(*arguments)
+
+    monkeypatch.setattr("twofour.serve.engine.loop.sample", failing)
+    reports = run(engine(Script()), [[prompt("a", 3)], [], [], [prompt("b", 3)]])
+    assert pieces_of(reports, "a")[-1].error == "sampling failed: OutOfMemoryError: no memory"
+    assert text(reports, "b") == [5] * 10
+
+
+def test_a_device_that_fails_while_sampling_ends_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> Any:
+        raise torch.AcceleratorError("illegal memory access")
+
+    monkeypatch.setattr("twofour.serve.engine.sampler.draw", failing)
+    with pytest.raises(torch.AcceleratorError):
+        run(engine(Script()), [[prompt("a", 3, temperature=1.0)]])
+
+
+def test_a_prompt_that_is_none_ends_itself_only() -> None:
+    senseless = Prompt("bad", (5, None), Sampling(max_tokens=3))  # type: ignore[arg-type]
+    reports = run(engine(Script()), [[senseless, prompt("a", 3)]])
+    assert "the prompt cannot be read: TypeError" in (pieces_of(reports, "bad")[-1].error or "")
+    assert text(reports, "a") == [5] * 10
 
 
 def test_the_first_piece_tells_the_times_and_the_log_each_step() -> None:

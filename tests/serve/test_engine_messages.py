@@ -7,7 +7,6 @@ from twofour.serve.engine.messages import (
     Cancel,
     Command,
     Report,
-    StepRecord,
     decode_command,
     decode_config,
     decode_report,
@@ -24,6 +23,7 @@ from twofour.serve.engine.types import (
     Prompt,
     Sampling,
     Stats,
+    StepRecord,
 )
 
 FULL = Sampling(
@@ -42,6 +42,7 @@ FULL = Sampling(
     ignore_eos=True,
     logprobs=0,
     prompt_logprobs=2,
+    grammar="{}",
 )
 INFO = EngineInfo("m", 8, 9, (1, 2), 16, 64, 5, 4, {"dense": 3}, "cpu", "bfloat16", True, ("a note",))
 PIECES = (

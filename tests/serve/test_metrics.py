@@ -55,6 +55,7 @@ def test_failed_requests_are_counted_apart(launch: Any) -> None:
 
 def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
     server = launch()
+    server.engine.restarts = 4
     server.engine.stats = Stats(
         running=3,
         waiting=2,
@@ -63,6 +64,7 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
         prefix_queries=70,
         prefix_hits=60,
         steps=9,
+        not_finite=3,
         peak_device_bytes=12345,
     )
     expected = {
@@ -77,13 +79,33 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
         "twofour:engine_heartbeat_age_seconds": 0.1,
         "twofour:draining": 0,
         "twofour:ready": 1,
+        "twofour:engine_restarts_total": 4,
+        "twofour:not_finite_logits_total": 3,
         "twofour:sparse": 1,
+        "twofour:dense_linears": 2,
     }
     assert {name: value(server, name, model_name="m", engine="0") for name in expected} == expected
     assert value(server, "twofour:weight_bytes", kind="total") == 2000
     assert value(server, "twofour:weight_bytes", kind="linears") == 1500
     assert value(server, "twofour:kernel_linears", kernel="reference") == 7
+    assert value(server, "twofour:kernel_linears", kernel="dense") == 2
     assert value(server, "vllm:cache_config_info", block_size="16", num_gpu_blocks="256") == 1
+
+
+def test_step_sizes_are_a_histogram(launch: Any) -> None:
+    server = launch()
+    server.engine.step_sizes = {1: 10, 5: 3, 8: 2, 300: 1, 99999: 1}
+    counts = {le: value(server, "vllm:iteration_tokens_total_bucket", le=le) for le in ("1.0", "8.0", "512.0", "+Inf")}
+    assert counts == {"1.0": 10, "8.0": 15, "512.0": 16, "+Inf": 17}
+    assert value(server, "vllm:iteration_tokens_total_count", model_name="m", engine="0") == 17
+    assert value(server, "vllm:iteration_tokens_total_sum") == 10 + 15 + 16 + 300 + 99999
+
+
+def test_reasons_of_refusal_are_there_from_the_start(launch: Any) -> None:
+    server = launch()
+    assert value(server, "twofour:rejected_requests_total", reason="invalid_api_key") == 0
+    server.complete(n=0)
+    server.eventually(lambda: value(server, "twofour:rejected_requests_total", reason="invalid_request_error") == 1)
 
 
 def test_before_it_is_loaded_only_what_is_known(launch: Any) -> None:
@@ -129,6 +151,7 @@ def test_the_series_that_routers_and_dashboards_read(launch: Any) -> None:
         "prefix_cache_queries",
         "prefix_cache_hits",
         "cache_config_info",
+        "iteration_tokens_total",
     }
     assert {f"vllm:{name}" for name in wanted} <= names
 

@@ -1,10 +1,10 @@
 """The verb, and the life of a server: load, announce, drain, end; with real signals."""
 
-import argparse
 import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,72 +12,15 @@ import httpx
 import pytest
 
 from twofour.prune.errors import InputError, ServerError
-from twofour.serve import server
+from twofour.serve import connections, server
 from twofour.serve.app import create_app
-from twofour.serve.command import add_arguments, curl, engine_config, serve_config, start_text
+from twofour.serve.command import curl, start_text
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.engine.types import EngineConfig
+from twofour.serve.engine.supervise import DEFAULT, Patience
 
-
-def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(arguments)
-
-
-def test_defaults_are_safe(tmp_path: Any) -> None:
-    args = parse(str(tmp_path / "model"))
-    assert (args.host, args.port) == ("127.0.0.1", 8000)
-    assert engine_config(args) == EngineConfig(str(tmp_path / "model"))
-    assert serve_config(args) == ServeConfig(str(tmp_path / "model"))
-
-
-def test_a_folder_is_served_under_its_name(tmp_path: Any) -> None:
-    (tmp_path / "model").mkdir()
-    assert serve_config(parse(str(tmp_path / "model"))).served_model_name == "model"
-    assert serve_config(parse("org/name")).served_model_name == "org/name"
-    assert serve_config(parse("org/name", "--served-model-name", "x")).served_model_name == "x"
-
-
-def test_every_flag_arrives(tmp_path: Any) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("k\n")
-    flags = "--revision r --device cpu --dtype float32 --kernels reference --threads 2 --max-model-len 99"
-    args = parse("org/m", *flags.split(), "--max-num-seqs", "3", "--max-queue", "5", "--api-key-file", str(keys))
-    assert engine_config(args) == EngineConfig(
-        model="org/m",
-        revision="r",
-        device="cpu",
-        dtype="float32",
-        kernels="reference",
-        threads=2,
-        max_model_len=99,
-        max_num_seqs=3,
-    )
-    config = serve_config(args)
-    assert config.max_queue == 5
-    assert len(config.edge.api_keys) == 1
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--port", "70000"],
-        ["--port", "-1"],
-        ["--threads", "0"],
-        ["--max-queue", "x"],
-        ["--drain-s", "-1"],
-        ["--drain-s", "nan"],
-        ["--device", "tpu"],
-        ["--dtype", "int4"],
-    ],
-)
-def test_bad_flags(flags: list[str], capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        parse("m", *flags)
-    assert flags[0] in capsys.readouterr().err
+STREAM = {"model": "m", "prompt": "hi", "max_tokens": 50, "stream": True}
 
 
 def test_start_text(launch: Any) -> None:
@@ -114,6 +57,32 @@ def test_connections_send_at_once() -> None:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
+def test_a_head_that_does_not_come_is_not_waited_for(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_DEADLINE_S", 0.2)
+    running = launch()
+    whole = b"GET /version HTTP/1.1\r\nHost: h\r\n\r\n"
+    for before, begun in ((b"", b""), (b"", b"GET /version HT"), (b"", whole[:-2]), (whole, b"GET /")):
+        with socket.create_connection(running.address, timeout=4) as connection:
+            if before:
+                connection.sendall(before)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            connection.sendall(begun)
+            while connection.recv(65536):
+                pass
+    running.control()
+
+
+def test_an_answer_may_take_longer_than_a_head(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_DEADLINE_S", 0.05)
+    running = launch(launch.engine(hold_after=2))
+    with running.client.stream("POST", "/v1/completions", json=STREAM) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        time.sleep(0.1)  # the deadline passes
+        running.engine.release()
+        assert list(lines)[-2] == "data: [DONE]"
+
+
 class Stage:
     """A server in this process and a client beside it."""
 
@@ -124,7 +93,7 @@ class Stage:
         self._listener = server.listen("127.0.0.1", 0)
         self.client = httpx.AsyncClient(base_url=server.url_of(self._listener), timeout=10, trust_env=False)
 
-    async def play(self, scene: Callable[["Stage"], Awaitable[None]], drain_s: float = 30) -> None:
+    async def play(self, scene: Callable[["Stage"], Awaitable[None]], drain_s: float, patience: Patience) -> None:
         """Serve until it ends; the scene must come to its own end as well."""
         playing = asyncio.ensure_future(scene(self))
         try:
@@ -135,6 +104,7 @@ class Stage:
                 self.lifecycle,
                 drain_s,
                 lambda _: self.announced.set(),
+                patience,
             )
         finally:
             self._listener.close()
@@ -142,8 +112,7 @@ class Stage:
             await self.client.aclose()
 
     async def complete(self) -> httpx.Response:
-        body = {"model": "m", "prompt": "hi", "max_tokens": 50, "stream": True}
-        return await self.client.post("/v1/completions", json=body)
+        return await self.client.post("/v1/completions", json=STREAM)
 
     async def status(self, path: str) -> int:
         return (await self.client.get(path)).status_code
@@ -152,11 +121,17 @@ class Stage:
         await asyncio.to_thread(self.engine.started.get, timeout=5)
 
 
-def play(launch: Any, engine: Any, scene: Callable[[Stage], Awaitable[None]], drain_s: float = 30) -> Stage:
+def play(
+    launch: Any,
+    engine: Any,
+    scene: Callable[[Stage], Awaitable[None]],
+    drain_s: float = 30,
+    patience: Patience = DEFAULT,
+) -> Stage:
     async def main() -> Stage:
         engine.loop = asyncio.get_running_loop()
         stage = Stage(launch, engine)
-        await stage.play(scene, drain_s)
+        await stage.play(scene, drain_s, patience)
         return stage
 
     return asyncio.run(main())
@@ -244,8 +219,28 @@ def test_an_engine_that_dies_ends_the_server_with_an_error(launch: Any) -> None:
         stage.engine.die()
         assert await stage.status("/health") == 503
 
-    with pytest.raises(ServerError, match="died"):
-        play(launch, launch.engine(), scene)
+    with pytest.raises(ServerError, match="the engine ended, death 1 within 3600 s: it is not started again"):
+        play(launch, launch.engine(), scene, patience=Patience(deaths=1))
+
+
+def test_an_engine_that_dies_is_started_again(launch: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.announced.wait()
+        streaming = asyncio.ensure_future(stage.complete())
+        await stage.started()
+        stage.engine.die()
+        assert '"code": "not_ready"' in (await streaming).text
+        down = [await stage.client.get(path) for path in ("/health", "/ready", "/v1/models")]
+        assert [answer.status_code for answer in down] == [503, 503, 503]
+        assert [answer.headers.get("retry-after") for answer in down] == ["1", "1", "1"]
+        assert (await stage.complete()).status_code == 503
+        while not stage.engine.ready:
+            await asyncio.sleep(0.01)
+        assert [await stage.status(path) for path in ("/health", "/ready", "/v1/models")] == [200, 200, 200]
+        assert "[DONE]" in (await stage.complete()).text
+        terminate()
+
+    play(launch, launch.engine(hold_after=2), scene, patience=Patience(pause_s=0.2))
 
 
 def test_an_engine_that_cannot_load_says_why(launch: Any) -> None:

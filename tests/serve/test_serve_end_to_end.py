@@ -5,13 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
-from openai import OpenAI
+from openai import APIError, InternalServerError, OpenAI
 from transformers import LlamaConfig, LlamaForCausalLM
 
 PROGRAM = """
@@ -97,6 +99,9 @@ def test_a_life(server: Server) -> None:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["tiny"]
         whole = client.completions.create(model="tiny", prompt="hi", max_tokens=60, temperature=0)
+        schema: Any = {"name": "colour", "schema": {"enum": ["red", "green"]}}
+        asked: Any = {"messages": ASK, "response_format": {"type": "json_schema", "json_schema": schema}}
+        assert client.chat.completions.create(model="tiny", **asked).choices[0].message.content in ('"red"', '"green"')
         options: Any = {"model": "tiny", "max_tokens": 60, "temperature": 0, "stream": True}
         stream = client.completions.create(prompt="hi", **options)
         text = next(stream).choices[0].text
@@ -109,15 +114,24 @@ def test_a_life(server: Server) -> None:
     assert "Traceback" not in errors
 
 
-def test_the_death_of_the_engine_is_the_end_and_not_a_success(server: Server) -> None:
+def test_the_death_of_the_engine_is_an_error_and_not_the_end(server: Server) -> None:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         stream = client.chat.completions.create(model="tiny", messages=ASK, stream=True, n=2, seed=1)
         next(iter(stream))
         os.kill(server.engine_pid(), signal.SIGKILL)
-        stream.close()
+        with pytest.raises(APIError, match="not ready"):
+            list(stream)
+        with pytest.raises(InternalServerError, match="not ready") as refused:
+            client.chat.completions.create(model="tiny", messages=ASK)
+        assert refused.value.response.headers["retry-after"] == "1"
+        while httpx.get(f"{server.url}/ready", trust_env=False).status_code != 200:
+            time.sleep(0.05)
+        client.chat.completions.create(model="tiny", messages=ASK, max_tokens=3)
+    assert "twofour:engine_restarts_total" in httpx.get(f"{server.url}/metrics", trust_env=False).text
+    server.process.send_signal(signal.SIGTERM)
     status, errors = server.end()
-    assert status == 1
-    assert "the engine has died" in errors
+    assert status == 0
+    assert "killed by SIGKILL); it is started again in 1 s" in errors
 
 
 def test_a_model_that_is_none(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from twofour.serve.engine.types import NOT_FINITE
+
 
 def documents(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
@@ -30,6 +32,37 @@ def send_request(connection: socket.socket, **fields: Any) -> None:
     connection.sendall(head.encode() + body)
 
 
+def test_a_silent_stream_says_that_it_is_alive(launch: Any) -> None:
+    """From the moment of admission on, in comments that are no events."""
+    server = launch(launch.engine(hold_after=0), keep_alive_s=0.05)
+    with ask(server, stream=True) as connection:
+        received = b""
+        while received.count(b": keep-alive\n\n") < 2:
+            received += connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 200") and b"data: " not in received
+        server.engine.release()
+        while data := connection.recv(65536):
+            received += data
+    assert received.count(b'"finish_reason":"stop"') == 1 and b"data: [DONE]\n\n" in received
+    server.control()
+
+
+def test_a_busy_stream_says_nothing_else(launch: Any) -> None:
+    assert "keep-alive" not in launch(keep_alive_s=5).complete(stream=True).text
+
+
+def test_an_error_after_a_sign_of_life_is_an_event(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=0, fail_after=0), keep_alive_s=0.05)
+    with ask(server, stream=True) as connection:
+        received = b""
+        while b": keep-alive" not in received:
+            received += connection.recv(65536)
+        server.engine.release()
+        while data := connection.recv(65536):
+            received += data
+    assert b'"error"' in received and b"data: [DONE]\n\n" in received
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_client_that_leaves_ends_its_sequences(launch: Any, stream: bool, n: int) -> None:
@@ -42,7 +75,7 @@ def test_a_client_that_leaves_ends_its_sequences(launch: Any, stream: bool, n: i
     server.eventually(lambda: server.lifecycle.in_flight == 0)
     assert server.engine.open == 0
     assert server.metric('vllm:request_success_total{engine="0",finished_reason="abort"') == n
-    assert "twofour:rejected_requests_total{" not in server.client.get("/metrics").text
+    assert server.metric("twofour:rejected_requests_total") == 0
     server.engine.release()
     server.control()
 
@@ -75,6 +108,17 @@ def test_a_failing_sequence_is_an_event_after_it(launch: Any) -> None:
     assert set(said[-1]["error"]) == {"message", "type", "param", "code"}
     assert said[-1]["error"]["type"] == "server_error"
     assert "secret" not in answer.text
+    server.engine.fail_after = None
+    server.control()
+
+
+def test_logits_that_are_not_finite_have_a_code(launch: Any, refused: Any) -> None:
+    server = launch(launch.engine(fail_after=0, failure=NOT_FINITE))
+    answer = server.complete()
+    refused(answer, 500, "non_finite")
+    assert answer.headers["x-should-retry"] == "false"
+    server.engine.fail_after = 2
+    assert documents(server.complete(stream=True).text)[-1]["error"]["code"] == "non_finite"
     server.engine.fail_after = None
     server.control()
 

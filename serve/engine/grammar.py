@@ -1,0 +1,79 @@
+"""Text that a grammar allows: a matcher for each sequence, which says before each token which ones may come.
+
+The grammars are those of llguidance (the extra `json`), checked and compiled into their text form where requests are
+read. Its matchers know the vocabulary as bytes, so that a token may cross the grammar's borders as it likes.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+GRAMMARS_KEPT = 64
+
+
+class Constraint:
+    """Where one sequence is in its grammar."""
+
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._bits = numpy.zeros((vocab_size + 31) // 32, dtype=numpy.int32)
+        self._vocab_size = vocab_size
+
+    @property
+    def done(self) -> bool:
+        """Nothing can follow."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> Tensor:  # [vocabulary], bool
+        """The tokens that may come next; the end of text is one of them where the grammar may end."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        bits = numpy.unpackbits(self._bits.view(numpy.uint8), bitorder="little")
+        return torch.from_numpy(bits[: self._vocab_size]).bool()
+
+    def accept(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ValueError(f"the grammar cannot be followed: {self._matcher.get_error()[:200]}")
+
+
+Constrain = Callable[[str], Constraint]
+
+
+def grammars(model: str, revision: str | None, vocab_size: int, eos: tuple[int, ...]) -> Constrain:
+    """Make constraints from grammars. The model's tokenizer is prepared meanwhile, which takes a second.
+
+    vocab_size is that of the logits, which may be more than the tokenizer knows.
+    """
+    if find_spec("llguidance") is None:
+        return no_grammars
+    prepared = ThreadPoolExecutor(1).submit(prepare, model, revision, vocab_size, eos)
+
+    @lru_cache(maxsize=GRAMMARS_KEPT)
+    def matcher(grammar: str) -> Any:
+        from llguidance import LLMatcher
+
+        return LLMatcher(prepared.result(), grammar, log_level=0)
+
+    return lambda grammar: Constraint(matcher(grammar).deep_copy(), vocab_size)
+
+
+def prepare(model: str, revision: str | None, vocab_size: int, eos: tuple[int, ...]) -> Any:
+    from llguidance import LLTokenizer
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    return LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=vocab_size, eos_token=list(eos) or None)
+
+
+def no_grammars(grammar: str) -> Constraint:
+    raise ValueError('this engine follows no grammars; install twofour with the extra "json"')

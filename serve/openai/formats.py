@@ -1,0 +1,92 @@
+"""What an answer must look like (`response_format`), as a grammar for the engine.
+
+Schemas are compiled by llguidance, the extra `json`: within limits of size and time, fetching nothing, and without
+the GIL. What it does not implement it says, so that an answer never follows half a schema.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from twofour.serve.edge.errors import RequestError, invalid, unsupported
+from twofour.serve.openai.protocol import ResponseFormat
+
+MAX_SCHEMA_CHARACTERS = 1 << 16
+# At most one space between JSON's parts: small models like to fill their answer with more.
+OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+ANY_OBJECT = {"type": "object"}
+PARAM = "response_format"
+
+
+async def grammar_of(given: ResponseFormat | None) -> str | None:
+    """The grammar that the answer must follow; None: any text."""
+    if given is None or given.type == "text":
+        return None
+    if find_spec("llguidance") is None:
+        raise unsupported(PARAM, 'to have it, install the server as "twofour[json]"')
+    return await asyncio.to_thread(compiled, text_of(schema_of(given)))
+
+
+def schema_of(given: ResponseFormat) -> dict[str, Any]:
+    if given.type == "json_object":
+        return ANY_OBJECT
+    if given.json_schema is None:
+        raise invalid("response_format: json_schema is missing; give its schema", PARAM)
+    return given.json_schema.document
+
+
+def text_of(schema: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(schema)
+    except RecursionError as error:
+        raise refused("it is nested too deep") from error
+    if len(text) > MAX_SCHEMA_CHARACTERS:
+        raise refused(f"it is longer than {MAX_SCHEMA_CHARACTERS} characters")
+    return text
+
+
+@lru_cache(maxsize=64)
+def compiled(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)
+    except ValueError as error:
+        raise refused("it is not valid") from error
+    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
+    matcher.compute_bitmask()
+    if matcher.is_error():
+        raise refused(reason(matcher.get_error()))
+    if matcher.is_stopped():
+        raise refused("no text satisfies it")
+    return grammar
+
+
+def refused(why: str) -> RequestError:
+    return invalid(f"response_format: the schema cannot be followed: {why}; write a simpler one", PARAM)
+
+
+def reason(error: str) -> str:
+    """Which keywords are not implemented; of other faults only that they are: their text repeats the schema."""
+    return error[:200] if error.startswith("Unimplemented keys: ") else "it is not valid, or too large"
+
+
+class Bytes:
+    """A vocabulary of the 256 bytes and an end, for looking at a grammar without a model's."""
+
+    eos_token_id, bos_token_id = 256, None
+    tokens: Sequence[bytes] = (*(bytes([value]) for value in range(256)), b"<end>")
+    special_token_ids = (256,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@lru_cache(maxsize=1)
+def byte_tokenizer() -> Any:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(Bytes()))
