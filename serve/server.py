@@ -5,6 +5,8 @@ refused connection. It ends when it is told to, or with an error when the engine
 """
 
 import asyncio
+import logging
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +24,8 @@ from twofour.serve.engine.types import Engine, EngineInfo
 MAX_CONNECTIONS = 4096
 MAX_HEAD_BYTES = 65536
 LAST_WORDS_S = 3  # for answers that are written but not yet sent
+
+log = logging.getLogger(__name__)
 
 Announce = Callable[[EngineInfo], None]
 
@@ -44,9 +48,15 @@ class Signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.receive)
+        # A terminal that closes asks to finish; without one the signal asks to read settings again, and there are none.
+        loop.add_signal_handler(signal.SIGHUP, self.receive if os.isatty(0) else ignore_hangup)
 
     def receive(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
+
+
+def ignore_hangup() -> None:
+    log.warning("SIGHUP is ignored: no setting is read again; restart the server to change one")
 
 
 async def serve(
