@@ -4,9 +4,11 @@ FD is its end of a socket pair that nobody else holds. It ends when it is told t
 closed, which is what the death of its parent does.
 """
 
+import io
 import logging
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,8 +30,22 @@ from twofour.serve.loading import load_model, weight_report
 log = logging.getLogger(__name__)
 
 
+class Lossy(io.TextIOWrapper):
+    """Standard error where a full disk loses words, progress bars among them, and ends nothing."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
 def main() -> int:
     """Load, say what was loaded, serve."""
+    sys.stderr = Lossy(sys.stderr.detach(), line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     ignore_signals()
     pipe = Connection(int(sys.argv[1]))
     try:
