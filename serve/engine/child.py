@@ -19,7 +19,7 @@ from twofour.prune.folder import resolve
 from twofour.prune.recipe import peak_memory_bytes
 from twofour.serve.engine import capacity
 from twofour.serve.engine.blocks import Blocks
-from twofour.serve.engine.intact import require_finite, require_intact
+from twofour.serve.engine.intact import require_intact
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
@@ -82,7 +82,6 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     folder = resolve(config.model, config.revision)
     require_intact(folder)
     model = load_model(str(folder), config.device, config.dtype, config.kernels)
-    require_finite(model)
     shapes = attention_layers(model)
     room = _capacity(config, model, shapes)
     runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)
