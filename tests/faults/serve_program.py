@@ -1,0 +1,30 @@
+"""`twofour serve` with an engine that can be hurt.
+
+python serve_program.py '{"patience": {...}, "engine": {...}}' serve-arguments...
+
+The first argument holds fields of `Patience` and of `EngineConfig` that have no flag.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from twofour.prune.errors import TwofourError
+from twofour.serve import command, server
+from twofour.serve.engine import process
+from twofour.serve.engine.supervise import Patience
+
+settings = json.loads(sys.argv[1])
+process.CHILD = ("-P", str(Path(__file__).with_name("hurt_child.py")))  # type: ignore[assignment]
+server.serve = partial(server.serve, patience=Patience(**settings["patience"]))  # type: ignore[assignment]
+engine = process.ProcessEngine
+process.ProcessEngine = lambda config: engine(replace(config, **settings["engine"]))  # type: ignore[assignment, misc]
+parser = argparse.ArgumentParser()
+command.add_arguments(parser)
+try:
+    sys.exit(command.run(parser.parse_args(sys.argv[2:])))
+except TwofourError as error:
+    sys.exit(f"error: {error}")
