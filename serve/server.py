@@ -5,6 +5,8 @@ refused connection. It ends when it is told to, or with an error when the engine
 """
 
 import asyncio
+import logging
+import os
 import signal
 import socket
 import ssl
@@ -26,6 +28,8 @@ MAX_CONNECTIONS = 4096
 MAX_HEAD_BYTES = 65536
 IDLE_S = 75  # longer than load balancers keep theirs (60 s): who closes last cannot lose a request
 LAST_WORDS_S = 3  # for answers that are written but not yet sent
+
+log = logging.getLogger(__name__)
 
 Announce = Callable[[EngineInfo], None]
 
@@ -68,9 +72,15 @@ class Signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.receive)
+        # A terminal that closes asks to finish; without one the signal asks to read settings again, and there are none.
+        loop.add_signal_handler(signal.SIGHUP, self.receive if os.isatty(0) else ignore_hangup)
 
     def receive(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
+
+
+def ignore_hangup() -> None:
+    log.warning("SIGHUP is ignored: no setting is read again; restart the server to change one")
 
 
 async def serve(

@@ -4,9 +4,11 @@ FD is its end of a socket pair that nobody else holds. It ends when it is told t
 closed, which is what the death of its parent does.
 """
 
+import io
 import logging
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +20,7 @@ from twofour.prune.recipe import peak_memory_bytes
 from twofour.serve.engine import capacity
 from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import grammars
-from twofour.serve.engine.intact import require_finite, require_intact
+from twofour.serve.engine.intact import require_intact
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
@@ -29,8 +31,22 @@ from twofour.serve.loading import load_model, weight_report
 log = logging.getLogger(__name__)
 
 
+class Lossy(io.TextIOWrapper):
+    """Standard error where a full disk loses words, progress bars among them, and ends nothing."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
 def main() -> int:
     """Load, say what was loaded, serve."""
+    sys.stderr = Lossy(sys.stderr.detach(), line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     ignore_signals()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("twofour.serve.kernels").setLevel(logging.INFO)  # a first start races them, for seconds
@@ -69,7 +85,6 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     folder = resolve(config.model, config.revision)
     require_intact(folder)
     model = load_model(str(folder), config.device, config.dtype, config.kernels)
-    require_finite(model)
     shapes = attention_layers(model)
     room = _capacity(config, model, shapes)
     runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)

@@ -122,7 +122,7 @@ class ProcessEngine:
             raise ServerError("the engine runs already")
         loop = asyncio.get_running_loop()
         self._started, self._gone, self._outbox = loop.create_future(), asyncio.Event(), SimpleQueue()
-        self._lives += 1
+        self._lives, self._info = self._lives + 1, None
         self._process, pipe = _spawn()
         Thread(target=self._read, args=(pipe, self._process, self._outbox, loop), daemon=True).start()
         try:

@@ -1,0 +1,42 @@
+"""`twofour serve` with an engine that can be hurt.
+
+python serve_program.py '{"patience": {...}, "engine": {...}}' serve-arguments...
+
+The first argument holds fields of `Patience` and of `EngineConfig` that have no flag.
+"""
+
+import argparse
+import json
+import socket
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twofour.prune.errors import TwofourError
+from twofour.serve import command, server
+from twofour.serve.engine import process
+from twofour.serve.engine.supervise import Patience
+
+settings = json.loads(sys.argv[1])
+process.CHILD = ("-P", str(Path(__file__).with_name("hurt_child.py")))  # type: ignore[assignment]
+server.serve = partial(server.serve, patience=Patience(**settings["patience"]))  # type: ignore[assignment]
+engine = process.ProcessEngine
+process.ProcessEngine = lambda config: engine(replace(config, **settings["engine"]))  # type: ignore[assignment, misc]
+
+
+def listen(*address: Any) -> socket.socket:
+    """A client that reads nothing is noticed after 64 KiB, not after the 4 MB that the system takes otherwise."""
+    listener = listen_as_ever(*address)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    return listener
+
+
+listen_as_ever, server.listen = server.listen, listen
+parser = argparse.ArgumentParser()
+command.add_arguments(parser)
+try:
+    sys.exit(command.run(parser.parse_args(sys.argv[2:])))
+except TwofourError as error:
+    sys.exit(f"error: {error}")
