@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 PRESET_HELP = (
-    "fast: minutes; balanced (the default): better masks and weights in about twice that; best: also trains the kept "
-    "weights against the dense model, the longest and with twice the memory"
+    "fast: the solver alone; balanced (default): a better solver, then each block trained a little against the dense "
+    "model; best: trained longer, at last as a whole, which needs memory for both models and the optimiser"
 )
 
 

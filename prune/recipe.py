@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from twofour.prune.errors import InputError
 
@@ -18,9 +18,27 @@ Values = Literal["model", "int8"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF = "self"
-PRESETS: Mapping[Preset, Method] = {"fast": "sparsegpt", "balanced": "refine", "best": "refine"}
-RECOVERED = "best"  # the preset that trains the kept weights after the solver
 DEFAULT_PRESET: Preset = "balanced"
+
+
+class Stages(NamedTuple):
+    """What is done with every block, and with the whole: passes over the text in which kept weights are trained."""
+
+    solver: Method
+    block_passes: int = 0
+    model_passes: int = 0
+
+    @property
+    def trains(self) -> bool:
+        """Whether kept weights are trained at all."""
+        return self.block_passes + self.model_passes > 0
+
+
+PRESETS: Mapping[Preset, Stages] = {
+    "fast": Stages("sparsegpt"),
+    "balanced": Stages("refine", block_passes=2),
+    "best": Stages("refine", block_passes=4, model_passes=2),
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +84,12 @@ class PruneConfig:
         columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
         _require(bool(self.calibration), self, "calibration", f'"{SELF}" or a text file')
-        trained = self.chosen == RECOVERED
-        _require(self.samples >= 2 or not trained, self, "samples", "at least 2: one to train on, one to validate on")
+        _require(
+            self.samples >= 2 or not self.stages.trains,
+            self,
+            "samples",
+            "at least 2: one to train on, one to validate on",
+        )
 
     @property
     def chosen(self) -> Preset | None:
@@ -75,9 +97,9 @@ class PruneConfig:
         return None if self.method else self.preset or DEFAULT_PRESET
 
     @property
-    def solver(self) -> Method:
-        """The solver of the preset, or the one that was asked for."""
-        return self.method or PRESETS[self.preset or DEFAULT_PRESET]
+    def stages(self) -> Stages:
+        """What the preset does; a method asked for by name trains nothing."""
+        return Stages(self.method) if self.method else PRESETS[self.preset or DEFAULT_PRESET]
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
@@ -123,11 +145,11 @@ def manifest(
         "pattern": "2:4",
         "base_model": model if config.revision is None else f"{model}@{config.revision}",
         "preset": config.chosen,
-        "method": config.solver,
+        "method": config.stages.solver,
         "values": _values(config, stored_dtype),
         "calibration": _calibration(config),
         "solver": _solver(config),
-        "loss_kind": LOSS_KINDS[config.solver] + ("" if recovery is None else ", before recovery"),
+        "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in linears.items()},
         "recovery": recovery,
         "dense": dict(dense),
@@ -146,7 +168,7 @@ def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
 
 
 def _calibration(config: PruneConfig) -> dict[str, Any] | None:
-    if config.solver == "magnitude":
+    if config.stages.solver == "magnitude":
         return None
     source = config.calibration if config.calibration == SELF else Path(config.calibration).name
     tokens = config.samples * config.length
@@ -160,7 +182,7 @@ def _calibration(config: PruneConfig) -> dict[str, Any] | None:
 
 
 def _solver(config: PruneConfig) -> dict[str, Any]:
-    if config.solver not in ("sparsegpt", "refine"):
+    if config.stages.solver not in ("sparsegpt", "refine"):
         return {}
     return {"damping": config.damping, "block_columns": config.block_columns}
 

@@ -25,8 +25,7 @@ from twofour.prune.kept import KeptWeights, Outcome, train
 from twofour.prune.progress import Progress, silent
 
 STEP_TOKENS = 512  # one step of the optimiser sees about this many
-BLOCK_PASSES, BLOCK_RATE = 4, 0.01
-MODEL_PASSES, MODEL_RATE = 2, 0.003
+BLOCK_RATE, MODEL_RATE = 0.01, 0.003
 CHUNK_BYTES = 64 << 20  # float32 [tokens, vocabulary] at a time
 
 
@@ -35,7 +34,7 @@ class Recovery:
     """What training won back, for the manifest: one outcome a block, and that of the whole model."""
 
     blocks: list[Outcome]
-    model: Outcome
+    model: Outcome | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with what the losses mean."""
@@ -51,7 +50,9 @@ def step_tokens(ids: Tensor) -> int:  # int64 [samples, length]
     return min(STEP_TOKENS, ids.numel() // 2)
 
 
-def recover_block(block: Block, index: int, batches: list[Batch], stored: torch.dtype, seed: int) -> Outcome:
+def recover_block(
+    block: Block, index: int, batches: list[Batch], stored: torch.dtype, passes: int, seed: int
+) -> Outcome:
     """Train the kept weights of a pruned block so that it returns the dense model's states at its place."""
 
     def loss(part: int) -> Tensor:
@@ -60,7 +61,7 @@ def recover_block(block: Block, index: int, batches: list[Batch], stored: torch.
         return relative_error(run_block(block, index, batch.hidden, batch), batch.dense)
 
     kept = KeptWeights(block.linears.values(), stored, BLOCK_RATE)
-    return train(kept, loss, len(batches), BLOCK_PASSES, seed)
+    return train(kept, loss, len(batches), passes, seed)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:  # [..., width] twice -> []
@@ -70,7 +71,9 @@ def relative_error(found: Tensor, wanted: Tensor) -> Tensor:  # [..., width] twi
     return ((found.float() - wanted).square().sum(-1) / squares).mean()
 
 
-def distil(pruned: Anatomy, dense: nn.Module, ids: Tensor, seed: int, progress: Progress = silent) -> Outcome:
+def distil(
+    pruned: Anatomy, dense: nn.Module, ids: Tensor, passes: int, seed: int, progress: Progress = silent
+) -> Outcome:
     """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`."""
     batches = ids.split(max(1, step_tokens(ids) // ids.shape[1]))
 
@@ -80,7 +83,7 @@ def distil(pruned: Anatomy, dense: nn.Module, ids: Tensor, seed: int, progress: 
         return divergence(_logits(pruned.model, batches[part]), wanted)
 
     kept = KeptWeights(pruned.linears.values(), pruned.stored, MODEL_RATE)
-    return train(kept, loss, len(batches), MODEL_PASSES, seed, "distilling", progress)
+    return train(kept, loss, len(batches), passes, seed, "distilling", progress)
 
 
 def divergence(found: Tensor, wanted: Tensor) -> Tensor:  # [..., vocabulary] twice -> []

@@ -15,7 +15,7 @@ from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.journal import Journal, request
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recipe import RECOVERED, SELF, PruneConfig
+from twofour.prune.recipe import SELF, PruneConfig
 from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
 from twofour.prune.rounding import to_int8
 from twofour.prune.solvers.magnitude import magnitude
@@ -86,19 +86,20 @@ def pruned_blocks(
 ) -> tuple[list[PrunedBlock], Recovery | None]:
     """Prune the model in place, as the recipe says."""
     store = _store(parts, config)
-    if config.solver == "magnitude":
+    if config.stages.solver == "magnitude":
         return list(calibrate.prune_without_text(parts, magnitude, progress, store)), None
     ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress)).to(config.device)
     walk = partial(calibrate.walk, parts, ids, *_solver(config), progress=progress, store=store, keep=journal)
-    if config.chosen != RECOVERED:
+    stages = config.stages
+    if not stages.trains:
         return list(walk()), None
-    recover = partial(recover_block, stored=parts.stored, seed=config.seed)
-    walked = list(walk(recover=recover, batch_tokens=step_tokens(ids)))
-    dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
-    whole = distil(parts, dense, ids, config.seed, progress)
-    trained = zip(walked, parts.blocks, strict=True)
-    blocks = [calibrate.with_weights(pruned, block, store) for pruned, block in trained]
-    return blocks, Recovery([pruned.recovered for pruned in walked if pruned.recovered], whole)
+    recover = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed)
+    blocks, whole = list(walk(recover=recover, batch_tokens=step_tokens(ids))), None
+    if stages.model_passes:
+        dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
+        whole = distil(parts, dense, ids, stages.model_passes, config.seed, progress)
+        blocks = [calibrate.with_weights(*trained, store) for trained in zip(blocks, parts.blocks, strict=True)]
+    return blocks, Recovery([pruned.recovered for pruned in blocks if pruned.recovered], whole)
 
 
 def _store(parts: Anatomy, config: PruneConfig) -> Store:
@@ -124,7 +125,7 @@ def _solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
         "sparsegpt": (partial(_sparsegpt, config), Hessian),
         "refine": (partial(_refine, config), Hessian),
     }
-    return solvers[config.solver]
+    return solvers[config.stages.solver]
 
 
 def _sparsegpt(config: PruneConfig, weight: Tensor, hessian: Statistic) -> Tensor:
