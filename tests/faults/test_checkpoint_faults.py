@@ -175,12 +175,7 @@ CORRUPT: dict[str, tuple[Damage, str]] = {
 }
 
 
-NAMELESS = pytest.mark.xfail(strict=False, reason="transformers ends before its report names the tensor")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NAMELESS if name == "wrong shape" else ()) for name in CORRUPT]
-)
+@pytest.mark.parametrize("name", CORRUPT)
 def test_faults_22_to_24_a_damaged_checkpoint(tiny_pruned_folder: Path, name: str) -> None:
     damage, named = CORRUPT[name]
     damage(tiny_pruned_folder)
