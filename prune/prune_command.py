@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument("--revision", metavar="R", help="of a hub id")
-    parser.add_argument("--json", action="store_true", help="print the manifest instead of a summary")
+    parser.add_argument("--plan", action="store_true", help="say what the run would take, and prune nothing")
+    parser.add_argument("--json", action="store_true", help="print the manifest, or the plan, instead of a summary")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +64,12 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         revision=args.revision,
     )
+    if args.plan:
+        from twofour.prune.plan import plan
+
+        planned = plan(args.model, config)
+        print(json.dumps(planned.as_dict()) if args.json else planned)
+        return 0
     report = prune(args.model, args.out, config, to_stderr())
     print(json.dumps(report.manifest, allow_nan=False) if args.json else report)
     return 0

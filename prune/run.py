@@ -85,11 +85,11 @@ def pruned_blocks(
     parts: Anatomy, source: Path, config: PruneConfig, journal: Journal, progress: Progress
 ) -> tuple[list[PrunedBlock], Recovery | None]:
     """Prune the model in place, as the recipe says."""
-    store = _store(parts, config)
+    rounded = store(parts, config)
     if config.stages.solver == "magnitude":
-        return list(calibrate.prune_without_text(parts, magnitude, progress, store)), None
+        return list(calibrate.prune_without_text(parts, magnitude, progress, rounded)), None
     ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress)).to(config.device)
-    walk = partial(calibrate.walk, parts, ids, *_solver(config), progress=progress, store=store, keep=journal)
+    walk = partial(calibrate.walk, parts, ids, *solver(config), progress=progress, store=rounded, keep=journal)
     stages = config.stages
     if not stages.trains:
         return list(walk()), None
@@ -98,11 +98,12 @@ def pruned_blocks(
     if stages.model_passes:
         dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
         whole = distil(parts, dense, ids, stages.model_passes, config.seed, progress)
-        blocks = [calibrate.with_weights(*trained, store) for trained in zip(blocks, parts.blocks, strict=True)]
+        blocks = [calibrate.with_weights(*trained, rounded) for trained in zip(blocks, parts.blocks, strict=True)]
     return blocks, Recovery([pruned.recovered for pruned in blocks if pruned.recovered], whole)
 
 
-def _store(parts: Anatomy, config: PruneConfig) -> Store:
+def store(parts: Anatomy, config: PruneConfig) -> Store:
+    """Return what rounds a pruned weight as it will be stored."""
     if config.values == "int8":
         return lambda weight: to_int8(pack(weight))
     return calibrate.in_dtype(parts.stored)
@@ -119,7 +120,8 @@ def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progre
     return text.from_file(tokenizer, Path(config.calibration), config.samples, config.length, config.seed)
 
 
-def _solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
+def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
+    """Return the solver, and what it wants to know of the inputs."""
     solvers: dict[str, tuple[Solve, NewStatistic]] = {
         "wanda": (lambda weight, norms: wanda(weight, norms.squares), Norms),
         "sparsegpt": (partial(_sparsegpt, config), Hessian),

@@ -1,0 +1,83 @@
+"""Plans: sums by hand, and a plan of a tiny model for every preset, which leaves the disk alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from twofour.prune import PruneConfig, anatomy
+from twofour.prune.errors import InputError
+from twofour.prune.plan import Paces, Plan, estimate, measure, peak_bytes, plan
+from twofour.serve.cli import main
+
+PACES = Paces(decode=0.5, collect=0.01, forward=0.002, solve=3.0, train=0.02, distil=0.1)
+
+
+def planned(**asked: object) -> Plan:
+    return estimate(PACES, 10, PruneConfig(**asked), 7, 9)  # type: ignore[arg-type]
+
+
+def test_the_parts_of_a_fast_run() -> None:
+    plan = planned(preset="fast", samples=65, length=101)  # two batches are sampled
+    assert plan.sampling_s == pytest.approx(2 * 100 * 0.5)
+    assert plan.pruning_s == pytest.approx(10 * (3.0 + 65 * 101 * (0.01 + 0.002)))
+    assert (plan.recovery_s, plan.peak_memory_bytes, plan.disk_bytes) == (0, 7, 9)
+
+
+def test_presets_that_train_follow_the_dense_model_and_pay_for_their_passes() -> None:
+    fast, balanced, best = (planned(preset=preset, samples=8, length=100) for preset in ("fast", "balanced", "best"))
+    assert balanced.pruning_s - fast.pruning_s == pytest.approx(10 * 800 * 0.002)
+    one_pass = 10 * 800 * (0.02 * 7 / 8 + 0.002 / 8)
+    assert balanced.recovery_s == pytest.approx(2 * one_pass)
+    assert best.recovery_s == pytest.approx(4 * one_pass + 2 * 800 * 0.1)
+
+
+def test_a_file_is_not_sampled_and_magnitude_reads_nothing() -> None:
+    assert planned(calibration="some.txt").sampling_s == 0
+    assert planned(method="magnitude") == Plan(0.0, 30.0, 0.0, 7, 9)
+
+
+def test_a_plan_reads_in_minutes_and_gib() -> None:
+    text = str(Plan(60.0, 90.0, 30.0, 3 << 29, 250_000_000))
+    assert (
+        text == "about 3.0 minutes (sampling 1.0, pruning 1.5, recovery 0.5)\nabout 1.5 GiB of memory, 0.25 GB on disk"
+    )
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_what_a_preset_does_is_timed(tiny_model_folder: Path, preset: str) -> None:
+    config = PruneConfig(preset=preset, samples=4, length=32)  # type: ignore[arg-type]
+    paces = measure(anatomy.dissect(anatomy.load(tiny_model_folder)), tiny_model_folder, config)
+    asked = (paces.decode, paces.collect, paces.forward, paces.solve)
+    assert all(seconds > 0 for seconds in asked)
+    assert (paces.train > 0, paces.distil > paces.train) == ((preset != "fast"),) * 2
+
+
+def test_memory_grows_with_what_is_held(tiny_model_folder: Path) -> None:
+    parts = anatomy.dissect(anatomy.load(tiny_model_folder))
+    small, long, best = (
+        peak_bytes(parts, config)
+        for config in (
+            PruneConfig(preset="fast", samples=4, length=32),
+            PruneConfig(preset="fast", samples=4, length=64),
+            PruneConfig(preset="best", samples=4, length=32),
+        )
+    )
+    assert long - small == 4 * 32 * 64 * 2  # hidden states, bfloat16
+    assert best > small + sum(parameter.nbytes for parameter in parts.model.parameters())  # the dense model beside it
+
+
+def test_the_command_plans_and_makes_nothing(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prune", str(tiny_model_folder), "-o", str(tmp_path / "out"), "--plan", "--samples", "2", "--length", "16"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["disk_bytes"] > 10_000
+    assert main([*words, "--method", "magnitude"]) == 0
+    assert capsys.readouterr().out.startswith("about 0.0 minutes (sampling 0.0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_refuses_what_a_run_would_refuse(tiny_model_folder: Path) -> None:
+    with pytest.raises(InputError, match="exceeds the model's context"):
+        plan(tiny_model_folder, PruneConfig(length=4096))
