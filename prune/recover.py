@@ -27,7 +27,7 @@ from twofour.prune.kept import Keep, KeptWeights, Outcome, train
 from twofour.prune.progress import Progress, silent
 
 STEP_TOKENS = 1024  # one step of the optimiser sees about this many
-BLOCK_RATE, MODEL_RATE = 0.01, 0.003
+BLOCK_RATE, MODEL_RATE = 0.01, 0.002
 CHUNK_BYTES = 64 << 20  # float32 [tokens, vocabulary] at a time
 
 
