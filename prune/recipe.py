@@ -37,7 +37,7 @@ class Stages(NamedTuple):
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),
     "balanced": Stages("refine", model_passes=1),
-    "best": Stages("refine", model_passes=2),
+    "best": Stages("refine", model_passes=3),
 }
 
 
