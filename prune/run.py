@@ -61,16 +61,17 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     anatomy.refuse_config(folder.read_config(source))
     with Journal(Path(out), request(source, config)) as journal, folder.new_folder(Path(out)) as part:
         parts = anatomy.dissect(anatomy.load(source, config.device))
+        stored = anatomy.stored_names(parts, source)
         folder.require_space(part, needed_bytes(parts, config.format))
         parts.model.to(forward_dtype(parts, config))
         blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
-        weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
+        weights = {stored[name]: weight.cpu() for block in blocks for name, weight in block.weights.items()}
         checkpoint.write_model(part, source, weights, config.format)
         manifest = recipe.manifest(
             model=str(model),
             config=config,
-            linears={name: linear for block in blocks for name, linear in block.linears.items()},
-            dense=parts.dense,
+            linears={stored[name]: linear for block in blocks for name, linear in block.linears.items()},
+            dense={stored[name]: why for name, why in parts.dense.items()},
             stored_dtype=checkpoint.dtype_name(parts.stored),
             forward_dtype=str(parts.model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),

@@ -278,9 +278,9 @@ def test_conv1d_is_refused_by_name() -> None:
     refused(model, r"transformer\.h\.0\.attn\.c_attn\.weight \(32x96, of Conv1D\) is not the weight of a linear")
 
 
-def test_fused_experts_are_refused_by_name() -> None:
-    config = hf.MixtralConfig(**SHAPE, num_local_experts=4)
-    refused(hf.MixtralForCausalLM(config), r"layers\.0\.mlp\.\S+ \(4x96x32, of MixtralExperts\) is not the weight")
+def test_fused_experts_of_another_family_are_refused_by_name() -> None:
+    config = hf.Qwen2MoeConfig(**SHAPE, num_experts=4, moe_intermediate_size=48)
+    refused(hf.Qwen2MoeForCausalLM(config), r"layers\.0\.mlp\.\S+ \(4x96x32, of Qwen2MoeExperts\) is not the weight")
 
 
 def test_a_width_that_4_does_not_divide_is_refused_by_name() -> None:
