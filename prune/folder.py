@@ -105,7 +105,7 @@ def require_space(out: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
         raise OutputError(
-            f"{parent} has {free / 1e9:.1f} GB free, the result needs {needed_bytes / 1e9:.1f} GB; free some space"
+            f"{parent} has {free / 1e6:,.1f} MB free, the result needs {needed_bytes / 1e6:,.1f} MB; free some space"
         )
 
 

@@ -194,7 +194,8 @@ class Observer:
         if len(bad):
             fact = f"the input of {name} is NaN or infinite at {positions.locate(int(bad[0]), given)}"
         else:
-            fact = f"the inputs of {name} are too large for float32 sums of squares"
+            place = positions.locate(int(rows.abs().amax(1).argmax()), given)
+            fact = f"the inputs of {name} are too large for float32 sums of squares, the largest at {place}"
         raise NonFiniteError(f"{fact}; check the model's weights and dtype, or leave that text out")
 
 
