@@ -1,8 +1,8 @@
 """What of a model gets pruned: its decoder blocks, and every linear inside them.
 
-Nothing is left dense in silence: a matrix inside a block that is not the weight of an `nn.Linear` (a `Conv1D`, the
-3-D tensors of experts, a convolution) refuses the model by name. Embeddings, lm_head and other linears outside the
-blocks stay as they are; a block linear that shares its memory with one of them is refused.
+Nothing is left dense in silence: a matrix inside a block that is not the weight of an `nn.Linear` (a `Conv1D`, a
+convolution, fused experts that `experts` does not know) refuses the model by name. Embeddings, lm_head, routers and
+other linears outside the blocks stay as they are; a block linear that shares its memory with one of them is refused.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofour.prune import checkpoint
+from twofour.prune import checkpoint, experts
 from twofour.prune.errors import ModelError, NonFiniteError
+from twofour.prune.experts import Expert, Experts
 from twofour.prune.packed import FLOAT_DTYPES
 from twofour.prune.pattern import GROUP
 
@@ -23,10 +24,16 @@ MULTIMODAL_KEYS = ("vision_config", "audio_config", "text_config", "thinker_conf
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder block and its linears by their full names."""
+    """One decoder block, its linears and its sets of experts by their full names."""
 
     module: nn.Module
     linears: dict[str, nn.Linear]
+    experts: dict[str, Experts]
+
+    def expert_of(self, name: str) -> Expert | None:
+        """The expert that a linear belongs to."""
+        parent, _, number = name.rpartition(".")[0].rpartition(".")
+        return self.experts[parent].expert(int(number)) if parent in self.experts else None
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Anatomy:
     """A causal language model, taken apart.
 
     stored: the dtype of the linears in the checkpoint; pruned weights are rounded to it.
-    dense: the linears that stay dense, and why.
+    dense: the linears and routers that stay dense, and why.
     """
 
     model: nn.Module
@@ -70,27 +77,50 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
     """Load a dense causal language model for reading, in the dtype it is stored in. Safetensors only, no code."""
     from transformers import AutoModelForCausalLM
 
+    with checkpoint.Weights(folder):
+        pass  # every file is there and intact
     model, report = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     checkpoint.require_loaded(report, folder)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")
+            place = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+            raise NonFiniteError(f"{name} is NaN or infinite at {place}; take an intact copy of the model")
     loaded: nn.Module = model.to(device).eval().requires_grad_(False)
     return loaded
 
 
 def dissect(model: nn.Module) -> Anatomy:
-    """Find the decoder blocks and their linears. Raises ModelError where a part cannot be pruned."""
+    """Find the decoder blocks and their linears, fused experts taken apart in place.
+
+    Raises ModelError where a part cannot be pruned.
+    """
+    experts.take_apart(model)
     path, modules = _decoder_blocks(model)
     blocks = [_block(f"{path}.{index}", module) for index, module in enumerate(modules)]
     pruned = {name for block in blocks for name in block.linears}
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     outside = {name: "outside the decoder blocks: never pruned" for name in linears if name not in pruned}
-    anatomy = Anatomy(model, blocks, _stored_dtype(blocks), outside)
+    routers = {name: "a router: never pruned" for name, module in model.named_modules() if experts.is_router(module)}
+    anatomy = Anatomy(model, blocks, _stored_dtype(blocks), outside | routers)
     _refuse_shared_memory(anatomy)
     return anatomy
+
+
+def stored_names(parts: Anatomy, source: Path) -> dict[str, str]:
+    """Under which names a folder stores the weights of what is pruned and what stays dense.
+
+    Raises ModelError where a weight to be pruned is stored under no name that is known.
+    """
+    with checkpoint.Weights(source) as tensors:
+        names = {name: experts.stored_name(name, tensors) for name in (*parts.linears, *parts.dense)}
+    if missing := [name for name in parts.linears if names[name] is None]:
+        raise ModelError(
+            f"{source} stores no {missing[0]}.weight: its tensors have other names than the model's; load it and save "
+            "it again with transformers' save_pretrained"
+        )
+    return {name: stored or name for name, stored in names.items()}  # a tied lm_head is not stored
 
 
 def _stored_dtype(blocks: list[Block]) -> torch.dtype:
@@ -129,7 +159,7 @@ def _block(path: str, module: nn.Module) -> Block:
             )
     if not linears:
         raise ModelError(f"{path} ({type(module).__name__}) holds no linear; give a standard causal language model")
-    return Block(module, linears)
+    return Block(module, linears, {f"{path}.{name}": m for name, m in module.named_modules() if isinstance(m, Experts)})
 
 
 def _refuse_other_matrices(path: str, module: nn.Module) -> None:
@@ -137,7 +167,7 @@ def _refuse_other_matrices(path: str, module: nn.Module) -> None:
     others = [
         (name, parameter)
         for name, parameter in module.named_parameters()
-        if parameter.dim() > 1 and not isinstance(owners[name], nn.Linear)
+        if parameter.dim() > 1 and not isinstance(owners[name], nn.Linear) and not experts.is_router(owners[name])
     ]
     if not others:
         return

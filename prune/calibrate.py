@@ -2,7 +2,8 @@
 
 Each block runs twice on the hidden states of the text: once dense, while its linears' inputs are counted, and once
 pruned, which gives the next block the inputs it will have in the pruned model. Linears inside a block see dense
-inputs. Where blocks are recovered, the dense model is followed beside the pruned one, and a block is trained between.
+inputs; those of an expert are drawn towards those of all experts (`statistics.shrink`). Where blocks are recovered, the
+dense model is followed beside the pruned one, and a block is trained between.
 """
 
 import time
@@ -18,6 +19,7 @@ from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import Batch, follow_dense, propagate, run_block
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import FactorError, ModelError
+from twofour.prune.experts import Expert
 from twofour.prune.kept import Outcome
 from twofour.prune.packed import Packed
 from twofour.prune.progress import Progress, Step, silent, track
@@ -94,12 +96,17 @@ def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewSt
     """Run the dense block over all batches and count what its linears are given."""
     observer = Observer(new_statistic)
     handles = [
-        linear.register_forward_pre_hook(partial(_see, observer, name)) for name, linear in block.linears.items()
+        linear.register_forward_pre_hook(partial(_see, observer, name, block.expert_of(name)))
+        for name, linear in block.linears.items()
     ]
     try:
         for batch in batches:
             observer.start(batch.positions)
             run_block(block, index, batch.hidden, batch)
+        for path, experts in block.experts.items():
+            experts.run_empty()
+            for peers in experts.peers(path):
+                observer.shrink(peers)
     finally:
         for handle in handles:
             handle.remove()
@@ -188,5 +195,5 @@ def _replace(
     return weight, PrunedLinear((linear.out_features, linear.in_features), loss, tokens)
 
 
-def _see(observer: Observer, name: str, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
-    observer.see(name, args[0])
+def _see(observer: Observer, name: str, expert: Expert | None, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
+    observer.see(name, args[0], None if expert is None else expert.given)

@@ -129,13 +129,11 @@ def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
 
 
 def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:
-    """Write a model with some linears replaced. `weights`: module name -> 2:4 weight [out, in].
+    """Write a model with some linears replaced. `weights`: stored name of a module -> 2:4 weight [out, in].
 
-    Everything else of `source` is carried over as it is. Raises ModelError where a linear is not in the source.
+    Everything else of `source` is carried over as it is.
     """
     with Weights(source, "dense") as tensors:
-        if missing := [name for name in weights if f"{name}.weight" not in tensors]:
-            raise ModelError(f"{source} stores no {missing[0]}.weight; this checkpoint names its tensors differently")
         write_weights(folder, _replaced(tensors, weights, form), form)
         config = read_config(source)
         if form == "packed":

@@ -90,8 +90,12 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise OutputError if there is something under that name."""
-    if out.exists() or out.is_symlink():
+    """Raise OutputError if there is something under that name, or can be nothing."""
+    try:
+        exists = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made ({error.strerror}); choose another place") from error
+    if exists:
         raise OutputError(f"{out} exists already; choose another name or remove it")
 
 
@@ -101,7 +105,7 @@ def require_space(out: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
         raise OutputError(
-            f"{parent} has {free / 1e9:.1f} GB free, the result needs {needed_bytes / 1e9:.1f} GB; free some space"
+            f"{parent} has {free / 1e6:,.1f} MB free, the result needs {needed_bytes / 1e6:,.1f} MB; free some space"
         )
 
 

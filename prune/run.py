@@ -13,6 +13,7 @@ from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.errors import InputError
 from twofour.prune.journal import Journal, request
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
@@ -60,18 +61,22 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     anatomy.refuse_config(folder.read_config(source))
-    with Journal(Path(out), request(source, config)) as journal, folder.new_folder(Path(out)) as part:
+    asked = request(source, config)
+    with Journal(Path(out), asked) as journal, folder.new_folder(Path(out)) as part:
         parts = anatomy.dissect(anatomy.load(source, config.device))
+        stored = anatomy.stored_names(parts, source)
         folder.require_space(part, needed_bytes(parts, config.format))
         parts.model.to(forward_dtype(parts, config))
         blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
-        weights = {name: weight.cpu() for block in blocks for name, weight in block.weights.items()}
+        if request(source, config) != asked:
+            raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
+        weights = {stored[name]: weight.cpu() for block in blocks for name, weight in block.weights.items()}
         checkpoint.write_model(part, source, weights, config.format)
         manifest = recipe.manifest(
             model=str(model),
             config=config,
-            linears={name: linear for block in blocks for name, linear in block.linears.items()},
-            dense=parts.dense,
+            linears={stored[name]: linear for block in blocks for name, linear in block.linears.items()},
+            dense={stored[name]: why for name, why in parts.dense.items()},
             stored_dtype=checkpoint.dtype_name(parts.stored),
             forward_dtype=str(parts.model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),

@@ -14,7 +14,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from twofour.prune import checkpoint
+from twofour.prune import checkpoint, experts
 from twofour.prune.checkpoint import VARIANT
 from twofour.serve.linear import SparseLinear
 
@@ -53,6 +53,7 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         config = self.quantization_config
+        experts.take_apart(model)
         dtype = checkpoint.value_dtype(config.values_dtype)
         for name, linear in list(model.named_modules()):
             if isinstance(linear, nn.Linear) and name not in config.ignore:

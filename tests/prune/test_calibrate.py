@@ -176,6 +176,21 @@ def test_a_padded_batch_counts_real_tokens_only(family: str) -> None:
         torch.testing.assert_close(found.squares, inputs[name].square().sum(0), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma3", "mistral"])
+def test_padding_changes_nothing(family: str) -> None:
+    """The same text with and without four pad positions (of a token that means something) ends in the same weights."""
+    solve: calibrate.Solve = lambda weight, h: sparsegpt(weight, h.matrix)  # type: ignore[attr-defined] # noqa: E731
+    ids, real = tokens(3, 12), torch.ones(3, 12, dtype=torch.bool)
+    padded, mask = nn.functional.pad(ids, (0, 4), value=7), nn.functional.pad(real, (0, 4))
+    *_, plain = walk(anatomy.dissect(tiny(family)), ids, solve, Hessian)
+    *_, found = walk(anatomy.dissect(tiny(family)), padded, solve, Hessian, mask=mask)
+    *_, counted = walk(anatomy.dissect(tiny(family)), padded, solve, Hessian)
+    for name, weight in plain.weights.items():
+        torch.testing.assert_close(found.weights[name], weight, rtol=1e-3, atol=1e-4)
+        assert found.linears[name].tokens == 36
+        assert not torch.allclose(counted.weights[name], weight, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
+
+
 def test_linears_of_one_input_are_solved_as_one() -> None:
     shapes: list[tuple[int, int]] = []
 
@@ -242,14 +257,14 @@ def test_the_model_works_again_after_a_walk_that_failed() -> None:
     assert all(not module._forward_pre_hooks and "forward" not in vars(module) for module in model.modules())
 
 
-def test_a_bad_activation_is_named_with_layer_and_place() -> None:
-    model, ids = tiny("llama"), tokens(5, 16)
-    ids[3, 9] = 100
-    ids[ids == 100] = torch.where(torch.arange(80).view(5, 16)[ids == 100] == 3 * 16 + 9, 100, 99)
-    model.model.embed_tokens.weight[100, 5] = float("inf")
-    with pytest.raises(
-        NonFiniteError, match=r"layers\.0\.self_attn\.q_proj is NaN or infinite at sample 3, position 9"
-    ):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("sample", "position"), [(3, 9), (0, 2)])  # the second is seen by the trial, too
+def test_a_bad_activation_is_named_with_layer_and_place(sample: int, position: int, bad: float) -> None:
+    model, ids = tiny("llama"), tokens(5, 16).clamp(max=99)
+    ids[sample, position] = 100
+    model.model.embed_tokens.weight[100, 5] = bad
+    place = f"sample {sample}, position {position};"
+    with pytest.raises(NonFiniteError, match=rf"layers\.0\.self_attn\.q_proj is NaN or infinite at {place}"):
         list(walk(anatomy.dissect(model), ids, keep, Hessian))
 
 
@@ -299,9 +314,9 @@ def test_conv1d_is_refused_by_name() -> None:
     refused(model, r"transformer\.h\.0\.attn\.c_attn\.weight \(32x96, of Conv1D\) is not the weight of a linear")
 
 
-def test_fused_experts_are_refused_by_name() -> None:
-    config = hf.MixtralConfig(**SHAPE, num_local_experts=4)
-    refused(hf.MixtralForCausalLM(config), r"layers\.0\.mlp\.\S+ \(4x96x32, of MixtralExperts\) is not the weight")
+def test_fused_experts_of_another_family_are_refused_by_name() -> None:
+    config = hf.Qwen2MoeConfig(**SHAPE, num_experts=4, moe_intermediate_size=48)
+    refused(hf.Qwen2MoeForCausalLM(config), r"layers\.0\.mlp\.\S+ \(4x96x32, of Qwen2MoeExperts\) is not the weight")
 
 
 def test_a_width_that_4_does_not_divide_is_refused_by_name() -> None:

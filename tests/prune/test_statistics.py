@@ -138,8 +138,10 @@ def test_a_bad_activation_is_named_with_its_place(bad: float, statistic: type[He
 
 
 def test_squares_that_overflow_are_refused() -> None:
-    with pytest.raises(NonFiniteError, match="inputs of q are too large"):
-        observe(Observer(Norms), {"q": torch.full((1, 2, 4), 1e30)})
+    inputs = torch.full((3, 2, 4), 1e15)
+    inputs[2, 1, 3] = -1e30
+    with pytest.raises(NonFiniteError, match=r"inputs of q are too large .* the largest at sample \d+, position 1;"):
+        observe(Observer(Norms), {"q": inputs})
 
 
 def test_half_precision_inputs_are_summed_in_float32() -> None:

@@ -1,0 +1,179 @@
+"""Pruning where something is wrong: the fault is named, the source stays as it is, and nothing half-made is left."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from twofour.prune import PruneConfig, check, prune, run, text
+from twofour.prune.checkpoint import Weights, digests
+from twofour.prune.errors import InputError, ModelError, NonFiniteError, OutputError, TwofourError
+
+SMALL: dict[str, Any] = {"samples": 4, "length": 32}
+FAST = PruneConfig(preset="fast", **SMALL)
+UP = "model.layers.1.mlp.up_proj.weight"
+
+Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+def copied(folder: Path, out: Path, change: Change = lambda tensors: None) -> Path:
+    """A copy of a model whose tensors may be changed."""
+    out.mkdir()
+    for path in folder.iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(out / "model.safetensors")
+    change(tensors)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def fails(source: Path, out: Path, kind: type[TwofourError], message: str, config: PruneConfig = FAST) -> None:
+    before, around = digests(source), sorted(out.parent.iterdir()) if out.parent.is_dir() else []
+    with pytest.raises(kind, match=message):
+        prune(source, out, config)
+    assert digests(source) == before
+    assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == around
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_finite_is_named_with_its_place(
+    tiny_model_folder: Path, tmp_path: Path, bad: float
+) -> None:
+    source = copied(tiny_model_folder, tmp_path / "source", lambda tensors: tensors[UP].__setitem__((5, 7), bad))
+    fails(source, tmp_path / "out", NonFiniteError, rf"{UP} is NaN or infinite at \[5, 7\]; take an intact copy")
+
+
+def test_an_activation_that_overflows_is_named_with_layer_and_token(tiny_float32_folder: Path, tmp_path: Path) -> None:
+    """Only `z` has the first dimension, which the first norm makes too large to square."""
+    letters = "".join(chr(97 + i % 25) for i in range(128))
+    (tmp_path / "text").write_text(f"{letters[:77]}z{letters[78:]}")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_float32_folder)
+    (z,) = tokenizer("z")["input_ids"]
+
+    def loud(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.embed_tokens.weight"][:, 0] = 0
+        tensors["model.embed_tokens.weight"][z, 0] = 1
+        tensors["model.layers.0.input_layernorm.weight"][0] = 1e30
+
+    source = copied(tiny_float32_folder, tmp_path / "source", loud)
+    config = PruneConfig(preset="fast", calibration=str(tmp_path / "text"), **SMALL)
+    ids = text.from_file(tokenizer, tmp_path / "text", **SMALL, seed=0)
+    ((sample, position),) = (ids == z).nonzero().tolist()
+    place = rf"layers\.0\.self_attn\.q_proj are too large .* at sample {sample}, position {position};"
+    fails(source, tmp_path / "out", NonFiniteError, place, config)
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "refine", "wanda"])
+def test_an_input_that_is_always_zero(tiny_float32_folder: Path, tmp_path: Path, method: str) -> None:
+    def silence(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.1.input_layernorm.weight"][[3, 8]] = 0
+
+    source = copied(tiny_float32_folder, tmp_path / "source", silence)
+    config = PruneConfig(method=method, format="dense", **SMALL)  # type: ignore[arg-type]
+    prune(source, tmp_path / "out", config)
+    assert check(tmp_path / "out").ok
+    with Weights(tmp_path / "out") as after:
+        weight = after["model.layers.1.self_attn.k_proj.weight"]
+    assert not weight[:, [3, 8]].any() and int((weight != 0).sum()) == weight.numel() // 2
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "refine"])
+def test_three_tokens_are_enough_for_a_strict_result(tiny_float32_folder: Path, tmp_path: Path, method: str) -> None:
+    config = PruneConfig(method=method, samples=1, length=3)  # type: ignore[arg-type]
+    linears = prune(tiny_float32_folder, tmp_path / "out", config).manifest["linears"]
+    assert check(tmp_path / "out").ok
+    assert all(linear["tokens"] == 3 and linear["loss"] < 0.05 for linear in linears.values())  # 3 of 64 dimensions
+
+
+def test_a_width_of_66_leaves_nothing_behind(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model_folder, tmp_path / "source")
+    config = LlamaConfig.from_pretrained(source, intermediate_size=66)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(source)
+    fails(source, tmp_path / "out", ModelError, r"layers\.0\.mlp\.down_proj has 66 inputs, which 4 does not divide")
+
+
+def test_a_model_without_safetensors(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model_folder, tmp_path / "source")
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    fails(source, tmp_path / "out", TwofourError, r"source holds no model\.safetensors")
+
+
+def test_a_model_that_is_cut_short(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = copied(tiny_model_folder, tmp_path / "source")
+    data = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(data[:-100])
+    fails(source, tmp_path / "out", TwofourError, r"model\.safetensors is not an intact safetensors file")
+
+
+@pytest.mark.parametrize("place", ["file/out", "file/deeper/out", "/proc/out", "n" * 300])
+def test_where_nothing_can_be_written(tiny_model_folder: Path, tmp_path: Path, place: str) -> None:
+    """Root may write anywhere but below a file, in /proc, and under too long a name."""
+    (tmp_path / "file").write_text("")
+    fails(tiny_model_folder, tmp_path / place, OutputError, "cannot be made .*; choose another place")
+
+
+def test_a_model_that_changes_while_it_is_pruned(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, real = copied(tiny_model_folder, tmp_path / "source"), run.pruned_blocks
+
+    def and_change(*args: Any) -> Any:
+        result = real(*args)
+        tensors = load_file(source / "model.safetensors")
+        save_file(
+            {name: tensor * 2 for name, tensor in tensors.items()}, source / "model.safetensors", {"format": "pt"}
+        )
+        return result
+
+    monkeypatch.setattr(run, "pruned_blocks", and_change)
+    with pytest.raises(InputError, match="source changed while it was pruned; run again on a model that stays"):
+        prune(source, tmp_path / "out", FAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+FILL = """
+import subprocess, sys
+from pathlib import Path
+from twofour.prune import PruneConfig, prune
+from twofour.prune.errors import OutputError
+
+source, disk, size_kib, options = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), "size=4k"
+subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], check=True)
+while True:
+    subprocess.run(["mount", "-o", f"remount,size={size_kib}k", "tmpfs", disk], check=True)
+    try:
+        prune(source, disk / "out", PruneConfig(preset="fast", samples=4, length=32))
+        break
+    except OutputError as error:
+        left = sorted(path.name for path in disk.iterdir())
+        assert left in ([], [".out.unfinished"]), left
+        print(error)
+        size_kib += int(sys.argv[4])
+subprocess.run(["cp", "-r", disk / "out", sys.argv[5]], check=True)
+print("left", sorted(path.name for path in disk.iterdir()))
+"""
+
+
+def test_a_disk_that_is_full_at_every_moment(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """A disk that grows by a few pages whenever it was full: each attempt comes a little further than the last."""
+    (tmp_path / "disk").mkdir()
+    apart = ["unshare", "--map-root-user", "--mount"]
+    probe = subprocess.run([*apart, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk")], capture_output=True)
+    if probe.returncode:
+        pytest.skip(f"no small disk can be mounted here: {probe.stderr.decode().strip()}")
+    before = digests(tiny_model_folder)
+    words = [str(tiny_model_folder), str(tmp_path / "disk"), "112", "16", str(tmp_path / "found")]
+    done = subprocess.run([*apart, sys.executable, "-c", FILL, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *refusals, last = done.stdout.splitlines()
+    assert last == "left ['out']"
+    assert "MB; free some space" in refusals[0] and sum("is full; free some" in line for line in refusals) >= 2
+    prune(tiny_model_folder, tmp_path / "whole", FAST)
+    assert digests(tmp_path / "found") == digests(tmp_path / "whole") and digests(tiny_model_folder) == before
