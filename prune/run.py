@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
+from twofour.prune import anatomy, calibrate, checkpoint, folder, label, recipe, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.journal import Journal, request
+from twofour.prune.origin import origin
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import SELF, PruneConfig
@@ -59,6 +60,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     anatomy.refuse_config(folder.read_config(source))
+    base = origin(str(model), source)
     with Journal(Path(out), request(source, config)) as journal, folder.new_folder(Path(out)) as part:
         parts = anatomy.dissect(anatomy.load(source, config.device))
         folder.require_space(part, needed_bytes(parts, config.format))
@@ -69,6 +71,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
         manifest = recipe.manifest(
             model=str(model),
             config=config,
+            origin=base,
             linears={name: linear for block in blocks for name, linear in block.linears.items()},
             dense=parts.dense,
             stored_dtype=checkpoint.dtype_name(parts.stored),
@@ -77,7 +80,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             seconds=journal.spent_s + time.perf_counter() - started,
             recovery=None if recovery is None else recovery.as_dict(),
         )
-        checkpoint.write_manifest(part, manifest)
+        label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)
 
 
