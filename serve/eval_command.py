@@ -18,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", default="auto", metavar="NAME", help="as served (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there too")
     parser.add_argument(
+        "--lm-eval", metavar="TASKS", help="run these tasks of lm-eval too, separated by commas (extra lm-eval)"
+    )
+    parser.add_argument("--lm-eval-path", type=Path, metavar="FOLDER", help="of task files that lm-eval does not bring")
+    parser.add_argument(
         "--label",
         action="store_true",
         help="put the figures into the twofour.json of MODEL, and make its README.md anew",
@@ -31,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune.folder import write_whole
     from twofour.prune.progress import to_stderr
     from twofour.serve.evaluation import measure
+    from twofour.serve.harness import Tasks
 
     if args.label:
         label.require_labelled(Path(args.model))
@@ -45,10 +50,11 @@ def run(args: argparse.Namespace) -> int:
         args.kernels,
         to_stderr(),
         args.against,
+        Tasks(args.lm_eval.split(","), args.lm_eval_path) if args.lm_eval else None,
     )
     if args.label:
         label.add_quality(Path(args.model), done.text, done.as_dict())
-    document = done.as_dict() | {"model": args.model, "baseline": args.baseline}
+    document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval}
     if args.out:
         write_whole(args.out, json.dumps(document, indent=2) + "\n")
     print(json.dumps(document) if args.json else table(document))
@@ -57,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 def table(document: dict[str, Any]) -> str:
     """The figures as a person reads them."""
+    from twofour.serve import harness
+
     windows = f"{document['windows']} windows of {document['window_tokens']} tokens, the first of each not scored"
     lines = [f"{document['model']} on {document['text']}", f"  {windows}"]
     lines.append(f"  perplexity       {_with_error(document['perplexity'], document['perplexity_error'], '.3f')}")
@@ -70,6 +78,8 @@ def table(document: dict[str, Any]) -> str:
     if document["gap_closed"] is not None:
         gap = f"{document['gap_closed']:.3f} of perplexity, {document['nll_gap_closed']:.3f} of its logarithm"
         lines.append(f"  gap closed       {gap} (against {document['against_perplexity']:.3f})")
+    if document["lm_eval"] is not None:
+        lines += ["", harness.table(document["lm_eval"])]
     return "\n".join(lines)
 
 
