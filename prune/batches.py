@@ -7,7 +7,7 @@ that any block can be run alone, on the states that the blocks before it have le
 A model whose blocks do more than map hidden states to hidden states is found by a trial on a few tokens and refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +46,12 @@ class Batch:
 
 
 def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None, batch_tokens: int | None = None) -> list[Batch]:
-    """Run everything but the blocks, and note what each block is to be called with."""
+    """Run everything but the blocks, and note what each block is to be called with.
+
+    mask: bool [samples, length], False at padding. batch_tokens: of one batch, about; None: BATCH_TOKENS.
+    Raises ModelError where the blocks cannot be walked.
+    """
+    _require_walkable(anatomy, ids)
     size = max(1, (batch_tokens or BATCH_TOKENS) // ids.shape[1])
     starts = range(0, len(ids), size)
     return [_record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at) for at in starts]
@@ -72,7 +77,19 @@ def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:
     return result
 
 
-def require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
+def logits_behind(anatomy: Anatomy, ids: Tensor, states: Tensor) -> Tensor:  # [samples, length, vocabulary]
+    """Return what the model makes of the states behind its last block, [samples, length, width]."""
+    with _blocks_as(anatomy, lambda *args, **kwargs: states):
+        return logits(anatomy.model, ids)
+
+
+def logits(model: nn.Module, ids: Tensor) -> Tensor:  # [samples, length, vocabulary]
+    """Return what the model predicts."""
+    result: Tensor = model(input_ids=ids, use_cache=False).logits
+    return result
+
+
+def _require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
     """Compare the walk with the whole model on a few tokens."""
     trial = ids[:1, :TRIAL_TOKENS]
     outputs: list[Tensor] = []
@@ -84,7 +101,7 @@ def require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
         _run_body(anatomy.model, trial, None)
     finally:
         handle.remove()
-    (batch,) = record(anatomy, trial)
+    batch = _record(anatomy, trial, None, 0)
     for index, block in enumerate(anatomy.blocks):
         propagate(block, index, [batch])
     if len(outputs) != 1 or not torch.equal(batch.hidden, outputs[0]):
@@ -111,10 +128,17 @@ def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
         seen.append((index, hidden, Call(args[1:], kwargs)))
         return hidden
 
+    with _blocks_as(anatomy, note):
+        yield seen
+
+
+@contextmanager
+def _blocks_as(anatomy: Anatomy, forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Let `forward`, called with the number of the block first, stand in for every block."""
     try:
         for index, block in enumerate(anatomy.blocks):
-            block.module.forward = partial(note, index)
-        yield seen
+            block.module.forward = partial(forward, index)
+        yield
     finally:
         for block in anatomy.blocks:
             del block.module.forward

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
-from twofour.prune.batches import Batch, follow_dense, propagate, record, require_walkable, run_block
+from twofour.prune.batches import Batch, follow_dense, propagate, run_block
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import FactorError, ModelError
 from twofour.prune.kept import Outcome
@@ -55,20 +55,19 @@ class PrunedBlock:
 @torch.no_grad()
 def walk(
     anatomy: Anatomy,
-    ids: Tensor,  # int64 [samples, length]
+    batches: list[Batch],
     solve: Solve,
     new_statistic: NewStatistic,
-    mask: Tensor | None = None,  # bool [samples, length]; False: padding
     progress: Progress = silent,
     store: Store | None = None,  # None: in the dtype of the model
     recover: Recover | None = None,
-    batch_tokens: int | None = None,  # None: BATCH_TOKENS
     keep: Keep | None = None,
 ) -> Iterator[PrunedBlock]:
-    """Prune the model in place, block by block. Raises NonFiniteError, FactorError or ModelError, naming the linear."""
+    """Prune the model in place, block by block, and leave in the batches what comes out of the last one.
+
+    Raises NonFiniteError, FactorError or ModelError, naming the linear.
+    """
     store = store or in_dtype(anatomy.stored)
-    require_walkable(anatomy, ids)
-    batches = record(anatomy, ids, mask, batch_tokens)
     started = time.perf_counter()
     done = keep.restore(batches) if keep else []
     for block, pruned in zip(anatomy.blocks, done, strict=False):

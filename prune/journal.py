@@ -1,10 +1,10 @@
 """What an unfinished run has done so far, on disk beside its output: the same command, given again, goes on from there.
 
 The folder `.OUT.unfinished` holds the request, the tokens of the calibration text, every pruned block as it will be
-stored, and the hidden states behind the last one. Every file appears whole or not at all, the states before their
-block, so a process may be killed at any moment. What follows is computed from the same bits as in a run that was never
-interrupted, on the same number of threads, so the result is the same to the bit. Distillation starts anew. The folder
-goes when the run is finished, or fails in a way that another attempt would not change.
+stored, the hidden states behind the last one, and where the training of the whole model is. Every file appears whole or
+not at all, the states before their block, so a process may be killed at any moment. What follows is computed from the
+same bits as in a run that was never interrupted, on the same number of threads, so the result is the same to the bit.
+The folder goes when the run is finished, or fails in a way that another attempt would not change.
 """
 
 import json
@@ -24,12 +24,13 @@ from twofour.prune.calibrate import PrunedBlock
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import CheckpointError, InputError, OutputError, TwofourError
 from twofour.prune.folder import read_json, write_whole
-from twofour.prune.kept import Outcome
+from twofour.prune.kept import Outcome, Training
 from twofour.prune.packed import Packed
 from twofour.prune.recipe import PruneConfig, PrunedLinear, versions
 
 REQUEST = "request.json"
 TOKENS = "tokens.safetensors"
+TRAINING = "training.safetensors"
 
 
 def request(source: Path, config: PruneConfig) -> dict[str, Any]:
@@ -93,6 +94,23 @@ class Journal:
                 dense = states.get(f"dense.{number}")
                 batch.dense = None if dense is None else dense.to(batch.hidden.device)
         return done
+
+    def save_training(self, training: Training, seconds: float) -> None:
+        """Keep where the training of the whole model is. `seconds`: what this process has trained so far."""
+        state = training.state or {}
+        tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
+        about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
+        self._write(TRAINING, tensors, {"about": json.dumps(about | {"spent_s": self.spent_s + seconds})})
+
+    def restore_training(self) -> Training | None:
+        """Return where the training of the whole model was."""
+        if not (self._folder / TRAINING).exists():
+            return None
+        tensors, metadata = _read(self._folder / TRAINING)
+        about = json.loads(metadata["about"])
+        self.spent_s = about.pop("spent_s")
+        values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
+        return Training(values=values, state=tensors, **about)
 
     def _require_same(self, kept: Mapping[str, Any]) -> None:
         asked = json.loads(json.dumps(self._request))

@@ -8,9 +8,10 @@ rate fits all linears of all models.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ from twofour.prune.errors import NonFiniteError
 from twofour.prune.progress import Progress, Step, silent
 
 BETAS = (0.9, 0.95)
+WARM_UP = 8  # steps: the first moments of Adam are those of a few tokens
 PATIENCE = 2  # passes without a better validation loss, after which training ends
+SAVE_S = 120.0  # between two saves of a training that may be cut off
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's names
 HELD_OUT = 8  # one part in so many validates
 
 Loss = Callable[[int], Tensor]  # the number of a part of the text -> its loss
@@ -69,6 +73,22 @@ class KeptWeights:
         self._adam.step()
         self.put([master.to(self._stored) for master in self._masters])
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what the next step depends on: masters and moments, by name. Not a copy."""
+        adam = {f"{key}.{n}": value for n, own in enumerate(self._moments()) for key, value in own.items()}
+        return adam | {f"master.{n}": master.detach() for n, master in enumerate(self._masters)}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a state."""
+        for n, master in enumerate(self._masters):
+            master.copy_(state[f"master.{n}"])
+            self._adam.state[master] = {key: state[f"{key}.{n}"].to(master.device) for key in MOMENTS}
+        self.put([master.to(self._stored) for master in self._masters])
+
+    def _moments(self) -> list[dict[str, Tensor]]:
+        return [{key: self._adam.state[master][key] for key in MOMENTS} for master in self._masters]
+
     def copy(self) -> list[Tensor]:
         """Return the kept weights as they are now."""
         return [weight.detach()[mask] for weight, mask in zip(self._weights, self._masks, strict=True)]
@@ -86,42 +106,93 @@ def split(parts: int) -> tuple[range, range]:
     return range(parts - held_out), range(parts - held_out, parts)
 
 
+class Keep(Protocol):
+    """Keeps how far training is, so that one that was cut off can go on."""
+
+    def restore_training(self) -> "Training | None":
+        """Return where training was, or None."""
+        ...
+
+    def save_training(self, training: "Training", seconds: float) -> None:
+        """Keep where training is. `seconds`: how long it has trained in this process."""
+        ...
+
+
+@dataclass
+class Training:
+    """Where training is: after `done` steps, with the best loss on held-out text so far, and the weights that had it.
+
+    stale: passes since then. state: of the optimiser; None where it is at its start.
+    """
+
+    done: int
+    before: float
+    best: float
+    stale: int
+    values: list[Tensor]
+    state: dict[str, Tensor] | None = None
+
+
 def train(
-    kept: KeptWeights, loss: Loss, parts: int, passes: int, seed: int, stage: str = "", progress: Progress = silent
+    kept: KeptWeights,
+    loss: Loss,
+    parts: int,
+    passes: int,
+    seed: int,
+    stage: str = "",
+    progress: Progress = silent,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Train on most parts of a text, validate on the rest after every pass, and keep the best, the start included.
 
-    The rate falls with half a cosine. Raises NonFiniteError if the start has no finite loss.
+    Raises NonFiniteError if the start has no finite loss.
     """
-    training, held_out = split(parts)
-    order = [int(part) for part in _orders(len(training), passes, seed)]
-    before = best = _mean(loss, held_out)
+    texts, held_out = split(parts)
+    order = _orders(len(texts), passes, seed)
+    now = (keep and keep.restore_training()) or _start(kept, loss, held_out)
+    if now.state is not None:
+        kept.restore(now.state)
+    started = saved = time.perf_counter()
+    while now.done < len(order) and now.stale < PATIENCE:
+        with kept.training():
+            loss(order[now.done]).backward()
+        kept.step(rate(now.done, len(order)))
+        now.done += 1
+        if now.done % len(texts) == 0:
+            _validate(now, kept, _mean(loss, held_out))
+        elapsed_s = time.perf_counter() - started
+        progress(Step(stage, now.done, len(order), elapsed_s, f"held-out loss {now.best:.4f}"))
+        if keep and time.perf_counter() - saved >= SAVE_S:
+            now.state = kept.state()
+            keep.save_training(now, elapsed_s)
+            saved = time.perf_counter()
+    kept.put(now.values)
+    return Outcome(now.before, now.best, -(-now.done // len(texts)))
+
+
+def _start(kept: KeptWeights, loss: Loss, held_out: range) -> Training:
+    before = _mean(loss, held_out)
     if not math.isfinite(before):
         raise NonFiniteError("the pruned model has no finite loss on held-out text; check the model's weights")
-    values, since, started = kept.copy(), 0, time.perf_counter()
-    for done, part in enumerate(order, start=1):
-        with kept.training():
-            loss(part).backward()
-        kept.step(half_cosine((done - 1) / len(order)))
-        if done % len(training) == 0:
-            now = _mean(loss, held_out)
-            values, best, since = (kept.copy(), now, 0) if now < best else (values, best, since + 1)
-        progress(Step(stage, done, len(order), time.perf_counter() - started, f"held-out loss {best:.4f}"))
-        if since == PATIENCE:
-            break
-    kept.put(values)
-    return Outcome(before, best, -(-done // len(training)))
+    return Training(0, before, before, 0, kept.copy())
 
 
-def half_cosine(share: float) -> float:
-    """Return the rate after this share of the steps: 1 at the start, 0 at the end."""
-    return (1 + math.cos(math.pi * share)) / 2
+def _validate(now: Training, kept: KeptWeights, loss: float) -> None:
+    if loss < now.best:
+        now.best, now.stale, now.values = loss, 0, kept.copy()
+    else:
+        now.stale += 1
 
 
-def _orders(parts: int, passes: int, seed: int) -> Tensor:  # int64 [passes * parts]
+def rate(done: int, total: int) -> float:
+    """Return the share of the full rate after some steps: up in a straight line first, then half a cosine to 0."""
+    return min(1.0, (done + 1) / WARM_UP) * (1 + math.cos(math.pi * done / total)) / 2
+
+
+def _orders(parts: int, passes: int, seed: int) -> list[int]:  # passes * parts of them
     """A new order for every pass."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.cat([torch.randperm(parts, generator=generator) for _ in range(passes)])
+    return [part for _ in range(passes) for part in torch.randperm(parts, generator=generator).tolist()]
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class Paces:
     forward: float = 0.0  # a token through one block
     solve: float = 0.0  # one block
     train: float = 0.0  # a token through one block, forward, back and optimiser
-    distil: float = 0.0  # a token through both models, forward, back and optimiser
+    distil: float = 0.0  # a token through the model, forward, back and optimiser
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def _training(parts: Anatomy, some: list[Batch], paces: Paces, config: PruneConf
     pass_s = _seconds(lambda: recover_block(parts.blocks[0], 0, some, parts.stored, passes=1, seed=config.seed))
     head: nn.Module = parts.model.get_output_embeddings()  # type: ignore[operator]
     head_s = _seconds(lambda: head(some[0].hidden)) / some[0].hidden[..., 0].numel()
-    # both models' heads forward, one back, and the divergence, which is of their size
-    distil = len(parts.blocks) * (pass_s / tokens + paces.forward) + 4 * head_s
+    # the head forward for both models, back for one, and the divergence, which is of its size
+    distil = len(parts.blocks) * pass_s / tokens + 4 * head_s
     return {"train": pass_s / tokens, "distil": distil}
 
 
@@ -153,7 +153,7 @@ def peak_bytes(parts: Anatomy, config: PruneConfig) -> int:
     solving = HESSIAN_COPIES * 4 * max(weight.shape[1] for weight in weights) ** 2
     walking = model + stored + states * (3 if config.stages.trains else 1) + solving
     logits = 4 * STEP_TOKENS * sizes.vocab_size * element
-    distilling = 2 * model + stored + round(pruned * (KEPT_BYTES + element)) + logits
+    distilling = model + stored + states + round(pruned * (KEPT_BYTES + element)) + logits
     return PROCESS_BYTES + (max(walking, distilling) if config.stages.model_passes else walking)
 
 

@@ -36,8 +36,8 @@ class Stages(NamedTuple):
 
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),
-    "balanced": Stages("refine", block_passes=2),
-    "best": Stages("refine", block_passes=4, model_passes=2),
+    "balanced": Stages("refine", model_passes=1),
+    "best": Stages("refine", model_passes=3),
 }
 
 

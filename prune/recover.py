@@ -5,27 +5,29 @@ to return what the dense model has at that place, so it also makes up for the bl
 squared error relative to the square of the dense output: a few tokens with huge states do not drown the others, and
 the next block normalises anyway. Memory is that of one block and one more copy of the hidden states.
 
-Then the whole model: the divergence KL(dense || pruned) of the next-token probabilities, over the same text. Both
-models are in memory, and the optimiser with 12 bytes a kept weight.
+Then the whole model: the divergence KL(dense || pruned) of the next-token probabilities, over the same text. Of the
+dense model only the states behind its last block are needed, which the walk leaves: what comes after the blocks is not
+pruned, so the pruned model itself turns them into the dense predictions. One model is in memory, and the optimiser.
 
 Only kept weights of pruned linears learn. A norm's gain in front of a linear only scales its columns, which kept
 weights can do themselves; everything outside the linears stays to the bit.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from twofour.prune.anatomy import Anatomy, Block
-from twofour.prune.batches import Batch, run_block
-from twofour.prune.kept import KeptWeights, Outcome, train
+from twofour.prune.batches import Batch, logits, logits_behind, run_block
+from twofour.prune.kept import Keep, KeptWeights, Outcome, train
 from twofour.prune.progress import Progress, silent
 
-STEP_TOKENS = 512  # one step of the optimiser sees about this many
-BLOCK_RATE, MODEL_RATE = 0.01, 0.003
+STEP_TOKENS = 1024  # one step of the optimiser sees about this many
+BLOCK_RATE, MODEL_RATE = 0.01, 0.002
 CHUNK_BYTES = 64 << 20  # float32 [tokens, vocabulary] at a time
 
 
@@ -72,34 +74,49 @@ def relative_error(found: Tensor, wanted: Tensor) -> Tensor:  # [..., width] twi
 
 
 def distil(
-    pruned: Anatomy, dense: nn.Module, ids: Tensor, passes: int, seed: int, progress: Progress = silent
+    pruned: Anatomy,
+    ids: Tensor,  # int64 [samples, length]
+    dense: Sequence[Tensor],  # [some samples, length, width] each: what the dense model has behind its last block
+    passes: int,
+    seed: int,
+    progress: Progress = silent,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`."""
-    batches = ids.split(max(1, step_tokens(ids) // ids.shape[1]))
+    texts = ids.split([len(states) for states in dense])
 
     def loss(part: int) -> Tensor:
         with torch.no_grad():
-            wanted = _logits(dense, batches[part])
-        return divergence(_logits(pruned.model, batches[part]), wanted)
+            wanted = logits_behind(pruned, texts[part], dense[part])
+        return divergence(logits(pruned.model, texts[part]), wanted)
 
     kept = KeptWeights(pruned.linears.values(), pruned.stored, MODEL_RATE)
-    return train(kept, loss, len(batches), passes, seed, "distilling", progress)
+    return train(kept, loss, len(texts), passes, seed, "distilling", progress, keep)
 
 
 def divergence(found: Tensor, wanted: Tensor) -> Tensor:  # [..., vocabulary] twice -> []
-    """KL(wanted || found) of two sets of logits, the mean over tokens; float32, some tokens at a time."""
-    found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)
-    size = max(1, CHUNK_BYTES // (4 * found.shape[-1]))
-    parts = zip(found.split(size), wanted.split(size), strict=True)
-    sums = [checkpoint(_divergence, some, goal, use_reentrant=False) for some, goal in parts]
-    return torch.stack(sums).sum() / len(found)
+    """KL(wanted || found) of two sets of logits, the mean over tokens, in float32; only `found` gets a gradient."""
+    result: Tensor = _Divergence.apply(found.flatten(0, -2), wanted.flatten(0, -2))  # type: ignore[no-untyped-call]
+    return result
 
 
-def _divergence(found: Tensor, wanted: Tensor) -> Tensor:
-    log_q, log_p = found.float().log_softmax(-1), wanted.float().log_softmax(-1)
-    return nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True)
+class _Divergence(torch.autograd.Function):
+    """The slope of a token's divergence is q - p, so one pass gives both, and some tokens at a time are enough."""
 
+    @staticmethod
+    def forward(ctx: FunctionCtx, found: Tensor, wanted: Tensor) -> Tensor:  # [tokens, vocabulary] twice -> []
+        slope, sums = torch.empty_like(found), []
+        size = max(1, CHUNK_BYTES // (4 * found.shape[-1]))
+        for part, some, goal in zip(slope.split(size), found.split(size), wanted.split(size), strict=True):
+            log_q, log_p = some.float().log_softmax(-1), goal.float().log_softmax(-1)
+            p = log_p.exp()
+            sums.append((p * (log_p - log_q)).sum())
+            part.copy_(log_q.exp_().sub_(p).div_(len(found)))
+        ctx.save_for_backward(slope)
+        return torch.stack(sums).sum() / len(found)
 
-def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient, None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from twofour.prune import anatomy, calibrate, checkpoint, folder, label, recipe, text
 from twofour.prune.anatomy import Anatomy
+from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.journal import Journal, request
 from twofour.prune.origin import origin
@@ -92,15 +93,16 @@ def pruned_blocks(
     if config.stages.solver == "magnitude":
         return list(calibrate.prune_without_text(parts, magnitude, progress, rounded)), None
     ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress)).to(config.device)
-    walk = partial(calibrate.walk, parts, ids, *solver(config), progress=progress, store=rounded, keep=journal)
     stages = config.stages
+    batches = record(parts, ids, batch_tokens=step_tokens(ids) if stages.trains else None)
+    walk = partial(calibrate.walk, parts, batches, *solver(config), progress=progress, store=rounded, keep=journal)
     if not stages.trains:
         return list(walk()), None
     recover = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed)
-    blocks, whole = list(walk(recover=recover, batch_tokens=step_tokens(ids))), None
+    blocks, whole = list(walk(recover=recover)), None
     if stages.model_passes:
-        dense = anatomy.load(source, config.device).to(forward_dtype(parts, config))
-        whole = distil(parts, dense, ids, stages.model_passes, config.seed, progress)
+        dense = [batch.dense for batch in batches if batch.dense is not None]
+        whole = distil(parts, ids, dense, stages.model_passes, config.seed, progress, journal)
         blocks = [calibrate.with_weights(*trained, rounded) for trained in zip(blocks, parts.blocks, strict=True)]
     return blocks, Recovery([pruned.recovered for pruned in blocks if pruned.recovered], whole)
 

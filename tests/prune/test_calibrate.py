@@ -1,7 +1,7 @@
 """The walk over tiny models of many families against hooks on the whole model, and every refusal."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -68,6 +68,12 @@ def by_magnitude(weight: Tensor, statistic: Statistic) -> Tensor:
     return magnitude(weight)
 
 
+def walk(
+    parts: anatomy.Anatomy, ids: Tensor, solve: calibrate.Solve, new: calibrate.NewStatistic, **options: Any
+) -> Iterator[calibrate.PrunedBlock]:
+    return calibrate.walk(parts, batches.record(parts, ids, options.pop("mask", None)), solve, new, **options)
+
+
 def watch(model: nn.Module, names: list[str], ids: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
     """The inputs of some linears in a run of the whole model, as rows of real tokens."""
     seen: dict[str, Tensor] = {}
@@ -100,7 +106,7 @@ def test_a_walk_that_changes_nothing_sees_what_the_model_sees(family: str, monke
     parts = anatomy.dissect(model)
     with torch.no_grad():
         before = model(ids).logits
-    blocks = list(calibrate.walk(parts, ids, capture(kept, keep), Hessian))
+    blocks = list(walk(parts, ids, capture(kept, keep), Hessian))
     with torch.no_grad():
         assert torch.equal(model(ids).logits, before)
     assert [len(block.weights) for block in blocks] == [LINEARS.get(family, 7)] * 3
@@ -113,6 +119,25 @@ def test_a_walk_that_changes_nothing_sees_what_the_model_sees(family: str, monke
         torch.testing.assert_close(found.matrix.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize(
+    ("family", "changes"), [*((family, {}) for family in FAMILIES), ("gemma2", {"final_logit_softcapping": 0.5})]
+)
+def test_the_states_behind_the_last_block_are_all_that_the_predictions_need(family: str, changes: Any) -> None:
+    model, ids = tiny(family, **changes), tokens()
+    parts = anatomy.dissect(model)
+    text = batches.record(parts, ids, batch_tokens=32)
+    for index, block in enumerate(parts.blocks):
+        batches.propagate(block, index, text)
+    with torch.no_grad():
+        expected = model(ids).logits
+    for block in parts.blocks:
+        for linear in block.linears.values():
+            linear.weight.zero_()
+    for batch, some, wanted in zip(text, ids.split(2), expected.split(2), strict=True):
+        torch.testing.assert_close(batches.logits_behind(parts, some, batch.hidden), wanted)
+    assert not torch.allclose(model(ids).logits, expected)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_later_blocks_see_pruned_inputs_and_everything_is_2_of_4(family: str) -> None:
     model, ids, kept = tiny(family), tokens(), list[tuple[Tensor, Statistic]]()
@@ -121,11 +146,7 @@ def test_later_blocks_see_pruned_inputs_and_everything_is_2_of_4(family: str) ->
     outside = {
         name: p.clone() for name, p in model.named_parameters() if name.removesuffix(".weight") not in parts.linears
     }
-    pruned = {
-        n: w
-        for block in calibrate.walk(parts, ids, capture(kept, by_magnitude), Norms)
-        for n, w in block.weights.items()
-    }
+    pruned = {n: w for block in walk(parts, ids, capture(kept, by_magnitude), Norms) for n, w in block.weights.items()}
     assert pruned.keys() == parts.linears.keys()
     for name, weight in pruned.items():
         assert pattern.first_violation(weight) is None and torch.equal(weight, parts.linears[name].weight)
@@ -147,7 +168,7 @@ def test_a_padded_batch_counts_real_tokens_only(family: str) -> None:
     model, ids, mask = tiny(family), tokens(3, 12), torch.ones(3, 12, dtype=torch.bool)
     mask[1, 8:] = mask[2, 5:] = False
     parts, kept = anatomy.dissect(model), list[tuple[Tensor, Statistic]]()
-    list(calibrate.walk(parts, ids, capture(kept, keep), Norms, mask))
+    list(walk(parts, ids, capture(kept, keep), Norms, mask=mask))
     assert {statistic.tokens for _, statistic in kept} == {12 + 8 + 5}
     inputs = watch(model, list(parts.linears), ids, mask)
     for name, linear in parts.linears.items():
@@ -162,7 +183,7 @@ def test_linears_of_one_input_are_solved_as_one() -> None:
         shapes.append((weight.shape[0], weight.shape[1]))
         return magnitude(weight)
 
-    list(calibrate.walk(anatomy.dissect(tiny("llama", num_hidden_layers=1)), tokens(), note, Norms))
+    list(walk(anatomy.dissect(tiny("llama", num_hidden_layers=1)), tokens(), note, Norms))
     assert shapes == [(32 + 16 + 16, 32), (32, 32), (48 + 48, 32), (32, 48)]  # q k v, o, gate up, down
 
 
@@ -171,7 +192,7 @@ def test_the_loss_is_that_of_the_stored_weight_against_the_dense(dtype: torch.dt
     model = tiny("llama").to(dtype)
     dense, ids = copy.deepcopy(model), tokens()
     solve: calibrate.Solve = lambda weight, h: sparsegpt(weight, h.matrix)  # type: ignore[attr-defined] # noqa: E731
-    (first, *_) = calibrate.walk(anatomy.dissect(model), ids, solve, Hessian)
+    (first, *_) = walk(anatomy.dissect(model), ids, solve, Hessian)
     inputs = watch(dense, list(first.weights), ids)
     for name, weight in first.weights.items():
         assert weight.dtype == dtype
@@ -185,7 +206,7 @@ def test_weights_are_rounded_as_stored_where_forwards_run_wider() -> None:
     model = tiny("llama").bfloat16()
     parts = anatomy.dissect(model)
     model.float()
-    for block in calibrate.walk(parts, tokens(), lambda w, _: magnitude(w * 1.001), Norms):
+    for block in walk(parts, tokens(), lambda w, _: magnitude(w * 1.001), Norms):
         for name, weight in block.weights.items():
             assert weight.dtype == torch.bfloat16 and torch.equal(weight.float(), parts.linears[name].weight)
 
@@ -194,7 +215,7 @@ def test_int8_values_propagate_and_lose_as_they_are_stored() -> None:
     model = tiny("llama")
     dense, ids = copy.deepcopy(model), tokens()
     parts = anatomy.dissect(model)
-    (first, *_) = calibrate.walk(parts, ids, by_magnitude, Hessian, store=lambda weight: to_int8(pack(weight)))
+    (first, *_) = walk(parts, ids, by_magnitude, Hessian, store=lambda weight: to_int8(pack(weight)))
     inputs = watch(dense, list(first.weights), ids)
     for name, weight in first.weights.items():
         assert isinstance(weight, Packed) and weight.values.dtype == torch.int8
@@ -215,7 +236,7 @@ def test_the_model_works_again_after_a_walk_that_failed() -> None:
     with torch.no_grad():
         before = model(ids).logits
     with pytest.raises(FactorError, match=r"model\.layers\.0\.self_attn\.q_proj: no"):
-        list(calibrate.walk(parts, ids, fail, Norms))
+        list(walk(parts, ids, fail, Norms))
     with torch.no_grad():
         assert torch.equal(model(ids).logits, before)
     assert all(not module._forward_pre_hooks and "forward" not in vars(module) for module in model.modules())
@@ -229,12 +250,12 @@ def test_a_bad_activation_is_named_with_layer_and_place() -> None:
     with pytest.raises(
         NonFiniteError, match=r"layers\.0\.self_attn\.q_proj is NaN or infinite at sample 3, position 9"
     ):
-        list(calibrate.walk(anatomy.dissect(model), ids, keep, Hessian))
+        list(walk(anatomy.dissect(model), ids, keep, Hessian))
 
 
 def test_progress_names_every_block() -> None:
     steps: list[Step] = []
-    list(calibrate.walk(anatomy.dissect(tiny("llama")), tokens(), by_magnitude, Norms, progress=steps.append))
+    list(walk(anatomy.dissect(tiny("llama")), tokens(), by_magnitude, Norms, progress=steps.append))
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
     assert all(step.detail.startswith("largest loss 0.") for step in steps)
 
@@ -243,7 +264,7 @@ def test_a_linear_that_sees_no_token_is_refused() -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.spare = nn.Linear(32, 32)
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.spare saw no token"):
-        list(calibrate.walk(anatomy.dissect(model), tokens(), keep, Norms))
+        list(walk(anatomy.dissect(model), tokens(), keep, Norms))
 
 
 class Echo(nn.Module):
@@ -265,7 +286,7 @@ def test_blocks_that_talk_behind_the_walk_are_refused() -> None:
     for index in range(3):
         model.model.layers[index] = Echo(model.model.layers[index], shared)
     with pytest.raises(ModelError, match="do not simply follow each other"):
-        list(calibrate.walk(anatomy.dissect(model), tokens(), keep, Norms))
+        list(walk(anatomy.dissect(model), tokens(), keep, Norms))
 
 
 def refused(model: nn.Module, message: str) -> None:

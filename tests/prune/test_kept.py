@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from twofour.prune import pattern
 from twofour.prune.errors import NonFiniteError
-from twofour.prune.kept import BETAS, KeptWeights, half_cosine, split, train
+from twofour.prune.kept import BETAS, KeptWeights, rate, split, train
 from twofour.prune.progress import Step
 from twofour.prune.solvers.magnitude import magnitude
 
@@ -163,6 +163,6 @@ def test_an_eighth_at_the_end_validates(parts: int, held_out: int) -> None:
     assert list(training) + list(validating) == list(range(parts)) and len(validating) == held_out
 
 
-def test_the_rate_falls_with_half_a_cosine() -> None:
-    assert [half_cosine(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    assert half_cosine(0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+def test_the_rate_rises_over_a_few_steps_and_falls_with_half_a_cosine() -> None:
+    assert [rate(done, 10**9) for done in (0, 3, 7, 8)] == pytest.approx([1 / 8, 1 / 2, 1, 1])
+    assert [rate(done, 400) for done in (100, 200, 400)] == pytest.approx([(1 + math.sqrt(0.5)) / 2, 0.5, 0])

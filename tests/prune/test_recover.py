@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from twofour.prune import anatomy, calibrate, pattern, recover
 from twofour.prune.anatomy import Block
-from twofour.prune.batches import Batch
+from twofour.prune.batches import Batch, record
 from twofour.prune.kept import Outcome
 from twofour.prune.recover import Recovery, distil, divergence, recover_block, relative_error, step_tokens
 from twofour.prune.solvers.magnitude import magnitude
@@ -39,8 +39,15 @@ def tokens(samples: int = 24, length: int = 16) -> Tensor:
 
 
 def walk(model: nn.Module, ids: Tensor, train: calibrate.Recover | None) -> list[calibrate.PrunedBlock]:
+    return walked(model, ids, train)[0]
+
+
+def walked(
+    model: nn.Module, ids: Tensor, train: calibrate.Recover | None
+) -> tuple[list[calibrate.PrunedBlock], list[Batch]]:
     parts = anatomy.dissect(model)
-    return list(calibrate.walk(parts, ids, lambda w, _: magnitude(w), Norms, recover=train, batch_tokens=32))
+    batches = record(parts, ids, batch_tokens=32)
+    return list(calibrate.walk(parts, batches, lambda w, _: magnitude(w), Norms, recover=train)), batches
 
 
 def outputs(model: nn.Module, ids: Tensor) -> list[Tensor]:
@@ -99,27 +106,32 @@ def test_the_next_block_sees_what_the_recovered_one_makes() -> None:
     torch.testing.assert_close(seen[1], outputs(pruned, ids)[0])
 
 
-def test_distillation_brings_the_predictions_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recover, "STEP_TOKENS", 32)
+def distilled(passes: int, **options: Any) -> tuple[Any, Outcome]:
+    model, ids = tiny(), tokens()
+    parts = anatomy.dissect(model)
+    _, batches = walked(model, ids, partial(recover_block, stored=torch.float32, passes=0, seed=0))
+    dense = [batch.dense for batch in batches if batch.dense is not None]
+    return model, distil(parts, ids, dense, passes, seed=0, **options)
+
+
+def test_distillation_brings_the_predictions_nearer() -> None:
     dense, ids = tiny(), tokens()
-    pruned = copy.deepcopy(dense)
-    walk(pruned, ids, None)
-    parts = anatomy.dissect(pruned)
-    masks = {name: linear.weight != 0 for name, linear in parts.linears.items()}
+    start, none = distilled(0)
+    pruned, outcome = distilled(4)
+    held_out = ids[-2:]  # an eighth of twelve steps of two samples
 
     def apart(model: nn.Module) -> float:
         with torch.no_grad():
-            return float(divergence(model(ids[-2:]).logits, dense(ids[-2:]).logits))
+            return float(divergence(model(held_out).logits, dense(held_out).logits))
 
-    before = apart(pruned)
-    outcome = distil(parts, dense, ids, passes=4, seed=0)
-    assert outcome.after < outcome.before and apart(pruned) < before
+    assert none == Outcome(none.before, none.before, 0) and none.before == pytest.approx(apart(start), rel=1e-4)
+    assert outcome.before == none.before and outcome.after < outcome.before
+    assert apart(pruned) == pytest.approx(outcome.after, rel=1e-4)
+    parts, masks = anatomy.dissect(pruned), anatomy.dissect(start).linears
     for name, linear in parts.linears.items():
-        assert not linear.weight[~masks[name]].any(), name
-    assert all(not p.requires_grad and p.grad is None for model in (dense, pruned) for p in model.parameters())
-    again = copy.deepcopy(dense)
-    walk(again, ids, None)
-    distil(anatomy.dissect(again), dense, ids, passes=4, seed=0)
+        assert torch.equal(linear.weight != 0, masks[name].weight != 0), name
+    assert all(not p.requires_grad and p.grad is None for p in pruned.parameters())
+    again, _ = distilled(4)
     assert all(torch.equal(p, q) for p, q in zip(pruned.parameters(), again.parameters(), strict=True))
 
 
@@ -146,7 +158,7 @@ def test_every_token_counts_by_its_own_size() -> None:
     assert float(relative_error(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))) == 0
 
 
-@pytest.mark.parametrize(("samples", "length", "expected"), [(64, 512, 512), (2, 512, 512), (2, 32, 32), (3, 32, 48)])
+@pytest.mark.parametrize(("samples", "length", "expected"), [(64, 512, 1024), (2, 512, 512), (2, 32, 32), (3, 32, 48)])
 def test_a_short_text_still_gives_two_steps(samples: int, length: int, expected: int) -> None:
     assert step_tokens(tokens(samples, length)) == expected
     assert len(tokens(samples, length).split(max(1, expected // length))) >= 2

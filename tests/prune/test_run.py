@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twofour.prune import PruneConfig, check, prune, run
 from twofour.prune.anatomy import Anatomy
@@ -77,9 +77,8 @@ def test_what_the_last_training_made_is_what_is_stored(
 ) -> None:
     made: dict[str, Tensor] = {}
 
-    def distil(parts: Anatomy, dense: nn.Module, ids: Tensor, *rest: object) -> Outcome:
+    def distil(parts: Anatomy, ids: Tensor, dense: list[Tensor], *rest: object) -> Outcome:
         for name, linear in parts.linears.items():
-            assert bool((dense.get_submodule(name).weight != linear.weight).any())
             made[f"{name}.weight"] = linear.weight.mul_(2).clone()
         return Outcome(1.0, 0.5, 1)
 

@@ -1,0 +1,168 @@
+"""Presets compared: quality against minutes, on text that no calibration saw.
+
+A text is cut in two at a line near its middle. `first` names its first half as calibration; the second half judges all
+runs. The reference of a run is the preset `fast` with the same calibration and seed, and
+
+    GC = (ppl_fast - ppl) / (ppl_fast - ppl_dense)
+
+is the share of what 2:4 by SparseGPT costs that the run closed; nll GC is the same of log perplexities, which large
+gaps do not flatter. `overfit` is how much more nll a run lost on the second half than on its calibration text.
+
+Every prune and every eval is a process of its own, so minutes and peak memory are those of a user. Runs that are in the
+results already are not repeated.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twofour.bench.hardware import hardware, versions
+from twofour.prune.checkpoint import MANIFEST
+from twofour.prune.errors import ServerError, TextError
+from twofour.prune.folder import write_whole
+
+FIRST = "first"
+KEY = ("calibration", "seed", "preset", "values")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared with what. windows: of each half at most, None: all."""
+
+    model: str
+    text: Path
+    presets: Sequence[str]
+    calibrations: Sequence[str]  # FIRST, "self" or a file
+    seeds: Sequence[int]
+    values: Sequence[str] = ("model",)
+    samples: int = 64
+    length: int = 512
+    window: int = 1024
+    windows: int | None = None
+
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """What to run, the reference of a calibration and seed first."""
+        for calibration in self.calibrations:
+            for seed in self.seeds:
+                for preset in sorted(self.presets, key=lambda preset: preset != "fast"):
+                    for values in self.values:
+                        yield dict(zip(KEY, (calibration, seed, preset, values), strict=True))
+
+
+def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
+    """Run what is missing, and write the results after each run. `folder`: for the halves and the pruned models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    halves = split(asked.text, folder)
+    results = json.loads(out.read_text()) if out.exists() else _empty(asked)
+    done = [{key: run[key] for key in KEY} for run in results["runs"]]
+    for run in asked.runs():
+        if run not in done:
+            results["runs"].append(run | _measure(asked, run, folder, halves))
+            write_whole(out, json.dumps(results, indent=2) + "\n")
+    return with_gaps(results)
+
+
+def split(text: Path, folder: Path) -> tuple[Path, Path]:
+    """Write the two halves of a text as files, cut behind the line that its middle is in."""
+    whole = text.read_text(encoding="utf-8")
+    cut = whole.find("\n", len(whole) // 2) + 1
+    if not 0 < cut < len(whole):
+        raise TextError(f"{text} has no line end behind its middle; give a text of many lines")
+    first, second = folder / f"{FIRST}-{text.name}", folder / f"second-{text.name}"
+    write_whole(first, whole[:cut])
+    write_whole(second, whole[cut:])
+    return first, second
+
+
+def with_gaps(results: dict[str, Any]) -> dict[str, Any]:
+    """Add GC and nll GC to every run whose reference is there."""
+    fast = {_reference(run): run for run in results["runs"] if (run["preset"], run["values"]) == ("fast", "model")}
+    runs = [run | gaps(run, fast.get(_reference(run))) for run in results["runs"]]
+    return results | {"runs": runs}
+
+
+def _reference(run: dict[str, Any]) -> tuple[str, int]:
+    return run["calibration"], run["seed"]
+
+
+def gaps(run: dict[str, Any], fast: dict[str, Any] | None) -> dict[str, float | None]:
+    """GC and nll GC of a run; None without a reference."""
+    if fast is None:
+        return {"gc": None, "nll_gc": None}
+    reference, found, dense = fast["perplexity"], run["perplexity"], run["dense_perplexity"]
+    closed_nll = math.log(reference / found) / math.log(reference / dense)
+    return {"gc": (reference - found) / (reference - dense), "nll_gc": closed_nll}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The runs as a Markdown table."""
+    head = "calibration | seed | preset | minutes | GiB | perplexity (ratio) | GC | nll GC | KL | agreement | overfit"
+    rows = [head, "|".join("---" for _ in head.split("|"))]
+    return "\n".join(f"| {row} |" for row in [*rows, *(_row(run) for run in results["runs"])])
+
+
+def _row(run: dict[str, Any]) -> str:
+    preset = run["preset"] if run["values"] == "model" else f"{run['preset']}, {run['values']}"
+    ratio = run["perplexity"] / run["dense_perplexity"]
+    gc = ["-" if run[key] is None else f"{run[key]:.2f}" for key in ("gc", "nll_gc")]
+    cells = [
+        *(Path(run["calibration"]).name, str(run["seed"]), preset),
+        *(f"{run['minutes']:.1f}", f"{run['peak_memory_bytes'] / 2**30:.1f}"),
+        *(f"{run['perplexity']:.2f} ({ratio:.2f}x)", *gc, f"{run['kl_nats']:.3f}", f"{run['agreement']:.1%}"),
+        "-" if run["overfit_nats"] is None else f"{run['overfit_nats']:.3f}",
+    ]
+    return " | ".join(cells)
+
+
+def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
+    first, second = halves
+    calibration = str(first) if run["calibration"] == FIRST else run["calibration"]
+    out = folder / "-".join(str(Path(str(run[key])).stem) for key in KEY)
+    if not out.exists():
+        options = ["--calibration", calibration, "--samples", str(asked.samples), "--length", str(asked.length)]
+        options += ["--preset", run["preset"], "--seed", str(run["seed"]), "--values", run["values"]]
+        _twofour("prune", asked.model, "-o", str(out), *options)
+    manifest = json.loads((out / MANIFEST).read_text())
+    judged = _evaluated(asked, out, second)
+    known = None if run["calibration"] == "self" else _evaluated(asked, out, Path(calibration))
+    return {
+        "minutes": manifest["minutes"],
+        "peak_memory_bytes": manifest["peak_memory_bytes"],
+        "perplexity": judged["perplexity"],
+        "perplexity_error": judged["perplexity_error"],
+        "dense_perplexity": judged["baseline_perplexity"],
+        "kl_nats": judged["kl_nats"],
+        "agreement": judged["agreement"],
+        "overfit_nats": None if known is None else _lost(judged) - _lost(known),
+    }
+
+
+def _lost(figures: dict[str, Any]) -> float:
+    return math.log(figures["perplexity"] / figures["baseline_perplexity"])
+
+
+def _evaluated(asked: Comparison, out: Path, text: Path) -> dict[str, Any]:
+    limit = [] if asked.windows is None else ["--windows", str(asked.windows)]
+    options = ["--baseline", asked.model, "--text", str(text), "--window", str(asked.window), *limit]
+    return _twofour("eval", str(out), *options)
+
+
+def _twofour(*words: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "twofour", *words, "--json"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise ServerError(f"twofour {words[0]} ended with status {done.returncode}; see above")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def _empty(asked: Comparison) -> dict[str, Any]:
+    sizes = {"samples": asked.samples, "length": asked.length, "window": asked.window, "windows": asked.windows}
+    about = {"model": Path(asked.model).name, "text": asked.text.name, **sizes}
+    return {"about": about, "hardware": str(hardware()), "versions": versions(), "runs": []}

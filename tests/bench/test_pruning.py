@@ -1,0 +1,86 @@
+"""Presets compared: the halves of a text, the share of the gap, and a real comparison of a tiny model."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twofour.bench import pruning
+from twofour.bench.pruning import Comparison, compare, gaps, split, table, with_gaps
+from twofour.prune.errors import ServerError, TextError
+from twofour.serve.cli import main
+
+FIGURES: dict[str, Any] = {
+    "calibration": "self",
+    "seed": 0,
+    "values": "model",
+    "minutes": 1.5,
+    "peak_memory_bytes": 3 << 30,
+    "perplexity_error": 1.0,
+    "dense_perplexity": 20.0,
+    "kl_nats": 0.5,
+    "agreement": 0.6,
+    "overfit_nats": None,
+}
+FAST = FIGURES | {"preset": "fast", "perplexity": 80.0}
+BEST = FIGURES | {"preset": "best", "perplexity": 40.0}
+
+
+def test_the_halves_are_the_text_and_meet_at_a_line_end(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("eins\nzwei\ndréi und mehr\nvier\nfünf\n", encoding="utf-8")
+    first, second = (half.read_text(encoding="utf-8") for half in split(text, tmp_path))
+    assert (first, second) == ("eins\nzwei\ndréi und mehr\n", "vier\nfünf\n")
+
+
+def test_a_text_without_lines_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one line\nand a last one that is longer than the first")
+    with pytest.raises(TextError, match="no line end behind its middle"):
+        split(tmp_path / "text.txt", tmp_path)
+
+
+def test_the_gap_is_closed_between_the_fast_run_and_dense() -> None:
+    closed = gaps(BEST, FAST)
+    assert closed["gc"] == pytest.approx(40 / 60) and closed["nll_gc"] == pytest.approx(math.log(2) / math.log(4))
+    assert gaps(FAST, FAST) == {"gc": 0.0, "nll_gc": 0.0}
+    assert gaps(BEST, None) == {"gc": None, "nll_gc": None}
+
+
+def test_the_reference_has_the_same_calibration_and_seed() -> None:
+    other, int8 = FAST | {"seed": 1, "perplexity": 100.0}, FAST | {"values": "int8", "perplexity": 60.0}
+    runs = with_gaps({"runs": [other, int8, BEST, FAST]})["runs"]
+    assert [run["gc"] for run in runs] == [0.0, pytest.approx(20 / 60), pytest.approx(40 / 60), 0.0]
+
+
+def test_the_table_reads_as_markdown() -> None:
+    lines = table(with_gaps({"runs": [BEST, FAST | {"values": "int8"}]})).splitlines()
+    assert lines[2] == "| self | 0 | best | 1.5 | 3.0 | 40.00 (2.00x) | - | - | 0.500 | 60.0% | - |"
+    assert lines[3].startswith("| self | 0 | fast, int8 |") and len({line.count("|") for line in lines}) == 1
+
+
+def test_a_comparison_goes_on_where_it_was(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a line of words, and another one\n" * 40)
+    out = tmp_path / "results.json"
+    asked = Comparison(str(tiny_model_folder), text, ["fast"], ["first"], [3], samples=2, length=16, window=16)
+    (fast,) = compare(asked, tmp_path / "work", out)["runs"]
+    assert fast["gc"] == 0.0 and fast["overfit_nats"] is not None and fast["perplexity"] != fast["dense_perplexity"]
+    words = ["bench", "pruning", str(tiny_model_folder), "--text", str(text), "--work", str(tmp_path / "work")]
+    words += ["--out", str(out), "--seed", "3", "--calibration", "first", "--samples", "2", "--length", "16"]
+    assert main([*words, "--window", "16", "--preset", "balanced", "fast", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["preset"] for run in runs] == ["fast", "balanced"] and runs[0] == fast
+    assert runs[1]["gc"] is not None and runs[1]["minutes"] > 0
+    monkeypatch.setattr(pruning, "_twofour", None)  # must not be called
+    assert len(compare(asked, tmp_path / "work", out)["runs"]) == 2
+
+
+def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a line\n" * 4)
+    with pytest.raises(ServerError, match="twofour prune ended with status 1"):
+        compare(Comparison(str(tmp_path), text, ["fast"], ["first"], [0]), tmp_path / "work", tmp_path / "out.json")
