@@ -12,6 +12,10 @@ from typing import Any
 
 from twofour.prune.recipe import SELF, Format
 
+QUALITY_HEAD = (
+    *("text", "against calibration", "ppl dense", "ppl 2:4", "ratio"),
+    *("KL, nats", "top-1 agreement", "gap closed"),
+)
 NOT_MEASURED = "Not measured yet. `twofour eval {name} --baseline DENSE --label` measures it and writes it here."
 NO_LICENCE = "The folder of the base model names no licence: ask who made it before this model is passed on."
 QUALITY_NOTE = (
@@ -35,7 +39,7 @@ def card(manifest: Mapping[str, Any], name: str, form: Format) -> str:
         ["# " + name, opening],
         ["## Use", *_use(name, form)],
         ["## Quality", *_quality(manifest, name)],
-        ["## What was done", _table(("", ""), list(_done(manifest)))],
+        ["## What was done", _table(("", ""), list(done(manifest)))],
         ["## Loss by kind of linear", f"Relative loss: {manifest['loss_kind']}.", _losses(manifest["linears"])],
         ["## Left dense", *_exceptions(manifest)],
         ["## Licence", _licence(origin)],
@@ -69,10 +73,14 @@ def _quality(manifest: Mapping[str, Any], name: str) -> list[str]:
     measured: Mapping[str, Mapping[str, Any]] = manifest.get("quality") or {}
     if not measured:
         return [NOT_MEASURED.format(name=name)]
-    head = ("text", "against calibration", "ppl dense", "ppl 2:4", "ratio", "KL, nats", "top-1 agreement", "gap closed")
-    rows = [_quality_row(text, figures, manifest["calibration"]) for text, figures in measured.items()]
     gaps = [GAP_NOTE] if any(figures.get("gap_closed") is not None for figures in measured.values()) else []
-    return [_table(head, rows), QUALITY_NOTE, *gaps]
+    return [_table(QUALITY_HEAD, quality_rows(manifest)), QUALITY_NOTE, *gaps]
+
+
+def quality_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
+    """What was measured, a row for every text, under QUALITY_HEAD."""
+    measured = manifest.get("quality") or {}
+    return [_quality_row(text, figures, manifest["calibration"]) for text, figures in measured.items()]
 
 
 def _quality_row(text: str, figures: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> list[str]:
@@ -102,7 +110,8 @@ def likeness(text: str, sampled: bool, calibration: Mapping[str, Any] | None) ->
     return "foreign"
 
 
-def _done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name what was done to the base model, and by what."""
     preset, machine = manifest["preset"], manifest["machine"]
     yield (
         "preset" if preset else "method",

@@ -1,4 +1,4 @@
-"""The label of a pruned folder: its manifest, twofour.json, and the model card that is made from it."""
+"""The label of a pruned folder: its manifest, twofour.json, and what is made from it: model card and report."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,13 @@ from twofour.prune.errors import InputError
 from twofour.prune.folder import read_json, write_whole
 from twofour.prune.origin import README
 from twofour.prune.recipe import versions
+from twofour.prune.report import REPORT, page
 
 
 def write(part: Path, manifest: Mapping[str, Any], name: str) -> None:
     """Write the label of a new folder, whose name will be `name`; the manifest comes last."""
     if "origin" in manifest:  # else it was made of a checkpoint that twofour did not prune
-        (part / README).write_text(card(manifest, name, checkpoint.form_of(part)), encoding="utf-8")
+        _write_readable(part, manifest, name)
     checkpoint.write_manifest(part, manifest)
 
 
@@ -30,10 +31,15 @@ def require_labelled(folder: Path) -> None:
 def add_quality(folder: Path, text: str, figures: Mapping[str, Any]) -> None:
     """Put what was measured on a text on the label, in the place of what it said of that text before.
 
-    The card is made anew, the digests stay those of the pruning run.
+    Card and report are made anew, the digests stay those of the pruning run.
     """
     require_labelled(folder)
     manifest = read_json(folder / MANIFEST)
     manifest["quality"] = manifest.get("quality", {}) | {text: {**figures, "versions": versions()}}
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
-    write_whole(folder / README, card(manifest, folder.resolve().name, checkpoint.form_of(folder)))
+    _write_readable(folder, manifest, folder.resolve().name)
+
+
+def _write_readable(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
+    write_whole(folder / README, card(manifest, name, checkpoint.form_of(folder)))
+    write_whole(folder / REPORT, page(manifest, name))
