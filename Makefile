@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO := .demo
+PARITY := .parity
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
 QUALITY := $(DEMO)/quality.json
 REPORT := $(DEMO)/report/report.html
 
-.PHONY: demo develop test test-all gpu lint types clean
+.PHONY: demo develop test test-all gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -21,7 +22,7 @@ $(REPORT): $(QUALITY)
 
 $(QUALITY): | $(SPARSE)
 	$(BIN)/twofour check $(SPARSE)
-	$(BIN)/twofour eval $(SPARSE) --baseline $(DENSE) --out $@
+	$(BIN)/twofour eval $(SPARSE) --baseline $(DENSE) --label --out $@
 
 $(SPARSE): | $(DENSE)
 	$(BIN)/twofour prune $(DENSE) -o $@
@@ -38,6 +39,10 @@ test-all: $(VENV)/.conformance
 # Offline and with nothing installed: torch, triton, transformers and pytest of the machine image are enough.
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py
+
+# Our SparseGPT and Wanda against llm-compressor's, which has an environment of its own.
+parity: $(PARITY)/.installed | $(DENSE)
+	$(BIN)/python tests/parity/run.py $(DENSE) --oracle $(PARITY)/bin/python
 
 lint: $(VENV)/.develop
 	$(BIN)/ruff format --check .
@@ -62,17 +67,27 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml setup.py
 	$(BIN)/pip install --quiet --editable ".[demo,bench]" --constraint constraints.txt
 	touch $@
 
-# On Linux the package index serves torch with several GB of CUDA: a machine without an NVIDIA driver gets the CPU build.
+# A virtual environment with torch. On Linux the package index serves torch with several GB of CUDA: a machine without
+# an NVIDIA driver gets the CPU build.
+define environment
+$(PYTHON) -m venv $(1)
+$(1)/bin/pip install --quiet --upgrade "pip>=25.1"
+if [ "$$(uname -sm)" != "Linux x86_64" ] || nvidia-smi -L >/dev/null 2>&1; then \
+  $(1)/bin/pip install --quiet torch==$(TORCH); \
+else \
+  $(1)/bin/pip install --quiet torch==$(TORCH)+cpu 2>/dev/null || \
+  $(1)/bin/pip install --quiet torch==$(TORCH)+cpu --index-url https://download.pytorch.org/whl/cpu; \
+fi
+endef
+
 $(VENV)/.torch: constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	if [ "$$(uname -sm)" != "Linux x86_64" ] || nvidia-smi -L >/dev/null 2>&1; then \
-	  $(BIN)/pip install --quiet torch==$(TORCH); \
-	else \
-	  $(BIN)/pip install --quiet torch==$(TORCH)+cpu 2>/dev/null || \
-	  $(BIN)/pip install --quiet torch==$(TORCH)+cpu --index-url https://download.pytorch.org/whl/cpu; \
-	fi
+	$(call environment,$(VENV))
+	touch $@
+
+$(PARITY)/.installed: constraints.txt tests/parity/requirements.txt
+	$(call environment,$(PARITY))
+	$(PARITY)/bin/pip install --quiet --requirement tests/parity/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO) .typed build
+	rm -rf $(VENV) $(DEMO) $(PARITY) .typed build

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twofour.prune import checkpoint
+from twofour.prune import checkpoint, label
 from twofour.prune.audit import read_packed
 from twofour.prune.checkpoint import MANIFEST, SparseWeight, Weights
 from twofour.prune.errors import CheckpointError
@@ -29,7 +29,7 @@ PARTS = ("weight", "values", "positions", "scales", "weight.compressed", "weight
 
 
 def convert(folder: Path, out: Path, to: Format) -> None:
-    """Write the same model in another form. The manifest goes with it, with new digests."""
+    """Write the same model in another form. The label goes with it, with new digests."""
     config = read_config(folder)
     with new_folder(out) as part, Weights(folder) as weights:
         if weights.form == "packed":
@@ -44,7 +44,7 @@ def convert(folder: Path, out: Path, to: Format) -> None:
             config["quantization_config"] = checkpoint.quantization_config(linears, checkpoint.others(weights, linears))
         write_json(part / "config.json", config)
         checkpoint.copy_rest(folder, part)
-        checkpoint.write_manifest(part, _manifest(folder, linears))
+        label.write(part, _manifest(folder, linears), out.name)
 
 
 def _linear_names(folder: Path, weights: Weights) -> list[str]:

@@ -111,6 +111,14 @@ def summarise(scores: Sequence[Scores], window_tokens: int, compared: bool) -> Q
     )
 
 
+def gap_closed(found: float, dense: float, reference: float) -> float | None:
+    """Return how much of the way from a reference's loss to the dense one is made; None where there is no way.
+
+    Of perplexities, or of their logarithms, which do not flatter where the way is long.
+    """
+    return (reference - found) / (reference - dense) if reference > dense else None
+
+
 def _mean(values: list[float]) -> tuple[float, float | None]:
     """The mean and its standard error, None for a single value."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

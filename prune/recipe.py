@@ -131,6 +131,7 @@ LOSS_KINDS: Mapping[Method, str] = {
 def manifest(
     model: str,
     config: PruneConfig,
+    origin: Mapping[str, Any],
     linears: Mapping[str, PrunedLinear],
     dense: Mapping[str, str],  # the linears left dense, and why
     stored_dtype: str,  # of the linears in the base model
@@ -144,6 +145,7 @@ def manifest(
         "format_version": 1,
         "pattern": "2:4",
         "base_model": model if config.revision is None else f"{model}@{config.revision}",
+        "origin": dict(origin),
         "preset": config.chosen,
         "method": config.stages.solver,
         "values": _values(config, stored_dtype),

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twofour.prune import anatomy, calibrate, checkpoint, folder, recipe, text
+from twofour.prune import anatomy, calibrate, checkpoint, folder, label, recipe, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.errors import InputError
 from twofour.prune.journal import Journal, request
+from twofour.prune.origin import origin
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import SELF, PruneConfig
@@ -61,7 +62,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     anatomy.refuse_config(folder.read_config(source))
-    asked = request(source, config)
+    base, asked = origin(str(model), source), request(source, config)
     with Journal(Path(out), asked) as journal, folder.new_folder(Path(out)) as part:
         parts = anatomy.dissect(anatomy.load(source, config.device))
         stored = anatomy.stored_names(parts, source)
@@ -75,6 +76,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
         manifest = recipe.manifest(
             model=str(model),
             config=config,
+            origin=base,
             linears={stored[name]: linear for block in blocks for name, linear in block.linears.items()},
             dense={stored[name]: why for name, why in parts.dense.items()},
             stored_dtype=checkpoint.dtype_name(parts.stored),
@@ -83,7 +85,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             seconds=journal.spent_s + time.perf_counter() - started,
             recovery=None if recovery is None else recovery.as_dict(),
         )
-        checkpoint.write_manifest(part, manifest)
+        label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)
 
 

@@ -9,21 +9,52 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id, packed or dense")
     parser.add_argument("--baseline", metavar="DENSE", help="the dense model: adds KL and top-1 agreement")
+    parser.add_argument(
+        "--against", metavar="PRUNED", help="the same model by SparseGPT: adds how much of its gap to dense is closed"
+    )
     parser.add_argument("--text", type=Path, metavar="FILE", help="default: text sampled from the baseline")
     parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--windows", type=int, metavar="N", help="score at most this many")
     parser.add_argument("--kernels", default="auto", metavar="NAME", help="as served (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there too")
+    parser.add_argument(
+        "--lm-eval", metavar="TASKS", help="run these tasks of lm-eval too, separated by commas (extra lm-eval)"
+    )
+    parser.add_argument("--lm-eval-path", type=Path, metavar="FOLDER", help="of task files that lm-eval does not bring")
+    parser.add_argument(
+        "--label",
+        action="store_true",
+        help="put the figures into the twofour.json of MODEL, and make its README.md anew",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.prune import label
+    from twofour.prune.errors import InputError
     from twofour.prune.folder import write_whole
     from twofour.prune.progress import to_stderr
     from twofour.serve.evaluation import measure
+    from twofour.serve.harness import Tasks
 
-    done = measure(args.model, args.baseline, args.text, args.window, args.windows, args.kernels, to_stderr())
-    document = done.as_dict() | {"model": args.model, "baseline": args.baseline}
+    if args.label:
+        label.require_labelled(Path(args.model))
+    if args.label and args.baseline is None:
+        raise InputError("a label says what was lost against the dense model; give --baseline with --label")
+    done = measure(
+        args.model,
+        args.baseline,
+        args.text,
+        args.window,
+        args.windows,
+        args.kernels,
+        to_stderr(),
+        args.against,
+        Tasks(args.lm_eval.split(","), args.lm_eval_path) if args.lm_eval else None,
+    )
+    if args.label:
+        label.add_quality(Path(args.model), done.text, done.as_dict())
+    document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval}
     if args.out:
         write_whole(args.out, json.dumps(document, indent=2) + "\n")
     print(json.dumps(document) if args.json else table(document))
@@ -32,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 def table(document: dict[str, Any]) -> str:
     """The figures as a person reads them."""
+    from twofour.serve import harness
+
     windows = f"{document['windows']} windows of {document['window_tokens']} tokens, the first of each not scored"
     lines = [f"{document['model']} on {document['text']}", f"  {windows}"]
     lines.append(f"  perplexity       {_with_error(document['perplexity'], document['perplexity_error'], '.3f')}")
@@ -42,6 +75,11 @@ def table(document: dict[str, Any]) -> str:
             f"  KL to it         {_with_error(document['kl_nats'], document['kl_error'], '.4f')} nats per token"
         )
         lines.append(f"  top-1 agreement  {document['agreement']:.2%}")
+    if document["gap_closed"] is not None:
+        gap = f"{document['gap_closed']:.3f} of perplexity, {document['nll_gap_closed']:.3f} of its logarithm"
+        lines.append(f"  gap closed       {gap} (against {document['against_perplexity']:.3f})")
+    if document["lm_eval"] is not None:
+        lines += ["", harness.table(document["lm_eval"])]
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Quality of exactly what is served: the model is loaded as the server loads it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 
 from twofour.prune import quality, text
 from twofour.prune.checkpoint import MANIFEST
+from twofour.prune.errors import InputError
 from twofour.prune.folder import read_json, resolve
 from twofour.prune.progress import Progress, silent
-from twofour.prune.quality import Quality
+from twofour.prune.quality import Quality, gap_closed
+from twofour.serve import harness
 from twofour.serve.loading import load_model
 
 WINDOW_TOKENS = 512
@@ -21,14 +24,30 @@ SEED_STEP = 1_000_003  # added to the seed of calibration: text that calibration
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures, and what they were measured on."""
+    """The figures, and what they were measured on.
+
+    against_perplexity: of another pruned model, to compare with.
+    lm_eval: the scores of both models by task and metric, as `harness.both` gives them.
+    """
 
     quality: Quality
     text: str
+    sampled: bool  # by the model, not from a file
+    against_perplexity: float | None = None
+    lm_eval: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {**self.quality.as_dict(), "text": self.text}
+        """Plain data for JSON: what this text says."""
+        about = {"text": self.text, "sampled": self.sampled, "against_perplexity": self.against_perplexity}
+        return {**self.quality.as_dict(), **about, **self._gaps()}
+
+    def _gaps(self) -> dict[str, float | None]:
+        """What is made up of the way from the other pruned model to the dense one."""
+        dense, other = self.quality.baseline_perplexity, self.against_perplexity
+        if dense is None or other is None:
+            return {"gap_closed": None, "nll_gap_closed": None}
+        three = (self.quality.perplexity, dense, other)
+        return {"gap_closed": gap_closed(*three), "nll_gap_closed": gap_closed(*map(math.log, three))}
 
 
 def evaluate(path: str, baseline: str | None = None, text: str | Path | None = None) -> Quality:
@@ -44,8 +63,17 @@ def measure(
     limit: int | None = None,
     kernels: str = "auto",
     progress: Progress = silent,
+    against: str | None = None,
+    tasks: harness.Tasks | None = None,
 ) -> Evaluation:
-    """Measure, and say on what. `limit` is the most windows of a file that are scored."""
+    """Measure, and say on what. `limit` is the most windows of a file that are scored.
+
+    `against`: another pruned model, by SparseGPT as a rule; how much of its gap to the baseline `path` closes.
+    """
+    if against is not None and baseline is None:
+        raise InputError("without a baseline there is no gap to close; give --baseline with --against")
+    if tasks:
+        harness.require(tasks)
     model = load_model(path, kernels=kernels)
     dense = None if baseline is None else load_model(baseline)
     tokenizer = _tokenizer(baseline or path)
@@ -57,7 +85,10 @@ def measure(
         windows = text.self_sampled(dense or model, tokenizer, count, window, seed, progress)
         source = f"{count} windows sampled from {'the baseline' if dense else 'the model'}, seed {seed}"
     figures = quality.evaluate(_logits(model), windows, None if dense is None else _logits(dense), progress)
-    return Evaluation(figures, source)
+    scores = harness.both(model, dense, tokenizer, tasks) if tasks else None
+    del model, dense  # the third model may have their memory
+    other = None if against is None else quality.evaluate(_logits(load_model(against)), windows, progress=progress)
+    return Evaluation(figures, source, file is None, other.perplexity if other else None, scores)
 
 
 def _fresh_seed(path: str) -> int:

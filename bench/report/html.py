@@ -15,6 +15,7 @@ from twofour.bench.gates import quantity
 from twofour.bench.report import charts, rows
 from twofour.bench.report.charts import Bar, Estimate
 from twofour.bench.report.rows import UNKNOWN, Document, Row
+from twofour.prune.charts import style
 
 # The seconds that one record gives.
 Seconds = Callable[[Mapping[str, Any]], Iterable[float]]
@@ -39,6 +40,7 @@ def page(document: Document) -> str:
     environment.filters["quantity"] = quantity
     environment.filters["kernels"] = rows.kernels_text
     return environment.from_string(template).render(
+        style=style(),
         document=document,
         headline=rows.headline(document),
         arms={name: arm_label(name, document["arms"]) for name in document["arms"]},

@@ -6,13 +6,14 @@ import pytest
 
 from twofour.bench.experiment import ARMS
 from twofour.bench.report import charts
+from twofour.prune.charts import ticks
 
 
 @pytest.mark.parametrize(
     ("low", "high"), [(0.0, 1.0), (40.2, 47.9), (0.003, 0.9), (5.0, 5.0), (0.0, 0.0), (1e-9, 2e-9), (7, 12345)]
 )
 def test_ticks_are_few_even_and_cover(low: float, high: float) -> None:
-    found = charts.ticks(low, high)
+    found = ticks(low, high)
     steps = [after - before for before, after in pairwise(found)]
     assert found[0] <= low and high <= found[-1] + 1e-12
     assert 2 <= len(found) <= 7

@@ -138,3 +138,9 @@ def test_progress_counts_windows() -> None:
     steps: list[Step] = []
     quality.evaluate(bigram(table(0)), text(1, 3, 4), progress=steps.append)
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_gap_closed() -> None:
+    assert quality.gap_closed(found=40.0, dense=20.0, reference=100.0) == 0.75
+    assert quality.gap_closed(found=120.0, dense=20.0, reference=100.0) == -0.25
+    assert quality.gap_closed(found=20.0, dense=20.0, reference=20.0) is None

@@ -8,6 +8,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from twofour.prune import PruneConfig, prune
+from twofour.prune.errors import InputError
+from twofour.prune.quality import gap_closed
 from twofour.serve import cli, evaluation
 from twofour.serve.loading import load_model
 
@@ -55,3 +58,42 @@ def test_the_verb(tiny_model_folder: Path, text: Path, tmp_path: Path, capsys: p
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "q.json").read_text())
     assert printed["perplexity"] > 1 and printed["kl_nats"] is None and printed["text"] == "text"
+
+
+def test_the_gap_closed_against_another_pruned_model(
+    tiny_pruned_folder: Path, tiny_int8_folder: Path, tiny_model_folder: Path, text: Path
+) -> None:
+    sparse, other, dense = (str(path) for path in (tiny_pruned_folder, tiny_int8_folder, tiny_model_folder))
+    done = evaluation.measure(sparse, dense, text, window=64, limit=2, against=other).as_dict()
+    found, base, reference = (
+        evaluation.measure(path, None, text, window=64, limit=2).quality.perplexity for path in (sparse, dense, other)
+    )
+    assert done["against_perplexity"] == pytest.approx(reference)
+    assert done["gap_closed"] == pytest.approx(gap_closed(found, base, reference))
+    logs = [math.log(value) for value in (found, base, reference)]
+    assert done["nll_gap_closed"] == pytest.approx(gap_closed(*logs))
+    with pytest.raises(InputError, match="give --baseline with --against"):
+        evaluation.measure(sparse, None, text, against=other)
+
+
+def test_the_label(tiny_model_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, dense = str(tmp_path / "out"), str(tiny_model_folder)
+    prune(dense, out, PruneConfig(method="magnitude"))
+    words = ["eval", out, "--text", str(text), "--window", "64", "--label"]
+    assert cli.main(words) == 1 and "give --baseline with --label" in capsys.readouterr().err
+    assert cli.main([*words, "--baseline", dense, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    labelled = json.loads((tmp_path / "out" / "twofour.json").read_text())["quality"]["text"]
+    assert labelled["kl_nats"] == printed["kl_nats"] > 0
+    assert (
+        f"| {printed['baseline_perplexity']:.2f} | {printed['perplexity']:.2f} |"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
+
+
+def test_a_folder_without_a_label_is_refused_before_it_is_measured(
+    tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense = str(tiny_model_folder)
+    assert cli.main(["eval", dense, "--baseline", dense, "--text", "/no/such/text", "--label"]) == 1
+    assert "has no label of twofour prune" in capsys.readouterr().err

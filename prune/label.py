@@ -1,0 +1,45 @@
+"""The label of a pruned folder: its manifest, twofour.json, and what is made from it: model card and report."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twofour.prune import checkpoint
+from twofour.prune.card import card
+from twofour.prune.checkpoint import MANIFEST
+from twofour.prune.errors import InputError
+from twofour.prune.folder import read_json, write_whole
+from twofour.prune.origin import README
+from twofour.prune.recipe import versions
+from twofour.prune.report import REPORT, page
+
+
+def write(part: Path, manifest: Mapping[str, Any], name: str) -> None:
+    """Write the label of a new folder, whose name will be `name`; the manifest comes last."""
+    if "origin" in manifest:  # else it was made of a checkpoint that twofour did not prune
+        _write_readable(part, manifest, name)
+    checkpoint.write_manifest(part, manifest)
+
+
+def require_labelled(folder: Path) -> None:
+    """Raise InputError unless this is a folder that `prune` wrote, so that its label can be added to."""
+    if not (folder / MANIFEST).exists() or "origin" not in read_json(folder / MANIFEST):
+        raise InputError(f"{folder} has no label of twofour prune to write into; leave out --label")
+
+
+def add_quality(folder: Path, text: str, figures: Mapping[str, Any]) -> None:
+    """Put what was measured on a text on the label, in the place of what it said of that text before.
+
+    Card and report are made anew, the digests stay those of the pruning run.
+    """
+    require_labelled(folder)
+    manifest = read_json(folder / MANIFEST)
+    manifest["quality"] = manifest.get("quality", {}) | {text: {**figures, "versions": versions()}}
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    _write_readable(folder, manifest, folder.resolve().name)
+
+
+def _write_readable(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
+    write_whole(folder / README, card(manifest, name, checkpoint.form_of(folder)))
+    write_whole(folder / REPORT, page(manifest, name))

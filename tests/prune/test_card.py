@@ -1,0 +1,118 @@
+"""The card says what the manifest says, in front matter that the hub reads, and what it does not know it says too."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from twofour.prune import PruneConfig, check, prune
+from twofour.prune.card import card, likeness
+from twofour.prune.convert import convert
+from twofour.prune.errors import InputError
+from twofour.prune.label import add_quality
+
+FIGURES = {
+    "window_tokens": 512,
+    "windows": 16,
+    "perplexity": 30.0,
+    "baseline_perplexity": 20.0,
+    "kl_nats": 0.25,
+    "agreement": 0.625,
+    "sampled": True,
+    "against_perplexity": 60.0,
+    "gap_closed": 0.75,
+    "nll_gap_closed": 0.63,
+}
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("card") / "tiny-2of4"
+    prune(tiny_model_folder, out, PruneConfig(method="wanda", samples=4, length=32))
+    return out
+
+
+@pytest.fixture
+def manifest(pruned: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((pruned / "twofour.json").read_text())
+    return read
+
+
+def test_a_run_leaves_a_card(pruned: Path, manifest: dict[str, Any]) -> None:
+    text = (pruned / "README.md").read_text()
+    assert text == card(manifest, "tiny-2of4", "packed")
+    data = ModelCard(text).data.to_dict()
+    assert data["library_name"] == "twofour" and data["pipeline_tag"] == "text-generation" and "2of4" in data["tags"]
+    assert "license" not in data and "names no licence" in text and "base_model" not in data
+    assert "tiny with 14 linears pruned" in text and str(pruned.parent) not in text
+    assert "| method | wanda |" in text and "4 x 32 tokens, seed 0" in text
+    assert "`lm_head`: outside the decoder blocks" in text and "Fallbacks from what was asked: none." in text
+    assert "twofour eval tiny-2of4 --baseline DENSE --label" in text
+
+
+def test_the_largest_loss_of_a_kind_is_named(manifest: dict[str, Any]) -> None:
+    manifest["linears"] = {
+        "layers.0.q_proj": {"loss": 0.125},
+        "layers.1.q_proj": {"loss": 0.375},
+        "layers.1.o_proj": {"loss": 0.5},
+    }
+    text = card(manifest, "m", "packed")
+    assert "| q_proj | 2 | 0.2500 | 0.3750 at layers.1.q_proj |" in text
+    assert "| o_proj | 1 | 0.5000 | 0.5000 at layers.1.o_proj |" in text
+
+
+def test_the_licence_is_carried_over(manifest: dict[str, Any]) -> None:
+    licence = {"license": "other", "license_name": "x", "license_link": "LICENSE"}
+    stated = {
+        "licence": licence,
+        "licence_from": "LICENSE",
+        "licence_files": ["LICENSE", "NOTICE"],
+        "base_model": "a/b",
+    }
+    text = card({**manifest, "origin": {"name": "b", **stated}}, "m", "dense")
+    data = ModelCard(text).data.to_dict()
+    assert {key: data[key] for key in licence} == licence and data["base_model"] == "a/b"
+    assert data["library_name"] == "transformers" and "Copied along: LICENSE, NOTICE." in text
+
+
+def test_figures_go_on_the_label_and_replace_older_ones(pruned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    convert(pruned, folder, "dense")
+    before = json.loads((folder / "twofour.json").read_text())
+    for perplexity in (40.0, 30.0):
+        add_quality(folder, "16 windows", FIGURES | {"perplexity": perplexity})
+    add_quality(folder, "wiki", FIGURES | {"sampled": False, "gap_closed": None, "nll_gap_closed": None})
+    after = json.loads((folder / "twofour.json").read_text())
+    quality = after.pop("quality")
+    assert after == before and check(folder).ok
+    assert list(quality) == ["16 windows", "wiki"] and quality["16 windows"]["versions"] == before["versions"]
+    text = (folder / "README.md").read_text()
+    rows = [line for line in text.splitlines() if "512 tokens" in line]
+    assert rows == [
+        "| 16 windows (16 x 512 tokens) | of its kind | 20.00 | 30.00 | 1.500x | 0.2500 | 62.5% | 0.75 (0.63) |",
+        "| wiki (16 x 512 tokens) | foreign | 20.00 | 30.00 | 1.500x | 0.2500 | 62.5% | - |",
+    ]
+    assert "Not measured" not in text and "transformers loads this model like any other" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "sampled", "source", "expected"),
+    [
+        ("16 windows", True, "self", "of its kind"),
+        ("wiki", False, "self", "foreign"),
+        ("16 windows", True, "wiki", "foreign"),
+        ("wiki", False, "wiki", "the same file"),
+        ("wiki2", False, "wiki", "another file"),
+        ("wiki", False, None, "there was none"),
+    ],
+)
+def test_likeness(text: str, sampled: bool, source: str | None, expected: str) -> None:
+    assert likeness(text, sampled, None if source is None else {"source": source}) == expected
+
+
+def test_a_folder_without_a_label_is_refused(tiny_pruned_folder: Path, tiny_model_folder: Path) -> None:
+    for folder in (tiny_pruned_folder, tiny_model_folder):  # the first has a manifest, not one of `prune`
+        with pytest.raises(InputError, match="has no label of twofour prune"):
+            add_quality(folder, "wiki", FIGURES)
