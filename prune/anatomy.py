@@ -75,7 +75,7 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
     )
     checkpoint.require_loaded(report, folder)
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(torch.stack(tensor.aminmax())).all()):
             raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")
     loaded: nn.Module = model.to(device).eval().requires_grad_(False)
     return loaded

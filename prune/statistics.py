@@ -76,8 +76,15 @@ class Hessian:
 
     @property
     def matrix(self) -> Tensor:
-        """A copy of the whole symmetric matrix."""
-        return self._upper.triu() + self._upper.triu(1).T
+        """The whole symmetric matrix itself, not a copy: the next `add` changes it."""
+        width = len(self._upper)
+        step = -(-width // STRIPES)
+        for start in range(0, width, step):
+            stop = start + step
+            own = self._upper[start:stop, start:stop]
+            own.copy_(own.triu() + own.triu(1).T)
+            self._upper[stop:, start:stop] = self._upper[start:stop, stop:].T
+        return self._upper
 
     def energy(self, weight: Tensor) -> float:
         return float(((weight @ self.matrix) * weight).sum())
