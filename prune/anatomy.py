@@ -50,6 +50,11 @@ class Anatomy:
     dense: dict[str, str]
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is, unless a block is worked on elsewhere."""
+        return next(self.model.parameters()).device
+
+    @property
     def linears(self) -> dict[str, nn.Linear]:
         """All linears that get pruned, in the order of the model."""
         return {name: linear for block in self.blocks for name, linear in block.linears.items()}
@@ -84,7 +89,7 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
     )
     checkpoint.require_loaded(report, folder)
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(torch.stack(tensor.aminmax())).all()):
             place = (~torch.isfinite(tensor)).nonzero()[0].tolist()
             raise NonFiniteError(f"{name} is NaN or infinite at {place}; take an intact copy of the model")
     loaded: nn.Module = model.to(device).eval().requires_grad_(False)

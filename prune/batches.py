@@ -4,6 +4,9 @@ First the model runs once over the text with a stand-in for every block that not
 (masks and position embeddings differ from block to block in some families) and passes the hidden states on. After
 that any block can be run alone, on the states that the blocks before it have left.
 
+The states of the whole text are as large as some blocks; they are in memory, or on disk where memory is short. A block
+may be on another device than the states: what it is called with goes there, and its outputs come back.
+
 A model whose blocks do more than map hidden states to hidden states is found by a trial on a few tokens and refused.
 """
 
@@ -11,9 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
@@ -32,29 +38,82 @@ class Call:
     kwargs: dict[str, Any]
 
 
-@dataclass
 class Batch:
-    """Some samples on their way through the blocks: `hidden` is the input of the next block.
+    """Some samples on their way through the blocks: `hidden` is the input of the next block, [samples, length, width].
 
     dense: what the dense model has in the same place; None where nobody needs it.
+    folder: where the states are between uses, one file each; None: they stay in memory.
     """
 
-    positions: Positions
-    hidden: Tensor  # [samples, length, width]
-    calls: list[Call]  # one a block
-    dense: Tensor | None = None  # [samples, length, width]
+    def __init__(
+        self,
+        positions: Positions,
+        hidden: Tensor,
+        calls: list[Call],  # one a block
+        dense: Tensor | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.positions, self.calls, self._folder = positions, calls, folder
+        self._states: dict[str, Tensor] = {}
+        self.hidden, self.dense = hidden, dense
+
+    @property
+    def hidden(self) -> Tensor:
+        return self._get("hidden")
+
+    @hidden.setter
+    def hidden(self, states: Tensor) -> None:
+        self._put("hidden", states)
+
+    @property
+    def dense(self) -> Tensor | None:
+        return self._get("dense") if self._has_dense else None
+
+    @dense.setter
+    def dense(self, states: Tensor | None) -> None:
+        self._has_dense = states is not None
+        if states is not None:
+            self._put("dense", states)
+
+    def _get(self, name: str) -> Tensor:
+        if self._folder is None:
+            return self._states[name]
+        with safe_open(self._path(name), framework="pt") as file:
+            states: Tensor = file.get_tensor(name)
+        return states
+
+    def _put(self, name: str, states: Tensor) -> None:
+        if self._folder is None:
+            self._states[name] = states
+            return
+        part = self._path(f"{name}.part")  # who still reads the states before these must not see them change
+        save_file({name: states.contiguous()}, part)
+        part.replace(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name}-from-{self.positions.first_sample}"
 
 
-def record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None = None, batch_tokens: int | None = None) -> list[Batch]:
+def record(
+    anatomy: Anatomy,
+    ids: Tensor,
+    mask: Tensor | None = None,
+    batch_tokens: int | None = None,
+    folder: Path | None = None,
+) -> list[Batch]:
     """Run everything but the blocks, and note what each block is to be called with.
 
     mask: bool [samples, length], False at padding. batch_tokens: of one batch, about; None: BATCH_TOKENS.
-    Raises ModelError where the blocks cannot be walked.
+    folder: as in `Batch`. Raises ModelError where the blocks cannot be walked.
     """
     _require_walkable(anatomy, ids)
     size = max(1, (batch_tokens or BATCH_TOKENS) // ids.shape[1])
     starts = range(0, len(ids), size)
-    return [_record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at) for at in starts]
+    return [
+        _record(anatomy, ids[at : at + size], None if mask is None else mask[at : at + size], at, folder)
+        for at in starts
+    ]
 
 
 def propagate(block: Block, index: int, batches: list[Batch]) -> None:
@@ -71,10 +130,18 @@ def follow_dense(block: Block, index: int, batches: list[Batch]) -> None:
 
 def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:  # [samples, length, width]
     """Run a block as the model would at that place in the batch."""
-    call = batch.calls[index]
-    output = block.module(hidden, *call.args, **call.kwargs)
+    call, device = batch.calls[index], next(block.module.parameters()).device
+    output = block.module(hidden.to(device), *_moved(call.args, device), **_moved(call.kwargs, device))
     result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
+    return result.to(hidden.device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(each, device) for each in value)
+    return {name: _moved(each, device) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def logits_behind(anatomy: Anatomy, ids: Tensor, states: Tensor) -> Tensor:  # [samples, length, vocabulary]
@@ -109,14 +176,14 @@ def _require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
         raise ModelError(_not_walkable(anatomy))
 
 
-def _record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None, first_sample: int) -> Batch:
+def _record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None, first_sample: int, folder: Path | None) -> Batch:
     mask = None if mask is None or bool(mask.all()) else mask.bool()
     with _stand_ins(anatomy) as seen:
         _run_body(anatomy.model, ids, mask)
     if [index for index, _, _ in seen] != list(range(len(anatomy.blocks))):
         raise ModelError(_not_walkable(anatomy))
     positions = Positions(first_sample, ids.shape[0], ids.shape[1], mask)
-    return Batch(positions, seen[0][1], [call for _, _, call in seen])
+    return Batch(positions, seen[0][1], [call for _, _, call in seen], folder=folder)
 
 
 @contextmanager

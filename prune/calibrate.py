@@ -6,10 +6,13 @@ inputs; those of an expert are drawn towards those of all experts (`statistics.s
 dense model is followed beside the pruned one, and a block is trained between.
 """
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -34,10 +37,10 @@ Recover = Callable[[Block, int, list[Batch]], Outcome]  # trains a pruned block,
 
 
 class Keep(Protocol):
-    """Keeps what is done, so that a walk that was cut off can go on."""
+    """Keeps what is done, so that a walk that was cut off can go on, and that no weight is in memory twice."""
 
-    def restore(self, batches: list[Batch]) -> list["PrunedBlock"]:
-        """Return the blocks that are done, and set the states of the batches to those behind the last one."""
+    def restore(self, batches: list[Batch]) -> Iterator["PrunedBlock"]:
+        """Give the blocks that are done, and set the states of the batches to those behind the last one."""
         ...
 
     def save(self, index: int, pruned: "PrunedBlock", batches: list[Batch], seconds: float) -> None:
@@ -47,7 +50,10 @@ class Keep(Protocol):
 
 @dataclass(frozen=True)
 class PrunedBlock:
-    """The new weights of one block as they will be stored, and what they lose."""
+    """The new weights of one block as they will be stored, and what they lose.
+
+    Once a `Keep` has the weights, they are not here any more.
+    """
 
     weights: dict[str, SparseWeight]
     linears: dict[str, PrunedLinear]
@@ -64,6 +70,8 @@ def walk(
     store: Store | None = None,  # None: in the dtype of the model
     recover: Recover | None = None,
     keep: Keep | None = None,
+    folder: Path | None = None,  # for the hidden states; None: in memory
+    device: str = "cpu",  # where a block is while it is worked on
 ) -> Iterator[PrunedBlock]:
     """Prune the model in place, block by block, and leave in the batches what comes out of the last one.
 
@@ -71,25 +79,39 @@ def walk(
     """
     store = store or in_dtype(anatomy.stored)
     started = time.perf_counter()
-    done = keep.restore(batches) if keep else []
-    for block, pruned in zip(anatomy.blocks, done, strict=False):
-        put(block, pruned.weights)
-        yield pruned
-    for index, block in enumerate(anatomy.blocks[len(done) :], start=len(done)):
+    done = 0
+    for pruned in keep.restore(batches) if keep else ():
+        put(anatomy.blocks[done], pruned.weights)
+        done += 1
+        yield replace(pruned, weights={})
+    for index, block in enumerate(anatomy.blocks[done:], start=done):
+        block.module.to(device)
         if recover:
             follow_dense(block, index, batches)
         observer = collect(block, index, batches, new_statistic)
+        give_back()
         pruned = prune_block(block, observer, solve, store)
+        del observer  # its Hessians are as large as a block
         if recover:
             outcome = recover(block, index, batches)
             pruned = replace(with_weights(pruned, block, store), recovered=outcome)
         propagate(block, index, batches)
+        block.module.cpu()
+        give_back()
         elapsed_s = time.perf_counter() - started
         if keep:
             keep.save(index, pruned, batches, elapsed_s)
+            pruned = replace(pruned, weights={})
         loss = max(linear.loss for linear in pruned.linears.values())
         progress(Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}"))
         yield pruned
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system: the GNU allocator keeps most of it, hundreds of MB after some batches."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:
@@ -130,18 +152,24 @@ def prune_block(block: Block, observer: Observer, solve: Solve, store: Store) ->
 
 @torch.no_grad()
 def prune_without_text(
-    anatomy: Anatomy, solve: WeightSolve, progress: Progress = silent, store: Store | None = None
+    anatomy: Anatomy,
+    solve: WeightSolve,
+    progress: Progress = silent,
+    store: Store | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[PrunedBlock]:
     """Prune the model in place by its weights alone."""
-    store = store or in_dtype(anatomy.stored)
-    for block in track(anatomy.blocks, "pruning blocks", progress):
-        yield _pruned_block(
-            block,
-            {
-                name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, store)
-                for name, linear in block.linears.items()
-            },
-        )
+    store, started = store or in_dtype(anatomy.stored), time.perf_counter()
+    for index, block in enumerate(track(anatomy.blocks, "pruning blocks", progress)):
+        solved = {
+            name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, store)
+            for name, linear in block.linears.items()
+        }
+        pruned = _pruned_block(block, solved)
+        if keep:
+            keep.save(index, pruned, [], time.perf_counter() - started)
+            pruned = replace(pruned, weights={})
+        yield pruned
 
 
 def with_weights(pruned: PrunedBlock, block: Block, store: Store) -> PrunedBlock:

@@ -1,16 +1,20 @@
 """What an unfinished run has done so far, on disk beside its output: the same command, given again, goes on from there.
 
 The folder `.OUT.unfinished` holds the request, the tokens of the calibration text, every pruned block as it will be
-stored, the hidden states behind the last one, and where the training of the whole model is. Every file appears whole or
-not at all, the states before their block, so a process may be killed at any moment. What follows is computed from the
-same bits as in a run that was never interrupted, on the same number of threads, so the result is the same to the bit.
-The folder goes when the run is finished, or fails in a way that another attempt would not change.
+stored, the hidden states behind the last one, and where the training of the whole model is. The weights are in no other
+place: the result is written from them, unless the whole model was trained. Every file appears whole or not at all, the
+states before their block, so a process may be killed at any moment. What follows is computed from the same bits as in a
+run that was never interrupted, on the same number of threads, so the result is the same to the bit. The folder goes
+when the run is finished, or fails in a way that another attempt would not change.
 """
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +38,15 @@ TRAINING = "training.safetensors"
 
 
 def request(source: Path, config: PruneConfig) -> dict[str, Any]:
-    """Return all that the bits of a result depend on; a file of the model counts by its size and time."""
+    """Return all that the bits of a result depend on; a file of the model counts by its size and time.
+
+    The memory limit is left out: it may be another when a run goes on.
+    """
     files = sorted(path for path in source.iterdir() if path.suffix == ".safetensors" or path.name == "config.json")
     stamps = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     return {
         "model": stamps,
-        "config": asdict(config),
+        "config": asdict(replace(config, memory_limit_bytes=None)),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
@@ -52,11 +59,11 @@ class Journal:
     """
 
     def __init__(self, out: Path, request: Mapping[str, Any]) -> None:
-        self._folder = out.parent / f".{out.name}.unfinished"
+        self.folder = out.parent / f".{out.name}.unfinished"
         self._request = dict(request)
         self.spent_s = 0.0  # by the processes before this one
-        if (self._folder / REQUEST).exists():
-            self._require_same(read_json(self._folder / REQUEST))
+        if (self.folder / REQUEST).exists():
+            self._require_same(read_json(self.folder / REQUEST))
 
     def __enter__(self) -> "Journal":
         return self
@@ -65,35 +72,55 @@ class Journal:
         """Forget the run where it is finished or would fail again in the same way; a full disk can be helped."""
         hopeless = isinstance(error, TwofourError) and not isinstance(error, OutputError)
         if error is None or hopeless:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def tokens(self, make: Callable[[], Tensor]) -> Tensor:  # int64 [samples, length]
         """Return the tokens of the run, made now if there are none."""
-        if not (self._folder / TOKENS).exists():
+        if not (self.folder / TOKENS).exists():
             self._write(TOKENS, {"tokens": make()}, {})
-        return _read(self._folder / TOKENS)[0]["tokens"]
+        with _opened(self.folder / TOKENS) as file:
+            tokens: Tensor = file.get_tensor("tokens")
+        return tokens
 
     def save(self, index: int, pruned: PrunedBlock, batches: list[Batch], seconds: float) -> None:
         """Keep a pruned block and the states behind it. `seconds`: what this process has taken so far."""
-        self._write(_states(index), _states_of(batches), {})
+        for number, batch in enumerate(batches):
+            dense = batch.dense
+            states = {"hidden": batch.hidden} | ({} if dense is None else {"dense": dense})
+            self._write(_states(index, number), states, {})
         self._write(_block(index), _tensors(pruned), {"about": json.dumps(_about(pruned, self.spent_s + seconds))})
-        (self._folder / _states(index - 1)).unlink(missing_ok=True)
+        for number in range(len(batches)):
+            (self.folder / _states(index - 1, number)).unlink(missing_ok=True)
 
-    def restore(self, batches: list[Batch]) -> list[PrunedBlock]:
-        """Return the blocks that are done, and set the states of the batches to those behind the last one."""
-        done: list[PrunedBlock] = []
-        while (path := self._folder / _block(len(done))).exists():
-            tensors, metadata = _read(path)
-            about = json.loads(metadata["about"])
-            self.spent_s = about["spent_s"]
-            done.append(_pruned(tensors, about))
+    def restore(self, batches: list[Batch]) -> Iterator[PrunedBlock]:
+        """Give the blocks that are done, and set the states of the batches to those behind the last one."""
+        done = self._done()
+        for path in done:
+            with _opened(path) as file:
+                about = _about_of(file)
+                self.spent_s = about["spent_s"]
+                yield _pruned(file, about)
         if done:
-            states, _ = _read(self._folder / _states(len(done) - 1))
-            for number, batch in enumerate(batches):
-                batch.hidden = states[f"hidden.{number}"].to(batch.hidden.device)
-                dense = states.get(f"dense.{number}")
-                batch.dense = None if dense is None else dense.to(batch.hidden.device)
-        return done
+            self._restore_states(len(done) - 1, batches)
+
+    def weights(self) -> dict[str, Callable[[], SparseWeight]]:
+        """What reads each of the pruned weights that are kept here."""
+        makers = {}
+        for path in self._done():
+            with _opened(path) as file:
+                makers |= {name: partial(_read_weight, path, name) for name in _about_of(file)["scale_columns"]}
+        return makers
+
+    def _done(self) -> list[Path]:
+        """The files of the blocks, in order; they are written in order."""
+        paths = (self.folder / _block(index) for index in itertools.count())
+        return list(itertools.takewhile(Path.exists, paths))
+
+    def _restore_states(self, index: int, batches: list[Batch]) -> None:
+        for number, batch in enumerate(batches):
+            with _opened(self.folder / _states(index, number)) as file:
+                batch.hidden = file.get_tensor("hidden")
+                batch.dense = file.get_tensor("dense") if "dense" in file.keys() else None  # noqa: SIM118
 
     def save_training(self, training: Training, seconds: float) -> None:
         """Keep where the training of the whole model is. `seconds`: what this process has trained so far."""
@@ -104,10 +131,11 @@ class Journal:
 
     def restore_training(self) -> Training | None:
         """Return where the training of the whole model was."""
-        if not (self._folder / TRAINING).exists():
+        if not (self.folder / TRAINING).exists():
             return None
-        tensors, metadata = _read(self._folder / TRAINING)
-        about = json.loads(metadata["about"])
+        with _opened(self.folder / TRAINING) as file:
+            about = _about_of(file)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self.spent_s = about.pop("spent_s")
         values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
         return Training(values=values, state=tensors, **about)
@@ -116,33 +144,44 @@ class Journal:
         asked = json.loads(json.dumps(self._request))
         if other := [key for key in asked if kept.get(key) != asked[key]]:
             raise InputError(
-                f"{self._folder} holds an unfinished run with another {other[0]}; "
+                f"{self.folder} holds an unfinished run with another {other[0]}; "
                 "give its command again to go on, or remove that folder to start anew"
             )
 
     def _write(self, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
         try:
-            self._folder.mkdir(exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self._folder} cannot be made ({error.strerror}); choose another place") from error
-        if not (self._folder / REQUEST).exists():
-            write_whole(self._folder / REQUEST, json.dumps(self._request, indent=2) + "\n")
-        temporary = self._folder / f"{name}.part"
+            raise OutputError(f"{self.folder} cannot be made ({error.strerror}); choose another place") from error
+        if not (self.folder / REQUEST).exists():
+            write_whole(self.folder / REQUEST, json.dumps(self._request, indent=2) + "\n")
+        temporary = self.folder / f"{name}.part"
         save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary, metadata)
-        temporary.replace(self._folder / name)
+        temporary.replace(self.folder / name)
+
+
+class OnDemand(Mapping[str, SparseWeight]):
+    """Weights that are made each time they are asked for, so that no two need be in memory."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], SparseWeight]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> SparseWeight:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 def _block(index: int) -> str:
     return f"block-{index}.safetensors"
 
 
-def _states(index: int) -> str:
-    return f"states-{index}.safetensors"
-
-
-def _states_of(batches: list[Batch]) -> dict[str, Tensor]:
-    hidden = {f"hidden.{number}": batch.hidden for number, batch in enumerate(batches)}
-    return hidden | {f"dense.{number}": b.dense for number, b in enumerate(batches) if b.dense is not None}
+def _states(index: int, number: int) -> str:
+    return f"states-{index}.{number}.safetensors"
 
 
 def _tensors(pruned: PrunedBlock) -> dict[str, Tensor]:
@@ -156,29 +195,44 @@ def _about(pruned: PrunedBlock, spent_s: float) -> dict[str, Any]:
         "spent_s": spent_s,
         "linears": {name: asdict(linear) for name, linear in pruned.linears.items()},
         "recovered": None if pruned.recovered is None else asdict(pruned.recovered),
-        "scale_columns": columns,  # None: not packed
+        "scale_columns": columns,  # by weight; None: not packed
     }
 
 
-def _pruned(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> PrunedBlock:
-    weights = {name: _weight(tensors, name, columns) for name, columns in about["scale_columns"].items()}
+def _pruned(file: Any, about: Mapping[str, Any]) -> PrunedBlock:
     linears = {
         name: PrunedLinear(tuple(linear["shape"]), linear["loss"], linear["tokens"])
         for name, linear in about["linears"].items()
     }
+    weights = {name: _weight(file, about, name) for name in about["scale_columns"]}
     return PrunedBlock(weights, linears, Outcome(**about["recovered"]) if about["recovered"] else None)
 
 
-def _weight(tensors: Mapping[str, Tensor], name: str, scale_columns: int | None) -> SparseWeight:
+def _read_weight(path: Path, name: str) -> SparseWeight:
+    with _opened(path) as file:
+        return _weight(file, _about_of(file), name)
+
+
+def _weight(file: Any, about: Mapping[str, Any], name: str) -> SparseWeight:
+    scale_columns = about["scale_columns"][name]
     if scale_columns is None:
-        return tensors[f"{name}.weight"]
-    values, positions = tensors[f"{name}.values"], tensors[f"{name}.positions"]
-    return Packed(values, positions, tensors.get(f"{name}.scales"), scale_columns)
+        weight: Tensor = file.get_tensor(f"{name}.weight")
+        return weight
+    values, positions = (file.get_tensor(f"{name}.{part}") for part in ("values", "positions"))
+    scales = file.get_tensor(f"{name}.scales") if f"{name}.scales" in file.keys() else None  # noqa: SIM118
+    return Packed(values, positions, scales, scale_columns)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _about_of(file: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(file.metadata()["about"])
+    return about
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of the run for reading, one tensor at a time."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not intact ({error}); remove its folder to start anew") from error

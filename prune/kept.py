@@ -97,7 +97,7 @@ class KeptWeights:
     def put(self, kept: Sequence[Tensor]) -> None:
         """Set the kept weights."""
         for weight, mask, values in zip(self._weights, self._masks, kept, strict=True):
-            weight.masked_scatter_(mask, values.to(weight.dtype))
+            weight.masked_scatter_(mask, values.to(weight))
 
 
 def split(parts: int) -> tuple[range, range]:

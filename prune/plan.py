@@ -2,8 +2,7 @@
 
 Time is linear in the text, but for the solvers, which take the same time whatever the text. Every block is taken to be
 like the first. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from
-below. Memory counts what lives longest: the model, the pruned weights, the hidden states, the largest Hessian with its
-copies, and what training adds.
+below. Reading files and data sets is not counted. Memory and disk: see `footprint`.
 """
 
 import time
@@ -15,26 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import anatomy, batches, calibrate, folder, run, text
+from twofour.prune import anatomy, batches, calibrate, folder, footprint, run, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import Batch
 from twofour.prune.kept import HELD_OUT
-from twofour.prune.recipe import SELF, PruneConfig
-from twofour.prune.recover import STEP_TOKENS, recover_block, step_tokens
+from twofour.prune.recipe import CHAT, SELF, PruneConfig
+from twofour.prune.recover import recover_block, step_tokens
 from twofour.prune.solvers.magnitude import magnitude
 
 TRIAL_TOKENS = 1024  # of text, for what is linear in it
 DECODED = 5  # tokens, the start token included
-HESSIAN_COPIES = 5  # sums, matrix, damped, factor and one in between, float32
-KEPT_BYTES = 12 / 2  # masters and moments, float32, of every second weight
-PROCESS_BYTES = 400 << 20  # Python, torch and transformers
 
 
 @dataclass(frozen=True)
 class Paces:
     """Seconds that the parts of a run take here."""
 
-    decode: float = 0.0  # one more token for every sample of a batch of samples
+    decode: float = 0.0  # one more token for every sample that the model writes
     collect: float = 0.0  # a token through one block, counted
     forward: float = 0.0  # a token through one block
     solve: float = 0.0  # one block
@@ -70,10 +66,11 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     config = config or PruneConfig()
     source = folder.resolve(str(model), config.revision)
     anatomy.refuse_config(folder.read_config(source))
-    parts = anatomy.dissect(anatomy.load(source, config.device))
+    parts = anatomy.dissect(anatomy.load(source))
     text.refuse_length(parts.model, config.length)
     parts.model.to(run.forward_dtype(parts, config))
-    sizes = peak_bytes(parts, config), run.needed_bytes(parts, config.format)
+    spilled = footprint.states_on_disk(parts, config)
+    sizes = footprint.memory_bytes(parts, config, spilled), footprint.disk_bytes(parts, config)
     return estimate(measure(parts, source, config), len(parts.blocks), config, *sizes)
 
 
@@ -81,12 +78,11 @@ def estimate(paces: Paces, blocks: int, config: PruneConfig, peak_memory_bytes: 
     """Add the parts of a run up."""
     stages, tokens = config.stages, config.samples * config.length
     reading = stages.solver != "magnitude"
-    drawn = -(-config.samples // text.BATCH_SAMPLES) * (config.length - 1)
     forwards = (2 if stages.trains else 1) * paces.forward  # the pruned block, and the dense one on dense states
     block_s = paces.solve + (tokens * (paces.collect + forwards) if reading else 0.0)
     passes_s = blocks * stages.block_passes * (paces.train * (1 - 1 / HELD_OUT) + paces.forward / HELD_OUT)
     return Plan(
-        sampling_s=drawn * paces.decode if reading and config.calibration == SELF else 0.0,
+        sampling_s=(config.length - 1) * paces.decode,
         pruning_s=blocks * block_s,
         recovery_s=tokens * (passes_s + stages.model_passes * paces.distil),
         peak_memory_bytes=peak_memory_bytes,
@@ -102,6 +98,8 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
         return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(first, magnitude, store=rounded))))
     ids = _trial_text(parts, config)
     tokens = ids.numel()
+    decode_s = _decode_s(parts, source, config)
+    block.module.to(config.device)
     with torch.no_grad():
         some = batches.record(parts, ids, None, step_tokens(ids))
         solve, new_statistic = run.solver(config)
@@ -109,15 +107,16 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
         collect_s = _seconds(lambda: calibrate.collect(block, 0, some, new_statistic))
         forward_s = _seconds(lambda: batches.follow_dense(block, 0, some))
         solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, rounded))
-        paces = Paces(_decode_s(parts, source, config), collect_s / tokens, forward_s / tokens, solve_s)
+        paces = Paces(decode_s, collect_s / tokens, forward_s / tokens, solve_s)
         return replace(paces, **_training(parts, some, paces, config)) if config.stages.trains else paces
 
 
 def _training(parts: Anatomy, some: list[Batch], paces: Paces, config: PruneConfig) -> dict[str, float]:
     tokens = sum(batch.hidden[..., 0].numel() for batch in some)
     pass_s = _seconds(lambda: recover_block(parts.blocks[0], 0, some, parts.stored, passes=1, seed=config.seed))
-    head: nn.Module = parts.model.get_output_embeddings()  # type: ignore[operator]
-    head_s = _seconds(lambda: head(some[0].hidden)) / some[0].hidden[..., 0].numel()
+    head: nn.Module = parts.model.get_output_embeddings().to(config.device)  # type: ignore[operator]
+    hidden = some[0].hidden.to(config.device)
+    head_s = _seconds(lambda: head(hidden)) / hidden[..., 0].numel()
     # the head forward for both models, back for one, and the divergence, which is of its size
     distil = len(parts.blocks) * pass_s / tokens + 4 * head_s
     return {"train": pass_s / tokens, "distil": distil}
@@ -127,34 +126,21 @@ def _trial_text(parts: Anatomy, config: PruneConfig) -> Tensor:  # int64 [sample
     """Some tokens, whatever they mean: two samples or more."""
     length = min(config.length, TRIAL_TOKENS // 2)
     vocabulary: int = parts.model.config.vocab_size  # type: ignore[union-attr, assignment]
-    return (torch.arange(TRIAL_TOKENS // length * length, device=config.device) % vocabulary).view(-1, length)
+    return (torch.arange(TRIAL_TOKENS // length * length) % vocabulary).view(-1, length)
 
 
 def _decode_s(parts: Anatomy, source: Path, config: PruneConfig) -> float:
-    if config.calibration != SELF:
+    written = [samples for source, samples in config.shares.items() if source in (SELF, CHAT)]
+    if not written:
         return 0.0
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    samples, length = min(config.samples, text.BATCH_SAMPLES), min(config.length, DECODED)
-    sampling_s = _seconds(lambda: text.self_sampled(parts.model, tokenizer, samples, length, config.seed))
-    return sampling_s / (length - 1)
-
-
-def peak_bytes(parts: Anatomy, config: PruneConfig) -> int:
-    """Estimate the most memory that a run needs, from the sizes of what it holds at a time."""
-    sizes: Any = parts.model.config
-    weights = [linear.weight for linear in parts.linears.values()]
-    element = weights[0].element_size()  # of what forwards run in
-    model = sum(parameter.nbytes for parameter in parts.model.parameters())
-    pruned = sum(weight.numel() for weight in weights)
-    states = config.samples * config.length * sizes.hidden_size * element
-    stored = pruned * parts.stored.itemsize
-    solving = HESSIAN_COPIES * 4 * max(weight.shape[1] for weight in weights) ** 2
-    walking = model + stored + states * (3 if config.stages.trains else 1) + solving
-    logits = 4 * STEP_TOKENS * sizes.vocab_size * element
-    distilling = model + stored + states + round(pruned * (KEPT_BYTES + element)) + logits
-    return PROCESS_BYTES + (max(walking, distilling) if config.stages.model_passes else walking)
+    size, length = text.batch_samples(parts.model, config.length), min(config.length, DECODED)
+    model = parts.model.to(config.device)
+    sampling_s = _seconds(lambda: text.self_sampled(model, tokenizer, min(max(written), size), length, config.seed))
+    model.cpu()
+    return sampling_s / (length - 1) * sum(-(-samples // size) for samples in written)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -8,6 +8,22 @@ PRESET_HELP = (
     "fast: the solver alone; balanced (default): a better solver, then each block trained a little against the dense "
     "model; best: trained longer, at last as a whole, which needs memory for both models and the optimiser"
 )
+CALIBRATION_HELP = (
+    "self (default): text that the model writes; chat: conversations that it writes, through its chat template; "
+    "FILE: .txt, or .jsonl with a text on each line; hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]: a data set; "
+    "given several times, the sources share the samples"
+)
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def memory_size(text: str) -> int:  # bytes
+    """Read a size as 8GiB. Raises argparse.ArgumentTypeError, for the parser to show."""
+    unit = text.lstrip("0123456789. ")
+    try:
+        return round(float(text.removesuffix(unit)) * UNITS[unit])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give one as 8GiB or 500MB") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--method", choices=("sparsegpt", "refine", "wanda", "magnitude"), help="a solver by name instead")
     parser.add_argument(
         "--calibration",
-        default=default.calibration,
-        metavar="self|FILE",
-        help="text that the model samples itself, or a text file (default: %(default)s)",
+        action="append",
+        metavar="SOURCE",
+        help=CALIBRATION_HELP,
     )
     parser.add_argument("--samples", type=int, default=default.samples, metavar="N", help="default: %(default)s")
     parser.add_argument(
@@ -42,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of kept weights: the model's own dtype, or int8 with a scale for each row (default: %(default)s)",
     )
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
+    parser.add_argument(
+        "--memory-limit",
+        type=memory_size,
+        metavar="SIZE",
+        help="as 8GiB or 500MB: hidden states go to disk where the run would need more; the result is the same",
+    )
     parser.add_argument("--revision", metavar="R", help="of a hub id")
     parser.add_argument("--plan", action="store_true", help="say what the run would take, and prune nothing")
     parser.add_argument("--json", action="store_true", help="print the manifest, or the plan, instead of a summary")
@@ -49,19 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from twofour.prune.progress import to_stderr
-    from twofour.prune.recipe import PruneConfig
+    from twofour.prune.recipe import SELF, PruneConfig
     from twofour.prune.run import prune
 
     config = PruneConfig(
         preset=args.preset,
         method=args.method,
-        calibration=args.calibration,
+        calibration=tuple(args.calibration or (SELF,)),
         samples=args.samples,
         length=args.length,
         seed=args.seed,
         format=args.format,
         values=args.values,
         device=args.device,
+        memory_limit_bytes=args.memory_limit,
         revision=args.revision,
     )
     if args.plan:

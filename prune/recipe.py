@@ -17,7 +17,7 @@ Format = Literal["packed", "dense"]
 Values = Literal["model", "int8"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-SELF = "self"
+SELF, CHAT, HUB = "self", "chat", "hub:"
 DEFAULT_PRESET: Preset = "balanced"
 
 
@@ -47,16 +47,19 @@ class PruneConfig:
 
     preset: by time and memory; without a method, None is "balanced".
     method: the solver by name instead of a preset, without recovery.
-    calibration: "self" (text sampled from the dense model) or a path to a text file; magnitude ignores it.
+    calibration: a source or several, which share the samples evenly, see `sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
+    device: where one block at a time is worked on, and the whole model where it is sampled from or distilled; else the
+        model is in the memory of the host.
+    memory_limit_bytes: of the host. Hidden states go to disk where they would exceed it; the result is the same.
     """
 
     preset: Preset | None = None
     method: Method | None = None
-    calibration: str = SELF
+    calibration: str | tuple[str, ...] = SELF
     samples: int = 64
     length: int = 512
     seed: int = 0
@@ -66,6 +69,7 @@ class PruneConfig:
     block_columns: int = 128
     dtype: Precision = "auto"
     device: str = "cpu"
+    memory_limit_bytes: int | None = None
     revision: str | None = None
 
     def __post_init__(self) -> None:
@@ -80,16 +84,33 @@ class PruneConfig:
         _require(self.samples >= 1, self, "samples", "at least 1")
         _require(self.length >= 2, self, "length", "at least 2")
         _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")
+        limit = self.memory_limit_bytes
+        _require(limit is None or limit > 0, self, "memory_limit_bytes", "a positive number, or None")
         _require(0 < self.damping < float("inf"), self, "damping", "a positive number")
         columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
-        _require(bool(self.calibration), self, "calibration", f'"{SELF}" or a text file')
+        known = f"{SELF}, {CHAT}, a text file or {HUB}OWNER/NAME, each once"
+        once = len(set(self.sources)) == len(self.sources) > 0
+        _require(once and all(self.sources), self, "calibration", known)
+        every = f"at least {len(self.sources)}: one of each source"
+        _require(self.samples >= len(self.sources), self, "samples", every)
         _require(
             self.samples >= 2 or not self.stages.trains,
             self,
             "samples",
             "at least 2: one to train on, one to validate on",
         )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources of the calibration text."""
+        return (self.calibration,) if isinstance(self.calibration, str) else self.calibration
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """The samples of each source: equally many, and what is left over for the first."""
+        each, rest = divmod(self.samples, len(self.sources))
+        return {source: each + (rest if source == self.sources[0] else 0) for source in self.sources}
 
     @property
     def chosen(self) -> Preset | None:
@@ -172,15 +193,20 @@ def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
 def _calibration(config: PruneConfig) -> dict[str, Any] | None:
     if config.stages.solver == "magnitude":
         return None
-    source = config.calibration if config.calibration == SELF else Path(config.calibration).name
-    tokens = config.samples * config.length
     return {
-        "source": source,
+        "sources": [{"source": _named(source), "samples": samples} for source, samples in config.shares.items()],
         "samples": config.samples,
         "length": config.length,
-        "tokens": tokens,
+        "tokens": config.samples * config.length,
         "seed": config.seed,
     }
+
+
+def _named(source: str) -> str:
+    """The name of a source for others to read: the folders of this machine are nobody's business."""
+    name = source.removeprefix(HUB)
+    is_public = source in (SELF, CHAT) or (name != source and not name.startswith(("/", ".")))
+    return source if is_public else Path(name).name
 
 
 def _solver(config: PruneConfig) -> dict[str, Any]:

@@ -76,18 +76,20 @@ def relative_error(found: Tensor, wanted: Tensor) -> Tensor:  # [..., width] twi
 def distil(
     pruned: Anatomy,
     ids: Tensor,  # int64 [samples, length]
-    dense: Sequence[Tensor],  # [some samples, length, width] each: what the dense model has behind its last block
+    batches: Sequence[Batch],  # with the states behind the last block
     passes: int,
     seed: int,
     progress: Progress = silent,
     keep: Keep | None = None,
 ) -> Outcome:
     """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`."""
-    texts = ids.split([len(states) for states in dense])
+    texts = ids.to(pruned.device).split([batch.positions.samples for batch in batches])
 
     def loss(part: int) -> Tensor:
+        dense = batches[part].dense
+        assert dense is not None, "the walk follows the dense model where the whole is distilled"
         with torch.no_grad():
-            wanted = logits_behind(pruned, texts[part], dense[part])
+            wanted = logits_behind(pruned, texts[part], dense.to(pruned.device))
         return divergence(logits(pruned.model, texts[part]), wanted)
 
     kept = KeptWeights(pruned.linears.values(), pruned.stored, MODEL_RATE)

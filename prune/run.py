@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from twofour.prune import anatomy, calibrate, checkpoint, folder, label, recipe, text
+from twofour.prune import anatomy, calibrate, checkpoint, folder, footprint, label, recipe, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import InputError
-from twofour.prune.journal import Journal, request
+from twofour.prune.journal import Journal, OnDemand, request
 from twofour.prune.origin import origin
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recipe import SELF, PruneConfig
+from twofour.prune.recipe import PruneConfig, PrunedLinear
 from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
 from twofour.prune.rounding import to_int8
 from twofour.prune.solvers.magnitude import magnitude
@@ -27,7 +28,17 @@ from twofour.prune.solvers.sparsegpt import sparsegpt
 from twofour.prune.solvers.wanda import wanda
 from twofour.prune.statistics import Hessian, Norms, Statistic
 
-PACKED_SHARE = (2 + 2 / 4) / 4  # a packed 16-bit weight takes at most this share of its dense bytes, with slack
+
+@dataclass(frozen=True)
+class Pruned:
+    """A model that was pruned: its new weights, and what the label says of it."""
+
+    weights: OnDemand
+    linears: dict[str, PrunedLinear]
+    dense: dict[str, str]
+    stored: torch.dtype
+    forward: torch.dtype
+    recovery: Recovery | None
 
 
 @dataclass(frozen=True)
@@ -64,50 +75,72 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     anatomy.refuse_config(folder.read_config(source))
     base, asked = origin(str(model), source), request(source, config)
     with Journal(Path(out), asked) as journal, folder.new_folder(Path(out)) as part:
-        parts = anatomy.dissect(anatomy.load(source, config.device))
-        stored = anatomy.stored_names(parts, source)
-        folder.require_space(part, needed_bytes(parts, config.format))
-        parts.model.to(forward_dtype(parts, config))
-        blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
+        pruned = pruned_model(source, part, config, journal, progress)
         if request(source, config) != asked:
             raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
-        weights = {stored[name]: weight.cpu() for block in blocks for name, weight in block.weights.items()}
-        checkpoint.write_model(part, source, weights, config.format)
+        checkpoint.write_model(part, source, pruned.weights, config.format)
         manifest = recipe.manifest(
             model=str(model),
             config=config,
             origin=base,
-            linears={stored[name]: linear for block in blocks for name, linear in block.linears.items()},
-            dense={stored[name]: why for name, why in parts.dense.items()},
-            stored_dtype=checkpoint.dtype_name(parts.stored),
-            forward_dtype=str(parts.model.dtype).removeprefix("torch."),
+            linears=pruned.linears,
+            dense=pruned.dense,
+            stored_dtype=checkpoint.dtype_name(pruned.stored),
+            forward_dtype=checkpoint.dtype_name(pruned.forward),
             threads=torch.get_num_threads(),
             seconds=journal.spent_s + time.perf_counter() - started,
-            recovery=None if recovery is None else recovery.as_dict(),
+            recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
         )
         label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)
 
 
+def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal, progress: Progress) -> Pruned:
+    """Load the model, prune it, and let go of it where it is not needed for the weights: writing has the memory."""
+    parts = anatomy.dissect(anatomy.load(source))
+    names = anatomy.stored_names(parts, source)
+    forward = forward_dtype(parts, config)
+    parts.model.to(forward)
+    folder.require_space(out, footprint.disk_bytes(parts, config))
+    blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
+    weights = journal.weights()
+    if config.stages.model_passes:  # the journal's are those before the whole model was trained
+        rounded = store(parts, config)
+        weights = {name: partial(_stored, rounded, linear) for name, linear in parts.linears.items()}
+    return Pruned(
+        weights=OnDemand({names[name]: make for name, make in weights.items()}),
+        linears={names[name]: linear for block in blocks for name, linear in block.linears.items()},
+        dense={names[name]: why for name, why in parts.dense.items()},
+        stored=parts.stored,
+        forward=forward,
+        recovery=recovery,
+    )
+
+
+def _stored(rounded: Store, linear: nn.Linear) -> SparseWeight:
+    return rounded(linear.weight.float()).cpu()
+
+
 def pruned_blocks(
     parts: Anatomy, source: Path, config: PruneConfig, journal: Journal, progress: Progress
 ) -> tuple[list[PrunedBlock], Recovery | None]:
-    """Prune the model in place, as the recipe says."""
+    """Prune the model in place, as the recipe says; the weights are in the journal then."""
     rounded = store(parts, config)
     if config.stages.solver == "magnitude":
-        return list(calibrate.prune_without_text(parts, magnitude, progress, rounded)), None
-    ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress)).to(config.device)
+        return list(calibrate.prune_without_text(parts, magnitude, progress, rounded, journal)), None
+    ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress))
     stages = config.stages
-    batches = record(parts, ids, batch_tokens=step_tokens(ids) if stages.trains else None)
-    walk = partial(calibrate.walk, parts, batches, *solver(config), progress=progress, store=rounded, keep=journal)
+    states = journal.folder if footprint.states_on_disk(parts, config) else None
+    batches = record(parts, ids, batch_tokens=step_tokens(ids) if stages.trains else None, folder=states)
+    walk = partial(calibrate.walk, parts, batches, *solver(config), progress=progress, store=rounded)
+    walk = partial(walk, keep=journal, device=config.device)
     if not stages.trains:
         return list(walk()), None
     recover = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed)
     blocks, whole = list(walk(recover=recover)), None
     if stages.model_passes:
-        dense = [batch.dense for batch in batches if batch.dense is not None]
-        whole = distil(parts, ids, dense, stages.model_passes, config.seed, progress, journal)
-        blocks = [calibrate.with_weights(*trained, rounded) for trained in zip(blocks, parts.blocks, strict=True)]
+        parts.model.to(config.device)
+        whole = distil(parts, ids, batches, stages.model_passes, config.seed, progress, journal)
     return blocks, Recovery([pruned.recovered for pruned in blocks if pruned.recovered], whole)
 
 
@@ -124,9 +157,7 @@ def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progre
 
     text.refuse_length(parts.model, config.length)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if config.calibration == SELF:
-        return text.self_sampled(parts.model, tokenizer, config.samples, config.length, config.seed, progress)
-    return text.from_file(tokenizer, Path(config.calibration), config.samples, config.length, config.seed)
+    return sources.tokens(parts.model, tokenizer, config, progress)
 
 
 def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
@@ -162,10 +193,3 @@ def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:
     }
     slow = config.device == "cpu" and parts.stored in quick and not quick[parts.stored]()
     return torch.float32 if slow else parts.stored
-
-
-def needed_bytes(parts: Anatomy, form: recipe.Format) -> int:
-    """Estimate the size of the result from above."""
-    whole = sum(parameter.nbytes for parameter in parts.model.parameters())
-    linears = sum(linear.weight.nbytes for linear in parts.linears.values())
-    return whole - (round(linears * (1 - PACKED_SHARE)) if form == "packed" else 0)

@@ -77,8 +77,15 @@ class Hessian:
 
     @property
     def matrix(self) -> Tensor:
-        """A copy of the whole symmetric matrix."""
-        return self.sums.triu() + self.sums.triu(1).T
+        """The whole symmetric matrix itself, not a copy: the next `add` changes it."""
+        width = len(self.sums)
+        step = -(-width // STRIPES)
+        for start in range(0, width, step):
+            stop = start + step
+            own = self.sums[start:stop, start:stop]
+            own.copy_(own.triu() + own.triu(1).T)
+            self.sums[stop:, start:stop] = self.sums[start:stop, stop:].T
+        return self.sums
 
     def energy(self, weight: Tensor) -> float:
         return float(((weight @ self.matrix) * weight).sum())

@@ -1,50 +1,79 @@
-"""Tokens to calibrate on: windows of a text file, or text that the dense model writes itself.
+"""Tokens to calibrate on: windows of a text, or text that the dense model writes itself.
 
 Self-sampled text needs no data set: at temperature 1.0 without truncation it is a sample of what the model believes
 language to be (colder text measured far worse). Each sample starts from the token that stood between documents in
 pretraining: `<|endoftext|>` where the vocabulary has it, else BOS, else EOS. End tokens do not stop a sample; the
 model goes on with another document, as it did in pretraining. Every sample holds its start token.
 
-A file is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken.
+A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken. Documents
+of a JSONL file are set apart by an empty line.
 """
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from twofour.prune import chat
 from twofour.prune.decoding import draw, quick_attention, roomy_cache
 from twofour.prune.errors import InputError, NonFiniteError, TextError
 from twofour.prune.progress import Progress, silent, track
 
 SEPARATOR = "<|endoftext|>"
+BETWEEN_DOCUMENTS = "\n\n"
 BATCH_SAMPLES = 64
+CACHE_BYTES = 1 << 30  # of keys and values at a time
+
+Take = Callable[[int], int]  # the token that the model has drawn -> the one that stands in the text
 
 
 def from_file(tokenizer: Any, path: Path, samples: int, length: int, seed: int) -> Tensor:
     """Draw windows of a UTF-8 text file, int64 [samples, length]. Raises TextError if it is too short."""
-    ids = tokens(tokenizer, path)
+    return windows(tokens(tokenizer, path), samples, length, seed, str(path))
+
+
+def windows(ids: Tensor, samples: int, length: int, seed: int, name: str) -> Tensor:  # int64 [tokens]
+    """Draw windows of a text that is called `name`, int64 [samples, length]. Raises TextError if it is too short."""
     if len(ids) < samples * length:
         raise TextError(
-            f"{path} holds {len(ids)} tokens, {samples} samples of {length} need {samples * length}; "
+            f"{name} holds {len(ids)} tokens, {samples} samples of {length} need {samples * length}; "
             "give more text or fewer samples"
         )
     generator = torch.Generator().manual_seed(seed)
     spare = len(ids) - samples * length
     offset = int(torch.randint(min(spare, length - 1) + 1, (), generator=generator))
-    windows = ids[offset : offset + (len(ids) - offset) // length * length].view(-1, length)
-    return windows[torch.randperm(len(windows), generator=generator)[:samples]]
+    whole = ids[offset : offset + (len(ids) - offset) // length * length].view(-1, length)
+    return whole[torch.randperm(len(whole), generator=generator)[:samples]]
 
 
 def tokens(tokenizer: Any, path: Path) -> Tensor:  # int64 [tokens]
-    """Tokenise a whole UTF-8 file, without special tokens."""
+    """Tokenise a whole UTF-8 file, of a .jsonl file the "text" of every line, without special tokens."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(f"{path} cannot be read as UTF-8 text ({error}); give a text file") from error
+    if path.suffix == ".jsonl":
+        text = BETWEEN_DOCUMENTS.join(_documents(text, path))
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.int64)
+
+
+def _documents(lines: str, path: Path) -> list[str]:
+    numbered = enumerate(lines.split("\n"), start=1)  # splitlines() would also split inside of strings
+    return [_document(line, f"{path} line {number}") for number, line in numbered if line.strip()]
+
+
+def _document(line: str, place: str) -> str:
+    try:
+        document = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError):
+        document = None
+    if not isinstance(document, str):
+        raise TextError(f'{place} is no JSON object with a string "text"; give one a line, or a .txt file')
+    return document
 
 
 def start_token(tokenizer: Any) -> int:
@@ -56,22 +85,59 @@ def start_token(tokenizer: Any) -> int:
     raise TextError(f"the tokenizer has neither {SEPARATOR} nor BOS nor EOS to start from; calibrate on a file")
 
 
-@torch.no_grad()
 def self_sampled(
     model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
 ) -> Tensor:
     """Sample text from the model, int64 [samples, length]; same seed, same kind of machine: same text."""
+    as_drawn: Take = int
+    return _sampled(model, start_token(tokenizer), [as_drawn] * samples, length, seed, progress)
+
+
+def chat_sampled(
+    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+) -> Tensor:
+    """Let the model write conversations, int64 [samples, length]. Raises TextError without a fit chat template."""
+    template = chat.template(tokenizer)
+    if len(template.opening) >= length:
+        raise TextError(
+            f"the chat template takes {len(template.opening)} tokens before the first turn, a sample has {length}; "
+            "give a greater length"
+        )
+    takes = [chat.Conversation(template).take for _ in range(samples)]
+    return _sampled(model, template.opening[0], takes, length, seed, progress)
+
+
+@torch.no_grad()
+def _sampled(model: nn.Module, first: int, takes: list[Take], length: int, seed: int, progress: Progress) -> Tensor:
+    """Write a sample for each of `takes`, int64 [samples, length], some at a time."""
     refuse_length(model, length)
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
-    ids = torch.full((samples, length), start_token(tokenizer), device=device)
-    parts = [(some, at) for some in ids.split(BATCH_SAMPLES) for at in range(1, length)]
+    size = batch_samples(model, length)
+    ids = torch.full((len(takes), length), first)
+    parts = [(start, at) for start in range(0, len(takes), size) for at in range(1, length)]
     with quick_attention(model):
-        for some, at in track(parts, "sampling text", progress):
+        for start, at in track(parts, "sampling text", progress):
             if at == 1:
                 cache = roomy_cache(model, length)
-            some[:, at : at + 1] = _next(model, some[:, at - 1 : at], cache, generator)
-    return ids.cpu()
+            some = ids[start : start + size]
+            drawn = _next(model, some[:, at - 1 : at].to(device), cache, generator)[:, 0].tolist()
+            some[:, at] = torch.tensor([take(token) for take, token in zip(takes[start:], drawn, strict=False)])
+    return ids
+
+
+def batch_samples(model: nn.Module, length: int) -> int:
+    """Return how many samples are written at a time: fewer where their keys and values would take much memory."""
+    return min(BATCH_SAMPLES, max(1, CACHE_BYTES // cache_bytes(model, length)))
+
+
+def cache_bytes(model: nn.Module, length: int) -> int:
+    """Return the size of the keys and values of one sample."""
+    sizes: Any = model.config
+    heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
+    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    element = next(model.parameters()).element_size()
+    return 2 * int(sizes.num_hidden_layers * heads * width) * length * element
 
 
 def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]

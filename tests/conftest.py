@@ -119,3 +119,10 @@ def demo_model_folder() -> Path:
 def roomy_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense model whose context holds a benchmark's prompts at a token a byte."""
     return tiny_model(tmp_path_factory.mktemp("models") / "roomy", torch.bfloat16, max_position_embeddings=8192)
+
+
+@pytest.fixture(scope="session")
+def large_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model of 284 MB, all but 1 of them in its 12 blocks."""
+    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12}
+    return tiny_model(tmp_path_factory.mktemp("models") / "large", torch.bfloat16, **shape)

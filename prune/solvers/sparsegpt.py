@@ -36,7 +36,7 @@ def sparsegpt(weight: Tensor, hessian: Tensor, damping: float = 0.01, block_colu
         stop = min(start + block_columns, len(left))
         errors, mask[start:stop] = _prune_block(left[start:stop], factor[start:stop, start:stop])
         left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    return left.masked_fill(~mask, 0).T.contiguous()
+    return left.masked_fill_(~mask, 0).T.contiguous()
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> [in, in]
@@ -50,10 +50,16 @@ def damped(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> [in, in]
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> upper [in, in]
     """Return upper U with U^T U = (H + damping * mean(diag H) * I)^-1, dead inputs given a diagonal of 1."""
-    lower, info = torch.linalg.cholesky_ex(damped(hessian, damping).flip(0, 1))
-    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
-    if int(info) or not bool(torch.isfinite(factor).all()):
+    # Both steps work in place, on matrices in LAPACK's order of memory: of width 14336 a copy takes 0.8 GB.
+    lower = damped(hessian, damping).flip(0, 1).mT
+    info = torch.empty((), dtype=torch.int32, device=lower.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, info))
+    inverse = torch.eye(len(lower), dtype=lower.dtype, device=lower.device).mT
+    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    del lower
+    factor = inverse.flip(0, 1)
+    del inverse
+    if int(info) or not bool(torch.isfinite(torch.stack(factor.aminmax())).all()):
         raise FactorError(
             f"the Hessian ({len(hessian)} inputs, damping {damping:g}) is not positive definite; "
             "calibrate on more text or raise the damping"

@@ -1,13 +1,15 @@
 """Plans: sums by hand, and a plan of a tiny model for every preset, which leaves the disk alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from twofour.prune import PruneConfig, anatomy
+from twofour.prune import PruneConfig, anatomy, text
+from twofour.prune import plan as plans
 from twofour.prune.errors import InputError
-from twofour.prune.plan import Paces, Plan, estimate, measure, peak_bytes, plan
+from twofour.prune.plan import Paces, Plan, estimate, measure, plan
 from twofour.serve.cli import main
 
 PACES = Paces(decode=0.5, collect=0.01, forward=0.002, solve=3.0, train=0.02, distil=0.1)
@@ -18,8 +20,8 @@ def planned(**asked: object) -> Plan:
 
 
 def test_the_parts_of_a_fast_run() -> None:
-    plan = planned(preset="fast", samples=65, length=101)  # two batches are sampled
-    assert plan.sampling_s == pytest.approx(2 * 100 * 0.5)
+    plan = planned(preset="fast", samples=65, length=101)
+    assert plan.sampling_s == pytest.approx(100 * 0.5)
     assert plan.pruning_s == pytest.approx(10 * (3.0 + 65 * 101 * (0.01 + 0.002)))
     assert (plan.recovery_s, plan.peak_memory_bytes, plan.disk_bytes) == (0, 7, 9)
 
@@ -32,9 +34,19 @@ def test_presets_that_train_follow_the_dense_model_and_pay_for_their_passes() ->
     assert best.recovery_s == pytest.approx(4 * one_pass + 2 * 800 * 0.1)
 
 
-def test_a_file_is_not_sampled_and_magnitude_reads_nothing() -> None:
-    assert planned(calibration="some.txt").sampling_s == 0
-    assert planned(method="magnitude") == Plan(0.0, 30.0, 0.0, 7, 9)
+def test_magnitude_reads_nothing() -> None:
+    paces = replace(PACES, decode=0.0)
+    assert estimate(paces, 10, PruneConfig(method="magnitude"), 7, 9) == Plan(0.0, 30.0, 0.0, 7, 9)
+
+
+def test_every_batch_of_written_samples_is_counted(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "BATCH_SAMPLES", 2)
+    monkeypatch.setattr(plans, "_seconds", lambda work: (work(), 1.0)[1])  # whatever is timed takes a second
+    parts = anatomy.dissect(anatomy.load(tiny_model_folder))
+    asked = {"a.txt": 0, ("self", "a.txt"): 3, ("self", "chat"): 2 + 3}  # batches; of 9 samples, chat has 4
+    for calibration, written in asked.items():
+        config = PruneConfig(preset="fast", samples=9, length=5, calibration=calibration)  # type: ignore[arg-type]
+        assert measure(parts, tiny_model_folder, config).decode == pytest.approx(written / 4)
 
 
 def test_a_plan_reads_in_minutes_and_gib() -> None:
@@ -53,20 +65,6 @@ def test_what_a_preset_does_is_timed(tiny_model_folder: Path, preset: str) -> No
     assert (paces.train > 0, paces.distil > paces.train) == ((preset != "fast"),) * 2
 
 
-def test_memory_grows_with_what_is_held(tiny_model_folder: Path) -> None:
-    parts = anatomy.dissect(anatomy.load(tiny_model_folder))
-    small, long, best = (
-        peak_bytes(parts, config)
-        for config in (
-            PruneConfig(preset="fast", samples=4, length=32),
-            PruneConfig(preset="fast", samples=4, length=64),
-            PruneConfig(preset="best", samples=4, length=32),
-        )
-    )
-    assert long - small == 4 * 32 * 64 * 2  # hidden states, bfloat16
-    assert best > small + sum(parameter.nbytes for parameter in parts.model.parameters())  # the dense model beside it
-
-
 def test_the_command_plans_and_makes_nothing(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +73,8 @@ def test_the_command_plans_and_makes_nothing(
     assert json.loads(capsys.readouterr().out)["disk_bytes"] > 10_000
     assert main([*words, "--method", "magnitude"]) == 0
     assert capsys.readouterr().out.startswith("about 0.0 minutes (sampling 0.0")
+    assert main([*words, "--memory-limit", "1MiB"]) == 1
+    assert "the limit is 0.00 GiB; give a higher limit" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,6 +22,7 @@ BAD: dict[str, Any] = {
     "damping": 0.0,
     "block_columns": 6,
     "calibration": "",
+    "memory_limit_bytes": 0,
 }
 
 
@@ -66,7 +67,8 @@ def label(config: PruneConfig) -> dict[str, Any]:
 def test_the_manifest_says_what_was_done() -> None:
     document = label(PruneConfig(samples=3, length=32, seed=7, revision="abc", damping=0.02))
     assert document["base_model"] == "org/model@abc"
-    calibration = {"source": "self", "samples": 3, "length": 32, "tokens": 96, "seed": 7}
+    sources = [{"source": "self", "samples": 3}]
+    calibration = {"sources": sources, "samples": 3, "length": 32, "tokens": 96, "seed": 7}
     assert document["calibration"] == calibration
     assert document["values"] == {"dtype": "bfloat16"}
     assert document["solver"] == {"damping": 0.02, "block_columns": 128}
@@ -95,8 +97,25 @@ def test_int8_values_have_no_dense_form() -> None:
         PruneConfig(values="int8", format="dense")
 
 
-def test_a_path_does_not_leak_into_the_manifest() -> None:
-    assert label(PruneConfig(calibration="/home/someone/notes.txt"))["calibration"]["source"] == "notes.txt"
+def test_every_source_is_on_the_label_and_no_path_of_this_machine() -> None:
+    local = ("/home/someone/notes.txt", "hub:/home/someone/texts:test", "hub:./texts")
+    config = PruneConfig(calibration=("self", *local, "hub:owner/name:train:body"), samples=17)
+    names = ["self", "notes.txt", "texts:test", "texts", "hub:owner/name:train:body"]
+    found = label(config)["calibration"]["sources"]
+    assert found == [{"source": name, "samples": 5 if name == "self" else 3} for name in names]
+
+
+@pytest.mark.parametrize("calibration", [(), ("self", ""), ("self", "chat", "self")])
+def test_sources_that_make_no_sense(calibration: tuple[str, ...]) -> None:
+    with pytest.raises(
+        InputError, match=r"^calibration is .*; give self, chat, a text file or hub:OWNER/NAME, each on"
+    ):
+        PruneConfig(calibration=calibration)
+
+
+def test_every_source_has_a_sample() -> None:
+    with pytest.raises(InputError, match=r"^samples is 2; give at least 3: one of each source"):
+        PruneConfig(calibration=("self", "chat", "a.txt"), samples=2)
 
 
 def test_magnitude_claims_no_calibration() -> None:

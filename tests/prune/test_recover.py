@@ -110,8 +110,7 @@ def distilled(passes: int, **options: Any) -> tuple[Any, Outcome]:
     model, ids = tiny(), tokens()
     parts = anatomy.dissect(model)
     _, batches = walked(model, ids, partial(recover_block, stored=torch.float32, passes=0, seed=0))
-    dense = [batch.dense for batch in batches if batch.dense is not None]
-    return model, distil(parts, ids, dense, passes, seed=0, **options)
+    return model, distil(parts, ids, batches, passes, seed=0, **options)
 
 
 def test_distillation_brings_the_predictions_nearer() -> None:

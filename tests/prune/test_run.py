@@ -9,6 +9,7 @@ from torch import Tensor
 
 from twofour.prune import PruneConfig, check, prune, run
 from twofour.prune.anatomy import Anatomy
+from twofour.prune.batches import Batch
 from twofour.prune.checkpoint import Weights, digests
 from twofour.prune.errors import InputError, OutputError, TextError
 from twofour.prune.kept import Outcome
@@ -77,7 +78,7 @@ def test_what_the_last_training_made_is_what_is_stored(
 ) -> None:
     made: dict[str, Tensor] = {}
 
-    def distil(parts: Anatomy, ids: Tensor, dense: list[Tensor], *rest: object) -> Outcome:
+    def distil(parts: Anatomy, ids: Tensor, batches: list[Batch], *rest: object) -> Outcome:
         for name, linear in parts.linears.items():
             made[f"{name}.weight"] = linear.weight.mul_(2).clone()
         return Outcome(1.0, 0.5, 1)

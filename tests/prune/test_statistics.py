@@ -33,6 +33,15 @@ def test_sums_over_batches(width: int, tokens: int, seed: int) -> None:
     torch.testing.assert_close(hessian.squares, norms.squares)
 
 
+def test_what_is_added_after_a_look_at_the_matrix_counts() -> None:
+    inputs, hessian = torch.randn(40, 20, generator=torch.Generator().manual_seed(0)), Hessian(20)
+    for batch in inputs.split(10):
+        hessian.add(batch)
+        torch.testing.assert_close(hessian.matrix.trace(), hessian.squares.sum())
+    torch.testing.assert_close(hessian.matrix.double(), outer_products(inputs), rtol=1e-4, atol=1e-4)
+    assert torch.equal(hessian.matrix, hessian.matrix.T)
+
+
 def test_energy_is_that_of_the_outputs() -> None:
     torch.manual_seed(0)
     inputs, weight = torch.randn(50, 12), torch.randn(7, 12)

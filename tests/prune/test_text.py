@@ -76,6 +76,27 @@ def test_what_is_no_text(tmp_path: Path, tokenizer: Any) -> None:
             text.tokens(tokenizer, tmp_path / name)
 
 
+def test_documents_of_a_jsonl_file(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "one\\nline"}\n\n{"text": "two\u2028lines", "id": 7}\r\n', encoding="utf-8")
+    assert tokenizer.decode(text.tokens(tokenizer, path)) == "one\nline\n\ntwo\u2028lines"
+    for line in ('{"body": "no"}', '{"text": 7}', '["text"]', '"text"', "text"):
+        path.write_text(f'{{"text": "one"}}\n{line}\n')
+        with pytest.raises(
+            TextError, match=r'text\.jsonl line 2 is no JSON object with a string "text"; give one a line'
+        ):
+            text.tokens(tokenizer, path)
+
+
+def test_a_batch_of_samples_keeps_to_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama()
+    one = 2 * 2 * 2 * 8 * 20 * 4  # keys and values, 2 layers, 2 heads of 8, 20 tokens, float32
+    assert text.cache_bytes(model, 20) == one and text.batch_samples(model, 20) == text.BATCH_SAMPLES
+    for limit, samples in ((10 * one, 10), (10 * one - 1, 9), (one - 1, 1)):
+        monkeypatch.setattr(text, "CACHE_BYTES", limit)
+        assert text.batch_samples(model, 20) == samples
+
+
 def test_the_start_token_is_what_separates_documents(tokenizer: Any) -> None:
     assert text.start_token(tokenizer) == 0  # <|endoftext|>, though BOS is 1
 

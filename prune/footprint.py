@@ -1,0 +1,134 @@
+"""What a run takes of memory and disk, estimated from above by the sizes of what it holds at a time.
+
+The model is in memory all the time; blocks are worked on one after the other. Beside them are the hidden states of the
+whole text (with what the dense model has in the same place, where blocks are trained) and whatever is largest of: the
+keys and values of the samples that are being written; the activations of one batch; the Hessian of the widest linear
+with its factor; the masters and moments of one block in training, or of all. Hidden states go to disk where that keeps
+a limit.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from twofour.prune import text
+from twofour.prune.anatomy import Anatomy
+from twofour.prune.batches import BATCH_TOKENS
+from twofour.prune.errors import InputError
+from twofour.prune.recipe import CHAT, SELF, Format, PruneConfig
+from twofour.prune.recover import STEP_TOKENS
+
+PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
+HESSIANS = 3  # the sums, the factor and one in between, float32
+WEIGHTS = 6  # copies of a weight while it is solved, float32
+KEPT_BYTES = 12 / 2  # masters and moments, float32, of every second weight
+PACKED_SHARE = (2 + 2 / 4) / 4  # a packed 16-bit weight takes at most this share of its dense bytes, with slack
+
+
+def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> int:
+    """Estimate the most memory that a run needs. `on_disk`: the hidden states are."""
+    if config.stages.solver == "magnitude":
+        return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
+    states = 0 if on_disk else states_bytes(parts, config)
+    walking = states + max(
+        _batch(parts, config), _solving(parts), _training(parts) if config.stages.block_passes else 0
+    )
+    whole = states + _distilling(parts) if config.stages.model_passes else 0
+    return PROCESS_BYTES + model_bytes(parts) + max(_sampling(parts, config), walking, whole)
+
+
+def states_on_disk(parts: Anatomy, config: PruneConfig) -> bool:
+    """Tell whether hidden states must go to disk to keep the limit. Raises InputError where even that does not help."""
+    limit = config.memory_limit_bytes
+    if limit is None or memory_bytes(parts, config) <= limit:
+        return False
+    least = memory_bytes(parts, config, on_disk=True)
+    if least > limit:
+        raise InputError(
+            f"the run needs {_gib(least)} of memory with hidden states on disk, {_gib(model_bytes(parts))} of them for "
+            f"the model, the limit is {_gib(limit)}; give a higher limit, a faster preset or shorter samples"
+        )
+    return True
+
+
+def model_bytes(parts: Anatomy) -> int:
+    """The size of the model."""
+    return sum(parameter.nbytes for parameter in parts.model.parameters())
+
+
+def states_bytes(parts: Anatomy, config: PruneConfig) -> int:
+    """The size of the hidden states of the text, of the pruned and, where blocks are trained, of the dense model."""
+    sizes: Any = parts.model.config
+    copies = 2 if config.stages.trains else 1
+    return copies * config.samples * config.length * int(sizes.hidden_size) * _element(parts)
+
+
+def disk_bytes(parts: Anatomy, config: PruneConfig) -> int:
+    """Estimate the disk that a run needs: its result, and until then the pruned blocks, states, and training."""
+    pruned = sum(linear.weight.numel() for linear in parts.linears.values()) * parts.stored.itemsize
+    if config.stages.solver == "magnitude":
+        return result_bytes(parts, config.format) + pruned
+    copies = 3 if states_on_disk(parts, config) else 2  # behind the last block and behind this one
+    kept = _numbers(parts.linears.values()) * KEPT_BYTES + pruned / 2  # masters and moments, and the best weights
+    training = round(2 * kept) if config.stages.model_passes else 0  # this save, and the one before it
+    return result_bytes(parts, config.format) + pruned + copies * states_bytes(parts, config) + training
+
+
+def result_bytes(parts: Anatomy, form: Format) -> int:
+    """Estimate the size of the result."""
+    linears = sum(linear.weight.nbytes for linear in parts.linears.values())
+    return model_bytes(parts) - (round(linears * (1 - PACKED_SHARE)) if form == "packed" else 0)
+
+
+def _sampling(parts: Anatomy, config: PruneConfig) -> int:
+    if not {SELF, CHAT} & set(config.sources):
+        return 0
+    samples = min(config.samples, text.batch_samples(parts.model, config.length))
+    probabilities = 4 * 4 * samples * _vocabulary(parts)  # logits, softmax, sums and one in between, float32
+    return samples * text.cache_bytes(parts.model, config.length) + probabilities
+
+
+def _batch(parts: Anatomy, config: PruneConfig) -> int:
+    """The inputs of all linears of a block for one batch, one of them in float32, and the Hessians that they make."""
+    tokens = min(config.samples * config.length, max(config.length, BATCH_TOKENS))
+    widths = [linear.in_features for linear in parts.blocks[0].linears.values()]
+    hessians = 4 * sum(width**2 for width in set(widths)) + 4 * min(widths) ** 2  # o_proj has its own
+    return tokens * (sum(widths) * _element(parts) + 4 * max(widths)) + hessians
+
+
+def _solving(parts: Anatomy) -> int:
+    widest = max(linear.in_features for linear in parts.linears.values())
+    return HESSIANS * 4 * widest**2 + WEIGHTS * 4 * _largest(parts)
+
+
+def _training(parts: Anatomy) -> int:
+    return round(_numbers(parts.blocks[0].linears.values()) * (KEPT_BYTES + 2 * _element(parts)))
+
+
+def _distilling(parts: Anatomy) -> int:
+    """Masters, moments and gradients, and the logits of both models with their slope and one in between."""
+    trained = round(_numbers(parts.linears.values()) * (KEPT_BYTES + _element(parts)))
+    return trained + 4 * STEP_TOKENS * _vocabulary(parts) * _element(parts)
+
+
+def _numbers(linears: Iterable[nn.Linear]) -> int:
+    return sum(linear.weight.numel() for linear in linears)
+
+
+def _largest(parts: Anatomy) -> int:
+    return max(linear.weight.numel() for linear in parts.linears.values())
+
+
+def _element(parts: Anatomy) -> int:
+    """The bytes of a number in what forwards run in."""
+    return next(iter(parts.linears.values())).weight.element_size()
+
+
+def _vocabulary(parts: Anatomy) -> int:
+    sizes: Any = parts.model.config
+    return int(sizes.vocab_size)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,102 @@
+"""What a run takes: sizes by hand, and hidden states on disk, which change nothing but the memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twofour.prune import PruneConfig, anatomy, batches, footprint, prune
+from twofour.prune.anatomy import Anatomy
+from twofour.prune.checkpoint import digests
+from twofour.prune.errors import InputError
+from twofour.prune.prune_command import memory_size
+from twofour.serve.cli import main
+
+MODEL_BYTES = 2 * (320 * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96))  # of the tiny model, bfloat16
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_model_folder: Path) -> Anatomy:
+    return anatomy.dissect(anatomy.load(tiny_model_folder))
+
+
+def config(**asked: Any) -> PruneConfig:
+    return PruneConfig(**{"preset": "fast", "samples": 400, "length": 1024, "calibration": "a.txt"} | asked)
+
+
+def test_the_model_and_its_states(parts: Anatomy) -> None:
+    assert footprint.model_bytes(parts) == MODEL_BYTES
+    assert footprint.states_bytes(parts, config()) == 400 * 1024 * 64 * 2
+    assert footprint.states_bytes(parts, config(preset="balanced")) == 2 * 400 * 1024 * 64 * 2  # the dense ones, too
+
+
+def test_memory_is_that_of_what_is_held_at_a_time(parts: Anatomy) -> None:
+    states = 400 * 1024 * 64 * 2
+    memory = footprint.memory_bytes(parts, config())
+    assert memory - footprint.memory_bytes(parts, config(), on_disk=True) == states
+    assert memory > footprint.PROCESS_BYTES + MODEL_BYTES + states
+    assert footprint.memory_bytes(parts, config(preset="best")) - memory >= states
+    cache = 64 * 2 * 2 * 32 * 1024 * 2  # 64 samples, keys and values, 2 blocks, 2 heads of 16
+    least = footprint.PROCESS_BYTES + MODEL_BYTES + cache
+    assert footprint.memory_bytes(parts, config(calibration="self"), on_disk=True) >= least
+    assert footprint.memory_bytes(parts, config(method="magnitude", preset=None)) < memory
+
+
+def test_disk_holds_the_result_the_blocks_and_the_states(parts: Anatomy) -> None:
+    pruned, states = MODEL_BYTES - 2 * (320 * 64 + 5 * 64), 400 * 1024 * 64 * 2
+    asked = config(format="dense")
+    assert footprint.disk_bytes(parts, asked) == MODEL_BYTES + pruned + 2 * states
+    limit = footprint.memory_bytes(parts, asked) - 1
+    assert (
+        footprint.disk_bytes(parts, config(format="dense", memory_limit_bytes=limit))
+        == MODEL_BYTES + pruned + 3 * states
+    )
+    kept = pruned // 4  # of 2 bytes, every second
+    distilled = footprint.disk_bytes(parts, config(format="dense", preset="best"))
+    assert distilled == MODEL_BYTES + pruned + 2 * 2 * states + 2 * kept * (4 + 4 + 4 + 2)
+
+
+def test_states_go_to_disk_only_where_the_limit_asks_for_it(parts: Anatomy) -> None:
+    needed, least = (footprint.memory_bytes(parts, config(), on_disk) for on_disk in (False, True))
+    for limit, on_disk in ((None, False), (needed, False), (needed - 1, True), (least, True)):
+        assert footprint.states_on_disk(parts, config(memory_limit_bytes=limit)) is on_disk
+    with pytest.raises(InputError, match=r"needs 0\.\d\d GiB of memory with hidden states on disk, 0\.00 GiB of them"):
+        footprint.states_on_disk(parts, config(memory_limit_bytes=least - 1))
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced"])
+def test_states_on_disk_change_no_bit(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    small: dict[str, Any] = {"preset": preset, "samples": 6, "length": 32}
+    prune(tiny_model_folder, tmp_path / "memory", PruneConfig(**small))
+    seen = set()
+    real = batches.Batch._put
+
+    def watch(batch: batches.Batch, name: str, states: Any) -> None:
+        real(batch, name, states)
+        seen.add((name, len(batch._states), len(list((tmp_path / ".disk.unfinished").glob(f"{name}-from-*")))))
+
+    monkeypatch.setattr(batches.Batch, "_put", watch)
+    parts = anatomy.dissect(anatomy.load(tiny_model_folder))
+    limit = footprint.memory_bytes(parts, PruneConfig(**small)) - 1
+    prune(tiny_model_folder, tmp_path / "disk", PruneConfig(**small, memory_limit_bytes=limit))
+    assert digests(tmp_path / "disk") == digests(tmp_path / "memory")
+    on_disk = {name for name, in_memory, files in seen if files and not in_memory}
+    assert on_disk == ({"hidden"} if preset == "fast" else {"hidden", "dense"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "memory"]
+
+
+def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_made(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prune", str(tiny_model_folder), "-o", str(tmp_path / "out"), "--memory-limit", "100MB"]) == 1
+    assert "with hidden states on disk" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_sizes_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [memory_size(text) for text in ("8GiB", "0.5 MiB", "500MB")] == [8 << 30, 1 << 19, 500_000_000]
+    for text in ("8", "GiB", "8 gigs", "1.2.3GB"):
+        with pytest.raises(SystemExit):
+            main(["prune", "model", "-o", "out", "--memory-limit", text])
+        assert "is no size; give one as 8GiB" in capsys.readouterr().err
