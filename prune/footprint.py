@@ -61,7 +61,7 @@ def states_bytes(parts: Anatomy, config: PruneConfig) -> int:
     """The size of the hidden states of the text, of the pruned and, where blocks are trained, of the dense model."""
     sizes: Any = parts.model.config
     copies = 2 if config.stages.trains else 1
-    return copies * config.samples * config.length * int(sizes.hidden_size) * _element(parts)
+    return copies * config.text_tokens * int(sizes.hidden_size) * _element(parts)
 
 
 def disk_bytes(parts: Anatomy, config: PruneConfig) -> int:
@@ -84,14 +84,14 @@ def result_bytes(parts: Anatomy, form: Format) -> int:
 def _sampling(parts: Anatomy, config: PruneConfig) -> int:
     if not {SELF, CHAT} & set(config.sources):
         return 0
-    samples = min(config.samples, text.batch_samples(parts.model, config.length))
+    samples = min(config.text_samples, text.batch_samples(parts.model, config.length))
     probabilities = 4 * 4 * samples * _vocabulary(parts)  # logits, softmax, sums and one in between, float32
     return samples * text.cache_bytes(parts.model, config.length) + probabilities
 
 
 def _batch(parts: Anatomy, config: PruneConfig) -> int:
     """The inputs of all linears of a block for one batch, one of them in float32, and the Hessians that they make."""
-    tokens = min(config.samples * config.length, max(config.length, BATCH_TOKENS))
+    tokens = min(config.text_tokens, max(config.length, BATCH_TOKENS))
     widths = [linear.in_features for linear in parts.blocks[0].linears.values()]
     hessians = 4 * sum(width**2 for width in set(widths)) + 4 * min(widths) ** 2  # o_proj has its own
     return tokens * (sum(widths) * _element(parts) + 4 * max(widths)) + hessians

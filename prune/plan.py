@@ -76,7 +76,7 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
 
 def estimate(paces: Paces, blocks: int, config: PruneConfig, peak_memory_bytes: int, disk_bytes: int) -> Plan:
     """Add the parts of a run up."""
-    stages, tokens = config.stages, config.samples * config.length
+    stages, tokens = config.stages, config.text_tokens
     reading = stages.solver != "magnitude"
     forwards = (2 if stages.trains else 1) * paces.forward  # the pruned block, and the dense one on dense states
     block_s = paces.solve + (tokens * (paces.collect + forwards) if reading else 0.0)

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 PRESET_HELP = (
-    "fast: the solver alone; balanced (default): a better solver, then each block trained a little against the dense "
-    "model; best: trained longer, at last as a whole, which needs memory for both models and the optimiser"
+    "fast: the solver alone; balanced (default): a better solver, then the kept weights of the whole model trained to "
+    "predict what the dense model predicts, once through the text; best: three times, through twice the text"
 )
 CALIBRATION_HELP = (
     "self (default): text that the model writes; chat: conversations that it writes, through its chat template; "
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help=CALIBRATION_HELP,
     )
-    parser.add_argument("--samples", type=int, default=default.samples, metavar="N", help="default: %(default)s")
+    parser.add_argument("--samples", type=int, metavar="N", help="of the text (default: 64; best: 128)")
     parser.add_argument(
         "--length",
         type=int,

@@ -22,11 +22,15 @@ DEFAULT_PRESET: Preset = "balanced"
 
 
 class Stages(NamedTuple):
-    """What is done with every block, and with the whole: passes over the text in which kept weights are trained."""
+    """What is done with every block, and with the whole: passes over the text in which kept weights are trained.
+
+    samples: of the text, where no other number is asked for.
+    """
 
     solver: Method
     block_passes: int = 0
     model_passes: int = 0
+    samples: int = 64
 
     @property
     def trains(self) -> bool:
@@ -37,7 +41,7 @@ class Stages(NamedTuple):
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),
     "balanced": Stages("refine", model_passes=1),
-    "best": Stages("refine", model_passes=3),
+    "best": Stages("refine", model_passes=3, samples=128),
 }
 
 
@@ -48,7 +52,7 @@ class PruneConfig:
     preset: by time and memory; without a method, None is "balanced".
     method: the solver by name instead of a preset, without recovery.
     calibration: a source or several, which share the samples evenly, see `sources`; magnitude ignores it.
-    samples x length: the tokens to calibrate on.
+    samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
@@ -60,7 +64,7 @@ class PruneConfig:
     preset: Preset | None = None
     method: Method | None = None
     calibration: str | tuple[str, ...] = SELF
-    samples: int = 64
+    samples: int | None = None
     length: int = 512
     seed: int = 0
     format: Format = "packed"
@@ -81,7 +85,7 @@ class PruneConfig:
             _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
         dense = 'model with the format dense, or take packed and then "twofour convert --to dense"'
         _require(self.values == "model" or self.format == "packed", self, "values", dense)
-        _require(self.samples >= 1, self, "samples", "at least 1")
+        _require(self.samples is None or self.samples >= 1, self, "samples", "at least 1")
         _require(self.length >= 2, self, "length", "at least 2")
         _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")
         limit = self.memory_limit_bytes
@@ -93,9 +97,9 @@ class PruneConfig:
         once = len(set(self.sources)) == len(self.sources) > 0
         _require(once and all(self.sources), self, "calibration", known)
         every = f"at least {len(self.sources)}: one of each source"
-        _require(self.samples >= len(self.sources), self, "samples", every)
+        _require(self.text_samples >= len(self.sources), self, "samples", every)
         _require(
-            self.samples >= 2 or not self.stages.trains,
+            self.text_samples >= 2 or not self.stages.trains,
             self,
             "samples",
             "at least 2: one to train on, one to validate on",
@@ -107,9 +111,19 @@ class PruneConfig:
         return (self.calibration,) if isinstance(self.calibration, str) else self.calibration
 
     @property
+    def text_samples(self) -> int:
+        """How many samples the calibration text has."""
+        return self.stages.samples if self.samples is None else self.samples
+
+    @property
+    def text_tokens(self) -> int:
+        """How many tokens the calibration text has."""
+        return self.text_samples * self.length
+
+    @property
     def shares(self) -> dict[str, int]:
         """The samples of each source: equally many, and what is left over for the first."""
-        each, rest = divmod(self.samples, len(self.sources))
+        each, rest = divmod(self.text_samples, len(self.sources))
         return {source: each + (rest if source == self.sources[0] else 0) for source in self.sources}
 
     @property
@@ -195,9 +209,9 @@ def _calibration(config: PruneConfig) -> dict[str, Any] | None:
         return None
     return {
         "sources": [{"source": _named(source), "samples": samples} for source, samples in config.shares.items()],
-        "samples": config.samples,
+        "samples": config.text_samples,
         "length": config.length,
-        "tokens": config.samples * config.length,
+        "tokens": config.text_tokens,
         "seed": config.seed,
     }
 

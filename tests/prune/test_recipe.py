@@ -56,7 +56,14 @@ def test_a_preset_and_a_method_exclude_each_other() -> None:
 def test_training_needs_text_to_validate_on() -> None:
     with pytest.raises(InputError, match="samples is 1; give at least 2: one to train on"):
         PruneConfig(preset="best", samples=1)
-    assert PruneConfig(preset="fast", samples=1).samples == 1
+    assert PruneConfig(preset="fast", samples=1).text_samples == 1
+
+
+def test_a_preset_knows_how_much_text_it_wants() -> None:
+    fast, best = PruneConfig(preset="fast"), PruneConfig(preset="best")
+    assert best.text_samples > fast.text_samples == PruneConfig(method="refine").text_samples
+    asked = PruneConfig(preset="best", samples=10, length=7, calibration=("self", "chat", "a.txt"))
+    assert asked.text_tokens == 70 and asked.shares == {"self": 4, "chat": 3, "a.txt": 3}
 
 
 def label(config: PruneConfig) -> dict[str, Any]:
