@@ -168,7 +168,7 @@ def _require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
         _run_body(anatomy.model, trial, None)
     finally:
         handle.remove()
-    batch = _record(anatomy, trial, None, 0)
+    batch = _record(anatomy, trial, None, 0, None)
     for index, block in enumerate(anatomy.blocks):
         propagate(block, index, [batch])
     # NaN is equal to NaN here: the walk will say where it comes from.
