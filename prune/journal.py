@@ -104,7 +104,7 @@ class Journal:
 
     def weights(self) -> "OnDemand":
         """The pruned weights that are kept here, read from disk one at a time."""
-        makers = {}
+        makers: dict[str, Callable[[], SparseWeight]] = {}
         for path in self._done():
             with _opened(path) as file:
                 makers |= {name: partial(_read_weight, path, name) for name in _about_of(file)["scale_columns"]}

@@ -89,9 +89,9 @@ class PruneConfig:
         _require(0 < self.damping < float("inf"), self, "damping", "a positive number")
         columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
-        known = f"{SELF}, {CHAT}, a text file or {HUB}OWNER/NAME, each once"
+        kinds = f"{SELF}, {CHAT}, a text file or {HUB}OWNER/NAME, each once"
         once = len(set(self.sources)) == len(self.sources) > 0
-        _require(once and all(self.sources), self, "calibration", known)
+        _require(once and all(self.sources), self, "calibration", kinds)
         every = f"at least {len(self.sources)}: one of each source"
         _require(self.samples >= len(self.sources), self, "samples", every)
         _require(

@@ -95,16 +95,19 @@ def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal,
     parts.model.to(forward)
     folder.require_space(out, footprint.disk_bytes(parts, config))
     blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
-    weights = journal.weights()
-    if config.stages.model_passes:  # the journal's are those before the whole model was trained
-        rounded = store(parts, config)
-        weights = OnDemand({name: partial(_stored, rounded, linear) for name, linear in parts.linears.items()})
+    # the journal's are those before the whole model was trained
+    weights = trained_weights(parts, store(parts, config)) if config.stages.model_passes else journal.weights()
     linears = {name: linear for block in blocks for name, linear in block.linears.items()}
     return Pruned(weights, linears, parts.dense, parts.stored, forward, recovery)
 
 
-def _stored(rounded: Store, linear: nn.Linear) -> SparseWeight:
-    return rounded(linear.weight.float()).cpu()
+def trained_weights(parts: Anatomy, rounded: Store) -> OnDemand:
+    """The weights of the model in memory as they will be stored."""
+
+    def weight(linear: nn.Linear) -> SparseWeight:
+        return rounded(linear.weight.float()).cpu()
+
+    return OnDemand({name: partial(weight, linear) for name, linear in parts.linears.items()})
 
 
 def pruned_blocks(
