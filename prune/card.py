@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from twofour.prune.recipe import SELF, Format
+from twofour.prune.recipe import CHAT, SELF, Format
 
 QUALITY_HEAD = (
     *("text", "against calibration", "ppl dense", "ppl 2:4", "ratio"),
@@ -102,12 +102,12 @@ def likeness(text: str, sampled: bool, calibration: Mapping[str, Any] | None) ->
     """Say how near a text of the evaluation is to the one of calibration, as far as their sources tell."""
     if calibration is None:
         return "there was none"
-    source = calibration["source"]
-    if not sampled and text == source:
+    sources = {source["source"] for source in calibration["sources"]}
+    if sampled:
+        return "of its kind" if SELF in sources else "foreign"
+    if text in sources:
         return "the same file"
-    if (source == SELF) == sampled:
-        return "of its kind" if sampled else "another file"
-    return "foreign"
+    return "another file" if sources - {SELF, CHAT} else "foreign"
 
 
 def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -128,17 +128,22 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _calibration(calibration: Mapping[str, Any] | None) -> str:
     if calibration is None:
         return "none"
-    source = "text sampled from the dense model" if calibration["source"] == SELF else calibration["source"]
-    shape = f"{calibration['samples']} x {calibration['length']} tokens"
-    return f"{source}, {shape}, seed {calibration['seed']}"
+    length = calibration["length"]
+    parts = [f"{_source(each['source'])}, {each['samples']} x {length} tokens" for each in calibration["sources"]]
+    return f"{'; '.join(parts)}; seed {calibration['seed']}"
+
+
+def _source(name: str) -> str:
+    written = {SELF: "text sampled from the dense model", CHAT: "conversations sampled from the dense model"}
+    return written.get(name, name)
 
 
 def _recovery(recovery: Mapping[str, Any] | None) -> str:
     if recovery is None:
         return "none"
-    steps = ["kept weights trained block by block"] if recovery["blocks"] else []
-    steps += ["then as a whole model"] if recovery["model"] else []
-    return ", ".join(steps) + "; masks fixed"
+    steps = ["block by block"] if any(outcome["passes"] for outcome in recovery["blocks"]) else []
+    steps += ["as a whole model"] if recovery["model"] else []
+    return f"kept weights trained {', then '.join(steps)}; masks fixed"
 
 
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:

@@ -7,7 +7,9 @@ with its factor; the masters and moments of one block in training, or of all. Hi
 a limit.
 """
 
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -36,6 +38,23 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     )
     whole = states + _distilling(parts) if config.stages.model_passes else 0
     return PROCESS_BYTES + model_bytes(parts) + max(_sampling(parts, config), walking, whole)
+
+
+def affordable(parts: Anatomy, config: PruneConfig) -> tuple[PruneConfig, list[str]]:
+    """Decide how kept weights are trained: as a whole where memory allows it; else say what is done instead."""
+    limit = config.memory_limit_bytes or _physical_bytes()
+    needed = memory_bytes(parts, config, on_disk=True)
+    if config.train != "auto" or not config.stages.model_passes or needed <= limit:
+        return config, []
+    fallback = (
+        f"kept weights trained block by block: all at once would have needed {_gib(needed)} of memory, and "
+        f"{_gib(limit)} were allowed"
+    )
+    return replace(config, train="blocks"), [fallback]
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def states_on_disk(parts: Anatomy, config: PruneConfig) -> bool:

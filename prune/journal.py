@@ -40,13 +40,14 @@ TRAINING = "training.safetensors"
 def request(source: Path, config: PruneConfig) -> dict[str, Any]:
     """Return all that the bits of a result depend on; a file of the model counts by its size and time.
 
-    The memory limit is left out: it may be another when a run goes on.
+    The memory limit may be another when a run goes on, unless it decides how weights are trained.
     """
+    decides = config.train == "auto" and config.stages.model_passes
     files = sorted(path for path in source.iterdir() if path.suffix == ".safetensors" or path.name == "config.json")
     stamps = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     return {
         "model": stamps,
-        "config": asdict(replace(config, memory_limit_bytes=None)),
+        "config": asdict(config if decides else replace(config, memory_limit_bytes=None)),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
@@ -105,7 +106,7 @@ class Journal:
 
     def weights(self) -> dict[str, Callable[[], SparseWeight]]:
         """What reads each of the pruned weights that are kept here."""
-        makers = {}
+        makers: dict[str, Callable[[], SparseWeight]] = {}
         for path in self._done():
             with _opened(path) as file:
                 makers |= {name: partial(_read_weight, path, name) for name in _about_of(file)["scale_columns"]}

@@ -68,6 +68,7 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     anatomy.refuse_config(folder.read_config(source))
     parts = anatomy.dissect(anatomy.load(source))
     text.refuse_length(parts.model, config.length)
+    config, _ = footprint.affordable(parts, config)
     parts.model.to(run.forward_dtype(parts, config))
     spilled = footprint.states_on_disk(parts, config)
     sizes = footprint.memory_bytes(parts, config, spilled), footprint.disk_bytes(parts, config)

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--preset", choices=("fast", "balanced", "best"), help=PRESET_HELP)
     how.add_argument("--method", choices=("sparsegpt", "refine", "wanda", "magnitude"), help="a solver by name instead")
     parser.add_argument(
+        "--train",
+        choices=("auto", "model", "blocks"),
+        default=default.train,
+        help="kept weights all at once, or block by block in little memory (default: all, where memory allows it)",
+    )
+    parser.add_argument(
         "--calibration",
         action="append",
         metavar="SOURCE",
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     config = PruneConfig(
         preset=args.preset,
         method=args.method,
+        train=args.train,
         calibration=tuple(args.calibration or (SELF,)),
         samples=args.samples,
         length=args.length,

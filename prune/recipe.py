@@ -3,7 +3,7 @@
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from twofour.prune.errors import InputError
 
 Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
 Preset = Literal["fast", "balanced", "best"]
+Train = Literal["auto", "model", "blocks"]
 Format = Literal["packed", "dense"]
 Values = Literal["model", "int8"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -51,6 +52,7 @@ class PruneConfig:
 
     preset: by time and memory; without a method, None is "balanced".
     method: the solver by name instead of a preset, without recovery.
+    train: kept weights with all others of the model, or block by block; "auto" is the model where memory allows it.
     calibration: a source or several, which share the samples evenly, see `sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
@@ -63,6 +65,7 @@ class PruneConfig:
 
     preset: Preset | None = None
     method: Method | None = None
+    train: Train = "auto"
     calibration: str | tuple[str, ...] = SELF
     samples: int | None = None
     length: int = 512
@@ -79,7 +82,14 @@ class PruneConfig:
     def __post_init__(self) -> None:
         if self.preset and self.method:
             raise InputError(f"preset {self.preset} and method {self.method} exclude each other; give one of them")
-        literals = {"preset": Preset, "method": Method, "format": Format, "values": Values, "dtype": Precision}
+        literals = {
+            "preset": Preset,
+            "method": Method,
+            "train": Train,
+            "format": Format,
+            "values": Values,
+            "dtype": Precision,
+        }
         for name, choices in literals.items():
             known = (*get_args(choices), getattr(type(self), name))  # a default may be None
             _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
@@ -93,9 +103,9 @@ class PruneConfig:
         _require(0 < self.damping < float("inf"), self, "damping", "a positive number")
         columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
-        known = f"{SELF}, {CHAT}, a text file or {HUB}OWNER/NAME, each once"
+        kinds = f"{SELF}, {CHAT}, a text file or {HUB}OWNER/NAME, each once"
         once = len(set(self.sources)) == len(self.sources) > 0
-        _require(once and all(self.sources), self, "calibration", known)
+        _require(once and all(self.sources), self, "calibration", kinds)
         every = f"at least {len(self.sources)}: one of each source"
         _require(self.text_samples >= len(self.sources), self, "samples", every)
         _require(
@@ -134,7 +144,10 @@ class PruneConfig:
     @property
     def stages(self) -> Stages:
         """What the preset does; a method asked for by name trains nothing."""
-        return Stages(self.method) if self.method else PRESETS[self.preset or DEFAULT_PRESET]
+        if self.method:
+            return Stages(self.method)
+        stages = PRESETS[self.preset or DEFAULT_PRESET]
+        return stages.by_blocks() if self.train == "blocks" else stages
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
@@ -174,6 +187,7 @@ def manifest(
     threads: int,
     seconds: float,
     recovery: Mapping[str, Any] | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the manifest of a run."""
     return {
@@ -190,7 +204,7 @@ def manifest(
         "linears": {name: asdict(linear) for name, linear in linears.items()},
         "recovery": recovery,
         "dense": dict(dense),
-        "fallbacks": [],  # none exists: what cannot be done as asked is refused
+        "fallbacks": list(fallbacks),  # what else cannot be done as asked is refused
         "forward_dtype": forward_dtype,
         "machine": {"device": config.device, "threads": threads, "processor": platform.machine()},
         "versions": versions(),

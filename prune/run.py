@@ -1,6 +1,7 @@
 """The story of a pruning run."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ class Pruned:
     stored: torch.dtype
     forward: torch.dtype
     recovery: Recovery | None
+    fallbacks: list[str]
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             threads=torch.get_num_threads(),
             seconds=journal.spent_s + time.perf_counter() - started,
             recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
+            fallbacks=pruned.fallbacks,
         )
         label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)
@@ -101,12 +104,11 @@ def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal,
     names = anatomy.stored_names(parts, source)
     forward = forward_dtype(parts, config)
     parts.model.to(forward)
+    config, fallbacks = footprint.affordable(parts, config)
     folder.require_space(out, footprint.disk_bytes(parts, config))
     blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
-    weights = journal.weights()
-    if config.stages.model_passes:  # the journal's are those before the whole model was trained
-        rounded = store(parts, config)
-        weights = {name: partial(_stored, rounded, linear) for name, linear in parts.linears.items()}
+    # the journal's are those before the whole model was trained
+    weights = trained_weights(parts, store(parts, config)) if config.stages.model_passes else journal.weights()
     return Pruned(
         weights=OnDemand({names[name]: make for name, make in weights.items()}),
         linears={names[name]: linear for block in blocks for name, linear in block.linears.items()},
@@ -114,11 +116,17 @@ def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal,
         stored=parts.stored,
         forward=forward,
         recovery=recovery,
+        fallbacks=fallbacks,
     )
 
 
-def _stored(rounded: Store, linear: nn.Linear) -> SparseWeight:
-    return rounded(linear.weight.float()).cpu()
+def trained_weights(parts: Anatomy, rounded: Store) -> dict[str, Callable[[], SparseWeight]]:
+    """What makes each of the weights of the model in memory as it will be stored."""
+
+    def weight(linear: nn.Linear) -> SparseWeight:
+        return rounded(linear.weight.float()).cpu()
+
+    return {name: partial(weight, linear) for name, linear in parts.linears.items()}
 
 
 def pruned_blocks(

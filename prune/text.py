@@ -10,7 +10,7 @@ of a JSONL file are set apart by an empty line.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def chat_sampled(
 
 
 @torch.no_grad()
-def _sampled(model: nn.Module, first: int, takes: list[Take], length: int, seed: int, progress: Progress) -> Tensor:
+def _sampled(model: nn.Module, first: int, takes: Sequence[Take], length: int, seed: int, progress: Progress) -> Tensor:
     """Write a sample for each of `takes`, int64 [samples, length], some at a time."""
     refuse_length(model, length)
     generator = torch.Generator().manual_seed(seed)

@@ -174,6 +174,6 @@ def test_a_disk_that_is_full_at_every_moment(tiny_model_folder: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     *refusals, last = done.stdout.splitlines()
     assert last == "left ['out']"
-    assert "MB; free some space" in refusals[0] and sum("is full; free some" in line for line in refusals) >= 2
+    assert "MB; free some space" in refusals[0] and any("is full; free some" in line for line in refusals)
     prune(tiny_model_folder, tmp_path / "whole", FAST)
     assert digests(tmp_path / "found") == digests(tmp_path / "whole") and digests(tiny_model_folder) == before

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from twofour.prune import anatomy, calibrate, quality, text
+from twofour.prune import anatomy, batches, calibrate, quality, text
 from twofour.prune.progress import to_stderr
 from twofour.prune.recipe import Method, PruneConfig
 from twofour.prune.run import solver
@@ -100,7 +100,8 @@ def prune_here(dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, flo
     """Prune as `twofour prune --method` does; returns the model and the seconds."""
     parts = anatomy.dissect(anatomy.load(dense))
     start = time.perf_counter()
-    for _ in calibrate.walk(parts, ids, *solver(PruneConfig(method=method)), progress=to_stderr()):
+    text_batches = batches.record(parts, ids)
+    for _ in calibrate.walk(parts, text_batches, *solver(PruneConfig(method=method)), progress=to_stderr()):
         pass
     return parts.model, time.perf_counter() - start
 

@@ -47,7 +47,7 @@ def test_a_run_leaves_a_card(pruned: Path, manifest: dict[str, Any]) -> None:
     assert data["library_name"] == "twofour" and data["pipeline_tag"] == "text-generation" and "2of4" in data["tags"]
     assert "license" not in data and "names no licence" in text and "base_model" not in data
     assert "tiny with 14 linears pruned" in text and str(pruned.parent) not in text
-    assert "| method | wanda |" in text and "4 x 32 tokens, seed 0" in text
+    assert "| method | wanda |" in text and "4 x 32 tokens; seed 0" in text
     assert "`lm_head`: outside the decoder blocks" in text and "Fallbacks from what was asked: none." in text
     assert "twofour eval tiny-2of4 --baseline DENSE --label" in text
 
@@ -105,11 +105,16 @@ def test_figures_go_on_the_label_and_replace_older_ones(pruned: Path, tmp_path: 
         ("16 windows", True, "wiki", "foreign"),
         ("wiki", False, "wiki", "the same file"),
         ("wiki2", False, "wiki", "another file"),
+        ("wiki", False, "chat", "foreign"),
+        ("16 windows", True, "chat", "foreign"),
         ("wiki", False, None, "there was none"),
     ],
 )
 def test_likeness(text: str, sampled: bool, source: str | None, expected: str) -> None:
-    assert likeness(text, sampled, None if source is None else {"source": source}) == expected
+    assert (
+        likeness(text, sampled, None if source is None else {"sources": [{"source": source}, {"source": "chat"}]})
+        == expected
+    )
 
 
 def test_a_folder_without_a_label_is_refused(tiny_pruned_folder: Path, tiny_model_folder: Path) -> None:

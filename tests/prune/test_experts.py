@@ -172,7 +172,9 @@ def saved(model: Any, folder: Path, tokenizer: Path) -> Path:
 
 def test_experts_are_recovered_too(tmp_path: Path, tiny_model_folder: Path) -> None:
     source = saved(tiny("mixtral", vocab_size=320), tmp_path / "source", tiny_model_folder)
-    manifest = prune(source, tmp_path / "out", PruneConfig(preset="best", samples=8, length=32)).manifest
+    manifest = prune(
+        source, tmp_path / "out", PruneConfig(preset="best", train="blocks", samples=8, length=32)
+    ).manifest
     assert check(tmp_path / "out").ok and len(manifest["linears"]) == 2 * (4 + 8 * 3)
     assert all(outcome["after"] < outcome["before"] for outcome in manifest["recovery"]["blocks"])
     assert manifest["dense"].keys() == {"lm_head", *(f"model.layers.{i}.block_sparse_moe.gate" for i in range(2))}

@@ -87,6 +87,21 @@ def test_states_on_disk_change_no_bit(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "memory"]
 
 
+def test_blocks_are_trained_one_by_one_where_the_whole_does_not_fit(tiny_model_folder: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"samples": 4, "length": 32}
+    parts = anatomy.dissect(anatomy.load(tiny_model_folder))
+    least = footprint.memory_bytes(parts, PruneConfig(**small), on_disk=True)
+    assert footprint.affordable(parts, PruneConfig(**small, memory_limit_bytes=least))[1] == []
+    asked = PruneConfig(**small, memory_limit_bytes=least - 1)
+    manifest = prune(tiny_model_folder, tmp_path / "limited", asked).manifest
+    assert len(manifest["fallbacks"]) == 1 and manifest["fallbacks"][0].startswith("kept weights trained block by blo")
+    assert manifest["recovery"]["model"] is None and manifest["recovery"]["blocks"][0]["passes"] > 0
+    chosen = prune(tiny_model_folder, tmp_path / "chosen", PruneConfig(**small, train="blocks")).manifest
+    assert chosen["fallbacks"] == [] and digests(tmp_path / "limited") == digests(tmp_path / "chosen")
+    with pytest.raises(InputError, match="the limit is"):
+        prune(tiny_model_folder, tmp_path / "out", PruneConfig(**small, train="model", memory_limit_bytes=least - 1))
+
+
 def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_made(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

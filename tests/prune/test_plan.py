@@ -29,9 +29,10 @@ def test_the_parts_of_a_fast_run() -> None:
 def test_presets_that_train_follow_the_dense_model_and_pay_for_their_passes() -> None:
     fast, balanced, best = (planned(preset=preset, samples=8, length=100) for preset in ("fast", "balanced", "best"))
     assert balanced.pruning_s - fast.pruning_s == pytest.approx(10 * 800 * 0.002)
-    one_pass = 10 * 800 * (0.02 * 7 / 8 + 0.002 / 8)
-    assert balanced.recovery_s == pytest.approx(2 * one_pass)
-    assert best.recovery_s == pytest.approx(4 * one_pass + 2 * 800 * 0.1)
+    assert balanced.recovery_s == pytest.approx(800 * 0.1)
+    assert best.recovery_s == pytest.approx(3 * 800 * 0.1)
+    blocks = planned(preset="balanced", train="blocks", samples=8, length=100)
+    assert blocks.recovery_s == pytest.approx(2 * 10 * 800 * (0.02 * 7 / 8 + 0.002 / 8))
 
 
 def test_magnitude_reads_nothing() -> None:

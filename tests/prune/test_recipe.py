@@ -66,9 +66,18 @@ def test_a_preset_knows_how_much_text_it_wants() -> None:
     assert asked.text_tokens == 70 and asked.shares == {"self": 4, "chat": 3, "a.txt": 3}
 
 
+def test_kept_weights_are_trained_as_a_whole_or_by_blocks() -> None:
+    for preset in ("balanced", "best"):
+        whole, blocks = (PruneConfig(preset=preset, train=train).stages for train in ("model", "blocks"))
+        assert PruneConfig(preset=preset).stages == whole
+        assert whole.model_passes > 0 == whole.block_passes and blocks.block_passes > 0 == blocks.model_passes
+        assert (blocks.solver, blocks.samples) == (whole.solver, whole.samples)
+    assert PruneConfig(preset="fast", train="blocks").stages == PruneConfig(preset="fast").stages
+
+
 def label(config: PruneConfig) -> dict[str, Any]:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
-    return manifest("org/model", config, linears, {"lm_head": "why"}, "bfloat16", "float32", 2, 90.0)
+    return manifest("org/model", config, {}, linears, {"lm_head": "why"}, "bfloat16", "float32", 2, 90.0)
 
 
 def test_the_manifest_says_what_was_done() -> None:
@@ -88,9 +97,9 @@ def test_the_manifest_says_what_was_done() -> None:
 
 def test_recovery_is_on_the_label() -> None:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
-    document = manifest(
-        "m", PruneConfig(preset="best"), linears, {}, "bfloat16", "float32", 2, 9.0, {"model": {"after": 0.5}}
-    )
+    config, recovery = PruneConfig(preset="best"), {"model": {"after": 0.5}}
+    document = manifest("m", config, {}, linears, {}, "bfloat16", "float32", 2, 9.0, recovery, ["by blocks"])
+    assert document["fallbacks"] == ["by blocks"]
     assert document["preset"] == "best" and document["recovery"] == {"model": {"after": 0.5}}
     assert document["loss_kind"].endswith(", before recovery")
 

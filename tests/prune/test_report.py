@@ -61,10 +61,16 @@ def test_a_run_leaves_a_page_that_stands_alone(pruned: Path, manifest: dict[str,
     tags = Tags(text).found
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags}
     assert not any({"src", "href"} & attributes.keys() for _, attributes in tags) and "url(" not in text
-    assert [tag for tag, _ in tags].count("svg") == 2 and [tag for tag, _ in tags].count("desc") == 2
-    for outcome in manifest["recovery"]["blocks"]:
+    assert [tag for tag, _ in tags].count("svg") == [tag for tag, _ in tags].count("desc") == 1
+    assert "No block was trained." in text and f">{manifest['recovery']['model']['after']:.4f}<" in text
+
+
+def test_trained_blocks_have_a_chart(manifest: dict[str, Any]) -> None:
+    outcomes = [{"before": 0.5, "after": 0.25, "passes": 2}, {"before": 0.75, "after": 0.125, "passes": 2}]
+    text = page({**manifest, "recovery": {**manifest["recovery"], "blocks": outcomes}}, "m")
+    for outcome in outcomes:
         assert f"<td>{outcome['before']:.4f}</td><td>{outcome['after']:.4f}</td>" in text
-    assert f">{manifest['recovery']['model']['after']:.4f}<" in text
+    assert text.count("<svg") == text.count("<desc") == 2 and "No block was trained." not in text
 
 
 def test_measured_quality_comes_onto_the_page(pruned: Path) -> None:

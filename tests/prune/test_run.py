@@ -59,18 +59,26 @@ def test_sparsegpt_loses_less_than_magnitude_on_its_own_text(tiny_float32_folder
 
 
 @pytest.mark.parametrize(
-    ("preset", "values"), [("fast", "model"), ("balanced", "model"), ("best", "model"), ("best", "int8")]
+    ("preset", "train", "values"),
+    [
+        ("fast", "auto", "model"),
+        ("balanced", "auto", "model"),
+        ("best", "blocks", "model"),
+        ("best", "auto", "int8"),
+    ],
 )
-def test_presets_are_2_of_4_and_on_the_label(tiny_model_folder: Path, tmp_path: Path, preset: str, values: str) -> None:
-    config = PruneConfig(preset=preset, values=values, samples=16, length=32)  # type: ignore[arg-type]
+def test_presets_are_2_of_4_and_on_the_label(
+    tiny_model_folder: Path, tmp_path: Path, preset: str, train: str, values: str
+) -> None:
+    config = PruneConfig(preset=preset, train=train, values=values, samples=16, length=32)  # type: ignore[arg-type]
     manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
     assert check(tmp_path / "out").ok and manifest["preset"] == preset
     recovery = manifest["recovery"]
     assert (recovery is not None) == (preset != "fast")
     if recovery:
-        outcomes = [*recovery["blocks"], *([recovery["model"]] if preset == "best" else [])]
+        outcomes = [*recovery["blocks"], *([recovery["model"]] if train == "auto" else [])]
         assert len(recovery["blocks"]) == 2 and all(outcome["after"] <= outcome["before"] for outcome in outcomes)
-        assert (recovery["model"] is None) == (preset == "balanced")
+        assert (recovery["model"] is None) == (train == "blocks")
 
 
 def test_what_the_last_training_made_is_what_is_stored(
