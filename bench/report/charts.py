@@ -3,17 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 from math import log10
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from twofour.prune.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, svg, ticks, value_axis
+from twofour.prune.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, level, svg, ticks, value_axis
 
 _CURVE_POINTS = 160
 _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall would flatten all else
 _BAR, _BAR_GAP, _GROUP_GAP = 20, 5, 34
 _ROW = 34
+_LINES = ("sparse", "dense", "torch_dense")  # the looks of lines in turn
+_LINE_NAMES = 70  # the width that names at the ends of lines may take
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class Estimate:
     high: float | None
     verdict: str
     label: str
+
+
+class Point(NamedTuple):
+    """A named place in two dimensions."""
+
+    x: float
+    y: float
+    name: str
 
 
 def distributions(title: str, description: str, arms: Mapping[str, Sequence[float]], unit: str) -> Markup:
@@ -77,6 +89,31 @@ def ratios(title: str, description: str, estimates: Sequence[Estimate]) -> Marku
         at = x.at(log10(value))
         parts.append(f'<text class="tick" x="{at}" y="{bottom + 18}" text-anchor="middle">{value:g}x</text>')
     return svg(title, description, bottom + 26, parts)
+
+
+def track(title: str, description: str, lines: Mapping[str, Sequence[Point]], units: tuple[str, str]) -> Markup:
+    """Named points joined to lines, each line named at its end; both axes reach down to 0 or below."""
+    points = [point for line in lines.values() for point in line]
+    steps = [ticks(min(0, *values), max(values)) for values in ([p.x for p in points], [p.y for p in points])]
+    x = Scale(steps[0][0], steps[0][-1], LEFT, WIDTH - RIGHT - _LINE_NAMES)
+    y = Scale(steps[1][0], steps[1][-1], TOP + PLOT_HEIGHT, TOP)
+    parts = [part for step in steps[1] for part in level(y.at(step), f"{step:g}")]
+    parts += value_axis(x, steps[0], units[0])
+    parts.append(f'<text class="tick" x="{LEFT}" y="{TOP - 2}">{escape(units[1])}</text>')
+    for (name, line), style in zip(lines.items(), cycle(_LINES), strict=False):
+        parts += _line(name, line, style, x, y)
+    return svg(title, description, TOP + PLOT_HEIGHT + AXIS, parts)
+
+
+def _line(name: str, line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
+    places = " L".join(f"{x.at(point.x)},{y.at(point.y)}" for point in line)
+    parts = [f'<path class="curve {style}" d="M{places}"/>']
+    for point in line:
+        parts.append(f'<circle class="point {style}" cx="{x.at(point.x)}" cy="{y.at(point.y)}" r="4"/>')
+        label = f'<text class="tick" x="{x.at(point.x) + 7:g}" y="{y.at(point.y) + 14:g}">{escape(point.name)}</text>'
+        parts.append(label)
+    last = line[-1]
+    return [*parts, f'<text x="{x.at(last.x) + 9:g}" y="{y.at(last.y) - 2:g}">{escape(name)}</text>']
 
 
 def _curve(values: Sequence[float], x: Scale, y: Scale) -> str:
