@@ -108,7 +108,8 @@ def ticks(low: float, high: float) -> list[float]:
 
 def alone(chart: Markup) -> str:
     """Make a chart a file of its own, with its style and a ground."""
-    ground = f'<style>{style()}</style><rect width="100%" height="100%" fill="var(--card)"/>'
+    font = "svg { font-family: system-ui, sans-serif; }"
+    ground = f'<style>{style()}\n{font}</style><rect width="100%" height="100%" fill="var(--card)"/>'
     opening, rest = chart.split(">", 1)
     return f'{opening} xmlns="http://www.w3.org/2000/svg">{ground}{rest}\n'
 

@@ -17,7 +17,7 @@ _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall woul
 _BAR, _BAR_GAP, _GROUP_GAP = 20, 5, 34
 _ROW = 34
 _LINES = ("sparse", "dense", "torch_dense")  # the looks of lines in turn
-_LINE_NAMES = 70  # the width that names at the ends of lines may take
+_LEGEND = 130  # the width of one of its names
 
 
 @dataclass(frozen=True)
@@ -92,28 +92,31 @@ def ratios(title: str, description: str, estimates: Sequence[Estimate]) -> Marku
 
 
 def track(title: str, description: str, lines: Mapping[str, Sequence[Point]], units: tuple[str, str]) -> Markup:
-    """Named points joined to lines, each line named at its end; both axes reach down to 0 or below."""
+    """Named points joined to lines; both axes reach down to 0 or below."""
     points = [point for line in lines.values() for point in line]
     steps = [ticks(min(0, *values), max(values)) for values in ([p.x for p in points], [p.y for p in points])]
-    x = Scale(steps[0][0], steps[0][-1], LEFT, WIDTH - RIGHT - _LINE_NAMES)
+    x = Scale(steps[0][0], steps[0][-1], LEFT, WIDTH - RIGHT)
     y = Scale(steps[1][0], steps[1][-1], TOP + PLOT_HEIGHT, TOP)
     parts = [part for step in steps[1] for part in level(y.at(step), f"{step:g}")]
     parts += value_axis(x, steps[0], units[0])
     parts.append(f'<text class="tick" x="{LEFT}" y="{TOP - 2}">{escape(units[1])}</text>')
-    for (name, line), style in zip(lines.items(), cycle(_LINES), strict=False):
-        parts += _line(name, line, style, x, y)
-    return svg(title, description, TOP + PLOT_HEIGHT + AXIS, parts)
+    bottom = TOP + PLOT_HEIGHT + AXIS
+    for number, ((name, line), style) in enumerate(zip(lines.items(), cycle(_LINES), strict=False)):
+        left = LEFT + number * _LEGEND
+        parts += _line(line, style, x, y)
+        parts.append(f'<path class="curve {style}" d="M{left},{bottom + 8} L{left + 26},{bottom + 8}"/>')
+        parts.append(f'<text x="{left + 32}" y="{bottom + 12}">{escape(name)}</text>')
+    return svg(title, description, bottom + 20, parts)
 
 
-def _line(name: str, line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
+def _line(line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
     places = " L".join(f"{x.at(point.x)},{y.at(point.y)}" for point in line)
     parts = [f'<path class="curve {style}" d="M{places}"/>']
     for point in line:
         parts.append(f'<circle class="point {style}" cx="{x.at(point.x)}" cy="{y.at(point.y)}" r="4"/>')
         label = f'<text class="tick" x="{x.at(point.x) + 7:g}" y="{y.at(point.y) + 14:g}">{escape(point.name)}</text>'
         parts.append(label)
-    last = line[-1]
-    return [*parts, f'<text x="{x.at(last.x) + 9:g}" y="{y.at(last.y) - 2:g}">{escape(name)}</text>']
+    return parts
 
 
 def _curve(values: Sequence[float], x: Scale, y: Scale) -> str:

@@ -92,7 +92,7 @@ def test_a_line_goes_through_the_means_over_seeds() -> None:
     runs = [run | {"seed": seed, "minutes": run["minutes"] + seed} for run in (FAST, BEST) for seed in (0, 1)]
     runs += [FAST | {"values": "int8", "minutes": 99.0}]
     svg = pruning.chart({"about": {"model": "m"}, "runs": runs})
-    (points,) = re.findall(r'class="curve \w+" d="M([^"]+)"', svg)
+    points, _legend = re.findall(r'class="curve \w+" d="M([^"]+)"', svg)
     places = [tuple(map(float, pair.split(","))) for pair in points.split(" L")]
     assert len(places) == 2 and places[0][0] == places[1][0]  # the same minutes, 1.5 and 2.5
     zero, one = (float(re.search(rf'y="([\d.]+)" text-anchor="end">{at}<', svg)[1]) - 4 for at in ("0", "0.6"))  # type: ignore[index]
