@@ -19,13 +19,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from markupsafe import Markup
+
 from twofour.bench.hardware import hardware, versions
+from twofour.bench.report.charts import Point, track
 from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import ServerError, TextError
 from twofour.prune.folder import write_whole
+from twofour.prune.quality import gap_closed
 
+KIND = "twofour.bench.pruning"  # of the document
 FIRST = "first"
 KEY = ("calibration", "seed", "preset", "values")
 
@@ -58,7 +64,7 @@ def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
     """Run what is missing, and write the results after each run. `folder`: for the halves and the pruned models."""
     folder.mkdir(parents=True, exist_ok=True)
     halves = split(asked.text, folder)
-    results = json.loads(out.read_text()) if out.exists() else _empty(asked)
+    results = {"kind": KIND} | (json.loads(out.read_text()) if out.exists() else _empty(asked))
     done = [{key: run[key] for key in KEY} for run in results["runs"]]
     for run in asked.runs():
         if run not in done:
@@ -94,9 +100,24 @@ def gaps(run: dict[str, Any], fast: dict[str, Any] | None) -> dict[str, float | 
     """GC and nll GC of a run; None without a reference."""
     if fast is None:
         return {"gc": None, "nll_gc": None}
-    reference, found, dense = fast["perplexity"], run["perplexity"], run["dense_perplexity"]
-    closed_nll = math.log(reference / found) / math.log(reference / dense)
-    return {"gc": (reference - found) / (reference - dense), "nll_gc": closed_nll}
+    three = (run["perplexity"], run["dense_perplexity"], fast["perplexity"])
+    return {"gc": gap_closed(*three), "nll_gc": gap_closed(*map(math.log, three))}
+
+
+def chart(results: dict[str, Any]) -> Markup:
+    """GC against minutes, a line for each calibration through the means of its presets over seeds."""
+    runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"] is not None]
+    calibrations = dict.fromkeys(run["calibration"] for run in runs)
+    lines = {Path(name).name: _means([run for run in runs if run["calibration"] == name]) for name in calibrations}
+    about = f"Mean over seeds, judged on a text that no calibration saw; {results['about']['model']}."
+    return track("Share of the gap to dense that is closed, against minutes", about, lines, ("minutes", "gap closed"))
+
+
+def _means(runs: list[dict[str, Any]]) -> list[Point]:
+    presets = dict.fromkeys(run["preset"] for run in runs)
+    same = [[run for run in runs if run["preset"] == preset] for preset in presets]
+    means = [(fmean(run["minutes"] for run in each), fmean(run["gc"] for run in each)) for each in same]
+    return sorted(Point(*mean, preset) for mean, preset in zip(means, presets, strict=True))
 
 
 def table(results: dict[str, Any]) -> str:

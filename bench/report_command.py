@@ -1,4 +1,4 @@
-"""The verb `bench report`: the table of a comparison, or of kernels, that was written before."""
+"""The verb `bench report`: the table of a comparison, of kernels or of pruning, that was written before."""
 
 import argparse
 import json
@@ -6,28 +6,39 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="what bench compare or bench kernels has written")
+    parser.add_argument("file", metavar="FILE", type=Path, help="what bench compare, kernels or pruning has written")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there too")
+    parser.add_argument(
+        "--svg", type=Path, metavar="FILE", help="of bench pruning: write gap closed against minutes there"
+    )
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the document without its runs there too")
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.bench import pruning
+    from twofour.bench.kernels import plan
     from twofour.bench.kernels import table as kernels
-    from twofour.bench.kernels.plan import KIND
     from twofour.bench.report.report import Report
+    from twofour.prune import charts
     from twofour.prune.errors import InputError
     from twofour.prune.folder import write_whole
 
     try:
         document = json.loads(args.file.read_text(encoding="utf-8"))
-        of_kernels = document["kind"] == KIND
-        table = kernels.table(document) if of_kernels else Report(document).table()
+        kind = document["kind"]
+        tables = {plan.KIND: kernels.table, pruning.KIND: lambda found: pruning.table(pruning.with_gaps(found))}
+        table = tables[kind](document) if kind in tables else Report(document).table()
+        chart = charts.alone(pruning.chart(document)) if args.svg and kind == pruning.KIND else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{args.file} is no report of bench compare or bench kernels ({error!r}); check the file"
+            f"{args.file} is no report of bench compare, bench kernels or bench pruning ({error!r}); check the file"
         ) from error
-    if of_kernels and (args.html or args.summary):
-        raise InputError(f"{args.file} is of bench kernels, which has a table only; leave out --html and --summary")
+    if kind in tables and (args.html or args.summary):
+        raise InputError(f"{args.file} is not of bench compare; leave out --html and --summary")
+    if args.svg and chart is None:
+        raise InputError(f"{args.file} is not of bench pruning; leave out --svg")
+    if chart is not None:
+        write_whole(args.svg, chart)
     if args.html:
         write_whole(args.html, Report(document).html())
     if args.summary:

@@ -23,8 +23,8 @@ QUALITY_NOTE = (
     "agreement is the share of tokens where both find the same next token likeliest."
 )
 GAP_NOTE = (
-    "Gap closed is (ppl of SparseGPT - ppl) / (ppl of SparseGPT - ppl of dense), where SparseGPT is the same model "
-    "pruned by `--method sparsegpt`; in brackets the same with log perplexity."
+    "Gap closed is (ppl of A - ppl) / (ppl of A - ppl of dense), A being what `--against` named: the same model pruned "
+    "by SparseGPT, as a rule. In brackets the same with log perplexity."
 )
 
 
@@ -40,7 +40,11 @@ def card(manifest: Mapping[str, Any], name: str, form: Format) -> str:
         ["## Use", *_use(name, form)],
         ["## Quality", *_quality(manifest, name)],
         ["## What was done", _table(("", ""), list(done(manifest)))],
-        ["## Loss by kind of linear", f"Relative loss: {manifest['loss_kind']}.", _losses(manifest["linears"])],
+        [
+            "## Loss by kind of linear",
+            f"Relative loss: {manifest['loss_kind']}. By block: report.html.",
+            _losses(manifest["linears"]),
+        ],
         ["## Left dense", *_exceptions(manifest)],
         ["## Licence", _licence(origin)],
     ]

@@ -46,7 +46,7 @@ def curves(title: str, description: str, lines: Mapping[str, Sequence[float]], u
     count = max(len(values) for values in lines.values())
     x = Scale(0, max(count - 1, 1), LEFT, WIDTH - RIGHT)
     y = Scale(0, steps[-1], TOP + PLOT_HEIGHT, TOP)
-    parts = [part for step in steps for part in _level(y.at(step), f"{step:g}")]
+    parts = [part for step in steps for part in level(y.at(step), f"{step:g}")]
     parts += value_axis(x, _positions(count), unit)
     for name, values in lines.items():
         places = " L".join(f"{x.at(at)},{y.at(value)}" for at, value in enumerate(values))
@@ -55,22 +55,22 @@ def curves(title: str, description: str, lines: Mapping[str, Sequence[float]], u
 
 
 def cells(title: str, description: str, rows: Mapping[str, Sequence[float | None]], unit: str) -> Markup:
-    """A row of cells for each name, the darker the greater the value; None leaves a hole."""
+    """A row of cells for each name, stronger in colour the greater the value; None leaves a hole."""
     count = max(len(values) for values in rows.values())
-    darkest = max(value for values in rows.values() for value in values if value is not None) or 1.0
+    greatest = max(value for values in rows.values() for value in values if value is not None) or 1.0
     x, bottom = Scale(0, count, _NAMES, WIDTH), TOP + len(rows) * _CELL
     parts = list[str]()
     for y, (name, values) in zip(range(TOP, bottom, _CELL), rows.items(), strict=True):
         parts.append(f'<text class="name" x="0" y="{y + 15}">{escape(name)}</text>')
-        parts += [_cell(x, at, y, value, darkest) for at, value in enumerate(values) if value is not None]
+        parts += [_cell(x, at, y, value, greatest) for at, value in enumerate(values) if value is not None]
     for at in _positions(count):
         parts.append(f'<text class="tick" x="{x.at(at + 0.5)}" y="{bottom + 18}" text-anchor="middle">{at}</text>')
     parts.append(f'<text class="tick" x="{WIDTH}" y="{bottom + 36}" text-anchor="end">{escape(unit)}</text>')
     return svg(title, description, bottom + AXIS, parts)
 
 
-def _cell(x: Scale, at: int, y: int, value: float, darkest: float) -> str:
-    shade = _FAINTEST + (1 - _FAINTEST) * value / darkest
+def _cell(x: Scale, at: int, y: int, value: float, greatest: float) -> str:
+    shade = _FAINTEST + (1 - _FAINTEST) * value / greatest
     place = f'x="{x.at(at)}" y="{y}" width="{x.at(at + 1) - x.at(at):.1f}" height="{_CELL}"'
     return f'<rect class="cell" {place} fill-opacity="{shade:.3f}"><title>{at}: {value:.4f}</title></rect>'
 
@@ -80,7 +80,8 @@ def _positions(count: int) -> list[int]:
     return [int(at) for at in ticks(0, max(count - 1, 1)) if at.is_integer() and at < count]
 
 
-def _level(y: float, label: str) -> list[str]:
+def level(y: float, label: str) -> list[str]:
+    """A line of the grid across the plot, and its label."""
     return [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>',
         f'<text class="tick" x="{LEFT - 8}" y="{y + 4:g}" text-anchor="end">{label}</text>',
@@ -103,6 +104,14 @@ def ticks(low: float, high: float) -> list[float]:
     step = next(power * digit for digit in (1, 2, 2.5, 5, 10) if power * digit >= span / 4)
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+
+
+def alone(chart: Markup) -> str:
+    """Make a chart a file of its own, with its style and a ground."""
+    font = "svg { font-family: system-ui, sans-serif; }"
+    ground = f'<style>{style()}\n{font}</style><rect width="100%" height="100%" fill="var(--card)"/>'
+    opening, rest = chart.split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg">{ground}{rest}\n'
 
 
 def svg(title: str, description: str, height: float, parts: Sequence[str]) -> Markup:

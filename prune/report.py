@@ -28,7 +28,9 @@ def page(manifest: Mapping[str, Any], name: str) -> str:
         name=name,
         manifest=manifest,
         figures=_figures(manifest),
-        map=charts.cells("Loss by kind of linear and by block", "The darker, the more is lost.", losses, "block"),
+        map=charts.cells(
+            "Loss by kind of linear and by block", "The stronger the colour, the more is lost.", losses, "block"
+        ),
         kinds=_kinds(losses),
         worst=worst(manifest["linears"]),
         recovery=charts.curves("Loss of block outputs", "By block, before and after recovery.", blocks, "block")
@@ -90,6 +92,6 @@ def _figures(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     whole = (manifest["recovery"] or {}).get("model")
     if whole:
-        detail = f"nats; {whole['before']:.4f} before the model was trained as a whole"
+        detail = f"nats on held-out text; {whole['before']:.4f} before the model was trained as a whole"
         shown.insert(2, ("KL to dense", f"{whole['after']:.4f}", detail))
     return shown

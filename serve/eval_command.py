@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label",
         action="store_true",
-        help="put the figures into the twofour.json of MODEL, and make its README.md anew",
+        help="put the figures into the twofour.json of MODEL, and make its README.md and report.html anew",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from twofour.serve.evaluation import measure
     from twofour.serve.harness import Tasks
 
+    if args.lm_eval_path and not args.lm_eval:
+        raise InputError("there is no task to look for; give --lm-eval with --lm-eval-path")
     if args.label:
         label.require_labelled(Path(args.model))
     if args.label and args.baseline is None:

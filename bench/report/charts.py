@@ -3,17 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 from math import log10
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from twofour.prune.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, svg, ticks, value_axis
+from twofour.prune.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, level, svg, ticks, value_axis
 
 _CURVE_POINTS = 160
 _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall would flatten all else
 _BAR, _BAR_GAP, _GROUP_GAP = 20, 5, 34
 _ROW = 34
+_LINES = ("sparse", "dense", "torch_dense")  # the looks of lines in turn
+_LEGEND = 130  # the width of one of its names
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class Estimate:
     high: float | None
     verdict: str
     label: str
+
+
+class Point(NamedTuple):
+    """A named place in two dimensions."""
+
+    x: float
+    y: float
+    name: str
 
 
 def distributions(title: str, description: str, arms: Mapping[str, Sequence[float]], unit: str) -> Markup:
@@ -77,6 +89,34 @@ def ratios(title: str, description: str, estimates: Sequence[Estimate]) -> Marku
         at = x.at(log10(value))
         parts.append(f'<text class="tick" x="{at}" y="{bottom + 18}" text-anchor="middle">{value:g}x</text>')
     return svg(title, description, bottom + 26, parts)
+
+
+def track(title: str, description: str, lines: Mapping[str, Sequence[Point]], units: tuple[str, str]) -> Markup:
+    """Named points joined to lines; both axes reach down to 0 or below."""
+    points = [point for line in lines.values() for point in line]
+    steps = [ticks(min(0, *values), max(values)) for values in ([p.x for p in points], [p.y for p in points])]
+    x = Scale(steps[0][0], steps[0][-1], LEFT, WIDTH - RIGHT)
+    y = Scale(steps[1][0], steps[1][-1], TOP + PLOT_HEIGHT, TOP)
+    parts = [part for step in steps[1] for part in level(y.at(step), f"{step:g}")]
+    parts += value_axis(x, steps[0], units[0])
+    parts.append(f'<text class="tick" x="{LEFT}" y="{TOP - 2}">{escape(units[1])}</text>')
+    bottom = TOP + PLOT_HEIGHT + AXIS
+    for number, ((name, line), style) in enumerate(zip(lines.items(), cycle(_LINES), strict=False)):
+        left = LEFT + number * _LEGEND
+        parts += _line(line, style, x, y)
+        parts.append(f'<path class="curve {style}" d="M{left},{bottom + 8} L{left + 26},{bottom + 8}"/>')
+        parts.append(f'<text x="{left + 32}" y="{bottom + 12}">{escape(name)}</text>')
+    return svg(title, description, bottom + 20, parts)
+
+
+def _line(line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
+    places = " L".join(f"{x.at(point.x)},{y.at(point.y)}" for point in line)
+    parts = [f'<path class="curve {style}" d="M{places}"/>']
+    for point in line:
+        parts.append(f'<circle class="point {style}" cx="{x.at(point.x)}" cy="{y.at(point.y)}" r="4"/>')
+        label = f'<text class="tick" x="{x.at(point.x) + 7:g}" y="{y.at(point.y) + 14:g}">{escape(point.name)}</text>'
+        parts.append(label)
+    return parts
 
 
 def _curve(values: Sequence[float], x: Scale, y: Scale) -> str:

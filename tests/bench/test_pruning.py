@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -84,3 +86,29 @@ def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:
     text.write_text("a line\n" * 4)
     with pytest.raises(ServerError, match="twofour prune ended with status 1"):
         compare(Comparison(str(tmp_path), text, ["fast"], ["first"], [0]), tmp_path / "work", tmp_path / "out.json")
+
+
+def test_a_line_goes_through_the_means_over_seeds() -> None:
+    runs = [run | {"seed": seed, "minutes": run["minutes"] + seed} for run in (FAST, BEST) for seed in (0, 1)]
+    runs += [FAST | {"values": "int8", "minutes": 99.0}]
+    svg = pruning.chart({"about": {"model": "m"}, "runs": runs})
+    points, _legend = re.findall(r'class="curve \w+" d="M([^"]+)"', svg)
+    places = [tuple(map(float, pair.split(","))) for pair in points.split(" L")]
+    assert len(places) == 2 and places[0][0] == places[1][0]  # the same minutes, 1.5 and 2.5
+    zero, one = (float(re.search(rf'y="([\d.]+)" text-anchor="end">{at}<', svg)[1]) - 4 for at in ("0", "0.6"))  # type: ignore[index]
+    assert places[0][1] == pytest.approx(zero) and places[1][1] == pytest.approx(
+        zero + (one - zero) * 40 / 60 / 0.6, abs=0.2
+    )
+    assert ">fast<" in svg and ">best<" in svg and ">self<" in svg
+
+
+def test_a_report_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, svg = tmp_path / "results.json", tmp_path / "chart.svg"
+    document = {"kind": pruning.KIND, "about": {"model": "a<b"}, "runs": [FAST, BEST]}
+    results.write_text(json.dumps(document))
+    assert main(["bench", "report", str(results), "--svg", str(svg)]) == 0
+    assert capsys.readouterr().out == table(with_gaps(document)) + "\n"
+    drawn = ElementTree.fromstring(svg.read_text())
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and "a<b" in "".join(drawn.itertext())
+    assert main(["bench", "report", str(results), "--html", str(tmp_path / "page.html")]) == 1
+    assert "leave out --html" in capsys.readouterr().err

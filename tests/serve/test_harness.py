@@ -74,6 +74,8 @@ def test_without_lm_eval(
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     assert cli.main(["eval", str(tiny_model_folder), "--lm-eval", "colours"]) == 1
     assert 'pip install "twofour[lm-eval]"' in capsys.readouterr().err
+    assert cli.main(["eval", str(tiny_model_folder), "--lm-eval-path", "/"]) == 1
+    assert "give --lm-eval with" in capsys.readouterr().err
 
 
 def test_the_table() -> None:
