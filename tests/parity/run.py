@@ -22,10 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from twofour.prune import anatomy, batches, calibrate, quality, text
+from twofour.prune import anatomy, quality, text
+from twofour.prune.journal import Journal, request
 from twofour.prune.progress import to_stderr
 from twofour.prune.recipe import Method, PruneConfig
-from twofour.prune.run import solver
+from twofour.prune.run import pruned_blocks
 
 ORACLE = Path(__file__).with_name("oracle.py")
 METHODS: tuple[Method, ...] = ("sparsegpt", "wanda")
@@ -97,13 +98,13 @@ def prune_by_oracle(oracle: str, method: str, dense: Path, ids: Tensor, out: Pat
 
 
 def prune_here(dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, float]:
-    """Prune as `twofour prune --method` does; returns the model and the seconds."""
-    parts = anatomy.dissect(anatomy.load(dense))
-    start = time.perf_counter()
-    text_batches = batches.record(parts, ids)
-    for _ in calibrate.walk(parts, text_batches, *solver(PruneConfig(method=method)), progress=to_stderr()):
-        pass
-    return parts.model, time.perf_counter() - start
+    """Prune as `twofour prune --method` does, journal and all; returns the model and the seconds."""
+    parts, config = anatomy.dissect(anatomy.load(dense)), PruneConfig(method=method)
+    with Journal(dense.with_name(f"{method}-here"), request(dense, config)) as journal:
+        journal.tokens(lambda: ids)  # what it has, the run does not sample
+        start = time.perf_counter()
+        pruned_blocks(parts, dense, config, journal, to_stderr())
+        return parts.model, time.perf_counter() - start
 
 
 def perplexity(model: nn.Module, windows: Tensor) -> float:
