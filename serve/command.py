@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import shlex
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,16 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
+    from twofour.serve import listening
+
+    set_up_logging()
+    with listening.listen(args.host, args.port) as listener:
+        return run_on(listener, args)
+
+
+def run_on(listener: socket.socket, args: argparse.Namespace) -> int:
     from twofour.serve import server
     from twofour.serve.app import create_app
     from twofour.serve.edge.lifecycle import Lifecycle
     from twofour.serve.engine.process import ProcessEngine
 
-    set_up_logging()
     config, tls = arguments.serve_config(args), arguments.tls_of(args)
     tokenizer = load_tokenizer(args.model, args.revision)
     engine, lifecycle = ProcessEngine(arguments.engine_config(args)), Lifecycle()
-    with tracing(args.otlp_endpoint) as watchers, server.listen(args.host, args.port) as listener:
+    with tracing(args.otlp_endpoint) as watchers:
         app = create_app(engine, config, tokenizer, lifecycle=lifecycle, watchers=watchers)
         url = server.url_of(listener, tls)
         print(f"listening on {url}; loading {args.model}", file=sys.stderr, flush=True)

@@ -146,19 +146,6 @@ def http_config(app: ASGIApp, tls: Tls | None = None) -> uvicorn.Config:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise InputError(f"cannot listen on {host} port {port}: {error.strerror}; choose another") from error
-    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it, every
-    # answer waits 40 ms for the acknowledgement of its head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
 def url_of(listener: socket.socket, tls: Tls | None = None) -> str:
     host, port = listener.getsockname()[:2]
     scheme = "https" if tls else "http"

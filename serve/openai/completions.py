@@ -20,7 +20,8 @@ DEFAULT_MAX_TOKENS = 16
 async def prepare(serving: Serving, body: CompletionRequest, caller: Caller) -> tuple[Job, "CompletionWriter"]:
     serving.check(body)
     given = split_prompts(body.prompt)
-    tokens = [await tokenise(serving, prompt) for prompt in given]
+    special = body.add_special_tokens is not False
+    tokens = [await tokenise(serving, prompt, special) for prompt in given]
     wanted = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     grammar = await grammar_of(body.response_format)
     prompts = [(ids, continuation(serving, body, len(ids), wanted, grammar)) for ids in tokens]
@@ -61,14 +62,14 @@ def is_ids(prompt: object) -> bool:
     return isinstance(prompt, list) and len(prompt) > 0 and all(type(token) is int for token in prompt)
 
 
-async def tokenise(serving: Serving, prompt: str | list[int]) -> Tokens:
+async def tokenise(serving: Serving, prompt: str | list[int], special: bool) -> Tokens:
     if isinstance(prompt, str):
-        return await serving.vocabulary.encode(prompt, serving.context_limit, "prompt")
+        return await serving.vocabulary.encode(prompt, serving.context_limit, "prompt", special)
     return known_ids(prompt, serving.info.vocab_size, "prompt")
 
 
 def echo_of(serving: Serving, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else serving.vocabulary.decode(prompt)
+    return prompt if isinstance(prompt, str) else serving.vocabulary.decode_all(prompt)
 
 
 class CompletionWriter:

@@ -13,6 +13,7 @@ from twofour.serve.openai.bodies import parse
 from twofour.serve.openai.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from twofour.serve.openai.sampling import known_ids
 from twofour.serve.openai.serving import Caller, Serving, model_not_found
+from twofour.serve.openai.vocabulary import Ending, Tokens
 
 router = APIRouter()
 STARTED_AT = int(time.time())
@@ -51,21 +52,29 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
 async def tokenize(request: Request) -> dict[str, Any]:
     serving = serving_of(request)
     body = parse(await request.body(), TokenizeRequest)
+    serving.check(body)
     serving.check_model(body.model)
-    if (body.prompt is None) == (body.messages is None):
+    tokens = await tokens_of(serving, body)
+    pieces = serving.vocabulary.pieces(tokens) if body.return_token_strs else None
+    return {"count": len(tokens), "max_model_len": serving.context_limit, "tokens": tokens, "token_strs": pieces}
+
+
+async def tokens_of(serving: Serving, body: TokenizeRequest) -> Tokens:
+    vocabulary, limit = serving.vocabulary, serving.context_limit
+    if body.messages is None and body.prompt is not None:
+        return await vocabulary.encode(body.prompt, limit, "prompt", body.add_special_tokens is not False)
+    if body.messages is None or body.prompt is not None:
         raise invalid("give either prompt or messages", "prompt")
-    if body.messages is not None:
-        tokens = await chat.tokenise(serving, body.messages)
-    else:
-        special = body.add_special_tokens is not False
-        tokens = await serving.vocabulary.encode(body.prompt or "", serving.context_limit, "prompt", special)
-    return {"count": len(tokens), "max_model_len": serving.context_limit, "tokens": tokens}
+    continues = bool(body.continue_final_message)
+    opens = not continues if body.add_generation_prompt is None else body.add_generation_prompt
+    return await vocabulary.encode_chat(body.messages, limit, Ending(opens, continues), bool(body.add_special_tokens))
 
 
 @router.post("/detokenize")
 async def detokenize(request: Request) -> dict[str, Any]:
     serving = serving_of(request)
     body = parse(await request.body(), DetokenizeRequest)
+    serving.check(body)
     serving.check_model(body.model)
     ids = known_ids(body.tokens, serving.info.vocab_size, "tokens")
     return {"prompt": serving.vocabulary.decode_all(ids)}

@@ -41,6 +41,7 @@ class Stream:
 
     async def events(self, generation: Generation) -> AsyncIterator[bytes]:
         opened: set[int] = set()
+        every_time = self.options.include_usage and self.options.continuous_usage_stats
         while not generation.done:
             try:
                 async with asyncio.timeout(self.keep_alive_s):
@@ -49,7 +50,7 @@ class Stream:
                 yield KEEP_ALIVE
                 continue
             documents = [*self._news(choices, opened)]
-            usage = usage_of(generation) if self.options.continuous_usage_stats else None
+            usage = usage_of(generation) if every_time else None
             if documents:
                 yield b"".join(event(self._document([choice], usage)) for choice in documents)
         if self.options.include_usage:

@@ -3,18 +3,30 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
 from twofour.prune.errors import ModelError
-from twofour.serve.edge.errors import RequestError, invalid
+from twofour.serve.edge.errors import RequestError, invalid, unsupported
 from twofour.serve.openai.protocol import Message
 from twofour.serve.openai.user_text import Said, StandIns, UserText
 
 RENDER_DEADLINE_S = 2.0
 Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a rendered chat ends: at the assistant's turn, within its last message, or after it."""
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+OPEN = Ending()
 
 
 class Vocabulary:
@@ -42,26 +54,31 @@ class Vocabulary:
         encoding = await loop.run_in_executor(self._pool, self._encode, text, special_tokens)
         return tuple(encoding)
 
-    async def encode_chat(self, messages: Sequence[Message], limit: int) -> Tokens:
-        """Through the chat template, ready for the assistant's turn. Only the template's special tokens count."""
+    async def encode_chat(
+        self, messages: Sequence[Message], limit: int, ending: Ending = OPEN, special_tokens: bool = False
+    ) -> Tokens:
+        """Through the chat template. Only the template's special tokens count, and the tokenizer's own if asked for."""
         said = [{"role": role_of(message), "content": text_of(message)} for message in messages]
         self.check_length(sum(len(message["content"]) for message in said), limit, "messages")
         for message in said:
             check_unicode(message["content"], "messages")
-        rendered, stand_ins = await self._rendered(said)
+        rendered, stand_ins = await self._rendered(said, ending)
         if not stand_ins and not self._user_text.is_blind:
-            return await self.encode(rendered, limit, "messages", special_tokens=False)
+            return await self.encode(rendered, limit, "messages", special_tokens)
+        if special_tokens:
+            raise unsupported("add_special_tokens", "the messages hold a special token")
         self.check_length(len(rendered), limit, "messages")
         loop = asyncio.get_running_loop()
         return tuple(await loop.run_in_executor(self._pool, self._user_text.encode, rendered, stand_ins))
 
-    async def _rendered(self, said: Said) -> tuple[str, StandIns]:
+    async def _rendered(self, said: Said, ending: Ending) -> tuple[str, StandIns]:
         if not getattr(self._tokenizer, "chat_template", None):
             raise invalid("this model has no chat template; use /v1/completions", "messages")
         loop = asyncio.get_running_loop()
         try:
-            return await asyncio.wait_for(loop.run_in_executor(self._pool, self._render, said), RENDER_DEADLINE_S)
-        except TemplateError as error:
+            rendering = loop.run_in_executor(self._pool, self._render, said, ending)
+            return await asyncio.wait_for(rendering, RENDER_DEADLINE_S)
+        except (TemplateError, ValueError) as error:
             message = f"the model's chat template refuses these messages: {str(error)[:200]}"
             raise invalid(message, "messages") from error
         except TimeoutError as error:
@@ -73,16 +90,20 @@ class Vocabulary:
     def decode_all(self, ids: Sequence[int]) -> str:
         return str(self._backend.decode(ids, skip_special_tokens=False))
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as the vocabulary spells them."""
+        return list(self._tokenizer.convert_ids_to_tokens(ids))
+
     def _token_text(self, token: int) -> str:
         return self.decode_all([token])
 
     def _encode(self, text: str, special_tokens: bool) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
 
-    def _render(self, said: Said) -> tuple[str, StandIns]:
+    def _render(self, said: Said, ending: Ending) -> tuple[str, StandIns]:
         stand_ins = self._user_text.stand_ins(said)
         disguised = self._user_text.disguise(said, stand_ins) if stand_ins else said
-        rendered = self._tokenizer.apply_chat_template(disguised, tokenize=False, add_generation_prompt=True)
+        rendered = self._tokenizer.apply_chat_template(disguised, tokenize=False, **asdict(ending))
         return str(rendered), stand_ins
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from twofour.prune.errors import TwofourError
-from twofour.serve import command, server
+from twofour.serve import command, listening, server
 from twofour.serve.engine import process
 from twofour.serve.engine.supervise import Patience
 
@@ -33,7 +33,7 @@ def listen(*address: Any) -> socket.socket:
     return listener
 
 
-listen_as_ever, server.listen = server.listen, listen
+listen_as_ever, listening.listen = listening.listen, listen
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
 try:

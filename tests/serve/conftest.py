@@ -21,7 +21,8 @@ from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.edge.observe import Watcher
 from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats, StepRecord
-from twofour.serve.server import QuietServer, Tls, http_config, listen, url_of
+from twofour.serve.listening import listen
+from twofour.serve.server import QuietServer, Tls, http_config, url_of
 
 CONTEXT = 256
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]

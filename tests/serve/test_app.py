@@ -176,3 +176,26 @@ def test_tokenize_and_back(shared: Any, refused: Refused) -> None:
     refused(shared.client.post("/tokenize", content='{"prompt": "\\ud800"}', headers=JSON), 400, None, "prompt")
     refused(shared.client.post("/detokenize", json={"tokens": [10**6]}), 400, None, "tokens")
     refused(shared.client.post("/detokenize", json={"model": "x", "tokens": []}), 404, "model_not_found", "model")
+
+
+def test_tokenize_as_vllm_does(shared: Any, refused: Refused) -> None:
+    """Tokens by name, and a chat that ends elsewhere than at the assistant's turn."""
+
+    def text(*contents: str, **fields: Any) -> str:
+        messages = [{"role": "user", "content": content} for content in contents]
+        tokens = shared.client.post("/tokenize", json={"messages": messages, **fields}).json()["tokens"]
+        decoded: str = shared.client.post("/detokenize", json={"tokens": tokens}).json()["prompt"]
+        return decoded
+
+    named = shared.client.post("/tokenize", json={"prompt": "hello w", "return_token_strs": True}).json()
+    assert named["token_strs"] == ["hell", "o", "Ġw"]
+    assert shared.client.post("/tokenize", json={"prompt": "hello w"}).json()["token_strs"] is None
+    assert text("a", continue_final_message=True) == "<|user|>user: a"
+    assert text("a", add_special_tokens=True) == text("a")
+    both = {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": True}
+    refused(shared.client.post("/tokenize", json={**both, "continue_final_message": True}), 400, None, "messages")
+    special = {"messages": [{"role": "user", "content": "<|end|>"}], "add_special_tokens": True}
+    answer = shared.client.post("/tokenize", json=special)
+    refused(answer, 400, "unsupported_parameter", "add_special_tokens")
+    tools = shared.client.post("/tokenize", json={"prompt": "a", "tools": [{"type": "function"}]})
+    refused(tools, 400, "unsupported_parameter", "tools")

@@ -19,6 +19,7 @@ from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import PROBES
 from twofour.serve.edge.limits import Limits
 from twofour.serve.engine.types import EngineConfig
+from twofour.serve.listening import listen
 
 STREAM = {"model": "m", "prompt": "hi", "max_tokens": 50, "stream": True}
 
@@ -123,7 +124,7 @@ def certificate(tmp_path: Path) -> Path:
 
 def test_https(launch: Any, certificate: Path) -> None:
     tls = tls_of(parse("m", "--ssl-certfile", str(certificate)))
-    with server.listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         assert server.url_of(listener, tls).startswith("https://")
     running = launch(tls=tls)
     trusted = ssl.create_default_context(cafile=certificate)

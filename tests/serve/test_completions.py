@@ -145,6 +145,19 @@ def test_echo(shared: Any) -> None:
     assert "".join(document["choices"][0]["text"] for document in documents[:-1]) == "ab" + REPLY
 
 
+def test_echo_of_token_ids_is_the_text_of_their_logprobs(shared: Any) -> None:
+    """Special tokens included, so that `text_offset` points into the text."""
+    ids = shared.client.post("/tokenize", json={"prompt": "<|end|>a"}).json()["tokens"]
+    choice = shared.complete(prompt=ids, echo=True, max_tokens=0, logprobs=0).json()["choices"][0]
+    assert choice["text"] == "<|end|>a" == "".join(choice["logprobs"]["tokens"])
+
+
+def test_no_usage_before_the_end_unless_any_is_asked_for(shared: Any) -> None:
+    options = {"include_usage": False, "continuous_usage_stats": True}
+    *chunks, _ = events(shared.complete(stream=True, stream_options=options).text)
+    assert chunks and not any("usage" in chunk for chunk in chunks)
+
+
 def test_scoring_a_prompt(shared: Any) -> None:
     """echo, logprobs and no new token: how lm-eval asks for a likelihood."""
     body = shared.complete(prompt="abc", echo=True, logprobs=1, max_tokens=0).json()

@@ -19,6 +19,7 @@ from twofour.serve.config import ServeConfig
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.supervise import DEFAULT, Patience
+from twofour.serve.listening import listen
 
 STREAM = {"model": "m", "prompt": "hi", "max_tokens": 50, "stream": True}
 
@@ -43,15 +44,15 @@ def test_start_text(launch: Any) -> None:
 
 
 def test_a_port_in_use_is_named() -> None:
-    with server.listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         taken = listener.getsockname()[1]
         assert server.url_of(listener) == f"http://127.0.0.1:{taken}"
         with pytest.raises(InputError, match=f"port {taken}.*choose another"):
-            server.listen("127.0.0.1", taken)
+            listen("127.0.0.1", taken)
 
 
 def test_connections_send_at_once() -> None:
-    with server.listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
@@ -90,7 +91,7 @@ class Stage:
         self.engine, self.lifecycle = engine, Lifecycle()
         self.announced = asyncio.Event()
         self._app = create_app(engine, ServeConfig("m"), launch.tokenizer, lifecycle=self.lifecycle)
-        self._listener = server.listen("127.0.0.1", 0)
+        self._listener = listen("127.0.0.1", 0)
         self.client = httpx.AsyncClient(base_url=server.url_of(self._listener), timeout=10, trust_env=False)
 
     async def play(self, scene: Callable[["Stage"], Awaitable[None]], drain_s: float, patience: Patience) -> None:
