@@ -2,13 +2,21 @@
 
 import argparse
 
-from twofour.bench import compare_command, kernels_command, pruning_command, report_command, run_command
+from twofour.bench import (
+    compare_command,
+    kernels_command,
+    overhead_command,
+    pruning_command,
+    report_command,
+    run_command,
+)
 
 _VERBS = {
     "run": (run_command, "load-test one server"),
     "compare": (compare_command, "dense against 2:4, paired, with a report"),
     "kernels": (kernels_command, "the 2:4 multiplication against the machine's ceiling and dense"),
     "pruning": (pruning_command, "presets of pruning, by quality and minutes"),
+    "overhead": (overhead_command, "what the engine adds to a decode step of the model"),
     "report": (report_command, "the table of a report that was written before"),
 }
 

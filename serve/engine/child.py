@@ -84,7 +84,11 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
         torch.set_num_threads(config.threads)
     folder = resolve(config.model, config.revision)
     require_intact(folder)
-    model = load_model(str(folder), config.device, config.dtype, config.kernels)
+    return assemble(config, load_model(str(folder), config.device, config.dtype, config.kernels))
+
+
+def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
+    """From a loaded model to a loop that can run it."""
     shapes = attention_layers(model)
     room = _capacity(config, model, shapes)
     runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)
