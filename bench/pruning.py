@@ -124,7 +124,7 @@ def table(results: dict[str, Any]) -> str:
     """The runs as a Markdown table."""
     head = "calibration | seed | preset | minutes | GiB | perplexity (ratio) | GC | nll GC | KL | agreement | overfit"
     rows = [head, "|".join("---" for _ in head.split("|"))]
-    return "\n".join(f"| {row} |" for row in [*rows, *(_row(run) for run in results["runs"])])
+    return "\n".join(f"| {row} |" for row in [*rows, *(_row(run) for run in with_gaps(results)["runs"])])
 
 
 def _row(run: dict[str, Any]) -> str:

@@ -38,6 +38,11 @@ class Stages(NamedTuple):
         """Whether kept weights are trained at all."""
         return self.block_passes + self.model_passes > 0
 
+    def by_blocks(self) -> "Stages":
+        """The same with the blocks trained one by one instead of the whole: in less memory, to a greater loss."""
+        passes = self.model_passes and self.model_passes + 1
+        return self._replace(block_passes=passes, model_passes=0)
+
 
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),

@@ -118,7 +118,7 @@ class _Divergence(torch.autograd.Function):
         return torch.stack(sums).sum() / len(found)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         return slope * gradient, None
