@@ -93,23 +93,11 @@ def specification() -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(tiny_float32_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(serve: Any, tiny_float32_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY)
-    flags = ["--port", "0", "--threads", "1", "--served-model-name", "tiny", "--api-key-file", str(keys)]
-    command = [sys.executable, "-m", "twofour", "serve", str(tiny_float32_folder), *flags]
-    log = keys.with_name("log")
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        assert process.stdout is not None
-        ready = next((line for line in process.stdout if line.startswith("ready at")), None)
-        assert ready is not None, log.read_text()[-2000:]
-        yield ready.split()[2].removesuffix("/v1;")
-        process.terminate()
-        assert process.wait(60) == 0, log.read_text()[-2000:]
-    assert "Traceback" not in log.read_text()
+    with serve(tiny_float32_folder, "--served-model-name", "tiny", "--api-key-file", str(keys)) as url:
+        yield url
 
 
 def fuzz(specification: Path, url: str, *options: str) -> int:

@@ -1,8 +1,10 @@
 """The official client, as people use it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -99,6 +101,55 @@ def test_leaving_a_stream_early_frees_its_place(launch: Any) -> None:
         stream = client.chat.completions.create(model="m", messages=ASK, stream=True)
         next(iter(stream))
         stream.close()
+    assert server.engine.ended.get(timeout=5) == "cancelled"
+
+
+def noting(answered: list[int], then: Callable[[], None] = lambda: None) -> httpx.Client:
+    """An HTTP client that notes the status of each answer and does something after it."""
+
+    def note(answer: httpx.Response) -> None:
+        answered.append(answer.status_code)
+        then()
+
+    return httpx.Client(event_hooks={"response": [note]}, trust_env=False)
+
+
+def test_a_request_is_repeated_when_the_server_was_not_ready(launch: Any) -> None:
+    server = launch()
+    server.engine.ready = False
+    answered: list[int] = []
+
+    def recover() -> None:
+        server.engine.ready = True
+
+    with (
+        noting(answered, recover) as http,
+        OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=http) as client,
+    ):
+        answer = client.completions.create(model="m", prompt="hi", max_tokens=100)
+    assert answer.choices[0].text == REPLY
+    assert answered == [503, 200]
+
+
+def test_a_request_past_its_deadline_is_not_repeated(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=0), deadline_s=0.05)
+    answered: list[int] = []
+    with (
+        noting(answered) as http,
+        OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=http) as client,
+        pytest.raises(openai.InternalServerError) as caught,
+    ):
+        client.completions.create(model="m", prompt="hi")
+    assert (caught.value.status_code, answered) == (504, [504])
+
+
+def test_a_client_that_waits_no_longer_frees_its_place(launch: Any) -> None:
+    server = launch(launch.engine(hold_after=0))
+    with (
+        OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=0.2, max_retries=0) as client,
+        pytest.raises(openai.APITimeoutError),
+    ):
+        client.completions.create(model="m", prompt="hi")
     assert server.engine.ended.get(timeout=5) == "cancelled"
 
 
