@@ -28,6 +28,7 @@ from twofour.bench.stats import paired_ratio
 from twofour.prune.errors import ModelError
 from twofour.prune.folder import resolve
 from twofour.serve.engine import child
+from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Report, encode_command
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.linear import SparseLinear
@@ -117,8 +118,9 @@ def _replace_linears(model: nn.Module) -> int:
     linears = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | SparseLinear)]
     if not linears:
         raise ModelError(f"{type(model).__name__} has no linears to leave out; give a model with some")
+    dtype = next(model.parameters()).dtype
     for name, linear in linears:
-        model.set_submodule(name, StandIn(linear.out_features, model.dtype))
+        model.set_submodule(name, StandIn(linear.out_features, dtype))
     return len(linears)
 
 
@@ -149,7 +151,7 @@ def _bare_turn(model: Any, prompt: Sequence[int], steps: int) -> Turn:
     return turn
 
 
-def _engine_turn(loop: child.Loop, prompt: Sequence[int], steps: int) -> Turn:
+def _engine_turn(loop: Loop, prompt: Sequence[int], steps: int) -> Turn:
     sampling = Sampling(steps + 1, temperature=0.0, ignore_eos=True)
 
     def turn() -> list[float]:
