@@ -211,7 +211,8 @@ def test_the_access_log_has_no_prompt(shared: Any, caplog: pytest.LogCaptureFixt
         shared.client.post("/v1/completions?key=secret", json={"model": "m", "prompt": "my secret"})
         shared.client.post("/v1/completions", json={"model": "other", "prompt": "my secret"})
         shared.eventually(lambda: "model_not_found" in caplog.text)
-    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "twofour.access"]
+    records = [record for record in caplog.records if record.name == "twofour.access"]
+    lines = [json.loads(record.getMessage()) for record in records[-2:]]  # an older request may be logged only now
     assert "secret" not in caplog.text
     assert [(line["path"], line["status"], line["rejection"]) for line in lines] == [
         ("/v1/completions", 200, None),
