@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         document = json.loads(args.file.read_text(encoding="utf-8"))
         kind = document["kind"]
-        tables = {plan.KIND: kernels.table, pruning.KIND: lambda found: pruning.table(pruning.with_gaps(found))}
+        tables: Mapping[str, Callable[[Any], str]] = {
+            plan.KIND: kernels.table,
+            pruning.KIND: lambda found: pruning.table(pruning.with_gaps(found)),
+        }
         table = tables[kind](document) if kind in tables else Report(document).table()
         chart = charts.alone(pruning.chart(document)) if args.svg and kind == pruning.KIND else None
     except (OSError, ValueError, KeyError, TypeError) as error:
