@@ -34,7 +34,7 @@ Sides = dict[str, dict[str, dict[str, float | None]]]  # task -> metric -> model
 
 
 def require(tasks: Tasks) -> None:
-    """Raise InputError unless lm-eval is installed and knows the tasks."""
+    """Raise InputError unless lm-eval is installed whole and knows the tasks."""
     known = _manager(tasks).all_tasks
     if unknown := [name for name in tasks.names if name not in known]:
         raise InputError(f"lm-eval knows no task {unknown[0]}; see lm-eval ls tasks, or give --lm-eval-path")
@@ -68,9 +68,10 @@ def _scores(results: Mapping[str, Any]) -> dict[str, Score]:
 
 def _manager(tasks: Tasks) -> Any:
     try:
+        import lm_eval.models.huggingface  # noqa: F401  (needs accelerate, which lm-eval does not bring)
         from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise InputError('lm-eval is not installed; pip install "twofour[lm-eval]"') from None
+    except ImportError as error:
+        raise InputError(f'lm-eval cannot be imported ({error}); pip install "twofour[lm-eval]"') from None
     return TaskManager(include_path=None if tasks.include_path is None else str(tasks.include_path))
 
 
