@@ -2,13 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from twofour.prune import charts
+from twofour.prune import charts, pages
 from twofour.prune.card import NOT_MEASURED, QUALITY_HEAD, QUALITY_NOTE, done, quality_rows
 
 REPORT = "report.html"
@@ -20,11 +17,10 @@ Losses = dict[str, list[float | None]]  # kind -> the mean loss by block; None w
 
 def page(manifest: Mapping[str, Any], name: str) -> str:
     """Write the page. `name`: of the pruned folder."""
-    template = files("twofour.prune").joinpath("report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     losses, blocks = by_kind_and_depth(manifest["linears"]), _recovered(manifest)
-    return environment.from_string(template).render(
-        style=charts.style(),
+    return pages.rendered(
+        "twofour.prune",
+        "report.html",
         name=name,
         manifest=manifest,
         figures=_figures(manifest),

@@ -131,12 +131,7 @@ def _curve(values: Sequence[float], x: Scale, y: Scale) -> str:
 
 
 def _share_axis(y: Scale) -> list[str]:
-    parts = []
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        at = y.at(share)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{at + 4:g}" text-anchor="end">{share * 100:g} %</text>')
-    return parts
+    return [part for share in (0, 0.25, 0.5, 0.75, 1) for part in level(y.at(share), f"{share * 100:g} %")]
 
 
 def _estimate(each: Estimate, x: Scale, y: float) -> list[str]:

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from twofour.bench.experiment import arm_label
@@ -15,7 +13,7 @@ from twofour.bench.gates import quantity
 from twofour.bench.report import charts, rows
 from twofour.bench.report.charts import Bar, Estimate
 from twofour.bench.report.rows import UNKNOWN, Document, Row
-from twofour.prune.charts import style
+from twofour.prune.pages import rendered
 
 # The seconds that one record gives.
 Seconds = Callable[[Mapping[str, Any]], Iterable[float]]
@@ -35,12 +33,10 @@ class Figure:
 
 
 def page(document: Document) -> str:
-    template = files("twofour.bench.report").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["quantity"] = quantity
-    environment.filters["kernels"] = rows.kernels_text
-    return environment.from_string(template).render(
-        style=style(),
+    return rendered(
+        "twofour.bench.report",
+        "page.html",
+        {"quantity": quantity, "kernels": rows.kernels_text},
         document=document,
         headline=rows.headline(document),
         arms={name: arm_label(name, document["arms"]) for name in document["arms"]},
