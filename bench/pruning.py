@@ -14,8 +14,6 @@ results already are not repeated.
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +22,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from twofour.bench import child
 from twofour.bench.hardware import hardware, versions
 from twofour.bench.report.charts import Point, track
 from twofour.prune.checkpoint import MANIFEST
-from twofour.prune.errors import ServerError, TextError
+from twofour.prune.errors import TextError
 from twofour.prune.folder import write_whole
-from twofour.prune.quality import gap_closed
+from twofour.prune.quality import gaps_closed
 
 KIND = "twofour.bench.pruning"  # of the document
 FIRST = "first"
@@ -100,8 +99,8 @@ def gaps(run: dict[str, Any], fast: dict[str, Any] | None) -> dict[str, float | 
     """GC and nll GC of a run; None without a reference."""
     if fast is None:
         return {"gc": None, "nll_gc": None}
-    three = (run["perplexity"], run["dense_perplexity"], fast["perplexity"])
-    return {"gc": gap_closed(*three), "nll_gc": gap_closed(*map(math.log, three))}
+    gap, log_gap = gaps_closed(run["perplexity"], run["dense_perplexity"], fast["perplexity"])
+    return {"gc": gap, "nll_gc": log_gap}
 
 
 def chart(results: dict[str, Any]) -> Markup:
@@ -147,7 +146,7 @@ def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple
     if not out.exists():
         options = ["--calibration", calibration, "--samples", str(asked.samples), "--length", str(asked.length)]
         options += ["--preset", run["preset"], "--seed", str(run["seed"]), "--values", run["values"]]
-        _twofour("prune", asked.model, "-o", str(out), *options)
+        child.twofour("prune", asked.model, "-o", str(out), *options)
     manifest = json.loads((out / MANIFEST).read_text())
     judged = _evaluated(asked, out, second)
     known = None if run["calibration"] == "self" else _evaluated(asked, out, Path(calibration))
@@ -170,17 +169,7 @@ def _lost(figures: dict[str, Any]) -> float:
 def _evaluated(asked: Comparison, out: Path, text: Path) -> dict[str, Any]:
     limit = [] if asked.windows is None else ["--windows", str(asked.windows)]
     options = ["--baseline", asked.model, "--text", str(text), "--window", str(asked.window), *limit]
-    return _twofour("eval", str(out), *options)
-
-
-def _twofour(*words: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "twofour", *words, "--json"], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise ServerError(f"twofour {words[0]} ended with status {done.returncode}; see above")
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
+    return child.twofour("eval", str(out), *options)
 
 
 def _empty(asked: Comparison) -> dict[str, Any]:

@@ -8,7 +8,6 @@ distributions, which the API does not give: None.
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from twofour.bench import workload
+from twofour.bench import child, workload
 from twofour.bench.endpoint import Endpoint
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError, ServerError
@@ -42,12 +41,9 @@ class Quality:
 
 def of_models(dense: str, sparse: str, text: Path | None) -> Quality:
     """Run `twofour eval`: the same loading as the server's, in a process that leaves no memory behind."""
-    command = [sys.executable, "-m", "twofour", "eval", sparse, "--baseline", dense, "--json"]
-    command += ["--text", str(text)] if text else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise ServerError(f"twofour eval ended with status {done.returncode}; see above, or give --no-quality")
-    return from_eval(json.loads(done.stdout), "twofour eval")
+    given = ["--text", str(text)] if text else []
+    document = child.twofour("eval", sparse, "--baseline", dense, *given, remedy="see above, or give --no-quality")
+    return from_eval(document, "twofour eval")
 
 
 def from_file(path: Path) -> Quality:

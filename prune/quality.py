@@ -119,6 +119,12 @@ def gap_closed(found: float, dense: float, reference: float) -> float | None:
     return (reference - found) / (reference - dense) if reference > dense else None
 
 
+def gaps_closed(found: float, dense: float, reference: float) -> tuple[float | None, float | None]:
+    """Return the gap closed of three perplexities, and of their logarithms."""
+    three = (found, dense, reference)
+    return gap_closed(*three), gap_closed(*map(math.log, three))
+
+
 def _mean(values: list[float]) -> tuple[float, float | None]:
     """The mean and its standard error, None for a single value."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

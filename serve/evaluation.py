@@ -1,6 +1,5 @@
 """Quality of exactly what is served: the model is loaded as the server loads it."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import InputError
 from twofour.prune.folder import read_json, resolve
 from twofour.prune.progress import Progress, silent
-from twofour.prune.quality import Quality, gap_closed
+from twofour.prune.quality import Quality, gaps_closed
 from twofour.serve import harness
 from twofour.serve.loading import load_model
 
@@ -46,8 +45,8 @@ class Evaluation:
         dense, other = self.quality.baseline_perplexity, self.against_perplexity
         if dense is None or other is None:
             return {"gap_closed": None, "nll_gap_closed": None}
-        three = (self.quality.perplexity, dense, other)
-        return {"gap_closed": gap_closed(*three), "nll_gap_closed": gap_closed(*map(math.log, three))}
+        gap, log_gap = gaps_closed(self.quality.perplexity, dense, other)
+        return {"gap_closed": gap, "nll_gap_closed": log_gap}
 
 
 def evaluate(path: str, baseline: str | None = None, text: str | Path | None = None) -> Quality:

@@ -77,7 +77,7 @@ def test_a_comparison_goes_on_where_it_was(
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["preset"] for run in runs] == ["fast", "balanced"] and runs[0] == fast
     assert "gc" in runs[1] and runs[1]["minutes"] > 0
-    monkeypatch.setattr(pruning, "_twofour", None)  # must not be called
+    monkeypatch.setattr(pruning.child, "twofour", None)  # must not be called
     assert len(compare(asked, tmp_path / "work", out)["runs"]) == 2
 
 
