@@ -95,6 +95,7 @@ class Batch:
         return self._folder / f"{name}-from-{self.positions.first_sample}"
 
 
+@torch.no_grad()
 def record(
     anatomy: Anatomy,
     ids: Tensor,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -70,7 +69,6 @@ def walk(
     store: Store | None = None,  # None: in the dtype of the model
     recover: Recover | None = None,
     keep: Keep | None = None,
-    folder: Path | None = None,  # for the hidden states; None: in memory
     device: str = "cpu",  # where a block is while it is worked on
 ) -> Iterator[PrunedBlock]:
     """Prune the model in place, block by block, and leave in the batches what comes out of the last one.

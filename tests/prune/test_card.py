@@ -9,8 +9,10 @@ from huggingface_hub import ModelCard
 
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.card import card, likeness
+from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.convert import convert
 from twofour.prune.errors import InputError
+from twofour.prune.folder import read_json
 from twofour.prune.label import add_quality
 
 FIGURES = {
@@ -36,8 +38,7 @@ def pruned(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def manifest(pruned: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((pruned / "twofour.json").read_text())
-    return read
+    return read_json(pruned / MANIFEST)
 
 
 def test_a_run_leaves_a_card(pruned: Path, manifest: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """The report of a run: the losses stand where they belong, and the page needs nothing but itself."""
 
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import pytest
 
 from twofour.prune import PruneConfig, charts, prune
+from twofour.prune.checkpoint import MANIFEST
+from twofour.prune.folder import read_json
 from twofour.prune.label import add_quality
 from twofour.prune.report import by_kind_and_depth, page, worst
 
@@ -51,8 +52,7 @@ def pruned(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def manifest(pruned: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((pruned / "twofour.json").read_text())
-    return read
+    return read_json(pruned / MANIFEST)
 
 
 def test_a_run_leaves_a_page_that_stands_alone(pruned: Path, manifest: dict[str, Any]) -> None:
