@@ -6,8 +6,6 @@ inputs; those of an expert are drawn towards those of all experts (`statistics.s
 dense model is followed beside the pruned one, and a block is trained between.
 """
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from twofour.prune.batches import Batch, follow_dense, propagate, run_block
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import FactorError, ModelError
 from twofour.prune.experts import Expert
+from twofour.prune.heap import give_back
 from twofour.prune.kept import Outcome
 from twofour.prune.packed import Packed
 from twofour.prune.progress import Progress, Step, silent, track
@@ -103,13 +102,6 @@ def walk(
         loss = max(linear.loss for linear in pruned.linears.values())
         progress(Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}"))
         yield pruned
-
-
-def give_back() -> None:
-    """Hand freed memory back to the system: the GNU allocator keeps most of it, hundreds of MB after some batches."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)
 
 
 def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:

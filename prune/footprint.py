@@ -24,7 +24,8 @@ from twofour.prune.recover import STEP_TOKENS
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
 HESSIANS = 3  # the sums, the factor and one in between, float32
 WEIGHTS = 6  # copies of a weight while it is solved, float32
-KEPT_BYTES = 12 / 2  # masters and moments, float32, of every second weight
+SAVED_BYTES = 12 / 2  # masters and moments, float32, of every second weight
+KEPT_BYTES = SAVED_BYTES + 4 / 2  # and their places
 PACKED_SHARE = (2 + 2 / 4) / 4  # a packed 16-bit weight takes at most this share of its dense bytes, with slack
 
 
@@ -89,7 +90,7 @@ def disk_bytes(parts: Anatomy, config: PruneConfig) -> int:
     if config.stages.solver == "magnitude":
         return result_bytes(parts, config.format) + pruned
     copies = 3 if states_on_disk(parts, config) else 2  # behind the last block and behind this one
-    kept = _numbers(parts.linears.values()) * KEPT_BYTES + pruned / 2  # masters and moments, and the best weights
+    kept = _numbers(parts.linears.values()) * SAVED_BYTES + pruned / 2  # masters and moments, and the best weights
     training = round(2 * kept) if config.stages.model_passes else 0  # this save, and the one before it
     return result_bytes(parts, config.format) + pruned + copies * states_bytes(parts, config) + training
 

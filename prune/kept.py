@@ -1,9 +1,9 @@
 """The kept weights of pruned linears, trained while what is zero stays zero.
 
-Every linear computes with weights rounded as they will be stored; float32 masters of the kept ones, and Adam's two
-moments, live beside them (12 bytes a kept weight). Only kept positions are ever written, so 2:4 cannot break. The rate
-is relative: a step moves a weight by about `rate` times the root mean square of the kept weights of its linear, so one
-rate fits all linears of all models.
+Every linear computes with weights rounded as they will be stored; beside them live float32 masters of the kept ones,
+their places, and Adam's two moments (16 bytes a kept weight). Only kept positions are ever written, so 2:4 cannot
+break. The rate is relative: a step moves a weight by about `rate` times the root mean square of the kept weights of its
+linear, so one rate fits all linears of all models.
 """
 
 import math
@@ -43,7 +43,7 @@ class KeptWeights:
 
     def __init__(self, linears: Iterable[nn.Linear], stored: torch.dtype, rate: float) -> None:
         self._weights = [linear.weight for linear in linears]
-        self._masks = [weight != 0 for weight in self._weights]
+        self._places = [weight.flatten().nonzero().flatten().int() for weight in self._weights]
         self._masters = [nn.Parameter(values.float()) for values in self.copy()]
         self._stored = stored
         self._rates = [rate * _root_mean_square(master.detach()) for master in self._masters]
@@ -65,8 +65,8 @@ class KeptWeights:
     @torch.no_grad()
     def step(self, share: float) -> None:
         """Move the weights against the gradient of the last loss, at this share of the full rate."""
-        for weight, mask, master in zip(self._weights, self._masks, self._masters, strict=True):
-            master.grad = None if weight.grad is None else weight.grad[mask].float()
+        for weight, places, master in zip(self._weights, self._places, self._masters, strict=True):
+            master.grad = None if weight.grad is None else weight.grad.take(places.long()).float()
             weight.grad = None
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
@@ -91,13 +91,13 @@ class KeptWeights:
 
     def copy(self) -> list[Tensor]:
         """Return the kept weights as they are now."""
-        return [weight.detach()[mask] for weight, mask in zip(self._weights, self._masks, strict=True)]
+        return [weight.detach().take(places.long()) for weight, places in zip(self._weights, self._places, strict=True)]
 
     @torch.no_grad()
     def put(self, kept: Sequence[Tensor]) -> None:
         """Set the kept weights."""
-        for weight, mask, values in zip(self._weights, self._masks, kept, strict=True):
-            weight.masked_scatter_(mask, values.to(weight))
+        for weight, places, values in zip(self._weights, self._places, kept, strict=True):
+            weight.put_(places.long(), values.to(weight))
 
 
 def split(parts: int) -> tuple[range, range]:

@@ -28,7 +28,7 @@ from twofour.prune.progress import Progress, silent
 
 STEP_TOKENS = 1024  # one step of the optimiser sees about this many
 BLOCK_RATE, MODEL_RATE = 0.01, 0.002
-CHUNK_BYTES = 64 << 20  # float32 [tokens, vocabulary] at a time
+CHUNK_BYTES = 4 << 20  # float32 [tokens, vocabulary] at a time
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import anatomy, calibrate, checkpoint, folder, footprint, label, recipe, sources, text
+from twofour.prune import anatomy, calibrate, checkpoint, folder, footprint, heap, label, recipe, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
@@ -106,7 +106,8 @@ def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal,
     parts.model.to(forward)
     config, fallbacks = footprint.affordable(parts, config)
     folder.require_space(out, footprint.disk_bytes(parts, config))
-    blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
+    with heap.reused():
+        blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
     # the journal's are those before the whole model was trained
     weights = trained_weights(parts, store(parts, config)) if config.stages.model_passes else journal.weights()
     return Pruned(
