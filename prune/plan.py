@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import anatomy, batches, calibrate, folder, footprint, run, text
+from twofour.prune import anatomy, batches, calibrate, folder, footprint, heap, run, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import Batch
 from twofour.prune.kept import HELD_OUT
@@ -47,14 +47,16 @@ class Plan:
     recovery_s: float
     peak_memory_bytes: int
     disk_bytes: int
+    fallbacks: list[str]  # what will be done otherwise than asked, and why
 
     def __str__(self) -> str:
         stages = {"sampling": self.sampling_s, "pruning": self.pruning_s, "recovery": self.recovery_s}
         parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in stages.items())
-        return (
-            f"about {sum(stages.values()) / 60:.1f} minutes ({parts})\n"
-            f"about {self.peak_memory_bytes / 2**30:.1f} GiB of memory, {self.disk_bytes / 1e9:.2f} GB on disk"
-        )
+        lines = [
+            f"about {sum(stages.values()) / 60:.1f} minutes ({parts})",
+            f"about {self.peak_memory_bytes / 2**30:.1f} GiB of memory, {self.disk_bytes / 1e9:.2f} GB on disk",
+        ]
+        return "\n".join(lines + self.fallbacks)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -69,13 +71,17 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     parts = anatomy.dissect(anatomy.load(source))
     text.refuse_length(parts.model, config.length)
     parts.model.to(run.forward_dtype(parts, config))
-    config, _ = footprint.affordable(parts, config)
+    config, fallbacks = footprint.affordable(parts, config)
     spilled = footprint.states_on_disk(parts, config)
     sizes = footprint.memory_bytes(parts, config, spilled), footprint.disk_bytes(parts, config)
-    return estimate(measure(parts, source, config), len(parts.blocks), config, *sizes)
+    with heap.reused():
+        paces = measure(parts, source, config)
+    return estimate(paces, len(parts.blocks), config, *sizes, fallbacks)
 
 
-def estimate(paces: Paces, blocks: int, config: PruneConfig, peak_memory_bytes: int, disk_bytes: int) -> Plan:
+def estimate(
+    paces: Paces, blocks: int, config: PruneConfig, peak_memory_bytes: int, disk_bytes: int, fallbacks: list[str]
+) -> Plan:
     """Add the parts of a run up."""
     stages, tokens = config.stages, config.text_tokens
     reading = stages.solver != "magnitude"
@@ -88,6 +94,7 @@ def estimate(paces: Paces, blocks: int, config: PruneConfig, peak_memory_bytes: 
         recovery_s=tokens * (passes_s + stages.model_passes * paces.distil),
         peak_memory_bytes=peak_memory_bytes,
         disk_bytes=disk_bytes,
+        fallbacks=fallbacks,
     )
 
 

@@ -40,14 +40,13 @@ class Stages(NamedTuple):
 
     def by_blocks(self) -> "Stages":
         """The same with the blocks trained one by one instead of the whole: in less memory, to a greater loss."""
-        passes = self.model_passes and self.model_passes + 1
-        return self._replace(block_passes=passes, model_passes=0)
+        return self._replace(block_passes=self.block_passes + self.model_passes, model_passes=0)
 
 
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),
-    "balanced": Stages("refine", model_passes=1),
-    "best": Stages("refine", model_passes=3, samples=128),
+    "balanced": Stages("refine", block_passes=1, model_passes=1),
+    "best": Stages("refine", block_passes=1, model_passes=3, samples=128),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from twofour.prune import PruneConfig, anatomy, text
+from twofour.prune import PruneConfig, anatomy, footprint, text
 from twofour.prune import plan as plans
 from twofour.prune.errors import InputError
 from twofour.prune.plan import Paces, Plan, estimate, measure, plan
@@ -16,7 +16,7 @@ PACES = Paces(decode=0.5, collect=0.01, forward=0.002, solve=3.0, train=0.02, di
 
 
 def planned(**asked: object) -> Plan:
-    return estimate(PACES, 10, PruneConfig(**asked), 7, 9)  # type: ignore[arg-type]
+    return estimate(PACES, 10, PruneConfig(**asked), 7, 9, [])  # type: ignore[arg-type]
 
 
 def test_the_parts_of_a_fast_run() -> None:
@@ -37,7 +37,7 @@ def test_presets_that_train_follow_the_dense_model_and_pay_for_their_passes() ->
 
 def test_magnitude_reads_nothing() -> None:
     paces = replace(PACES, decode=0.0)
-    assert estimate(paces, 10, PruneConfig(method="magnitude"), 7, 9) == Plan(0.0, 30.0, 0.0, 7, 9)
+    assert estimate(paces, 10, PruneConfig(method="magnitude"), 7, 9, []) == Plan(0.0, 30.0, 0.0, 7, 9, [])
 
 
 def test_every_batch_of_written_samples_is_counted(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_every_batch_of_written_samples_is_counted(tiny_model_folder: Path, monk
 
 
 def test_a_plan_reads_in_minutes_and_gib() -> None:
-    text = str(Plan(60.0, 90.0, 30.0, 3 << 29, 250_000_000))
+    text = str(Plan(60.0, 90.0, 30.0, 3 << 29, 250_000_000, []))
     assert (
         text == "about 3.0 minutes (sampling 1.0, pruning 1.5, recovery 0.5)\nabout 1.5 GiB of memory, 0.25 GB on disk"
     )
@@ -82,3 +82,12 @@ def test_the_command_plans_and_makes_nothing(
 def test_a_plan_refuses_what_a_run_would_refuse(tiny_model_folder: Path) -> None:
     with pytest.raises(InputError, match="exceeds the model's context"):
         plan(tiny_model_folder, PruneConfig(length=4096))
+
+
+def test_a_plan_says_what_will_be_done_otherwise(tiny_model_folder: Path) -> None:
+    parts = anatomy.dissect(anatomy.load(tiny_model_folder))
+    asked = PruneConfig(preset="balanced", samples=4, length=32)
+    limit = footprint.memory_bytes(parts, asked, on_disk=True) - 1
+    planned = plan(tiny_model_folder, replace(asked, memory_limit_bytes=limit))
+    assert planned.fallbacks[0].startswith("kept weights trained block by block")
+    assert planned.fallbacks[0] in str(planned)
