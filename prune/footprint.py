@@ -2,9 +2,9 @@
 
 The model is in memory all the time; blocks are worked on one after the other. Beside them are the hidden states of the
 whole text (with what the dense model has in the same place, where blocks are trained) and whatever is largest of: the
-keys and values of the samples that are being written; the activations of one batch; the Hessian of the widest linear
-with its factor; the masters and moments of one block in training, or of all. Hidden states go to disk where that keeps
-a limit.
+keys and values of the samples that are being written; the Hessians of a block, of every expert too, with the
+activations of one batch or with the factor of the widest; the masters and moments of one block in training, or of all.
+Hidden states go to disk where that keeps a limit.
 """
 
 import os
@@ -15,14 +15,14 @@ from typing import Any
 from torch import nn
 
 from twofour.prune import text
-from twofour.prune.anatomy import Anatomy
+from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import BATCH_TOKENS
 from twofour.prune.errors import InputError
 from twofour.prune.recipe import CHAT, SELF, Format, PruneConfig
 from twofour.prune.recover import STEP_TOKENS
 
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
-HESSIANS = 3  # the sums, the factor and one in between, float32
+FACTORS = 2  # the factor of a Hessian and one in between, float32
 WEIGHTS = 6  # copies of a weight while it is solved, float32
 SAVED_BYTES = 12 / 2  # masters and moments, float32, of every second weight
 KEPT_BYTES = SAVED_BYTES + 4 / 2  # and their places
@@ -34,9 +34,8 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     if config.stages.solver == "magnitude":
         return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
     states = 0 if on_disk else states_bytes(parts, config)
-    walking = states + max(
-        _batch(parts, config), _solving(parts), _training(parts) if config.stages.block_passes else 0
-    )
+    pruning = _hessians(parts.blocks[0]) + max(_batch(parts, config), _solving(parts))
+    walking = states + max(pruning, _training(parts) if config.stages.block_passes else 0)
     whole = states + _distilling(parts) if config.stages.model_passes else 0
     return PROCESS_BYTES + model_bytes(parts) + max(_sampling(parts, config), walking, whole)
 
@@ -109,17 +108,34 @@ def _sampling(parts: Anatomy, config: PruneConfig) -> int:
     return samples * text.cache_bytes(parts.model, config.length) + probabilities
 
 
+def _hessians(block: Block) -> int:
+    """The sums of what the linears of a block are given: those of q, k and v are one, and o_proj has its own."""
+    widths = [linear.in_features for name, linear in block.linears.items() if block.expert_of(name) is None]
+    ours = sum(width**2 for width in set(widths)) + min(widths) ** 2
+    return 4 * (ours + sum(width**2 for expert in _experts(block) for width in set(_widths(expert))))
+
+
 def _batch(parts: Anatomy, config: PruneConfig) -> int:
-    """The inputs of all linears of a block for one batch, one of them in float32, and the Hessians that they make."""
+    """The inputs of all linears of a block for one batch, one of them in float32."""
+    block, sizes = parts.blocks[0], parts.model.config
     tokens = min(config.text_tokens, max(config.length, BATCH_TOKENS))
-    widths = [linear.in_features for linear in parts.blocks[0].linears.values()]
-    hessians = 4 * sum(width**2 for width in set(widths)) + 4 * min(widths) ** 2  # o_proj has its own
-    return tokens * (sum(widths) * _element(parts) + 4 * max(widths)) + hessians
+    widths = [linear.in_features for name, linear in block.linears.items() if block.expert_of(name) is None]
+    chosen: int = getattr(sizes, "num_experts_per_tok", 0)
+    widths += [width for expert in _experts(block)[:chosen] for width in _widths(expert)]
+    return tokens * (sum(widths) * _element(parts) + 4 * max(widths))
+
+
+def _experts(block: Block) -> list[nn.Module]:
+    return [expert for experts in block.experts.values() for expert in experts]
+
+
+def _widths(expert: nn.Module) -> list[int]:
+    return [linear.in_features for linear in expert.modules() if isinstance(linear, nn.Linear)]
 
 
 def _solving(parts: Anatomy) -> int:
     widest = max(linear.in_features for linear in parts.linears.values())
-    return HESSIANS * 4 * widest**2 + WEIGHTS * 4 * _largest(parts)
+    return FACTORS * 4 * widest**2 + WEIGHTS * 4 * _largest(parts)
 
 
 def _training(parts: Anatomy) -> int:

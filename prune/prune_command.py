@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 
 PRESET_HELP = (
-    "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all of them "
-    "to predict what the dense model predicts, each once through the text; best: the latter three times, through twice "
-    "the text"
+    "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all "
+    "of them to predict what the dense model predicts, each once through the text; best: that three times, on twice as much"
 )
 CALIBRATION_HELP = (
     "self (default): text that the model writes; chat: conversations that it writes, through its chat template; "

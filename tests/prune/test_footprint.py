@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from twofour.prune import PruneConfig, anatomy, batches, footprint, prune
 from twofour.prune.anatomy import Anatomy
@@ -40,6 +41,20 @@ def test_memory_is_that_of_what_is_held_at_a_time(parts: Anatomy) -> None:
     least = footprint.PROCESS_BYTES + MODEL_BYTES + cache
     assert footprint.memory_bytes(parts, config(calibration="self"), on_disk=True) >= least
     assert footprint.memory_bytes(parts, config(method="magnitude", preset=None)) < memory
+
+
+def test_every_expert_has_hessians_of_its_own() -> None:
+    sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    few, many = (
+        transformers.Qwen3MoeForCausalLM(
+            transformers.Qwen3MoeConfig(**sizes, head_dim=16, num_key_value_heads=2, num_experts=count, vocab_size=64)
+        )
+        for count in (8, 24)
+    )
+    few_parts, many_parts = anatomy.dissect(few), anatomy.dissect(many)
+    grown = footprint.memory_bytes(many_parts, config()) - footprint.memory_bytes(few_parts, config())
+    bigger = footprint.model_bytes(many_parts) - footprint.model_bytes(few_parts)
+    assert grown - bigger == (24 - 8) * 4 * (32**2 + 16**2)
 
 
 def test_disk_holds_the_result_the_blocks_and_the_states(parts: Anatomy) -> None:
