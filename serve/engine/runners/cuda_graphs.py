@@ -5,6 +5,7 @@ twice before it is captured, since first calls compile, allocate and choose; the
 the device is an error, which is what would break a capture, found before there is one to break.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,9 +27,10 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, launch: Launch) -> Launch:
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         self._warm_up(launch)
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Where a capture fails, torch leaves its stream the current one; the outer context does not.
+        with torch.cuda.stream(current), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             launch()
         return graph.replay
 
@@ -45,7 +47,9 @@ class CudaCapture:
 @contextmanager
 def _waiting_refused() -> Iterator[None]:
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it does not find everything
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
