@@ -102,6 +102,7 @@ def start_text(info: "EngineInfo", config: "ServeConfig", url: str, host: str) -
         f"  weights   {info.weight_bytes / 1e6:,.1f} MB, {info.linear_bytes / 1e6:,.1f} MB of it in linears",
         f"  kernels   {kernels or 'none'}",
         f"  KV cache  {info.kv_tokens:,} tokens; context {info.context_length:,}",
+        *([graphs_text(info)] if info.cuda_graphs else []),
         *(f"  note      {note}" for note in info.notes),
     ]
     if host not in LOOPBACK and not config.edge.api_keys:
@@ -109,6 +110,10 @@ def start_text(info: "EngineInfo", config: "ServeConfig", url: str, host: str) -
     if config.ui:
         lines.append(f"  chat      {url}/")
     return "\n".join([*lines, f"ready at {url}/v1; try:", f"  {curl(url, config)}"])
+
+
+def graphs_text(info: "EngineInfo") -> str:
+    return f"  graphs    {info.cuda_graphs} decode steps captured, {info.cuda_graph_bytes / 1e6:,.1f} MB"
 
 
 def curl(url: str, config: "ServeConfig") -> str:

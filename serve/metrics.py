@@ -184,10 +184,13 @@ class EngineCollector(Collector):
         yield self._total("vllm:prefix_cache_queries", stats.prefix_queries)
         yield self._total("vllm:prefix_cache_hits", stats.prefix_hits)
         yield self._total("twofour:engine_steps", stats.steps)
+        yield self._total("twofour:replayed_steps", stats.replayed_steps)
         yield self._total("twofour:not_finite_logits", stats.not_finite)
 
     def _loaded(self, info: EngineInfo) -> Iterator[Metric]:
         yield self._gauge("twofour:kv_capacity_tokens", info.kv_tokens)
+        yield self._gauge("twofour:cuda_graphs", info.cuda_graphs)
+        yield self._gauge("twofour:cuda_graph_bytes", info.cuda_graph_bytes)
         yield self._gauge("twofour:sparse", float(info.sparse))
         kinds = {"total": info.weight_bytes, "linears": info.linear_bytes}
         yield self._gauges("twofour:weight_bytes", "kind", kinds)

@@ -23,7 +23,9 @@ from twofour.serve.engine.grammar import grammars
 from twofour.serve.engine.intact import require_intact
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
+from twofour.serve.engine.runners import cuda_graphs
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
+from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
 from twofour.serve.loading import load_model, weight_report
@@ -89,15 +91,36 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     """From a loaded model to a loop that can run it."""
-    shapes = attention_layers(model)
-    room = _capacity(config, model, shapes)
-    runner = GenericRunner(model, shapes, room.kv_tokens // config.block_size, config.block_size)
+    layers = attention_layers(model)
+    room = _capacity(config, model, layers)
+    runner = GenericRunner(model, layers, room.kv_tokens // config.block_size, config.block_size)
     runner.verify()
-    info = _info(config, model, room)
+    made = _captured(config, model, runner, room)
+    info = _info(config, model, room, made)
     blocks = Blocks(room.kv_tokens // config.block_size, config.block_size)
     scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
-    return Loop(runner, scheduler, info, peak_device_bytes=lambda: peak_bytes(model.device), constrain=constrain), info
+    loop = Loop(
+        made.graphs or runner,
+        scheduler,
+        info,
+        peak_device_bytes=lambda: peak_bytes(model.device),
+        constrain=constrain,
+        replayed_steps=lambda: made.graphs.replayed if made.graphs else 0,
+    )
+    return loop, info
+
+
+def _captured(config: EngineConfig, model: Any, runner: GenericRunner, room: capacity.Capacity) -> Captured:
+    """Decode steps as CUDA graphs, on a GPU. They live on memory that the cache leaves free."""
+    if model.device.type != "cuda" or not config.cuda_graphs:
+        return Captured()
+    cache_blocks = room.kv_tokens // config.block_size
+    steps = shapes(config.max_num_seqs, room.context_length, config.block_size, cache_blocks)
+    made = cuda_graphs.captured(model, runner, steps)
+    if made.note:
+        runner.verify()  # a device that the attempt has broken raises here
+    return made
 
 
 def _check(config: EngineConfig) -> None:
@@ -112,8 +135,8 @@ def _check(config: EngineConfig) -> None:
         )
 
 
-def _capacity(config: EngineConfig, model: Any, shapes: dict[int, LayerShape]) -> capacity.Capacity:
-    bytes_per_token = sum(shape.numbers_per_token for shape in shapes.values()) * model.dtype.itemsize
+def _capacity(config: EngineConfig, model: Any, layers: dict[int, LayerShape]) -> capacity.Capacity:
+    bytes_per_token = sum(shape.numbers_per_token for shape in layers.values()) * model.dtype.itemsize
     on_gpu = model.device.type == "cuda"
     free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else capacity.free_cpu_bytes()
     share = capacity.GPU_SHARE if on_gpu else capacity.CPU_SHARE
@@ -121,7 +144,7 @@ def _capacity(config: EngineConfig, model: Any, shapes: dict[int, LayerShape]) -
     return capacity.decide(config, limit, bytes_per_token, free, share)
 
 
-def _info(config: EngineConfig, model: Any, room: capacity.Capacity) -> EngineInfo:
+def _info(config: EngineConfig, model: Any, room: capacity.Capacity, made: Captured) -> EngineInfo:
     report = weight_report(model)
     return EngineInfo(
         model=config.model,
@@ -136,7 +159,9 @@ def _info(config: EngineConfig, model: Any, room: capacity.Capacity) -> EngineIn
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         sparse=report.sparse,
-        notes=(*report.notes, *room.notes),
+        notes=(*report.notes, *room.notes, *([made.note] if made.note else [])),
+        cuda_graphs=len(made.graphs) if made.graphs else 0,
+        cuda_graph_bytes=made.nbytes,
     )
 
 

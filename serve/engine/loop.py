@@ -41,9 +41,10 @@ class Loop:
         clock: Callable[[], float] = perf_counter,
         peak_device_bytes: Callable[[], int] = lambda: 0,
         constrain: Constrain = no_grammars,
+        replayed_steps: Callable[[], int] = lambda: 0,
     ) -> None:
         self._runner, self._scheduler, self._info = runner, scheduler, info
-        self._clock, self._peak_device_bytes = clock, peak_device_bytes
+        self._clock, self._peak_device_bytes, self._replayed_steps = clock, peak_device_bytes, replayed_steps
         self._constrain = constrain
         self._eos = frozenset(info.eos_token_ids)
         self._sequences: dict[str, Sequence] = {}
@@ -188,6 +189,7 @@ class Loop:
             step_tokens=self._step_tokens,
             not_finite=self._not_finite,
             peak_device_bytes=self._peak_device_bytes(),
+            replayed_steps=self._replayed_steps(),
         )
 
 

@@ -26,6 +26,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     block_size: int = 16  # tokens in one cache block
     kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a memory limit
+    cuda_graphs: bool = True  # on a GPU, capture decode steps and replay them
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class EngineInfo:
     dtype: str
     sparse: bool  # the checkpoint is 2:4
     notes: tuple[str, ...] = ()  # fallbacks: what a user must know
+    cuda_graphs: int = 0  # captured decode steps; 0: every step is run as it is
+    cuda_graph_bytes: int = 0  # of device memory, which they took
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class Stats:
     step_tokens: int = 0  # tokens computed by the last step
     not_finite: int = 0  # sequences that ended because their logits were
     peak_device_bytes: int = 0
+    replayed_steps: int = 0  # of `steps`, those that were a captured graph
 
 
 @dataclass(frozen=True)

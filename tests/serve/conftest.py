@@ -90,6 +90,8 @@ class ScriptedEngine:
             device="cpu",
             dtype="float32",
             sparse=True,
+            cuda_graphs=36,
+            cuda_graph_bytes=5000,
         )
 
     async def start(self) -> None:

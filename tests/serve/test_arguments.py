@@ -49,7 +49,17 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
     keys = tmp_path / "keys"
     keys.write_text("k\n")
     flags = "--revision r --device cpu --dtype float32 --kernels reference --threads 2 --max-model-len 99"
-    args = parse("org/m", *flags.split(), "--max-num-seqs", "3", "--max-queue", "5", "--api-key-file", str(keys))
+    args = parse(
+        "org/m",
+        *flags.split(),
+        "--max-num-seqs",
+        "3",
+        "--max-queue",
+        "5",
+        "--api-key-file",
+        str(keys),
+        "--no-cuda-graphs",
+    )
     assert engine_config(args) == EngineConfig(
         model="org/m",
         revision="r",
@@ -59,6 +69,7 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
         threads=2,
         max_model_len=99,
         max_num_seqs=3,
+        cuda_graphs=False,
     )
     config = serve_config(args)
     assert config.max_queue == 5

@@ -44,7 +44,7 @@ FULL = Sampling(
     prompt_logprobs=2,
     grammar="{}",
 )
-INFO = EngineInfo("m", 8, 9, (1, 2), 16, 64, 5, 4, {"dense": 3}, "cpu", "bfloat16", True, ("a note",))
+INFO = EngineInfo("m", 8, 9, (1, 2), 16, 64, 5, 4, {"dense": 3}, "cpu", "bfloat16", True, ("a note",), 6, 7)
 PIECES = (
     Piece("plain", (4,)),
     Piece(
@@ -83,7 +83,7 @@ def test_reports_arrive_as_they_were(step: StepRecord | None) -> None:
 
 
 def test_the_start_arrives_as_it_was() -> None:
-    config = EngineConfig("m", threads=2, kv_tokens=64)
+    config = EngineConfig("m", threads=2, kv_tokens=64, cuda_graphs=False)
     assert decode_config(encode(config)) == config
     assert decode_start(encode({"info": INFO})) == INFO
     assert decode_start(encode({"failed": "no such folder"})) == "no such folder"

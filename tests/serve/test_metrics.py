@@ -65,6 +65,7 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
         prefix_hits=60,
         steps=9,
         not_finite=3,
+        replayed_steps=6,
         peak_device_bytes=12345,
     )
     expected = {
@@ -81,6 +82,9 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
         "twofour:ready": 1,
         "twofour:engine_restarts_total": 4,
         "twofour:not_finite_logits_total": 3,
+        "twofour:replayed_steps_total": 6,
+        "twofour:cuda_graphs": 36,
+        "twofour:cuda_graph_bytes": 5000,
         "twofour:sparse": 1,
         "twofour:dense_linears": 2,
     }

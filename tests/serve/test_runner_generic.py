@@ -108,7 +108,7 @@ def test_long_and_short_sequences_decode_together() -> None:
 
 def test_what_another_request_left_in_the_cache_does_not_matter() -> None:
     model, _, runner = build("llama")
-    for layer in runner._layers.values():
+    for layer in runner.layers.values():
         layer.keys.fill_(torch.nan)
         layer.values.fill_(torch.nan)
     short, long = tokens(3, 0), tokens(14, 9)

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -32,10 +33,12 @@ def test_start_text(launch: Any) -> None:
         "float32 on cpu",
         "reference for 7 linears",
         "4,096 tokens",
+        "graphs    36 decode steps captured",
         "http://127.0.0.1:1/v1",
     ):
         assert part in text
     assert "warning" not in text
+    assert "graphs" not in start_text(replace(info, cuda_graphs=0), ServeConfig("m"), "http://h:1", "127.0.0.1")
     assert "warning" in start_text(info, ServeConfig("m"), "http://0.0.0.0:1", "0.0.0.0")
     keyed = ServeConfig("m", edge=EdgeConfig(api_keys=(b"x",)))
     assert "warning" not in start_text(info, keyed, "http://0.0.0.0:1", "0.0.0.0")

@@ -5,8 +5,8 @@ and `verify` compares the paged logits with the model's own. What cannot be righ
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -128,42 +128,54 @@ def _call(
 
 
 class GenericRunner:
-    """Runs a model whose layers `attention_layers` has returned."""
+    """Runs a model whose layers `attention_layers` has returned. Its cache has one block more: `scratch`, nobody's."""
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
-        self._model, self._size = model, block_size
-        self._device: torch.device = model.device
-        self._nothing = torch.zeros(1, dtype=torch.int64, device=self._device)
-        new = {"dtype": model.dtype, "device": self._device}
-        self._layers = {
+        self._model, self.block_size, self.scratch = model, block_size, block_count
+        self.device: torch.device = model.device
+        self._nothing = torch.zeros(1, dtype=torch.int64, device=self.device)
+        new = {"dtype": model.dtype, "device": self.device}
+        self.layers = {
             index: Layer(
-                torch.empty(block_count, block_size, shape.heads, shape.key_dim, **new),
-                torch.empty(block_count, block_size, shape.heads, shape.value_dim, **new),
+                torch.empty(block_count + 1, block_size, shape.heads, shape.key_dim, **new),
+                torch.empty(block_count + 1, block_size, shape.heads, shape.value_dim, **new),
             )
             for index, shape in shapes.items()
         }
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        step = lay_out(chunks, self._layers, self._size, self._device)
+        step = lay_out(chunks, self.layers, self.block_size, self.device)
         count = len(step.wanted)
         # With no logits at all the last linear would get no rows; one row is computed and dropped.
-        wanted = step.wanted if count else self._nothing
-        return _call(self._model, step.tokens, step.positions, wanted, paged=step)[:count]
+        return self.compute(step if count else replace(step, wanted=self._nothing))[:count]
+
+    def compute(self, step: Step) -> Tensor:
+        """Run the model over a step that is laid out, for the logits that it wants [wanted, vocabulary]."""
+        return _call(self._model, step.tokens, step.positions, step.wanted, paged=step)
 
     def verify(self) -> None:
         """Raise ModelError unless chunked prefill and decode give the logits of the model's own attention."""
-        tokens = [(7 * i + 1) % self._model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
-        blocks = range(-(-TRIAL_TOKENS // self._size))
-        cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
-        for start, stop in pairwise(cuts):
-            mine = self.forward([Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))])
-        own = self._own_logits(torch.tensor([tokens], device=self._device))
-        error = float((mine - own).float().norm() / own.float().norm())
-        if not error < (1e-3 if own.dtype == torch.float32 else 0.1):
+        error = self.deviation(self.forward)
+        if not error < self.tolerance:
             raise ModelError(
                 f"{type(self._model).__name__} cannot be served: over paged attention its logits differ by "
                 f"{error:.1%} from its own"
             )
+
+    @property
+    def tolerance(self) -> float:
+        """How much of a deviation is rounding."""
+        return 1e-3 if self._model.dtype == torch.float32 else 0.1
+
+    def deviation(self, forward: Callable[[Sequence[Chunk]], Tensor]) -> float:
+        """How far a decode step after chunked prefill is from the model's own logits, relative to their norm."""
+        tokens = [(7 * i + 1) % self._model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
+        blocks = range(-(-TRIAL_TOKENS // self.block_size))
+        cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
+        for start, stop in pairwise(cuts):
+            found = forward([Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))])
+        own = self._own_logits(torch.tensor([tokens], device=self.device))
+        return float((found - own).float().norm() / own.float().norm())
 
     def _own_logits(self, tokens: Tensor) -> Tensor:
         try:

@@ -10,6 +10,8 @@ Sequences that decode are attended in groups of similar length: their blocks are
 ...] and what is longer than a sequence is masked. A prefill chunk is attended alone. A gathered row holds
 blocks of its own sequence only, and a block is zeroed when a sequence enters it: what another request left
 there, NaN for instance, which a weight of zero does not stop, never gets near it.
+
+`Bounded` attends the same in shapes that depend on no length, for steps that are captured once (graphs.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,24 +58,23 @@ class Part:
     def attend(self, query: Tensor, layer: Layer, scale: float, window: int) -> Tensor:
         """Attend [rows, heads, dim] to the cached tokens of the sequences -> [rows, heads, value dim]."""
         count, rows = len(self.starts), len(query)
-        decodes = count == rows
         keys, values = self._gather(layer.keys), self._gather(layer.values)
-        # Decoding, the heads that share a key head stand where the tokens of a sequence stand in prefill.
-        query = torch.unflatten(query, 1, (keys.shape[1], -1)) if decodes else query.transpose(0, 1)[None]
+        mask = self._mask(rows // count, window, query)
+        if count == rows:
+            return _decode(query, keys, values, mask, scale)
         attended = F.scaled_dot_product_attention(
-            query,  # [sequences, key heads, heads / key heads, dim] or [1, heads, rows, dim]
+            query.transpose(0, 1)[None],  # [1, heads, rows, dim]
             keys,
             values,
-            self._mask(rows // count, window, query),
+            mask,
             scale=scale,
-            is_causal=not decodes and self._plain_causal(rows, window),
-            enable_gqa=not decodes,
+            is_causal=self._plain_causal(rows, window),
+            enable_gqa=True,
         )
-        return attended.flatten(1, 2) if decodes else attended[0].transpose(0, 1)
+        return attended[0].transpose(0, 1)
 
     def _gather(self, cache: Tensor) -> Tensor:  # -> [sequences, key heads, longest, dim]
-        found = cache.index_select(0, self.table).view(len(self.starts), -1, *cache.shape[2:])
-        return found[:, : self.longest].transpose(1, 2)
+        return _gathered(cache, self.table, len(self.starts))[:, :, : self.longest]
 
     def _plain_causal(self, rows: int, window: int) -> bool:
         return self.longest == rows and self.longest <= (window or self.longest)
@@ -94,11 +95,45 @@ class Part:
             return None
         starts = torch.tensor(self.starts, device=query.device)
         at = (starts[:, None] + torch.arange(tokens, device=query.device))[:, None, :, None]
-        of = torch.arange(self.longest, device=query.device)
-        hidden = of > at  # [sequences, 1, tokens, longest]
-        if window:
-            hidden |= of <= at - window
-        return torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill_(hidden, -torch.inf)
+        return _hiding(at, self.longest, window, query.dtype)
+
+
+@dataclass
+class Bounded:
+    """One token each of several sequences. What they attend to is read from tensors, whose shapes are all it knows."""
+
+    rows: slice
+    table: Tensor  # [sequences, blocks] blocks to gather
+    positions: Tensor  # [sequences] of the new tokens
+    masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)  # by window
+
+    def attend(self, query: Tensor, layer: Layer, scale: float, window: int) -> Tensor:
+        """Attend [rows, heads, dim] to the cached tokens of the sequences -> [rows, heads, value dim]."""
+        table, count = self.table.flatten(), len(self.positions)
+        keys, values = _gathered(layer.keys, table, count), _gathered(layer.values, table, count)
+        key = (window, query.dtype)
+        if key not in self.masks:
+            self.masks[key] = _hiding(self.positions[:, None, None, None], keys.shape[2], window, query.dtype)
+        return _decode(query, keys, values, self.masks[key], scale)
+
+
+def _gathered(cache: Tensor, table: Tensor, sequences: int) -> Tensor:  # -> [sequences, key heads, tokens, dim]
+    return cache.index_select(0, table).view(sequences, -1, *cache.shape[2:]).transpose(1, 2)
+
+
+def _decode(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """One token of each sequence: the heads that share a key head stand where its tokens stand in prefill."""
+    grouped = torch.unflatten(query, 1, (keys.shape[1], -1))  # [sequences, key heads, heads / key heads, dim]
+    return F.scaled_dot_product_attention(grouped, keys, values, mask, scale=scale).flatten(1, 2)
+
+
+def _hiding(at: Tensor, longest: int, window: int, dtype: torch.dtype) -> Tensor:
+    """Minus infinity where a token at `at` [sequences, 1, tokens, 1] does not see one of the `longest`, else 0."""
+    of = torch.arange(longest, device=at.device)
+    hidden = of > at  # [sequences, 1, tokens, longest]
+    if window:
+        hidden |= of <= at - window
+    return torch.zeros(hidden.shape, dtype=dtype, device=at.device).masked_fill_(hidden, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -110,7 +145,7 @@ class Step:
     positions: Tensor  # [1, flat]
     slots: Tensor  # [flat] where the new keys and values go
     wanted: Tensor  # [wanted] flat indices, in the order of the chunks as given
-    parts: list[Part]
+    parts: list[Part] | list[Bounded]
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
         """Store keys and values [1, key heads, flat, dim], then attend [1, heads, flat, dim], flat first."""
@@ -126,7 +161,8 @@ def lay_out(chunks: Sequence[Chunk], layers: dict[int, Layer], size: int, device
     """Flatten chunks, decodes first and by length, and zero the blocks that they enter."""
     order = sorted(range(len(chunks)), key=lambda i: (len(chunks[i].tokens) > 1, chunks[i].start))
     flat = [chunks[i] for i in order]
-    _zero(layers, [block for chunk in flat for block in _entered(chunk, size)], device)
+    if entered := [block for chunk in flat for block in _entered(chunk, size)]:
+        zero(layers, _row(entered, device))
     firsts, first = [0] * len(chunks), 0
     for i in order:
         firsts[i], first = first, first + len(chunks[i].tokens)
@@ -159,12 +195,11 @@ def _row(numbers: list[int], device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
-def _zero(layers: dict[int, Layer], blocks: list[int], device: torch.device) -> None:
-    if blocks:
-        entered = _row(blocks, device)
-        for layer in layers.values():
-            layer.keys.index_fill_(0, entered, 0)
-            layer.values.index_fill_(0, entered, 0)
+def zero(layers: dict[int, Layer], blocks: Tensor) -> None:
+    """Empty blocks [blocks], in which there may be anything."""
+    for layer in layers.values():
+        layer.keys.index_fill_(0, blocks, 0)
+        layer.values.index_fill_(0, blocks, 0)
 
 
 def _parts(flat: list[Chunk], size: int, device: torch.device) -> Iterator[Part]:

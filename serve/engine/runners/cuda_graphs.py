@@ -1,0 +1,70 @@
+"""Capturing with CUDA: what the decode steps of graphs.py are captured with on a GPU. Performance: not measured.
+
+All graphs share one pool of memory: they are replayed one at a time, and none keeps a result in it. A step runs
+twice before it is captured, since first calls compile, allocate and choose; the second time anything that waits for
+the device is an error, which is what would break a capture, found before there is one to break.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from twofour.serve.engine.runners import graphs
+from twofour.serve.engine.runners.generic import GenericRunner
+from twofour.serve.engine.runners.graphs import Captured, Launch, Shape
+from twofour.serve.kernels.triton_linear import TritonKernel
+from twofour.serve.linear import SparseLinear
+
+
+class CudaCapture:
+    """Captures what a function launches on a device; replays go to the stream that is current then."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, launch: Launch) -> Launch:
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        self._warm_up(launch)
+        # Where a capture fails, torch leaves its stream the current one; the outer context does not.
+        with torch.cuda.stream(current), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            launch()
+        return graph.replay
+
+    def _warm_up(self, launch: Launch) -> None:
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            launch()
+            with _waiting_refused():
+                launch()
+        current.wait_stream(self._stream)
+
+
+@contextmanager
+def _waiting_refused() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it does not find everything
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def captured(model: Any, eager: GenericRunner, shapes: Sequence[Shape]) -> Captured:
+    """Capture the decode steps of a model that is on a GPU."""
+    _prepare(model)
+    torch.cuda.empty_cache()  # what is measured is then what the graphs take
+    return graphs.captured(eager, shapes, CudaCapture(eager.device), lambda: torch.cuda.mem_get_info(eager.device)[0])
+
+
+def _prepare(model: Any) -> None:
+    """Compile what the linears may launch, and let shared scratch memory grow, before the first capture."""
+    for module in model.modules():
+        if isinstance(module, SparseLinear) and module.choice and isinstance(module.choice.kernel, TritonKernel):
+            module.choice.kernel.prepare(module.bias)
