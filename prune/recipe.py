@@ -171,7 +171,10 @@ class PrunedLinear:
     tokens: int
 
 
-OUTPUT_LOSS = "squared error of the outputs over the calibration tokens, relative to the dense outputs"
+OUTPUT_LOSS = (
+    "squared error of the outputs over the calibration tokens (an expert's with those that its statistic is drawn "
+    "towards), relative to the dense outputs"
+)
 LOSS_KINDS: Mapping[Method, str] = {
     "sparsegpt": OUTPUT_LOSS,
     "refine": OUTPUT_LOSS,
