@@ -42,7 +42,7 @@ def drive(
     jobs = [Job(request, _message(to, model, request, api_key, nonce)) for request in requests]
     client = Client(to, timeout_s, on_end)
     load = _open_loop(client, jobs) if concurrency is None else _closed_loop(client, jobs, concurrency)
-    with _no_garbage_collection(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_observed(client, load, lags if lags is not None else []))
     return [decode.record(job.exchange) for job in jobs]
 
@@ -258,7 +258,7 @@ class Connection(asyncio.Protocol):
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -269,7 +269,7 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:

@@ -4,6 +4,7 @@ import argparse
 
 from twofour.bench import (
     compare_command,
+    http_command,
     kernels_command,
     overhead_command,
     pruning_command,
@@ -17,6 +18,7 @@ _VERBS = {
     "kernels": (kernels_command, "the 2:4 multiplication against the machine's ceiling and dense"),
     "pruning": (pruning_command, "presets of pruning, by quality and minutes"),
     "overhead": (overhead_command, "what the engine adds to a decode step of the model"),
+    "http": (http_command, "what the HTTP layer alone sustains, with a scripted engine"),
     "report": (report_command, "the table of a report that was written before"),
 }
 

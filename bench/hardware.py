@@ -53,9 +53,9 @@ def hardware() -> Hardware:
     )
 
 
-def versions() -> dict[str, str | None]:
-    """Of python and the packages that a result depends on; None: not installed."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+def versions(*more: str) -> dict[str, str | None]:
+    """Of python and the packages that a result depends on, and of `more`; None: not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in (*_PACKAGES, *more)}}
 
 
 def usable_cpus() -> list[int]:

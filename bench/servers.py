@@ -95,6 +95,10 @@ class Server:
         self._process = process
         self._log = log
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def url(self, deadline_s: float = _START_S) -> str:
         """Wait until it is ready and return its address."""
         until = time.monotonic() + deadline_s

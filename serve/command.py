@@ -29,16 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_engine_arguments(parser.add_argument_group("engine"))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+def run(args: argparse.Namespace, child: Sequence[str] | None = None) -> int:
+    """Serve until told to stop. `child`: what python is given to run in the place of the engine process."""
     from twofour.serve import listening
 
     set_up_logging()
     with listening.listen(args.host, args.port) as listener:
-        return run_on(listener, args)
+        return run_on(listener, args, child)
 
 
-def run_on(listener: socket.socket, args: argparse.Namespace) -> int:
+def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[str] | None) -> int:
     from twofour.serve import server
     from twofour.serve.app import create_app
     from twofour.serve.edge.lifecycle import Lifecycle
@@ -46,7 +46,7 @@ def run_on(listener: socket.socket, args: argparse.Namespace) -> int:
 
     config, tls = arguments.serve_config(args), arguments.tls_of(args)
     tokenizer = load_tokenizer(args.model, args.revision)
-    engine, lifecycle = ProcessEngine(arguments.engine_config(args)), Lifecycle()
+    engine, lifecycle = ProcessEngine(arguments.engine_config(args), child=child), Lifecycle()
     with tracing(args.otlp_endpoint) as watchers:
         app = create_app(engine, config, tokenizer, lifecycle=lifecycle, watchers=watchers)
         url = server.url_of(listener, tls)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
@@ -63,8 +63,11 @@ class Stream(AsyncIterator[Piece]):
 class ProcessEngine:
     """An `Engine` in a process of its own. After its death `start` may be called again."""
 
-    def __init__(self, config: EngineConfig, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, config: EngineConfig, clock: Callable[[], float] = monotonic, child: Sequence[str] | None = None
+    ) -> None:
         self._config, self._clock = config, clock
+        self._child = child or CHILD
         self._process: subprocess.Popen[bytes] | None = None
         self._outbox: SimpleQueue[Command | None] = SimpleQueue()
         self._started: asyncio.Future[EngineInfo] | None = None
@@ -123,7 +126,7 @@ class ProcessEngine:
         loop = asyncio.get_running_loop()
         self._started, self._gone, self._outbox = loop.create_future(), asyncio.Event(), SimpleQueue()
         self._lives, self._info = self._lives + 1, None
-        self._process, pipe = _spawn()
+        self._process, pipe = _spawn(self._child)
         Thread(target=self._read, args=(pipe, self._process, self._outbox, loop), daemon=True).start()
         try:
             self._info = await self._started
@@ -213,11 +216,11 @@ class ProcessEngine:
         self._gone.set()
 
 
-def _spawn() -> tuple["subprocess.Popen[bytes]", Connection]:
+def _spawn(child: Sequence[str]) -> tuple["subprocess.Popen[bytes]", Connection]:
     """Start the engine process with its end of a socket pair. Its standard output goes to standard error."""
     here, there = socket.socketpair()
     with there:
-        command = [sys.executable, *CHILD, str(there.fileno())]
+        command = [sys.executable, *child, str(there.fileno())]
         process = subprocess.Popen(command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=2)
     return process, Connection(here.detach())
 

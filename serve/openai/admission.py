@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from twofour.serve.edge.errors import invalid, overloaded
+from twofour.serve.edge.errors import RequestError, invalid, overloaded
 from twofour.serve.engine.types import Prompt
 
 
@@ -29,12 +29,21 @@ class Admission:
             self.sequences -= len(prompts)
             self.tokens -= tokens
 
+    def require_room(self) -> None:
+        """Refuse what has not been read yet where no sequence more would be admitted."""
+        if self.sequences >= self.max_sequences:
+            raise full()
+
     def _check(self, sequences: int, tokens: int) -> None:
         if sequences > self.max_sequences:
             message = f"{sequences} sequences in one request, where {self.max_sequences} are allowed in all"
             raise invalid(f"{message}; send fewer prompts or a smaller n", "n")
         if self.sequences + sequences > self.max_sequences:
-            raise overloaded("too many requests are waiting; try again shortly")
+            raise full()
         # One request alone is bounded by the context length: an empty queue takes any.
         if self.sequences and self.tokens + tokens > self.max_tokens:
             raise overloaded("too many prompt tokens are waiting; try again shortly")
+
+
+def full() -> RequestError:
+    return overloaded("too many requests are waiting; try again shortly")

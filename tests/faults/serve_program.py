@@ -20,10 +20,11 @@ from twofour.serve.engine import process
 from twofour.serve.engine.supervise import Patience
 
 settings = json.loads(sys.argv[1])
-process.CHILD = ("-P", str(Path(__file__).with_name("hurt_child.py")))  # type: ignore[assignment]
 server.serve = partial(server.serve, patience=Patience(**settings["patience"]))  # type: ignore[assignment]
 engine = process.ProcessEngine
-process.ProcessEngine = lambda config: engine(replace(config, **settings["engine"]))  # type: ignore[assignment, misc]
+process.ProcessEngine = lambda config, child: engine(  # type: ignore[assignment, misc]
+    replace(config, **settings["engine"]), child=child
+)
 
 
 def listen(*address: Any) -> socket.socket:
@@ -37,6 +38,6 @@ listen_as_ever, listening.listen = listening.listen, listen
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
 try:
-    sys.exit(command.run(parser.parse_args(sys.argv[2:])))
+    sys.exit(command.run(parser.parse_args(sys.argv[2:]), ("-P", str(Path(__file__).with_name("hurt_child.py")))))
 except TwofourError as error:
     sys.exit(f"error: {error}")

@@ -1,12 +1,15 @@
 """How answers end: the client leaves, the engine fails, the time is over, the server stops."""
 
 import asyncio
+import contextlib
 import json
+import select
 import socket
 from typing import Any
 
 import pytest
 
+from twofour.serve import connections
 from twofour.serve.engine.types import NOT_FINITE
 
 
@@ -161,17 +164,59 @@ def test_the_deadline_ends_an_answer_and_a_stream(launch: Any) -> None:
     assert [server.engine.ended.get(timeout=5) for _ in range(2)] == ["cancelled"] * 2
 
 
-def test_a_client_that_does_not_read_is_cut_off(launch: Any) -> None:
-    engine = launch.engine(reply="word " * 100)
-    server = launch(engine, stream_stall_s=0.2)
+UNREAD: dict[str, Any] = {"prompt": ["a"] * 10, "max_tokens": 250, "logprobs": 20}  # 700 KB; the system keeps 200 KB
+
+
+def not_reading(server: Any, **fields: Any) -> socket.socket:
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(server.address)
-    send_request(connection, prompt=["a"] * 100, n=1, max_tokens=250, stream=True, logprobs=20)
-    server.eventually(lambda: server.metric("twofour:stalled_streams_total") == 1)
-    server.eventually(lambda: engine.open == 0)
-    connection.close()
+    send_request(connection, **UNREAD, **fields)
+    return connection
+
+
+def test_a_client_that_does_not_read_is_cut_off(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sequences end, its connection too, and what was written for it is not kept."""
+    monkeypatch.setattr(connections, "UNREAD_S", 0.2)
+    engine = launch.engine(reply="word " * 100)
+    server = launch(engine, stream_stall_s=0.2)
+    with not_reading(server, stream=True) as connection:
+        server.eventually(lambda: server.metric("twofour:stalled_streams_total") == 1)
+        server.eventually(lambda: engine.open == 0)
+        assert read_until_cut(connection) < 1 << 16
     assert server.client.get("/health").status_code == 200
+
+
+def test_a_whole_answer_that_nobody_reads_is_not_kept(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "UNREAD_S", 0.2)
+    server = launch(launch.engine(reply="word " * 100))
+    with not_reading(server) as connection:
+        server.eventually(lambda: server.metric("vllm:request_generation_tokens_count") == 10)
+        assert read_until_cut(connection) < 1 << 16
+
+
+def read_until_cut(connection: socket.socket) -> int:
+    """How many bytes are left to read when the server has ended the connection; it fails where the server does not."""
+    end = select.poll()
+    end.register(connection, select.POLLHUP | select.POLLERR)
+    assert end.poll(30_000), "the connection is still there"
+    received = 0
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            received += len(data)
+    return received
+
+
+def test_a_whole_answer_larger_than_all_buffers(launch: Any) -> None:
+    """Written while it is read, and to its end although the connection is closed after it."""
+    server = launch(launch.engine(reply="word " * 100))
+    with not_reading(server) as connection:
+        server.eventually(lambda: server.metric("vllm:request_generation_tokens_count") == 10)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    choices = json.loads(received.partition(b"\r\n\r\n")[2])["choices"]
+    assert [len(choice["logprobs"]["tokens"]) for choice in choices] == [250] * 10
 
 
 def test_one_sequence_at_its_stop_string_leaves_the_others_alone(launch: Any) -> None:
@@ -234,6 +279,21 @@ def test_queue_bound_by_sequences(launch: Any) -> None:
     read_all(connection)
     server.control()
     assert server.complete(n=3).status_code == 400
+
+
+def test_a_full_queue_refuses_before_it_reads(launch: Any) -> None:
+    """What is in the request costs nothing, right or wrong."""
+    server = launch(launch.engine(hold_after=1), max_queue=1)
+    with ask(server, stream=True) as connection:
+        server.engine.started.get(timeout=5)
+        for path in ("/v1/completions", "/v1/chat/completions"):
+            refused = server.client.post(path, content=b"{", headers={"Content-Type": "application/json"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded")
+        assert server.metric("vllm:admission_rejections_total") == 2
+        assert server.metric('twofour:rejected_requests_total{reason="engine_overloaded"') == 2
+        server.engine.release()
+        read_all(connection)
+    server.control()
 
 
 def test_queue_bound_by_prompt_tokens(launch: Any) -> None:

@@ -1,0 +1,48 @@
+"""The verb `bench http`: what the HTTP layer alone sustains, with an engine process that has no model."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from twofour.prune.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Serve a model's tokenizer with an engine process that computes nothing, and ask for whole answers of 1 token "
+        "and streams of 32, by 1, 8 and 64 clients at a time, in turns: requests and events per second, latencies, and "
+        "the server's CPU time for a request."
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id; only its tokenizer is used")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="visits of each cell (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of a visit (default: %(default)g)")
+    parser.add_argument("--json", action="store_true", help="print the document instead of the table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("rounds", "seconds"):
+        if not getattr(args, name) > 0:
+            raise InputError(f"--{name} is {getattr(args, name)}; it must be above 0")
+    from dataclasses import asdict
+
+    from twofour.bench.hardware import hardware, versions
+    from twofour.bench.http_layer import PACKAGES, document, measure, table
+    from twofour.prune.folder import refuse_existing, write_whole
+    from twofour.prune.progress import to_stderr
+
+    if args.out:
+        refuse_existing(args.out)
+    machine = hardware()
+    result = document(measure(args.model, args.rounds, args.seconds, to_stderr()), args.model, args.seconds)
+    result |= {
+        "command": ["twofour", *sys.argv[1:]],
+        "versions": versions(*PACKAGES),
+        "hardware": asdict(machine) | {"summary": str(machine)},
+    }
+    text = json.dumps(result, allow_nan=False)
+    if args.out:
+        write_whole(args.out, text + "\n")
+    print(text if args.json else table(result))
+    return 0
