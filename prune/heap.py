@@ -6,13 +6,13 @@ in and cleared by the system again and again: of a training step of a small mode
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # malloc.h
-NEVER, NONE = -1, 0
-TRIM_BYTES, MMAPS = 128 << 10, 65536  # what they are by themselves
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # malloc.h
+REUSE = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}  # never, none
+AS_EVER = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}  # where it ends up by itself
 
 
 def give_back() -> None:
@@ -25,18 +25,19 @@ def give_back() -> None:
 @contextmanager
 def reused() -> Iterator[None]:
     """Let tensors have the memory of those before them; what is free at the end is given back. Only of the GNU kind."""
-    option = _function("mallopt")
-    if option is None:
-        yield
-        return
-    option(TRIM_THRESHOLD, NEVER)
-    option(MMAP_MAX, NONE)
+    _set(REUSE)
     try:
         yield
     finally:
-        option(TRIM_THRESHOLD, TRIM_BYTES)
-        option(MMAP_MAX, MMAPS)
+        _set(AS_EVER)
         give_back()
+
+
+def _set(options: Mapping[int, int]) -> None:
+    mallopt = _function("mallopt")
+    if mallopt:
+        for option, value in options.items():
+            mallopt(option, value)
 
 
 def _function(name: str) -> Callable[..., Any] | None:

@@ -14,8 +14,9 @@ def faults() -> int:
 
 
 def fill_again_and_again() -> int:
-    """Return the page faults of large tensors that come and go."""
-    torch.ones(LARGE, dtype=torch.uint8)
+    """Return the page faults of large tensors that come and go, once the heap has found room for them."""
+    for _ in range(24):
+        torch.ones(LARGE, dtype=torch.uint8)
     before = faults()
     for _ in range(8):
         torch.ones(LARGE, dtype=torch.uint8)
