@@ -6,7 +6,7 @@ from pathlib import Path
 
 PRESET_HELP = (
     "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all of "
-    "them to predict what the dense model predicts, each once through the text; best: that three times, twice the text"
+    "them to predict what the dense model predicts, each once through the text; best: that thrice, on four times the text"
 )
 
 CALIBRATION_HELP = (
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help=CALIBRATION_HELP,
     )
-    parser.add_argument("--samples", type=int, metavar="N", help="of the text (default: 64; best: 128)")
+    parser.add_argument("--samples", type=int, metavar="N", help="of the text (default: 64; best: 256)")
     parser.add_argument(
         "--length",
         type=int,
