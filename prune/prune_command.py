@@ -6,7 +6,7 @@ from pathlib import Path
 
 PRESET_HELP = (
     "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all of "
-    "them to predict what the dense model predicts, each once through the text; best: that thrice, on four times the text"
+    "them to predict what the dense model predicts, each once through the text; best: that thrice, with more text"
 )
 
 CALIBRATION_HELP = (
