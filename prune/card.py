@@ -145,8 +145,7 @@ def _source(name: str) -> str:
 def _recovery(recovery: Mapping[str, Any] | None) -> str:
     if recovery is None:
         return "none"
-    steps = ["block by block"] if any(outcome["passes"] for outcome in recovery["blocks"]) else []
-    steps += ["as a whole model"] if recovery["model"] else []
+    steps = ["block by block", *(["as a whole model"] if recovery["model"] else [])]
     return f"kept weights trained {', then '.join(steps)}; masks fixed"
 
 

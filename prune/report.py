@@ -72,8 +72,7 @@ def _kinds(losses: Losses) -> list[tuple[str, float, float]]:
 def _recovered(manifest: Mapping[str, Any]) -> dict[str, Sequence[float]]:
     """The losses of the block outputs before and after they were trained; empty where they were not."""
     outcomes = (manifest["recovery"] or {}).get("blocks", [])
-    trained = any(outcome["passes"] for outcome in outcomes)
-    return {moment: [outcome[moment] for outcome in outcomes] for moment in ("before", "after")} if trained else {}
+    return {moment: [outcome[moment] for outcome in outcomes] for moment in ("before", "after")} if outcomes else {}
 
 
 def _figures(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -30,7 +30,7 @@ class TimelyProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # whoever writes waits while anything is left to write
+        transport.set_write_buffer_limits(high=1)  # whoever writes waits while more is left; 0 is never over with TLS
         self._watch()
 
     def data_received(self, data: bytes) -> None:
