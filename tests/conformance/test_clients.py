@@ -98,7 +98,18 @@ def write_tasks(folder: Path) -> None:
 def evaluate(folder: Path, kind: str, arguments: str) -> dict[str, list[Any]]:
     """Task -> what the model answered, by lm-eval's own command."""
     out = folder / kind
-    words = ["--model", kind, "--model_args", arguments, "--tasks", ",".join(TASKS), "--include_path", str(folder)]
+    words = [
+        "--model",
+        kind,
+        "--model_args",
+        arguments,
+        "--device",
+        "cpu",
+        "--tasks",
+        ",".join(TASKS),
+        "--include_path",
+        str(folder),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "lm_eval", *words, "--output_path", str(out), "--log_samples", "--batch_size", "1"],
         env={**os.environ, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "none"},
@@ -121,7 +132,7 @@ def test_lm_eval_scores_as_it_scores_the_model_itself(url: str, tiny_float32_fol
     write_tasks(tmp_path)
     served = f"model=tiny,base_url={url}/completions,tokenizer_backend=huggingface,tokenizer={tiny_float32_folder}"
     ours = evaluate(tmp_path, "local-completions", f"{served},max_length=1024")
-    theirs = evaluate(tmp_path, "hf", f"pretrained={tiny_float32_folder},dtype=float32,device=cpu")
+    theirs = evaluate(tmp_path, "hf", f"pretrained={tiny_float32_folder},dtype=float32")
     assert len(ours["likely"]) == len(ours["continued"]) == 4
     assert ours["continued"] == theirs["continued"]
     for mine, other in zip(ours["likely"], theirs["likely"], strict=True):
