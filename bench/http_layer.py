@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,9 +26,10 @@ from twofour.bench import servers, wire
 from twofour.bench.client import Client, Job, loop_factory, no_garbage_collection
 from twofour.bench.decode import Exchange
 from twofour.bench.hardware import usable_cpus
-from twofour.bench.kernels.race import order
 from twofour.bench.records import Request
 from twofour.bench.servers import Server
+from twofour.bench.stats import nearest_rank
+from twofour.bench.turns import alternate
 from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, track
 
@@ -74,12 +76,8 @@ def measure(model: str, rounds: int, seconds: float, progress: Progress) -> dict
             url = server.url()
             for cell in CELLS:
                 _lap(server, url, cell, min(seconds, 1.0))
-            found: dict[Cell, list[Lap]] = {cell: [] for cell in CELLS}
-            names = {cell.name: cell for cell in CELLS}
-            for round_ in track(range(rounds), "rounds", progress):
-                for name in order(list(names), round_):
-                    found[names[name]].append(_lap(server, url, names[name], seconds))
-            return found
+            turns = {cell: partial(_lap, server, url, cell, seconds) for cell in CELLS}
+            return alternate(turns, track(range(rounds), "rounds", progress))
 
 
 def document(found: dict[Cell, list[Lap]], model: str, seconds: float) -> dict[str, Any]:
@@ -171,8 +169,8 @@ def _cell(cell: Cell, laps: Sequence[Lap]) -> dict[str, Any]:
         "requests": sum(lap.requests for lap in laps),
         "requests_per_s": _spread(lap.requests / lap.seconds for lap in laps),
         "events_per_s": _spread(lap.events / lap.seconds for lap in laps) if cell.stream else None,
-        "p50_s": _spread(_percentile(lap.latencies_s, 50) for lap in laps),
-        "p95_s": _spread(_percentile(lap.latencies_s, 95) for lap in laps),
+        "p50_s": _spread(nearest_rank(sorted(lap.latencies_s), 50) for lap in laps),
+        "p95_s": _spread(nearest_rank(sorted(lap.latencies_s), 95) for lap in laps),
         "server_cpu_s_per_request": _spread(cpu_s) if cpu_s else None,
     }
 
@@ -180,11 +178,6 @@ def _cell(cell: Cell, laps: Sequence[Lap]) -> dict[str, Any]:
 def _spread(values: Iterator[float] | Sequence[float]) -> dict[str, Any]:
     rounds = list(values)
     return {"median": median(rounds), "low": min(rounds), "high": max(rounds), "rounds": rounds}
-
-
-def _percentile(values: Sequence[float], percent: int) -> float:
-    """The nearest rank."""
-    return sorted(values)[-(-percent * len(values) // 100) - 1]
 
 
 def _row(cell: dict[str, Any]) -> str:

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from twofour.bench.kernels.race import order
 from twofour.bench.stats import paired_ratio
+from twofour.bench.turns import alternate
 from twofour.prune.errors import ModelError
 from twofour.prune.folder import resolve
 from twofour.serve.engine import child
@@ -127,11 +127,8 @@ def _replace_linears(model: nn.Module) -> int:
 def _alternate(turns: dict[str, Turn], rounds: int) -> dict[str, tuple[float, ...]]:
     for turn in turns.values():
         turn()
-    found: dict[str, list[float]] = {name: [] for name in turns}
-    for round_ in range(rounds):
-        for name in order(list(turns), round_):
-            found[name].append(median(turns[name]()))
-    return {f"{name}_s": tuple(seconds) for name, seconds in found.items()}
+    found = alternate(turns, range(rounds))
+    return {f"{name}_s": tuple(map(median, laps)) for name, laps in found.items()}
 
 
 def _bare_turn(model: Any, prompt: Sequence[int], steps: int) -> Turn:

@@ -59,10 +59,13 @@ def distribution(values: Sequence[float], failed: int = 0) -> Distribution:
         for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
     }
     ranked = sorted(values) + [math.inf] * failed
-    adjusted = {
-        f"adjusted_p{p}": ranked[-(-p * len(ranked) // 100) - 1] if len(ranked) >= FEWEST[p] else None for p in FEWEST
-    }
+    adjusted = {f"adjusted_p{p}": nearest_rank(ranked, p) if len(ranked) >= FEWEST[p] else None for p in FEWEST}
     return Distribution(len(values), failed, float(np.mean(values)), float(np.std(values)), **plain, **adjusted)
+
+
+def nearest_rank(ranked: Sequence[float], percent: int) -> float:
+    """The percentile of ascending values that is one of them."""
+    return ranked[-(-percent * len(ranked) // 100) - 1]
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from twofour.bench.kernels.ceiling import clock
 from twofour.bench.kernels.contenders import Contender
+from twofour.bench.turns import alternate
 
 Turn = Callable[[int], float]  # multiply at least that often and return the seconds of one multiplication
 
@@ -26,16 +28,8 @@ class Lap:
 def race(turns: Mapping[str, Turn], rounds: int, target_s: float) -> dict[str, Lap]:
     """One pair of times for any two contenders in every round. A turn lasts `target_s`, or one call if that is more."""
     calls = {name: max(1, round(target_s / turn(TRIAL_CALLS))) for name, turn in turns.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for round_ in range(rounds):
-        for name in order(list(turns), round_):
-            seconds[name].append(turns[name](calls[name]))
+    seconds = alternate({name: partial(turn, calls[name]) for name, turn in turns.items()}, range(rounds))
     return {name: Lap(calls[name], tuple(seconds[name])) for name in turns}
-
-
-def order(names: list[str], round_: int) -> list[str]:
-    first = round_ % len(names)
-    return names[first:] + names[:first]
 
 
 def cpu_turn(contender: Contender, x: Tensor, threads: int) -> Turn:

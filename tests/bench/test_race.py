@@ -8,7 +8,8 @@ import torch
 from twofour.bench.kernels import cuda
 from twofour.bench.kernels import race as module
 from twofour.bench.kernels.contenders import Contender
-from twofour.bench.kernels.race import TRIAL_CALLS, cpu_turn, order, race
+from twofour.bench.kernels.race import TRIAL_CALLS, cpu_turn, race
+from twofour.bench.turns import order
 
 
 class Runner:
