@@ -3,9 +3,11 @@
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 # The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.
 _ISA = (
@@ -40,6 +42,10 @@ class Hardware:
         gpus = "".join(f", {gpu.name}" for gpu in self.gpus)
         return f"{self.cpu or 'unknown CPU'}, {self.cpus} logical CPUs{memory}{gpus}"
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with what a person reads."""
+        return asdict(self) | {"summary": str(self)}
+
 
 def hardware() -> Hardware:
     cpuinfo = _text(Path("/proc/cpuinfo"))
@@ -56,6 +62,11 @@ def hardware() -> Hardware:
 def versions(*more: str) -> dict[str, str | None]:
     """Of python and the packages that a result depends on, and of `more`; None: not installed."""
     return {"python": platform.python_version(), **{name: _version(name) for name in (*_PACKAGES, *more)}}
+
+
+def provenance(*more: str) -> dict[str, Any]:
+    """What a result was made by, and on: this command, the versions of packages and of `more`, this machine."""
+    return {"command": ["twofour", *sys.argv[1:]], "versions": versions(*more), "hardware": hardware().as_dict()}
 
 
 def usable_cpus() -> list[int]:

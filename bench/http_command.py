@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from twofour.prune.errors import InputError
@@ -25,22 +24,15 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "seconds"):
         if not getattr(args, name) > 0:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be above 0")
-    from dataclasses import asdict
-
-    from twofour.bench.hardware import hardware, versions
+    from twofour.bench.hardware import provenance
     from twofour.bench.http_layer import PACKAGES, document, measure, table
     from twofour.prune.folder import refuse_existing, write_whole
     from twofour.prune.progress import to_stderr
 
     if args.out:
         refuse_existing(args.out)
-    machine = hardware()
     result = document(measure(args.model, args.rounds, args.seconds, to_stderr()), args.model, args.seconds)
-    result |= {
-        "command": ["twofour", *sys.argv[1:]],
-        "versions": versions(*PACKAGES),
-        "hardware": asdict(machine) | {"summary": str(machine)},
-    }
+    result |= provenance(*PACKAGES)
     text = json.dumps(result, allow_nan=False)
     if args.out:
         write_whole(args.out, text + "\n")

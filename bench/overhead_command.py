@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 
 from twofour.prune.errors import InputError
 
@@ -24,17 +23,10 @@ def run(args: argparse.Namespace) -> int:
     for name in ("context", "steps", "rounds"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be at least 1")
-    from dataclasses import asdict
-
-    from twofour.bench.hardware import hardware, versions
+    from twofour.bench.hardware import provenance
     from twofour.bench.overhead import document, measure, table
 
-    machine = hardware()
     result = document(measure(args.model, args.context, args.steps, args.rounds), args.model, args.context, args.steps)
-    result |= {
-        "command": ["twofour", *sys.argv[1:]],
-        "versions": versions(),
-        "hardware": asdict(machine) | {"summary": str(machine)},
-    }
+    result |= provenance()
     print(json.dumps(result, allow_nan=False) if args.json else table(result))
     return 0

@@ -48,7 +48,7 @@ def document(
         "started": found.started.isoformat(timespec="seconds"),
         "command": list(command),
         "versions": dict(versions),
-        "hardware": asdict(machine) | {"summary": str(machine)},
+        "hardware": machine.as_dict(),
         "device": plan.device,
         "isa": found.isa,
         "torch_isa": torch_isa,

@@ -52,7 +52,7 @@ def document(found: Findings) -> dict[str, Any]:
         "started": found.started.isoformat(timespec="seconds"),
         "command": list(found.command),
         "versions": dict(found.versions),
-        "hardware": asdict(found.hardware) | {"summary": str(found.hardware)},
+        "hardware": found.hardware.as_dict(),
         "load": _load(found),
         "placement": asdict(found.placement) if found.placement else None,
         "random_weights": found.random_weights,
