@@ -110,27 +110,26 @@ def _sampling(parts: Anatomy, config: PruneConfig) -> int:
 
 def _hessians(block: Block) -> int:
     """The sums of what the linears of a block are given: those of q, k and v are one, and o_proj has its own."""
-    widths = [linear.in_features for name, linear in block.linears.items() if block.expert_of(name) is None]
+    widths, experts = _widths(block)
     ours = sum(width**2 for width in set(widths)) + min(widths) ** 2
-    return 4 * (ours + sum(width**2 for expert in _experts(block) for width in set(_widths(expert))))
+    return 4 * (ours + sum(width**2 for expert in experts for width in set(expert)))
 
 
 def _batch(parts: Anatomy, config: PruneConfig) -> int:
     """The inputs of all linears of a block for one batch, one of them in float32."""
-    block, sizes = parts.blocks[0], parts.model.config
     tokens = min(config.text_tokens, max(config.length, BATCH_TOKENS))
-    widths = [linear.in_features for name, linear in block.linears.items() if block.expert_of(name) is None]
-    chosen: int = getattr(sizes, "num_experts_per_tok", 0)
-    widths += [width for expert in _experts(block)[:chosen] for width in _widths(expert)]
+    widths, experts = _widths(parts.blocks[0])
+    chosen: int = getattr(parts.model.config, "num_experts_per_tok", 0)
+    widths += [width for expert in experts[:chosen] for width in expert]
     return tokens * (sum(widths) * _element(parts) + 4 * max(widths))
 
 
-def _experts(block: Block) -> list[nn.Module]:
-    return [expert for experts in block.experts.values() for expert in experts]
-
-
-def _widths(expert: nn.Module) -> list[int]:
-    return [linear.in_features for linear in expert.modules() if isinstance(linear, nn.Linear)]
+def _widths(block: Block) -> tuple[list[int], list[list[int]]]:
+    """The inputs of the linears outside the experts, and of those of each expert."""
+    widths = [linear.in_features for name, linear in block.linears.items() if block.expert_of(name) is None]
+    experts = [expert for each in block.experts.values() for expert in each]
+    inside = [[part.in_features for part in expert.modules() if isinstance(part, nn.Linear)] for expert in experts]
+    return widths, inside
 
 
 def _solving(parts: Anatomy) -> int:

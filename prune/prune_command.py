@@ -8,7 +8,6 @@ PRESET_HELP = (
     "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all of "
     "them to predict what the dense model predicts, each once through the text; best: that thrice, with more text"
 )
-
 CALIBRATION_HELP = (
     "self (default): text that the model writes; chat: conversations that it writes, through its chat template; "
     "FILE: .txt, or .jsonl with a text on each line; hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]: a data set; "
