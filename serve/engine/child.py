@@ -93,11 +93,12 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     """From a loaded model to a loop that can run it."""
     layers = attention_layers(model)
     room = _capacity(config, model, layers)
-    runner = GenericRunner(model, layers, room.kv_tokens // config.block_size, config.block_size)
+    count = room.kv_tokens // config.block_size
+    runner = GenericRunner(model, layers, count, config.block_size)
     runner.verify()
     made = _captured(config, model, runner, room)
     info = _info(config, model, room, made)
-    blocks = Blocks(room.kv_tokens // config.block_size, config.block_size)
+    blocks = Blocks(count, config.block_size)
     scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     loop = Loop(
