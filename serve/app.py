@@ -42,13 +42,14 @@ def create_app(
     registry.register(EngineCollector(engine, lifecycle, config.served_model_name))
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.registry = registry
+    metrics = EngineMetrics(registry, config.served_model_name)
     app.state.serving = Serving(
         engine=engine,
         config=config,
         vocabulary=Vocabulary(tokenizer),
-        metrics=EngineMetrics(registry, config.served_model_name),
+        metrics=metrics,
         lifecycle=lifecycle,
-        admission=Admission(config.max_queue, config.max_queue_tokens),
+        admission=Admission(config.max_queue, config.max_queue_tokens, metrics.count_refusal),
     )
     install_handlers(app)
     app.include_router(routes.router)

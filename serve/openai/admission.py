@@ -1,6 +1,6 @@
 """How much may be under way at once. What does not fit is refused before anything is promised."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ class Admission:
 
     max_sequences: int
     max_tokens: int
+    count_refusal: Callable[[str], None]  # called with the reason
     sequences: int = 0
     tokens: int = 0
 
@@ -30,20 +31,23 @@ class Admission:
             self.tokens -= tokens
 
     def require_room(self) -> None:
-        """Refuse what has not been read yet where no sequence more would be admitted."""
+        """Refuse at once where no sequence more would be admitted: to read and tokenise a request costs more."""
         if self.sequences >= self.max_sequences:
-            raise full()
+            raise self._full()
 
     def _check(self, sequences: int, tokens: int) -> None:
         if sequences > self.max_sequences:
             message = f"{sequences} sequences in one request, where {self.max_sequences} are allowed in all"
             raise invalid(f"{message}; send fewer prompts or a smaller n", "n")
         if self.sequences + sequences > self.max_sequences:
-            raise full()
+            raise self._full()
         # One request alone is bounded by the context length: an empty queue takes any.
         if self.sequences and self.tokens + tokens > self.max_tokens:
-            raise overloaded("too many prompt tokens are waiting; try again shortly")
+            raise self._refusal("too many prompt tokens are waiting; try again shortly")
 
+    def _full(self) -> RequestError:
+        return self._refusal("too many requests are waiting; try again shortly")
 
-def full() -> RequestError:
-    return overloaded("too many requests are waiting; try again shortly")
+    def _refusal(self, message: str) -> RequestError:
+        self.count_refusal("queue_full")
+        return overloaded(message)

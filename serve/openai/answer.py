@@ -87,19 +87,14 @@ class Answer(Response):
     @asynccontextmanager
     async def _generation(self) -> AsyncIterator[Generation]:
         serving = self._serving
-        try:
-            with serving.admission.admitted(self._job.prompts):
-                generation = Generation(self._job, serving.engine, serving.metrics, serving.vocabulary.decode)
-                async with generation:
-                    self._spend(self._job.prompt_tokens)
-                    try:
-                        yield generation
-                    finally:
-                        self._note(generation)
-        except RequestError as error:
-            if error.code == "engine_overloaded":
-                serving.metrics.count_refusal("queue_full")
-            raise
+        with serving.admission.admitted(self._job.prompts):
+            generation = Generation(self._job, serving.engine, serving.metrics, serving.vocabulary.decode)
+            async with generation:
+                self._spend(self._job.prompt_tokens)
+                try:
+                    yield generation
+                finally:
+                    self._note(generation)
 
     def _note(self, generation: Generation) -> None:
         """For the rate limit and the trace, however it ended."""

@@ -22,7 +22,7 @@ STARTED_AT = int(time.time())
 @router.post("/v1/completions")
 async def create_completion(request: Request) -> Response:
     serving = serving_of(request)
-    serving.require_room()
+    serving.admission.require_room()
     body = parse(await request.body(), CompletionRequest)
     job, writer = await completions.prepare(serving, body, caller_of(request))
     return Answer(serving, job, writer, body)
@@ -31,7 +31,7 @@ async def create_completion(request: Request) -> Response:
 @router.post("/v1/chat/completions")
 async def create_chat_completion(request: Request) -> Response:
     serving = serving_of(request)
-    serving.require_room()
+    serving.admission.require_room()
     body = parse(await request.body(), ChatRequest)
     job, writer = await chat.prepare(serving, body, caller_of(request))
     return Answer(serving, job, writer, body)

@@ -46,14 +46,6 @@ class Serving:
         """Tokens of prompt and answer together: what the model can, and what the cache holds."""
         return min(self.info.context_length, self.info.kv_tokens)
 
-    def require_room(self) -> None:
-        """Say no at once: to read, check and tokenise a request costs more than to refuse it."""
-        try:
-            self.admission.require_room()
-        except RequestError:
-            self.metrics.count_refusal("queue_full")
-            raise
-
     def check_model(self, model: str | None) -> None:
         if model is not None and model != self.config.served_model_name:
             raise model_not_found()
