@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,16 +24,7 @@ from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Launch, 
 from twofour.serve.engine.types import EngineConfig
 
 SIZE, BLOCKS, CONTEXT = 4, 256, 1024
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "initializer_range": 0.3,
-}
+SMALL = {**small_models.SMALL, "max_position_embeddings": CONTEXT}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from torch import Tensor
 from transformers import (
@@ -27,19 +28,9 @@ from twofour.serve.engine.sampler import sample
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import NOT_FINITE, EngineInfo, Finish, Piece, Prompt, Sampling
 
-SIZE, EOS, VOCABULARY, CONTEXT = 4, 0, 64, 128
-SMALL: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "initializer_range": 0.3,
-    "eos_token_id": EOS,
-    "pad_token_id": 1,
-}
+SIZE, EOS = 4, 0
+SMALL = {**small_models.SMALL, "eos_token_id": EOS, "pad_token_id": 1}
+VOCABULARY, CONTEXT = SMALL["vocab_size"], SMALL["max_position_embeddings"]
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import SMALL
 from torch import Tensor
 from transformers import (
     BloomConfig,
@@ -31,16 +32,6 @@ from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
 from twofour.serve.engine.runners.paged import SHORT, length_groups
 
 SIZE = 4
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-}
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
     "long llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL | {"max_position_embeddings": 1024})),
