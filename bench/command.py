@@ -7,6 +7,7 @@ from twofour.bench import (
     http_command,
     kernels_command,
     overhead_command,
+    peers_command,
     pruning_command,
     report_command,
     run_command,
@@ -19,6 +20,7 @@ _VERBS = {
     "pruning": (pruning_command, "presets of pruning, by quality and minutes"),
     "overhead": (overhead_command, "what the engine adds to a decode step of the model"),
     "http": (http_command, "what the HTTP layer alone sustains, with a scripted engine"),
+    "peers": (peers_command, "running servers of any make, under the same load in turns"),
     "report": (report_command, "the table of a report that was written before"),
 }
 

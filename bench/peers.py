@@ -1,0 +1,148 @@
+"""Running servers of any make under the same load, in turns.
+
+A round visits every number of requests at a time, and there every server with the same schedule, a different one first
+in each round. Rounds differ in their seeds, so throughputs are compared round by round, with an interval over rounds;
+latencies are those of all rounds together. A server that is not asked should be idle: what it does meanwhile is taken
+from the others, and the gates of a run count it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+from urllib.parse import urldefrag
+
+from twofour.bench import metrics
+from twofour.bench.run import Load, Run, measure, served_model
+from twofour.bench.stats import Distribution, paired_ratio
+from twofour.bench.turns import order
+from twofour.bench.workload import Lengths
+from twofour.prune.errors import InputError
+from twofour.prune.progress import Progress, Step
+
+KIND = "twofour.bench.peers"
+REQUESTS, ROUNDS_OF_CLIENTS = 8, 2  # of a run: at least so many, and so many of each client
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server by the name that the table gives it."""
+
+    name: str
+    url: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The load. concurrency: one run of each."""
+
+    concurrency: Sequence[int]
+    prompt_tokens: Lengths
+    output_tokens: Lengths
+    rounds: int = 5
+    seed: int = 0
+    timeout_s: float = 600.0
+
+    def load(self, peer: Peer, concurrency: int, round_: int) -> Load:
+        """The same for all peers; every second seed, as the warm-up uses the next one."""
+        return Load(
+            url=peer.url,
+            model=peer.model,
+            requests=max(REQUESTS, ROUNDS_OF_CLIENTS * concurrency),
+            concurrency=concurrency,
+            rate=None,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            seed=self.seed + 2 * round_,
+            timeout_s=self.timeout_s,
+        )
+
+
+Cell = tuple[int, str]  # requests at a time, name of the peer
+
+
+def peers(given: Sequence[str]) -> list[Peer]:
+    """Read NAME=URL or NAME=URL#MODEL. Raises InputError where that is not what is there, or names repeat."""
+    parts = [text.partition("=") for text in given]
+    names = [name for name, _, _ in parts]
+    if len(set(names)) < len(names) or not all(name and "://" in url for name, _, url in parts):
+        raise InputError(f"{' '.join(given)} does not name servers; give NAME=URL or NAME=URL#MODEL, each name once")
+    addresses = [urldefrag(url) for _, _, url in parts]
+    return [Peer(name, url, model or served_model(url)) for name, (url, model) in zip(names, addresses, strict=True)]
+
+
+def compare(servers: Sequence[Peer], asked: Asked, progress: Progress) -> dict[Cell, list[Run]]:
+    """The runs of every cell, by round."""
+    found: dict[Cell, list[Run]] = {(n, peer.name): [] for n in asked.concurrency for peer in servers}
+    started, total, done = perf_counter(), asked.rounds * len(found), 0
+    for round_ in range(asked.rounds):
+        for n in asked.concurrency:
+            for peer in order(list(servers), round_):
+                found[n, peer.name].append(measure(asked.load(peer, n, round_)))
+                done += 1
+                detail = f"round {round_ + 1} of {asked.rounds}, {peer.name}, {n} at a time"
+                progress(Step("measuring", done, total, perf_counter() - started, detail))
+    return found
+
+
+def document(found: Mapping[Cell, Sequence[Run]], servers: Sequence[Peer], asked: Asked) -> dict[str, Any]:
+    """The result, without what ran it on which machine."""
+    first = servers[0].name
+    return {
+        "kind": KIND,
+        "peers": [asdict(peer) for peer in servers],
+        "load": {"prompt_tokens": str(asked.prompt_tokens), "output_tokens": str(asked.output_tokens)}
+        | {"rounds": asked.rounds, "seed": asked.seed},
+        "cells": [_cell(cell, runs, found[cell[0], first]) for cell, runs in found.items()],
+    }
+
+
+def _cell(cell: Cell, runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
+    records = [record for run in runs for record in run.records]
+    together = metrics.summarise(records, 0.0, metrics.whole_window(records))
+    rates, wanted = _rates(runs), _rates(first)
+    comparable = len(rates) == len(wanted) == len(runs)
+    return {
+        "concurrency": cell[0],
+        "peer": cell[1],
+        "failed": together.failed,
+        "invalid": sorted({gate.name for run in runs for gate in run.gates if gate.passed is False}),
+        "output_tokens_per_s": rates,
+        "of_the_first": asdict(paired_ratio(list(zip(wanted, rates, strict=True)), 0)) if comparable else None,
+        **{name: _quantiles(getattr(together, name)) for name in ("ttft", "itl_tok", "e2e")},
+    }
+
+
+def _rates(runs: Sequence[Run]) -> list[float]:
+    return [rate for run in runs if (rate := run.summary.output_tokens_per_s)]
+
+
+def _quantiles(values: Distribution) -> dict[str, Any]:
+    return {"n": values.n, "p50": values.p50, "p95": values.p95}
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """For a person: a block for each number of requests at a time."""
+    load = document["load"]
+    lines = [
+        f"prompts of {load['prompt_tokens']} and answers of {load['output_tokens']} tokens, {load['rounds']} rounds, "
+        f"seed {load['seed']}; ratios of output tokens/s to the first, with a 95 % interval over rounds",
+        f"{'':26}{'tokens/s':>10}{'ratio':>22}{'TTFT p50':>10}{'p95':>10}{'ITL p50':>10}{'p95':>10}  ms",
+    ]
+    for cell in document["cells"]:
+        lines += [_row(cell), *(f"    not valid: {name}" for name in cell["invalid"])]
+    return "\n".join(lines)
+
+
+def _row(cell: Mapping[str, Any]) -> str:
+    ratio, rates = cell["of_the_first"], cell["output_tokens_per_s"]
+    spread = "-" if ratio is None else f"{ratio['point']:.2f}x"
+    if ratio and ratio["low"]:
+        spread += f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    latencies = [cell[name][p] for name in ("ttft", "itl_tok") for p in ("p50", "p95")]
+    numbers = "".join(f"{'-' if value is None else f'{value * 1e3:.1f}':>10}" for value in latencies)
+    failed = f"  {cell['failed']} FAILED" if cell["failed"] else ""
+    rate = f"{median(rates):.1f}" if rates else "-"
+    return f"{cell['concurrency']:>3} at a time, {cell['peer']:11}{rate:>10}{spread:>22}{numbers}{failed}"

@@ -1,0 +1,46 @@
+"""The verb `bench peers`: running servers of any make, under the same load in turns."""
+
+import argparse
+import json
+from pathlib import Path
+
+from twofour.prune.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Give running OpenAI-compatible servers the same load in turns, at several numbers of requests at a time: "
+        "output tokens per second as ratios to the first server, times to the first token and between tokens."
+    )
+    parser.add_argument("peers", nargs="+", metavar="NAME=URL[#MODEL]", help="a server; MODEL where it has several")
+    parser.add_argument(
+        "--concurrency", type=int, nargs="+", default=[1, 8, 32], metavar="N", help="at a time (default: 1 8 32)"
+    )
+    lengths = "128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)"
+    parser.add_argument("--prompt-tokens", default="128~0.3", metavar="L", help=lengths)
+    parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="visits of each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedules (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the document instead of the table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.rounds < 1 or min(args.concurrency) < 1:
+        raise InputError(f"{args.rounds} rounds of {args.concurrency} at a time measure nothing; both are at least 1")
+    from twofour.bench.hardware import provenance
+    from twofour.bench.peers import Asked, compare, document, peers, table
+    from twofour.bench.workload import lengths
+    from twofour.prune.folder import refuse_existing, write_whole
+    from twofour.prune.progress import to_stderr
+
+    if args.out:
+        refuse_existing(args.out)
+    sizes = lengths(args.prompt_tokens), lengths(args.output_tokens)
+    asked, servers = Asked(args.concurrency, *sizes, args.rounds, args.seed), peers(args.peers)
+    result = document(compare(servers, asked, to_stderr()), servers, asked) | provenance()
+    text = json.dumps(result, allow_nan=False)
+    if args.out:
+        write_whole(args.out, text + "\n")
+    print(text if args.json else table(result))
+    return 0

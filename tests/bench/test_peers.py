@@ -1,0 +1,90 @@
+"""Servers under the same load in turns: what is given, whose turn it is, ratios by hand, and the verb itself."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twofour.bench import peers, servers
+from twofour.bench.peers import Asked, Peer
+from twofour.bench.run import Load
+from twofour.bench.workload import Lengths
+from twofour.prune.errors import InputError
+from twofour.prune.progress import silent
+from twofour.serve.cli import main
+
+SCRIPT = Path(__file__).with_name("scripted_server.py")
+PAIR = [Peer("a", "http://a", "m"), Peer("b", "http://b", "m")]
+
+
+@pytest.fixture
+def urls(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A server that takes 8 ms for a token, and one that takes 2."""
+    commands = [
+        [sys.executable, str(SCRIPT), name, "--token-s", token_s, "--engine-pid", str(tmp_path / f"{name}.pid")]
+        for name, token_s in (("slow", "0.008"), ("quick", "0.002"))
+    ]
+    with (
+        servers.started(commands[0], tmp_path / "slow.log") as slow,
+        servers.started(commands[1], tmp_path / "quick.log") as quick,
+    ):
+        yield slow.url(), quick.url()
+
+
+def test_the_verb_compares_what_runs(urls: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow, quick = urls
+    out = tmp_path / "peers.json"
+    words = ["bench", "peers", f"slow={slow}", f"quick={quick}#quick", "--concurrency", "1", "3", "--rounds", "2"]
+    assert main([*words, "--prompt-tokens", "8", "--output-tokens", "6", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert [peer["model"] for peer in found["peers"]] == ["slow", "quick"]
+    assert [(cell["concurrency"], cell["peer"]) for cell in found["cells"]] == [
+        *((1, "slow"), (1, "quick"), (3, "slow"), (3, "quick")),
+    ]
+    for cell in found["cells"]:
+        assert cell["failed"] == 0 and len(cell["output_tokens_per_s"]) == 2
+        assert cell["ttft"]["n"] == 2 * 8 and cell["itl_tok"]["n"] == 2 * 8 * 5
+        assert (cell["of_the_first"]["point"] > 1) == (cell["peer"] == "quick")
+        assert f"{cell['concurrency']:>3} at a time, {cell['peer']}" in printed
+    assert found["command"][0] == "twofour" and "cpu" in found["hardware"]
+    assert main([*words, "--out", str(out)]) == 1 and "exists" in capsys.readouterr().err
+
+
+def test_all_get_the_same_schedule_and_each_begins_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Load] = []
+    monkeypatch.setattr(peers, "measure", lambda load: seen.append(load))
+    asked = Asked([1, 8], Lengths(8), Lengths(6), rounds=2, seed=5)
+    found = peers.compare(PAIR, asked, silent)
+    assert [(load.seed, load.concurrency, load.url[-1]) for load in seen] == [
+        *((5, 1, "a"), (5, 1, "b"), (5, 8, "a"), (5, 8, "b")),
+        *((7, 1, "b"), (7, 1, "a"), (7, 8, "b"), (7, 8, "a")),
+    ]
+    assert [load.requests for load in seen[:4]] == [8, 8, 16, 16]
+    assert {cell: len(runs) for cell, runs in found.items()} == dict.fromkeys(
+        [(1, "a"), (1, "b"), (8, "a"), (8, "b")], 2
+    )
+
+
+@pytest.mark.parametrize("given", [["http://a:1"], ["a=b"], ["=http://a:1"], ["a=http://a:1#m", "a=http://b:1#m"]])
+def test_what_is_no_server_is_refused(given: list[str]) -> None:
+    with pytest.raises(InputError, match="give NAME=URL or NAME=URL#MODEL, each name once"):
+        peers.peers(given)
+
+
+@pytest.mark.parametrize("words", [["--rounds", "0"], ["--concurrency", "1", "0"]])
+def test_a_load_of_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "peers", "a=http://127.0.0.1:1#m", *words]) == 1
+    assert "both are at least 1" in capsys.readouterr().err
+
+
+def test_a_row_says_what_failed_and_what_is_unknown() -> None:
+    nothing = {"n": 0, "p50": None, "p95": None}
+    cell = {"concurrency": 8, "peer": "other", "failed": 3, "invalid": ["client lag"], "output_tokens_per_s": []}
+    cell |= {"of_the_first": None, "ttft": {"n": 70, "p50": 0.0123, "p95": 0.5}, "itl_tok": nothing, "e2e": nothing}
+    load = {"prompt_tokens": "8", "output_tokens": "6", "rounds": 1, "seed": 0}
+    rows = peers.table({"load": load, "cells": [cell]}).splitlines()
+    assert rows[2].split() == ["8", "at", "a", "time,", "other", "-", "-", "12.3", "500.0", "-", "-", "3", "FAILED"]
+    assert rows[3] == "    not valid: client lag"
