@@ -1,7 +1,7 @@
 """Presets compared: quality against minutes, on text that no calibration saw.
 
 A text is cut in two at a line near its middle. `first` names its first half as calibration; the second half judges all
-runs. The reference of a run is the preset `fast` with the same calibration and seed, and
+runs. The reference of a run is the preset `fast` with the same calibration, samples and seed, and
 
     GC = (ppl_fast - ppl) / (ppl_fast - ppl_dense)
 
@@ -32,7 +32,7 @@ from twofour.prune.quality import gaps_closed
 
 KIND = "twofour.bench.pruning"  # of the document
 FIRST = "first"
-KEY = ("calibration", "seed", "preset", "values")
+KEY = ("calibration", "samples", "seed", "preset", "values")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Comparison:
             for seed in self.seeds:
                 for preset in sorted(self.presets, key=lambda preset: preset != "fast"):
                     for values in self.values:
-                        yield dict(zip(KEY, (calibration, seed, preset, values), strict=True))
+                        yield dict(zip(KEY, (calibration, self.samples, seed, preset, values), strict=True))
 
 
 def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def with_gaps(results: dict[str, Any]) -> dict[str, Any]:
     return results | {"runs": runs}
 
 
-def _reference(run: dict[str, Any]) -> tuple[str, int]:
-    return run["calibration"], run["seed"]
+def _reference(run: dict[str, Any]) -> tuple[str, int, int]:
+    return run["calibration"], run["samples"], run["seed"]
 
 
 def gaps(run: dict[str, Any], fast: dict[str, Any] | None) -> dict[str, float | None]:
@@ -104,12 +104,16 @@ def gaps(run: dict[str, Any], fast: dict[str, Any] | None) -> dict[str, float | 
 
 
 def chart(results: dict[str, Any]) -> Markup:
-    """GC against minutes, a line for each calibration through the means of its presets over seeds."""
+    """GC against minutes, a line for each calibration text through the means of its presets over seeds."""
     runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"] is not None]
-    calibrations = dict.fromkeys(run["calibration"] for run in runs)
-    lines = {Path(name).name: _means([run for run in runs if run["calibration"] == name]) for name in calibrations}
+    texts = dict.fromkeys(_text(run, results["about"]) for run in runs)
+    lines = {text: _means([run for run in runs if _text(run, results["about"]) == text]) for text in texts}
     about = f"Mean over seeds, judged on a text that no calibration saw; {results['about']['model']}."
     return track("Share of the gap to dense that is closed, against minutes", about, lines, ("minutes", "gap closed"))
+
+
+def _text(run: dict[str, Any], about: dict[str, Any]) -> str:
+    return f"{Path(run['calibration']).name}, {run['samples']} x {about['length']}"
 
 
 def _means(runs: list[dict[str, Any]]) -> list[Point]:
@@ -121,8 +125,9 @@ def _means(runs: list[dict[str, Any]]) -> list[Point]:
 
 def table(results: dict[str, Any]) -> str:
     """The runs as a Markdown table."""
-    head = "calibration | seed | preset | minutes | GiB | perplexity (ratio) | GC | nll GC | KL | agreement | overfit"
-    rows = [head, "|".join("---" for _ in head.split("|"))]
+    heads = ["calibration", "samples", "seed", "preset", "minutes", "GiB", "perplexity (ratio)"]
+    heads += ["GC", "nll GC", "KL", "agreement", "overfit"]
+    rows = [" | ".join(heads), "|".join("---" for _ in heads)]
     return "\n".join(f"| {row} |" for row in [*rows, *(_row(run) for run in with_gaps(results)["runs"])])
 
 
@@ -131,7 +136,7 @@ def _row(run: dict[str, Any]) -> str:
     ratio = run["perplexity"] / run["dense_perplexity"]
     gc = ["-" if run[key] is None else f"{run[key]:.2f}" for key in ("gc", "nll_gc")]
     cells = [
-        *(Path(run["calibration"]).name, str(run["seed"]), preset),
+        *(Path(run["calibration"]).name, str(run["samples"]), str(run["seed"]), preset),
         *(f"{run['minutes']:.1f}", f"{run['peak_memory_bytes'] / 2**30:.1f}"),
         *(f"{run['perplexity']:.2f} ({ratio:.2f}x)", *gc, f"{run['kl_nats']:.3f}", f"{run['agreement']:.1%}"),
         "-" if run["overfit_nats"] is None else f"{run['overfit_nats']:.3f}",
@@ -144,7 +149,7 @@ def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple
     calibration = str(first) if run["calibration"] == FIRST else run["calibration"]
     out = folder / "-".join(str(Path(str(run[key])).stem) for key in KEY)
     if not out.exists():
-        options = ["--calibration", calibration, "--samples", str(asked.samples), "--length", str(asked.length)]
+        options = ["--calibration", calibration, "--samples", str(run["samples"]), "--length", str(asked.length)]
         options += ["--preset", run["preset"], "--seed", str(run["seed"]), "--values", run["values"]]
         child.twofour("prune", asked.model, "-o", str(out), *options)
     manifest = json.loads((out / MANIFEST).read_text())
@@ -173,6 +178,6 @@ def _evaluated(asked: Comparison, out: Path, text: Path) -> dict[str, Any]:
 
 
 def _empty(asked: Comparison) -> dict[str, Any]:
-    sizes = {"samples": asked.samples, "length": asked.length, "window": asked.window, "windows": asked.windows}
+    sizes = {"length": asked.length, "window": asked.window, "windows": asked.windows}
     about = {"model": Path(asked.model).name, "text": asked.text.name, **sizes}
     return {"about": about, "hardware": str(hardware()), "versions": versions(), "runs": []}

@@ -16,6 +16,7 @@ from twofour.serve.cli import main
 
 FIGURES: dict[str, Any] = {
     "calibration": "self",
+    "samples": 64,
     "seed": 0,
     "values": "model",
     "minutes": 1.5,
@@ -50,16 +51,17 @@ def test_the_gap_is_closed_between_the_fast_run_and_dense() -> None:
     assert gaps(BEST, None) == {"gc": None, "nll_gc": None}
 
 
-def test_the_reference_has_the_same_calibration_and_seed() -> None:
+def test_the_reference_has_the_same_calibration_samples_and_seed() -> None:
     other, int8 = FAST | {"seed": 1, "perplexity": 100.0}, FAST | {"values": "int8", "perplexity": 60.0}
-    runs = with_gaps({"runs": [other, int8, BEST, FAST]})["runs"]
-    assert [run["gc"] for run in runs] == [0.0, pytest.approx(20 / 60), pytest.approx(40 / 60), 0.0]
+    longer = BEST | {"samples": 128}
+    runs = with_gaps({"runs": [other, int8, BEST, FAST, longer]})["runs"]
+    assert [run["gc"] for run in runs] == [0.0, pytest.approx(20 / 60), pytest.approx(40 / 60), 0.0, None]
 
 
 def test_the_table_reads_as_markdown() -> None:
     lines = table(with_gaps({"runs": [BEST, FAST | {"values": "int8"}]})).splitlines()
-    assert lines[2] == "| self | 0 | best | 1.5 | 3.0 | 40.00 (2.00x) | - | - | 0.500 | 60.0% | - |"
-    assert lines[3].startswith("| self | 0 | fast, int8 |") and len({line.count("|") for line in lines}) == 1
+    assert lines[2] == "| self | 64 | 0 | best | 1.5 | 3.0 | 40.00 (2.00x) | - | - | 0.500 | 60.0% | - |"
+    assert lines[3].startswith("| self | 64 | 0 | fast, int8 |") and len({line.count("|") for line in lines}) == 1
 
 
 def test_a_comparison_goes_on_where_it_was(
@@ -91,7 +93,7 @@ def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:
 def test_a_line_goes_through_the_means_over_seeds() -> None:
     runs = [run | {"seed": seed, "minutes": run["minutes"] + seed} for run in (FAST, BEST) for seed in (0, 1)]
     runs += [FAST | {"values": "int8", "minutes": 99.0}]
-    svg = pruning.chart({"about": {"model": "m"}, "runs": runs})
+    svg = pruning.chart({"about": {"model": "m", "length": 512}, "runs": runs})
     points, _legend = re.findall(r'class="curve \w+" d="M([^"]+)"', svg)
     places = [tuple(map(float, pair.split(","))) for pair in points.split(" L")]
     assert len(places) == 2 and places[0][0] == places[1][0]  # the same minutes, 1.5 and 2.5
@@ -99,12 +101,12 @@ def test_a_line_goes_through_the_means_over_seeds() -> None:
     assert places[0][1] == pytest.approx(zero) and places[1][1] == pytest.approx(
         zero + (one - zero) * 40 / 60 / 0.6, abs=0.2
     )
-    assert ">fast<" in svg and ">best<" in svg and ">self<" in svg
+    assert ">fast<" in svg and ">best<" in svg and ">self, 64 x 512<" in svg
 
 
 def test_a_report_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, svg = tmp_path / "results.json", tmp_path / "chart.svg"
-    document = {"kind": pruning.KIND, "about": {"model": "a<b"}, "runs": [FAST, BEST]}
+    document = {"kind": pruning.KIND, "about": {"model": "a<b", "length": 512}, "runs": [FAST, BEST]}
     results.write_text(json.dumps(document))
     assert main(["bench", "report", str(results), "--svg", str(svg)]) == 0
     assert capsys.readouterr().out == table(with_gaps(document)) + "\n"
