@@ -23,8 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
-from twofour.prune.errors import ModelError, NonFiniteError
-from twofour.prune.progress import Progress, silent, track
+from twofour.prune.errors import ModelError
 from twofour.prune.statistics import Positions
 
 BATCH_TOKENS = 4096
@@ -128,34 +127,6 @@ def follow_dense(block: Block, index: int, batches: list[Batch]) -> None:
     """Run the dense block on the states of the dense model."""
     for batch in batches:
         batch.dense = run_block(block, index, batch.hidden if batch.dense is None else batch.dense, batch)
-
-
-@torch.no_grad()
-def follow_dense_to_the_end(
-    anatomy: Anatomy, batches: list[Batch], device: str = "cpu", progress: Progress = silent
-) -> None:
-    """Leave in the batches what the dense model has behind its last block, for text that the walk leaves out.
-
-    Raises NonFiniteError, naming the sample.
-    """
-    if not batches:
-        return
-    for index, block in enumerate(track(anatomy.blocks, "following the dense model", progress)):
-        block.module.to(device)
-        propagate(block, index, batches)
-        block.module.cpu()
-    for batch in batches:
-        _require_finite(batch)
-        batch.dense = batch.hidden
-
-
-def _require_finite(batch: Batch) -> None:
-    bad = (~torch.isfinite(batch.hidden).flatten(1).all(1)).nonzero().flatten()  # by now, all positions of the sample
-    if len(bad):
-        raise NonFiniteError(
-            f"what the dense model makes of sample {batch.positions.first_sample + int(bad[0])} is NaN or infinite; "
-            "check the model's weights and dtype, or leave that text out"
-        )
 
 
 def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:  # [samples, length, width]

@@ -77,15 +77,10 @@ def model_bytes(parts: Anatomy) -> int:
 
 
 def states_bytes(parts: Anatomy, config: PruneConfig) -> int:
-    """The size of the hidden states of the text in memory: those that are walked, and of the rest the dense ones."""
-    rest = (config.text_samples - config.block_samples) * config.length
-    return walked_bytes(parts, config) + rest * _state(parts)
-
-
-def walked_bytes(parts: Anatomy, config: PruneConfig) -> int:
-    """The size of those that are walked, of the pruned and, where blocks are trained, of the dense model."""
+    """The size of the hidden states of the text, of the pruned and, where blocks are trained, of the dense model."""
+    sizes: Any = parts.model.config
     copies = 2 if config.stages.trains else 1
-    return copies * config.block_samples * config.length * _state(parts)
+    return copies * config.text_tokens * int(sizes.hidden_size) * _element(parts)
 
 
 def disk_bytes(parts: Anatomy, config: PruneConfig) -> int:
@@ -93,13 +88,10 @@ def disk_bytes(parts: Anatomy, config: PruneConfig) -> int:
     pruned = sum(linear.weight.numel() for linear in parts.linears.values()) * parts.stored.itemsize
     if config.stages.solver == "magnitude":
         return result_bytes(parts, config.format) + pruned
-    walked = walked_bytes(parts, config)
-    states = 2 * walked  # behind the last block and behind this one
-    if states_on_disk(parts, config):
-        states += walked + 2 * (states_bytes(parts, config) - walked)  # two files a batch, as of those that are walked
+    copies = 3 if states_on_disk(parts, config) else 2  # behind the last block and behind this one
     kept = _numbers(parts.linears.values()) * SAVED_BYTES + pruned / 2  # masters and moments, and the best weights
     training = round(2 * kept) if config.stages.model_passes else 0  # this save, and the one before it
-    return result_bytes(parts, config.format) + pruned + states + training
+    return result_bytes(parts, config.format) + pruned + copies * states_bytes(parts, config) + training
 
 
 def result_bytes(parts: Anatomy, form: Format) -> int:
@@ -166,12 +158,6 @@ def _largest(parts: Anatomy) -> int:
 def _element(parts: Anatomy) -> int:
     """The bytes of a number in what forwards run in."""
     return next(iter(parts.linears.values())).weight.element_size()
-
-
-def _state(parts: Anatomy) -> int:
-    """The bytes of the hidden state of a token."""
-    sizes: Any = parts.model.config
-    return int(sizes.hidden_size) * _element(parts)
 
 
 def _vocabulary(parts: Anatomy) -> int:

@@ -83,16 +83,15 @@ def estimate(
     paces: Paces, blocks: int, config: PruneConfig, peak_memory_bytes: int, disk_bytes: int, fallbacks: list[str]
 ) -> Plan:
     """Add the parts of a run up."""
-    stages, tokens = config.stages, config.block_samples * config.length
-    rest = config.text_tokens - tokens  # only distilled on: the dense model is followed
+    stages, tokens = config.stages, config.text_tokens
     reading = stages.solver != "magnitude"
     forwards = (2 if stages.trains else 1) * paces.forward  # the pruned block, and the dense one on dense states
     block_s = paces.solve + (tokens * (paces.collect + forwards) if reading else 0.0)
     passes_s = blocks * stages.block_passes * (paces.train * (1 - 1 / HELD_OUT) + paces.forward / HELD_OUT)
     return Plan(
         sampling_s=(config.length - 1) * paces.decode,
-        pruning_s=blocks * (block_s + rest * paces.forward),
-        recovery_s=tokens * passes_s + config.text_tokens * stages.model_passes * paces.distil,
+        pruning_s=blocks * block_s,
+        recovery_s=tokens * (passes_s + stages.model_passes * paces.distil),
         peak_memory_bytes=peak_memory_bytes,
         disk_bytes=disk_bytes,
         fallbacks=fallbacks,

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help=CALIBRATION_HELP,
     )
-    parser.add_argument("--samples", type=int, metavar="N", help="of the text (default: 64; best: 512)")
+    parser.add_argument("--samples", type=int, metavar="N", help="of the text (default: 64; best: 256)")
     parser.add_argument(
         "--length",
         type=int,

@@ -20,7 +20,6 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF, CHAT, HUB = "self", "chat", "hub:"
 DEFAULT_PRESET: Preset = "balanced"
-BLOCK_TOKENS = 65_536  # blocks are solved and trained on no more where the whole is trained after them
 
 
 class Stages(NamedTuple):
@@ -47,7 +46,7 @@ class Stages(NamedTuple):
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),
     "balanced": Stages("refine", block_passes=1, model_passes=1),
-    "best": Stages("refine", block_passes=1, model_passes=2, samples=512),
+    "best": Stages("refine", block_passes=1, model_passes=3, samples=256),
 }
 
 
@@ -134,16 +133,6 @@ class PruneConfig:
     def text_tokens(self) -> int:
         """How many tokens the calibration text has."""
         return self.text_samples * self.length
-
-    @property
-    def block_samples(self) -> int:
-        """How many of the samples the blocks are solved and trained on: all, unless the whole model learns from more.
-
-        A mask needs few tokens and distillation many: what blocks would still gain is less than their time.
-        """
-        if not self.stages.model_passes:
-            return self.text_samples
-        return min(self.text_samples, max(2, BLOCK_TOKENS // self.length))
 
     @property
     def shares(self) -> dict[str, int]:
@@ -242,7 +231,6 @@ def _calibration(config: PruneConfig) -> dict[str, Any] | None:
     return {
         "sources": [{"source": _named(source), "samples": samples} for source, samples in config.shares.items()],
         "samples": config.text_samples,
-        "block_samples": config.block_samples,
         "length": config.length,
         "tokens": config.text_tokens,
         "seed": config.seed,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from twofour.prune import anatomy, calibrate, checkpoint, folder, footprint, heap, label, recipe, sources, text
 from twofour.prune.anatomy import Anatomy
-from twofour.prune.batches import follow_dense_to_the_end, record
+from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import InputError
@@ -140,11 +140,8 @@ def pruned_blocks(
     ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress))
     stages = config.stages
     states = journal.folder if footprint.states_on_disk(parts, config) else None
-    step = step_tokens(ids[: config.block_samples]) if stages.trains else None
-    batches = record(parts, ids, batch_tokens=step, folder=states)
-    walked = [batch for batch in batches if batch.positions.first_sample < config.block_samples]
-    follow_dense_to_the_end(parts, batches[len(walked) :], config.device, progress)
-    walk = partial(calibrate.walk, parts, walked, *solver(config), progress=progress, store=rounded)
+    batches = record(parts, ids, batch_tokens=step_tokens(ids) if stages.trains else None, folder=states)
+    walk = partial(calibrate.walk, parts, batches, *solver(config), progress=progress, store=rounded)
     walk = partial(walk, keep=journal, device=config.device)
     if not stages.trains:
         return list(walk()), None

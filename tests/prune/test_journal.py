@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from twofour.prune import PruneConfig, calibrate, check, journal, kept, prune, recipe, run
+from twofour.prune import PruneConfig, calibrate, check, journal, kept, prune, run
 from twofour.prune.batches import Batch
 from twofour.prune.checkpoint import digests
 from twofour.prune.errors import FactorError, InputError, OutputError
@@ -20,7 +20,6 @@ SMALL: dict[str, Any] = {"samples": 4, "length": 32}
 CONFIGS = {
     "balanced": PruneConfig(**SMALL),
     "best": PruneConfig(preset="best", **SMALL),
-    "more text": PruneConfig(preset="best", samples=8, length=32),  # than blocks are given
     "int8": PruneConfig(preset="best", values="int8", **SMALL),
     "wanda": PruneConfig(method="wanda", **SMALL),
 }
@@ -47,7 +46,6 @@ def cut_off_at(moment: int) -> Any:
 def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(recipe, "BLOCK_TOKENS", 4 * 32)
     whole, out, config = tmp_path / "whole", tmp_path / "out", CONFIGS[name]
     prune(tiny_model_folder, whole, config)
     sampling = 31  # reports before the first block

@@ -15,11 +15,10 @@ CONFIG = {"preset": "best", "samples": 24, "length": 64}
 RUN = f"""
 import sys
 import torch
-from twofour.prune import PruneConfig, kept, prune, recipe
+from twofour.prune import PruneConfig, kept, prune
 
 torch.set_num_threads(int(sys.argv[3]))
 kept.SAVE_S = 0.0
-recipe.BLOCK_TOKENS = 16 * 64
 print("ready", flush=True)
 prune(sys.argv[1], sys.argv[2], PruneConfig(**{CONFIG!r}))
 """
@@ -41,10 +40,7 @@ def killed_after(command: list[str], seconds: float) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_moments(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    monkeypatch.setattr("twofour.prune.recipe.BLOCK_TOKENS", 16 * 64)
+def test_killed_at_random_moments(tiny_model_folder: Path, tmp_path: Path, seed: int) -> None:
     draw, out = random.Random(seed), tmp_path / "out"
     command = [sys.executable, "-c", RUN, str(tiny_model_folder), str(out), str(torch.get_num_threads())]
     kills = 0

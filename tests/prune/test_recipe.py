@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from twofour.prune import progress, recipe
+from twofour.prune import progress
 from twofour.prune.errors import InputError
 from twofour.prune.progress import Step
 from twofour.prune.recipe import PruneConfig, PrunedLinear, manifest
@@ -85,7 +85,7 @@ def test_the_manifest_says_what_was_done() -> None:
     document = label(PruneConfig(samples=3, length=32, seed=7, revision="abc", damping=0.02))
     assert document["base_model"] == "org/model@abc"
     sources = [{"source": "self", "samples": 3}]
-    calibration = {"sources": sources, "samples": 3, "block_samples": 3, "length": 32, "tokens": 96, "seed": 7}
+    calibration = {"sources": sources, "samples": 3, "length": 32, "tokens": 96, "seed": 7}
     assert document["calibration"] == calibration
     assert document["values"] == {"dtype": "bfloat16"}
     assert document["solver"] == {"damping": 0.02, "block_columns": 128}
@@ -172,13 +172,3 @@ def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
             show(Step(stage, done, 2, 1.0 * done, "loss 0.1"))
     captured = capsys.readouterr()
     assert captured.out == "" and "2/2" in captured.err and "two: 100%" in captured.err
-
-
-def test_blocks_get_all_the_text_unless_the_whole_learns_from_more() -> None:
-    def given(**asked: Any) -> int:
-        return PruneConfig(**{"samples": 512, "length": 512} | asked).block_samples
-
-    assert given(preset="best") == given(preset="balanced") == 128 == recipe.BLOCK_TOKENS // 512
-    assert given(preset="best", samples=100) == 100 and given(preset="best", length=2048) == 32
-    assert given(preset="best", length=1 << 17) == 2  # one to train on, one to validate on
-    assert given(preset="fast") == given(preset="best", train="blocks") == given(method="refine") == 512

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from twofour.prune import PruneConfig, anatomy, check, prune, recipe, run
+from twofour.prune import PruneConfig, check, prune, run
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import Batch
 from twofour.prune.checkpoint import Weights, digests
@@ -107,30 +106,6 @@ def test_refine_loses_less_than_sparsegpt_on_its_own_text(tiny_float32_folder: P
     assert sum(losses[1][name]["loss"] for name in first) < 0.95 * sum(losses[0][name]["loss"] for name in first)
 
 
-def test_the_whole_learns_from_more_text_than_the_blocks(
-    tiny_float32_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dense, seen = anatomy.load(tiny_float32_folder), list[tuple[Tensor, Tensor]]()
-
-    def look(parts: Any, ids: Tensor, batches: list[Batch], *rest: Any) -> Outcome:
-        states = torch.cat([batch.dense for batch in batches])  # type: ignore[misc]
-        seen.append((ids, states))
-        return Outcome(1.0, 1.0, 0)
-
-    monkeypatch.setattr(recipe, "BLOCK_TOKENS", 4 * 32)
-    monkeypatch.setattr(run, "distil", look)
-    manifest = prune(tiny_float32_folder, tmp_path / "out", PruneConfig(samples=10, length=32)).manifest
-    assert {linear["tokens"] for linear in manifest["linears"].values()} == {4 * 32}
-    assert (manifest["calibration"]["samples"], manifest["calibration"]["block_samples"]) == (10, 4)
-    ((ids, states),) = seen
-    last = dense.base_model.layers[-1].register_forward_hook(lambda module, args, output: outputs.append(output))
-    outputs: list[Tensor] = []
-    with torch.no_grad():
-        dense(ids)
-    last.remove()
-    torch.testing.assert_close(states, outputs[0])
-
-
 @pytest.mark.parametrize("preset", ["balanced", "best"])
 def test_the_same_seed_gives_the_same_bytes(tiny_model_folder: Path, tmp_path: Path, preset: str) -> None:
     for name in ("one", "two"):
@@ -168,7 +143,7 @@ def test_a_window_longer_than_the_context(tiny_model_folder: Path, tmp_path: Pat
 def test_padding_is_not_calibrated_on(tiny_float32_folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from twofour.prune import batches, calibrate
+    from twofour.prune import anatomy, batches, calibrate
     from twofour.prune.statistics import Norms
 
     model = AutoModelForCausalLM.from_pretrained(tiny_float32_folder)
