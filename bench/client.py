@@ -33,13 +33,15 @@ def drive(
     nonce: str,
     lags: list[float] | None = None,
     on_end: Callable[[], None] | None = None,
+    plain: bool = False,
 ) -> list[Record]:
     """Send the requests and return their records in the same order.
 
+    `plain`: with nothing that OpenAI's API does not have, so the model itself must not end an answer early.
     `lags` is filled with the lateness of the event loop in seconds, `on_end` is called after every request.
     """
     to = wire.target(url)
-    jobs = [Job(request, _message(to, model, request, api_key, nonce)) for request in requests]
+    jobs = [Job(request, _message(to, model, request, api_key, nonce, plain)) for request in requests]
     client = Client(to, timeout_s, on_end)
     load = _open_loop(client, jobs) if concurrency is None else _closed_loop(client, jobs, concurrency)
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -57,17 +59,18 @@ class Job:
         self.exchange = Exchange(self.request.index)
 
 
-def _message(to: wire.Target, model: str, request: Request, api_key: str | None, nonce: str) -> bytes:
+def _message(to: wire.Target, model: str, request: Request, api_key: str | None, nonce: str, plain: bool) -> bytes:
     body = {
         "model": model,
         "prompt": workload.marked(request, nonce),
         "max_tokens": request.output_tokens,
-        "min_tokens": request.output_tokens,
-        "ignore_eos": True,
         "temperature": 0.0,
         "stream": True,
-        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "stream_options": {"include_usage": True},
     }
+    if not plain:
+        body |= {"min_tokens": request.output_tokens, "ignore_eos": True}
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return wire.post(to, "/completions", json.dumps(body).encode(), api_key)
 
 

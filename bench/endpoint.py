@@ -50,6 +50,13 @@ class Endpoint:
         except ServerError:
             return False
 
+    def healthy(self) -> bool:
+        """As servers of other makes say it, too."""
+        try:
+            return self._exchange("GET", "/health", None, _GLANCE_S)[0] == 200
+        except ServerError:
+            return False
+
     def scrape(self) -> State | None:
         """None where the server has no /metrics in Prometheus' format."""
         status, body = self._exchange("GET", "/metrics", None, _GLANCE_S)

@@ -2,36 +2,66 @@
 
 A round visits every number of requests at a time, and there every server with the same schedule, a different one first
 in each round. Rounds differ in their seeds, so throughputs are compared round by round, with an interval over rounds;
-latencies are those of all rounds together. A server that is not asked should be idle: what it does meanwhile is taken
-from the others, and the gates of a run count it.
+latencies are those of all rounds together. A server whose process group is given is frozen while others are measured;
+what another one does meanwhile is taken from them, and the gates of a run count it.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 from urllib.parse import urldefrag
 
 from twofour.bench import metrics
+from twofour.bench.endpoint import Endpoint
 from twofour.bench.run import Load, Run, measure, served_model
 from twofour.bench.stats import Distribution, paired_ratio
 from twofour.bench.turns import order
 from twofour.bench.workload import Lengths
-from twofour.prune.errors import InputError
+from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, Step
 
 KIND = "twofour.bench.peers"
+THAW_S, POLL_S = 60.0, 0.05
 REQUESTS, ROUNDS_OF_CLIENTS = 8, 2  # of a run: at least so many, and so many of each client
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server by the name that the table gives it."""
+    """A server by the name that the table gives it.
+
+    plain: it knows OpenAI's API only, see client.drive. group: its process group, to be frozen; None: it stays awake.
+    """
 
     name: str
     url: str
     model: str
+    plain: bool = False
+    group: int | None = None
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Continue it for the length of a `with` block. Raises ServerError where it is not well again soon."""
+        if self.group is None:
+            yield
+            return
+        os.killpg(self.group, signal.SIGCONT)
+        try:
+            self._wait()
+            yield
+        finally:
+            os.killpg(self.group, signal.SIGSTOP)
+
+    def _wait(self) -> None:
+        until = perf_counter() + THAW_S
+        while not Endpoint(self.url, self.model).healthy():
+            if perf_counter() > until:
+                raise ServerError(f"{self.name} is not healthy {THAW_S:g} s after it was continued; see its log")
+            sleep(POLL_S)
 
 
 @dataclass(frozen=True)
@@ -57,30 +87,71 @@ class Asked:
             output_tokens=self.output_tokens,
             seed=self.seed + 2 * round_,
             timeout_s=self.timeout_s,
+            plain=peer.plain,
         )
 
 
 Cell = tuple[int, str]  # requests at a time, name of the peer
 
 
-def peers(given: Sequence[str]) -> list[Peer]:
-    """Read NAME=URL or NAME=URL#MODEL. Raises InputError where that is not what is there, or names repeat."""
+def peers(given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] = ()) -> list[Peer]:
+    """Read NAME=URL or NAME=URL#MODEL, names, and NAME=PID. Raises InputError where that is not what is there."""
     parts = [text.partition("=") for text in given]
     names = [name for name, _, _ in parts]
     if len(set(names)) < len(names) or not all(name and "://" in url for name, _, url in parts):
         raise InputError(f"{' '.join(given)} does not name servers; give NAME=URL or NAME=URL#MODEL, each name once")
+    groups = dict(map(_group, pids))
+    if unknown := {*plain, *groups} - set(names):
+        raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain and --pid")
     addresses = [urldefrag(url) for _, _, url in parts]
-    return [Peer(name, url, model or served_model(url)) for name, (url, model) in zip(names, addresses, strict=True)]
+    return [
+        Peer(name, url, model or served_model(url), name in plain, groups.get(name))
+        for name, (url, model) in zip(names, addresses, strict=True)
+    ]
+
+
+def _group(given: str) -> tuple[str, int]:
+    """Read NAME=PID of a process that leads its group, as all do that were started by setsid."""
+    name, _, pid = given.partition("=")
+    if not pid.isdigit() or not _leads(int(pid)):
+        raise InputError(f"{given} does not name a process that leads its group; start the server by setsid")
+    return name, int(pid)
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def compare(servers: Sequence[Peer], asked: Asked, progress: Progress) -> dict[Cell, list[Run]]:
-    """The runs of every cell, by round."""
+    """The runs of every cell, by round. All groups that are given run again in the end."""
+    with _frozen(servers):
+        return _rounds(servers, asked, progress)
+
+
+@contextmanager
+def _frozen(servers: Sequence[Peer]) -> Iterator[None]:
+    groups = [peer.group for peer in servers if peer.group is not None]
+    try:
+        for group in groups:
+            os.killpg(group, signal.SIGSTOP)
+        yield
+    finally:
+        for group in groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGCONT)
+
+
+def _rounds(servers: Sequence[Peer], asked: Asked, progress: Progress) -> dict[Cell, list[Run]]:
     found: dict[Cell, list[Run]] = {(n, peer.name): [] for n in asked.concurrency for peer in servers}
     started, total, done = perf_counter(), asked.rounds * len(found), 0
     for round_ in range(asked.rounds):
         for n in asked.concurrency:
             for peer in order(list(servers), round_):
-                found[n, peer.name].append(measure(asked.load(peer, n, round_)))
+                with peer.awake():
+                    found[n, peer.name].append(measure(asked.load(peer, n, round_)))
                 done += 1
                 detail = f"round {round_ + 1} of {asked.rounds}, {peer.name}, {n} at a time"
                 progress(Step("measuring", done, total, perf_counter() - started, detail))

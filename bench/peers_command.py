@@ -14,6 +14,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("peers", nargs="+", metavar="NAME=URL[#MODEL]", help="a server; MODEL where it has several")
     parser.add_argument(
+        "--plain",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="servers that refuse ignore_eos and the like; serve a model there that has no end token",
+    )
+    parser.add_argument(
+        "--pid",
+        nargs="+",
+        default=[],
+        metavar="NAME=PID",
+        help="of servers that were started by setsid: they are frozen while others are measured",
+    )
+    parser.add_argument(
         "--concurrency", type=int, nargs="+", default=[1, 8, 32], metavar="N", help="at a time (default: 1 8 32)"
     )
     lengths = "128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)"
@@ -37,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         refuse_existing(args.out)
     sizes = lengths(args.prompt_tokens), lengths(args.output_tokens)
-    asked, servers = Asked(args.concurrency, *sizes, args.rounds, args.seed), peers(args.peers)
+    asked, servers = Asked(args.concurrency, *sizes, args.rounds, args.seed), peers(args.peers, args.plain, args.pid)
     result = document(compare(servers, asked, to_stderr()), servers, asked) | provenance()
     text = json.dumps(result, allow_nan=False)
     if args.out:

@@ -37,6 +37,7 @@ class Load:
     output_tokens: Lengths
     seed: int
     timeout_s: float
+    plain: bool = False  # see client.drive
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def _drive(
     at_once: int | None = None,
 ) -> list[Record]:
     concurrency = at_once or load.concurrency
-    return client.drive(load.url, load.model, requests, concurrency, api_key, load.timeout_s, nonce, lags, on_end)
+    to = (load.url, load.model)
+    return client.drive(*to, requests, concurrency, api_key, load.timeout_s, nonce, lags, on_end, load.plain)
 
 
 def served_model(url: str, api_key: str | None = None) -> str:

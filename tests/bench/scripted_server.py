@@ -36,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         return "sparse" if "sparse" in self.arguments.name else "dense"
 
     def do_GET(self) -> None:
-        if self.path == "/ready":
+        if self.path in ("/ready", "/health"):
             return self.reply(200, b"{}")
         if self.path == "/v1/models":
             return self.reply(200, json.dumps({"data": [{"id": self.arguments.name}]}).encode())

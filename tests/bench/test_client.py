@@ -165,6 +165,20 @@ def test_what_is_asked_for() -> None:
     }
 
 
+def test_nothing_but_the_api_of_openai() -> None:
+    request = plan(1, Lengths(8), Lengths(3), 0)[0]
+    with serving(Script()) as mock:
+        client.drive(mock.url, "mock", [request], 1, None, 10.0, "nonce", plain=True)
+    assert mock.served[0].body == {
+        "model": "mock",
+        "prompt": marked(request, "nonce"),
+        "max_tokens": 3,
+        "temperature": 0.0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
 def test_a_prompt_of_a_hundred_thousand_words() -> None:
     requests = plan(2, Lengths(100_000), Lengths(3), 0)
     with serving(Script()) as mock:

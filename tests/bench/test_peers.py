@@ -10,6 +10,7 @@ import pytest
 from twofour.bench import peers, servers
 from twofour.bench.peers import Asked, Peer
 from twofour.bench.run import Load
+from twofour.bench.servers import Server
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError
 from twofour.prune.progress import silent
@@ -20,7 +21,7 @@ PAIR = [Peer("a", "http://a", "m"), Peer("b", "http://b", "m")]
 
 
 @pytest.fixture
-def urls(tmp_path: Path) -> Iterator[tuple[str, str]]:
+def running(tmp_path: Path) -> Iterator[tuple[Server, Server]]:
     """A server that takes 8 ms for a token, and one that takes 2."""
     commands = [
         [sys.executable, str(SCRIPT), name, "--token-s", token_s, "--engine-pid", str(tmp_path / f"{name}.pid")]
@@ -30,11 +31,14 @@ def urls(tmp_path: Path) -> Iterator[tuple[str, str]]:
         servers.started(commands[0], tmp_path / "slow.log") as slow,
         servers.started(commands[1], tmp_path / "quick.log") as quick,
     ):
-        yield slow.url(), quick.url()
+        slow.url(), quick.url()
+        yield slow, quick
 
 
-def test_the_verb_compares_what_runs(urls: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    slow, quick = urls
+def test_the_verb_compares_what_runs(
+    running: tuple[Server, Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow, quick = (server.url() for server in running)
     out = tmp_path / "peers.json"
     words = ["bench", "peers", f"slow={slow}", f"quick={quick}#quick", "--concurrency", "1", "3", "--rounds", "2"]
     assert main([*words, "--prompt-tokens", "8", "--output-tokens", "6", "--out", str(out)]) == 0
@@ -51,6 +55,28 @@ def test_the_verb_compares_what_runs(urls: tuple[str, str], tmp_path: Path, caps
         assert f"{cell['concurrency']:>3} at a time, {cell['peer']}" in printed
     assert found["command"][0] == "twofour" and "cpu" in found["hardware"]
     assert main([*words, "--out", str(out)]) == 1 and "exists" in capsys.readouterr().err
+
+
+def states(server: Server) -> set[str]:
+    """Of all processes of a server, from Linux."""
+    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
+    return {state for state, _, group, *_ in stats if int(group) == server.pid}
+
+
+def test_who_is_not_measured_is_frozen(running: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool]] = []
+    pids = [f"{name}={server.pid}" for name, server in zip(("slow", "quick"), running, strict=True)]
+    servers_ = peers.peers([f"slow={running[0].url()}", f"quick={running[1].url()}"], (), pids)
+    monkeypatch.setattr(peers, "measure", lambda load: seen.append(tuple(states(each) == {"T"} for each in running)))
+    peers.compare(servers_, Asked([1], Lengths(8), Lengths(6), rounds=1), silent)
+    assert seen == [(False, True), (True, False)]
+    assert all("T" not in states(server) for server in running)
+
+
+@pytest.mark.parametrize("pid", ["quick=x", "quick", f"quick={2**22 + 1}"])
+def test_what_cannot_be_frozen_is_refused(pid: str) -> None:
+    with pytest.raises(InputError, match="does not name a process that leads its group"):
+        peers.peers(["quick=http://a:1#m"], (), [pid])
 
 
 def test_all_get_the_same_schedule_and_each_begins_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +98,14 @@ def test_all_get_the_same_schedule_and_each_begins_a_round(monkeypatch: pytest.M
 def test_what_is_no_server_is_refused(given: list[str]) -> None:
     with pytest.raises(InputError, match="give NAME=URL or NAME=URL#MODEL, each name once"):
         peers.peers(given)
+
+
+def test_who_is_plain_is_named() -> None:
+    given = ["a=http://a:1#m", "b=http://b:1#n"]
+    assert peers.peers(given, ["b"]) == [Peer("a", "http://a:1", "m"), Peer("b", "http://b:1", "n", plain=True)]
+    assert [Asked([1], Lengths(8), Lengths(6)).load(peer, 1, 0).plain for peer in peers.peers(given, ["b"])] == [0, 1]
+    with pytest.raises(InputError, match="c is no server here; give names of a, b to --plain and --pid"):
+        peers.peers(given, ["c"])
 
 
 @pytest.mark.parametrize("words", [["--rounds", "0"], ["--concurrency", "1", "0"]])
