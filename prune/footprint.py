@@ -8,6 +8,7 @@ Hidden states go to disk where that keeps a limit.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -134,7 +135,7 @@ def _widths(block: Block) -> tuple[list[int], list[list[int]]]:
 
 def _solving(parts: Anatomy) -> int:
     widest = max(linear.in_features for linear in parts.linears.values())
-    return FACTORS * 4 * widest**2 + WEIGHTS * 4 * _largest(parts)
+    return FACTORS * 4 * widest**2 + WEIGHTS * 4 * _largest_together(parts)
 
 
 def _training(parts: Anatomy) -> int:
@@ -153,6 +154,14 @@ def _numbers(linears: Iterable[nn.Linear]) -> int:
 
 def _largest(parts: Anatomy) -> int:
     return max(linear.weight.numel() for linear in parts.linears.values())
+
+
+def _largest_together(parts: Anatomy) -> int:
+    """The most weights that are solved as one: those of linears of one module that may be given the same inputs."""
+    together: Counter[tuple[str, int]] = Counter()
+    for name, linear in parts.linears.items():
+        together[name.rpartition(".")[0], linear.in_features] += linear.weight.numel()
+    return max(together.values())
 
 
 def _element(parts: Anatomy) -> int:

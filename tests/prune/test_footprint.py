@@ -43,6 +43,16 @@ def test_memory_is_that_of_what_is_held_at_a_time(parts: Anatomy) -> None:
     assert footprint.memory_bytes(parts, config(method="magnitude", preset=None)) < memory
 
 
+def test_linears_that_share_an_input_are_solved_as_one(parts: Anatomy) -> None:
+    assert footprint._largest_together(parts) == 2 * 96 * 64  # gate and up, or all of attention
+    wide = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            hidden_size=64, intermediate_size=512, num_hidden_layers=1, num_attention_heads=4, vocab_size=32
+        )
+    )
+    assert footprint._largest_together(anatomy.dissect(wide)) == 2 * 512 * 64
+
+
 def test_every_expert_has_hessians_of_its_own() -> None:
     sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     few, many = (
