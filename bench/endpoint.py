@@ -44,16 +44,10 @@ class Endpoint:
     model: str
     api_key: str | None = None
 
-    def ready(self) -> bool:
+    def ready(self, path: str = "/ready") -> bool:
+        """Whether it says so. Servers of other makes do at /health."""
         try:
-            return self._exchange("GET", "/ready", None, _GLANCE_S)[0] == 200
-        except ServerError:
-            return False
-
-    def healthy(self) -> bool:
-        """As servers of other makes say it, too."""
-        try:
-            return self._exchange("GET", "/health", None, _GLANCE_S)[0] == 200
+            return self._exchange("GET", path, None, _GLANCE_S)[0] == 200
         except ServerError:
             return False
 

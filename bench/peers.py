@@ -9,16 +9,18 @@ what another one does meanwhile is taken from them, and the gates of a run count
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from time import perf_counter, sleep
 from typing import Any
 from urllib.parse import urldefrag
 
-from twofour.bench import metrics
+from twofour.bench import gates, metrics
 from twofour.bench.endpoint import Endpoint
+from twofour.bench.experiment import Experiment
 from twofour.bench.run import Load, Run, measure, served_model
+from twofour.bench.servers import signal_group
 from twofour.bench.stats import Distribution, paired_ratio
 from twofour.bench.turns import order
 from twofour.bench.workload import Lengths
@@ -49,16 +51,16 @@ class Peer:
         if self.group is None:
             yield
             return
-        os.killpg(self.group, signal.SIGCONT)
+        signal_group(self.group, signal.SIGCONT)
         try:
             self._wait()
             yield
         finally:
-            os.killpg(self.group, signal.SIGSTOP)
+            signal_group(self.group, signal.SIGSTOP)
 
     def _wait(self) -> None:
         until = perf_counter() + THAW_S
-        while not Endpoint(self.url, self.model).healthy():
+        while not Endpoint(self.url, self.model).ready("/health"):
             if perf_counter() > until:
                 raise ServerError(f"{self.name} is not healthy {THAW_S:g} s after it was continued; see its log")
             sleep(POLL_S)
@@ -73,22 +75,18 @@ class Asked:
     output_tokens: Lengths
     rounds: int = 5
     seed: int = 0
-    timeout_s: float = 600.0
 
     def load(self, peer: Peer, concurrency: int, round_: int) -> Load:
-        """The same for all peers; every second seed, as the warm-up uses the next one."""
-        return Load(
-            url=peer.url,
-            model=peer.model,
+        """The same for all peers."""
+        experiment = Experiment(
             requests=max(REQUESTS, ROUNDS_OF_CLIENTS * concurrency),
             concurrency=concurrency,
-            rate=None,
             prompt_tokens=self.prompt_tokens,
             output_tokens=self.output_tokens,
-            seed=self.seed + 2 * round_,
-            timeout_s=self.timeout_s,
-            plain=peer.plain,
+            rounds=self.rounds,
+            seed=self.seed,
         )
+        return replace(experiment.load(peer.url, peer.model, round_), plain=peer.plain)
 
 
 Cell = tuple[int, str]  # requests at a time, name of the peer
@@ -136,12 +134,11 @@ def _frozen(servers: Sequence[Peer]) -> Iterator[None]:
     groups = [peer.group for peer in servers if peer.group is not None]
     try:
         for group in groups:
-            os.killpg(group, signal.SIGSTOP)
+            signal_group(group, signal.SIGSTOP)
         yield
     finally:
         for group in groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGCONT)
+            signal_group(group, signal.SIGCONT)
 
 
 def _rounds(servers: Sequence[Peer], asked: Asked, progress: Progress) -> dict[Cell, list[Run]]:
@@ -179,7 +176,7 @@ def _cell(cell: Cell, runs: Sequence[Run], first: Sequence[Run]) -> dict[str, An
         "concurrency": cell[0],
         "peer": cell[1],
         "failed": together.failed,
-        "invalid": sorted({gate.name for run in runs for gate in run.gates if gate.passed is False}),
+        "invalid": sorted({gate.name for run in runs for gate in gates.failed(run.gates)}),
         "output_tokens_per_s": rates,
         "of_the_first": asdict(paired_ratio(list(zip(wanted, rates, strict=True)), 0)) if comparable else None,
         **{name: _quantiles(getattr(together, name)) for name in ("ttft", "itl_tok", "e2e")},

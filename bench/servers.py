@@ -90,6 +90,12 @@ def started(command: Sequence[str], log: Path, cpus: Sequence[int] | None = None
         server.stop()
 
 
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, which has the number of its first process; it may be gone already."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
 class Server:
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self._process = process
@@ -145,6 +151,4 @@ class Server:
         return "\n".join([*(f"  {line}" for line in lines), f"all of it: {self._log}"])
 
     def _signal(self, number: signal.Signals) -> None:
-        # The group has the number of its first process; it may be gone already.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        signal_group(self._process.pid, number)
