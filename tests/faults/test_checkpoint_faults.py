@@ -5,7 +5,6 @@ The numbers are those of the table of faults. Nothing here needs a running serve
 """
 
 import json
-import resource
 import shutil
 import signal
 import struct
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from twofour.prune import checkpoint
 from twofour.prune.audit import check
 from twofour.prune.errors import TwofourError
+from twofour.prune.recipe import peak_memory_bytes
 from twofour.serve.engine import child
 from twofour.serve.engine.types import EngineConfig
 
@@ -186,10 +186,10 @@ def test_faults_22_to_24_a_damaged_checkpoint(tiny_pruned_folder: Path, name: st
 
 
 def peak_growth_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - BASE_BYTES
+    return peak_memory_bytes() - BASE_BYTES
 
 
-BASE_BYTES = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+BASE_BYTES = peak_memory_bytes()
 
 
 def test_fault_22_intact_it_loads(tiny_pruned_folder: Path) -> None:
