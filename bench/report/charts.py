@@ -17,7 +17,7 @@ _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall woul
 _BAR, _BAR_GAP, _GROUP_GAP = 20, 5, 34
 _ROW = 34
 _LINES = ("sparse", "dense", "torch_dense")  # the looks of lines in turn
-_LEGEND = 130  # the width of one of its names
+_LEGEND_ROW = 18  # a name of any length on each
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ def track(title: str, description: str, lines: Mapping[str, Sequence[Point]], un
     parts.append(f'<text class="tick" x="{LEFT}" y="{TOP - 2}">{escape(units[1])}</text>')
     bottom = TOP + PLOT_HEIGHT + AXIS
     for number, ((name, line), style) in enumerate(zip(lines.items(), cycle(_LINES), strict=False)):
-        left = LEFT + number * _LEGEND
+        row = bottom + 8 + number * _LEGEND_ROW
         parts += _line(line, style, x, y)
-        parts.append(f'<path class="curve {style}" d="M{left},{bottom + 8} L{left + 26},{bottom + 8}"/>')
-        parts.append(f'<text x="{left + 32}" y="{bottom + 12}">{escape(name)}</text>')
-    return svg(title, description, bottom + 20, parts)
+        parts.append(f'<path class="curve {style}" d="M{LEFT},{row} L{LEFT + 26},{row}"/>')
+        parts.append(f'<text x="{LEFT + 32}" y="{row + 4}">{escape(name)}</text>')
+    return svg(title, description, bottom + _LEGEND_ROW * len(lines) + 2, parts)
 
 
 def _line(line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
@@ -114,8 +114,9 @@ def _line(line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
     parts = [f'<path class="curve {style}" d="M{places}"/>']
     for point in line:
         parts.append(f'<circle class="point {style}" cx="{x.at(point.x)}" cy="{y.at(point.y)}" r="4"/>')
-        label = f'<text class="tick" x="{x.at(point.x) + 7:g}" y="{y.at(point.y) + 14:g}">{escape(point.name)}</text>'
-        parts.append(label)
+        aside, anchor = (-7, "end") if point.x > 0.9 * x.high else (7, "start")  # the right end has no room
+        place = f'x="{x.at(point.x) + aside:g}" y="{y.at(point.y) + 14:g}" text-anchor="{anchor}"'
+        parts.append(f'<text class="tick" {place}>{escape(point.name)}</text>')
     return parts
 
 

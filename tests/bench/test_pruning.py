@@ -114,3 +114,15 @@ def test_a_report_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and "a<b" in "".join(drawn.itertext())
     assert main(["bench", "report", str(results), "--html", str(tmp_path / "page.html")]) == 1
     assert "leave out --html" in capsys.readouterr().err
+
+
+def test_names_have_a_row_each_and_the_last_point_its_name_inside() -> None:
+    runs = [run | {"calibration": text} for text in ("self", "a-text-of-a-long-name.txt") for run in (FAST, BEST)]
+    minutes = {"fast": 1.5, "best": 20.0}
+    runs = [run | {"minutes": minutes[run["preset"]]} for run in runs]
+    drawn = ElementTree.fromstring(str(pruning.chart({"about": {"model": "m", "length": 512}, "runs": runs})))
+    texts = list(drawn.iter("text"))
+    rows = [float(text.attrib["y"]) for text in texts if " x 512" in (text.text or "")]
+    assert len(set(rows)) == 2 and max(rows) < float(drawn.attrib["viewBox"].split()[3])
+    assert {text.attrib["text-anchor"] for text in texts if text.text == "best"} == {"end"}
+    assert {text.attrib["text-anchor"] for text in texts if text.text == "fast"} == {"start"}
