@@ -1,7 +1,7 @@
 """Presets compared: quality against minutes, on text that no calibration saw.
 
-A text is cut in two at a line near its middle. `first` names its first half as calibration; the second half judges all
-runs. The reference of a run is the preset `fast` with the same calibration, samples and seed, and
+A text is cut in two at a line near its middle. `first` names its first half as calibration, `A+B` a mix of sources; the
+second half judges all runs. The reference of a run is `fast` with the same calibration, samples and seed, and
 
     GC = (ppl_fast - ppl) / (ppl_fast - ppl_dense)
 
@@ -32,6 +32,7 @@ from twofour.prune.quality import gaps_closed
 
 KIND = "twofour.bench.pruning"  # of the document
 FIRST = "first"
+MIX = "+"  # between the sources of a calibration
 KEY = ("calibration", "samples", "seed", "preset", "values")
 
 
@@ -42,7 +43,7 @@ class Comparison:
     model: str
     text: Path
     presets: Sequence[str]
-    calibrations: Sequence[str]  # FIRST, "self" or a file
+    calibrations: Sequence[str]  # FIRST, "self", a file, or several of them with + between
     seeds: Sequence[int]
     values: Sequence[str] = ("model",)
     samples: int = 64
@@ -113,7 +114,12 @@ def chart(results: dict[str, Any]) -> Markup:
 
 
 def _text(run: dict[str, Any], about: dict[str, Any]) -> str:
-    return f"{Path(run['calibration']).name}, {run['samples']} x {about['length']}"
+    return f"{_named(run)}, {run['samples']} x {about['length']}"
+
+
+def _named(run: dict[str, Any]) -> str:
+    """The calibration without the folders of this machine."""
+    return MIX.join(Path(source).name for source in run["calibration"].split(MIX))
 
 
 def _means(runs: list[dict[str, Any]]) -> list[Point]:
@@ -136,7 +142,7 @@ def _row(run: dict[str, Any]) -> str:
     ratio = run["perplexity"] / run["dense_perplexity"]
     gc = ["-" if run[key] is None else f"{run[key]:.2f}" for key in ("gc", "nll_gc")]
     cells = [
-        *(Path(run["calibration"]).name, str(run["samples"]), str(run["seed"]), preset),
+        *(_named(run), str(run["samples"]), str(run["seed"]), preset),
         *(f"{run['minutes']:.1f}", f"{run['peak_memory_bytes'] / 2**30:.1f}"),
         *(f"{run['perplexity']:.2f} ({ratio:.2f}x)", *gc, f"{run['kl_nats']:.3f}", f"{run['agreement']:.1%}"),
         "-" if run["overfit_nats"] is None else f"{run['overfit_nats']:.3f}",
@@ -146,15 +152,16 @@ def _row(run: dict[str, Any]) -> str:
 
 def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
     first, second = halves
-    calibration = str(first) if run["calibration"] == FIRST else run["calibration"]
-    out = folder / "-".join(str(Path(str(run[key])).stem) for key in KEY)
+    sources = [str(first) if source == FIRST else source for source in run["calibration"].split(MIX)]
+    out = folder / "-".join([_named(run), *(str(run[key]) for key in KEY[1:])])
     if not out.exists():
-        options = ["--calibration", calibration, "--samples", str(run["samples"]), "--length", str(asked.length)]
-        options += ["--preset", run["preset"], "--seed", str(run["seed"]), "--values", run["values"]]
+        options = ["--samples", str(run["samples"]), "--length", str(asked.length), "--preset", run["preset"]]
+        options += ["--seed", str(run["seed"]), "--values", run["values"]]
+        options += [word for source in sources for word in ("--calibration", source)]
         child.twofour("prune", asked.model, "-o", str(out), *options)
     manifest = json.loads((out / MANIFEST).read_text())
     judged = _evaluated(asked, out, second)
-    known = None if run["calibration"] == "self" else _evaluated(asked, out, Path(calibration))
+    known = _evaluated(asked, out, Path(*sources)) if len(sources) == 1 and sources != ["self"] else None
     return {
         "minutes": manifest["minutes"],
         "peak_memory_bytes": manifest["peak_memory_bytes"],

@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         nargs="+",
         default=["first", "self"],
-        metavar="first|self|FILE",
-        help="the first half of the text, text that the model samples itself, or files (default: first self)",
+        metavar="SOURCE",
+        help="first (half of the text), self (what the model samples itself), a file, or a mix of them, A+B "
+        "(default: first self)",
     )
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="default: 0 1 2")
     parser.add_argument("--values", nargs="+", choices=("model", "int8"), default=["model"], help="default: model")

@@ -83,6 +83,24 @@ def test_a_comparison_goes_on_where_it_was(
     assert len(compare(asked, tmp_path / "work", out)["runs"]) == 2
 
 
+def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: Path) -> None:
+    text, more = tmp_path / "text.txt", tmp_path / "more.txt"
+    text.write_text("a line of words, and another one\n" * 40)
+    more.write_text("other words\n" * 40)
+    asked = Comparison(
+        *(str(tiny_model_folder), text, ["fast"], [f"first+{more}", "first"], [0]),
+        **{"samples": 3, "length": 16, "window": 16},
+    )
+    mixed, alone = compare(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
+    manifest = json.loads((tmp_path / "work" / "first+more.txt-3-0-fast-model" / "twofour.json").read_text())
+    assert manifest["calibration"]["sources"] == [
+        {"source": "first-text.txt", "samples": 2},
+        {"source": "more.txt", "samples": 1},
+    ]
+    assert mixed["overfit_nats"] is None and mixed["kl_nats"] != alone["kl_nats"]
+    assert table({"runs": [mixed]}).splitlines()[2].startswith("| first+more.txt | 3 | 0 | fast |")
+
+
 def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a line\n" * 4)
