@@ -26,8 +26,8 @@ from twofour.prune.batches import Batch, logits, logits_behind, run_block
 from twofour.prune.kept import Keep, KeptWeights, Outcome, train
 from twofour.prune.progress import Progress, silent
 
-STEP_TOKENS = 1024  # one step of the optimiser sees about this many
-BLOCK_RATE, MODEL_RATE = 0.01, 0.002
+STEP_TOKENS = 512  # one step of the optimiser sees about this many: of the same text, many small steps win more back
+BLOCK_RATE, MODEL_RATE = 0.01, 0.001
 CHUNK_BYTES = 4 << 20  # float32 [tokens, vocabulary] at a time
 
 
