@@ -71,12 +71,15 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the name `out` at the end, or vanishes if anything goes wrong."""
+def new_folder(out: Path, inside: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder that takes the name `out` at the end, or vanishes if anything goes wrong.
+
+    inside: an existing folder on the same disk that holds it until then; None: the one that will hold `out`.
+    """
     refuse_existing(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=inside or out.parent))
     except OSError as error:
         raise OutputError(f"{out} cannot be made ({error.strerror}); choose another place") from error
     try:

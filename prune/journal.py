@@ -5,11 +5,14 @@ stored, the hidden states behind the last one, and where the training of the who
 place: the result is written from them, unless the whole model was trained. Every file appears whole or not at all, the
 states before their block, so a process may be killed at any moment. What follows is computed from the same bits as in a
 run that was never interrupted, on the same number of threads, so the result is the same to the bit. The folder goes
-when the run is finished, or fails in a way that another attempt would not change.
+when the run is finished, fails in a way that another attempt would not change, or ends before anything was done. One
+process at a time is in it.
 """
 
+import fcntl
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +35,7 @@ from twofour.prune.kept import Outcome, Training
 from twofour.prune.packed import Packed
 from twofour.prune.recipe import PruneConfig, PrunedLinear, versions
 
-REQUEST = "request.json"
+REQUEST, LOCK = "request.json", "lock"
 TOKENS = "tokens.safetensors"
 TRAINING = "training.safetensors"
 
@@ -54,26 +57,40 @@ def request(source: Path, config: PruneConfig) -> dict[str, Any]:
 
 
 class Journal:
-    """The unfinished run that will become `out`. Nothing is written before there is something to keep.
+    """The unfinished run that will become `out`, to be entered before anything is done.
 
-    Raises InputError where an unfinished run was asked for something else.
+    Entering raises OutputError where its folder cannot be made, and InputError where another process is in it or where
+    the run was asked for something else.
     """
 
     def __init__(self, out: Path, request: Mapping[str, Any]) -> None:
         self.folder = out.parent / f".{out.name}.unfinished"
         self._request = dict(request)
         self.spent_s = 0.0  # by the processes before this one
-        if (self.folder / REQUEST).exists():
-            self._require_same(read_json(self.folder / REQUEST))
 
     def __enter__(self) -> "Journal":
+        self._lock = _locked(self.folder)
+        try:
+            if self._begun():
+                self._require_same(read_json(self.folder / REQUEST))
+            else:
+                write_whole(self.folder / REQUEST, json.dumps(self._request, indent=2) + "\n")
+        except BaseException:
+            os.close(self._lock)
+            raise
+        for part in self.folder.glob(".*.part"):  # of a process that was killed
+            shutil.rmtree(part, ignore_errors=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Forget the run where it is finished or would fail again in the same way; a full disk can be helped."""
         hopeless = isinstance(error, TwofourError) and not isinstance(error, OutputError)
-        if error is None or hopeless:
+        if error is None or hopeless or not self._begun():
             shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def _begun(self) -> bool:
+        return (self.folder / TOKENS).exists() or (self.folder / _block(0)).exists()
 
     def tokens(self, make: Callable[[], Tensor]) -> Tensor:  # int64 [samples, length]
         """Return the tokens of the run, made now if there are none."""
@@ -150,12 +167,6 @@ class Journal:
             )
 
     def _write(self, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be made ({error.strerror}); choose another place") from error
-        if not (self.folder / REQUEST).exists():
-            write_whole(self.folder / REQUEST, json.dumps(self._request, indent=2) + "\n")
         temporary = self.folder / f"{name}.part"
         save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary, metadata)
         temporary.replace(self.folder / name)
@@ -175,6 +186,21 @@ class OnDemand(Mapping[str, SparseWeight]):
 
     def __len__(self) -> int:
         return len(self._makers)
+
+
+def _locked(folder: Path) -> int:
+    """Make a folder and lock it for this process; the lock is the descriptor's, and goes with a process that dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another place") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise InputError(f"{folder} is in use by another run; wait for its end, or choose another name") from None
+    return lock
 
 
 def _block(index: int) -> str:

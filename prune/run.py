@@ -76,7 +76,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     source = folder.resolve(str(model), config.revision)
     anatomy.refuse_config(folder.read_config(source))
     base, asked = origin(str(model), source), request(source, config)
-    with Journal(Path(out), asked) as journal, folder.new_folder(Path(out)) as part:
+    with Journal(Path(out), asked) as journal, folder.new_folder(Path(out), inside=journal.folder) as part:
         pruned = pruned_model(source, part, config, journal, progress)
         if request(source, config) != asked:
             raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")

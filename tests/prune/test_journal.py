@@ -71,7 +71,7 @@ def test_what_is_done_is_not_done_again(
         prune(tiny_model_folder, tmp_path / "out", config, cut_off_at(32))  # 31 tokens, block 0
     names = {path.name for path in unfinished(tmp_path / "out").iterdir()}
     states = {"states-0.0.safetensors", "states-0.1.safetensors"}  # of two batches
-    assert names == {"request.json", "tokens.safetensors", "block-0.safetensors", *states}
+    assert names == {"lock", "request.json", "tokens.safetensors", "block-0.safetensors", *states}
     original = run.refine
 
     def count(*args: Any, **options: Any) -> torch.Tensor:
@@ -187,12 +187,45 @@ def test_the_minutes_of_all_processes_count(tmp_path: Path) -> None:
     block = calibrate.PrunedBlock({"a": torch.zeros(2, 4)}, {})
     batches = [Batch(Positions(0, 1, 2), torch.randn(1, 2, 3), [], torch.randn(1, 2, 3))]
     others = [Batch(Positions(0, 1, 2), torch.zeros(1, 2, 3), [])]
-    Journal(tmp_path / "out", {}).save(0, block, batches, seconds=40.0)
-    second = Journal(tmp_path / "out", {})
-    (restored,) = list(second.restore(others))
-    assert torch.equal(others[0].hidden, batches[0].hidden) and others[0].dense is not None
-    assert batches[0].dense is not None and torch.equal(others[0].dense, batches[0].dense)
-    assert second.spent_s == 40.0 and torch.equal(restored.weights["a"], block.weights["a"])  # type: ignore[arg-type]
-    second.save(1, block, batches, seconds=2.0)
-    third = Journal(tmp_path / "out", {})
-    assert len(list(third.restore(others))) == 2 and third.spent_s == 42.0
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path / "out", {}) as first:
+        first.save(0, block, batches, seconds=40.0)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path / "out", {}) as second:
+        (restored,) = list(second.restore(others))
+        assert torch.equal(others[0].hidden, batches[0].hidden) and others[0].dense is not None
+        assert batches[0].dense is not None and torch.equal(others[0].dense, batches[0].dense)
+        assert second.spent_s == 40.0 and torch.equal(restored.weights["a"], block.weights["a"])  # type: ignore[arg-type]
+        second.save(1, block, batches, seconds=2.0)
+        raise KeyboardInterrupt
+    with Journal(tmp_path / "out", {}) as third:
+        assert len(list(third.restore(others))) == 2 and third.spent_s == 42.0
+
+
+def test_one_process_at_a_time_is_in_a_run(tiny_model_folder: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def again(step: Step) -> None:
+        if not refused and step.stage == "pruning blocks":
+            with pytest.raises(InputError) as second:
+                prune(tiny_model_folder, tmp_path / "out", CONFIGS["wanda"])
+            refused.append(str(second.value))
+
+    prune(tiny_model_folder, tmp_path / "out", CONFIGS["balanced"], again)
+    assert refused == [
+        f"{unfinished(tmp_path / 'out')} is in use by another run; wait for its end, or choose another name"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and check(tmp_path / "out").ok
+
+
+def test_a_run_that_ends_before_it_did_anything_leaves_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prune(tiny_model_folder, tmp_path / "out", CONFIGS["balanced"], cut_off_at(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_had_begun_to_write_goes(tiny_model_folder: Path, tmp_path: Path) -> None:
+    cut_off(tiny_model_folder, tmp_path / "out")
+    (unfinished(tmp_path / "out") / ".out.killed.part").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        prune(tiny_model_folder, tmp_path / "out", CONFIGS["balanced"], cut_off_at(1))
+    assert not list(unfinished(tmp_path / "out").glob(".*.part"))
