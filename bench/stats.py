@@ -80,19 +80,6 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
     return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
-    if not 0 <= successes <= n or n == 0:
-        raise InputError(f"{successes} of {n} is not a share")
-    share, z2 = successes / n, _Z975**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z975 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # At the edges the ends are 0 and 1 exactly; rounding would miss them.
-    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
-
-
-_Z975 = 1.959963984540054
-
 # Student's t, 97.5 %, for 1 to 18 degrees of freedom: 2 to 19 pairs.
 _T975 = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622),

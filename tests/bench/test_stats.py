@@ -1,14 +1,13 @@
 import math
 import random
 from itertools import pairwise
-from statistics import NormalDist
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench import stats
-from twofour.bench.stats import FEWEST, distribution, paired_ratio, wilson
+from twofour.bench.stats import FEWEST, distribution, paired_ratio
 from twofour.prune.errors import InputError
 
 
@@ -96,20 +95,3 @@ def test_the_bootstrap_is_seeded_and_near_the_normal_interval() -> None:
     assert first.high is not None and first.low is not None
     width = math.log(first.high / first.low)
     assert width == pytest.approx(2 * 1.96 * 0.1 / 10, rel=0.25)
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_ends_of_wilsons_interval_are_1_96_deviations_away(counts: tuple[int, int]) -> None:
-    successes, n = counts
-    low, high = wilson(successes, n)
-    assert 0 <= low <= successes / n <= high <= 1
-    for end in (low, high):
-        if 0 < end < 1:
-            z = (successes / n - end) / math.sqrt(end * (1 - end) / n)
-            assert abs(z) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-6)
-
-
-@pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
-def test_an_impossible_share_is_refused(successes: int, n: int) -> None:
-    with pytest.raises(InputError):
-        wilson(successes, n)
