@@ -1,84 +1,19 @@
-import json
+"""The figures of a report, its notes and its table."""
+
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
-from html.parser import HTMLParser
-from pathlib import Path
+from datetime import date
 from statistics import geometric_mean
 from typing import Any
 
 import pytest
+from bench_findings import CLOSED, OF_URLS, PRICE, SPEEDS, findings, run
 
-from twofour.bench import gates, metrics, workload
-from twofour.bench.cost import Price
-from twofour.bench.endpoint import Memory, State
-from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Experiment, Findings
+from twofour.bench.experiment import ARMS, ArmFacts
 from twofour.bench.gates import Gate
-from twofour.bench.hardware import Hardware
-from twofour.bench.quality import Quality
-from twofour.bench.records import Chunk, Record
 from twofour.bench.report import rows
 from twofour.bench.report.document import document, verdict
 from twofour.bench.report.report import Report
-from twofour.bench.run import Run
-from twofour.bench.servers import Placement
-from twofour.bench.workload import Lengths
-from twofour.prune.errors import OutputError
-
-HOSTILE = '<script src="https://evil.example/x.js"></script> & "quotes"'
-PRICE = Price(0.36, "small box", "a list", "list", date(2026, 9, 16))
-CLOSED = Experiment(requests=12, rounds=4, prompt_tokens=Lengths(20), output_tokens=Lengths(10))
-
-
-def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None = None) -> Run:
-    """One request after another, each with a first token after 2 token_s and then one every token_s."""
-    load = experiment.load("http://127.0.0.1:1", "m", round_)
-    requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed)
-    records, now = [], 100.0
-    for request in requests:
-        chunks = [Chunk(now + (2 + token) * token_s, 1) for token in range(request.output_tokens)]
-        record = Record(request.index, now, now, now, chunks, chunks[-1].at)
-        record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
-        records.append(record)
-        now = chunks[-1].at
-    checked = gates.check(requests, records, [0.001], 0.01)
-    checked = [failed if failed and gate.name == failed.name else gate for gate in checked]
-    summary = metrics.summarise(records, 100.0)
-    return Run(load, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, records, summary, checked)
-
-
-def arm(name: str, linears: int) -> ArmFacts:
-    state = State(Memory(linears + 400, linears, 4096, 0), {name: 210}, 0, 0)
-    before, after = replace(state, prefix_queried_tokens=1000), replace(state, prefix_queried_tokens=3000)
-    return ArmFacts(f"models/{name}", name, None, before, replace(after, prefix_hit_tokens=100), f"Paris, {name}.")
-
-
-def findings(token_s: dict[str, list[float]], experiment: Experiment = CLOSED, **changed: Any) -> Findings:
-    runs = [
-        ArmRun(name, round_, run(experiment, round_, token_s[name][round_]))
-        for round_ in range(experiment.rounds)
-        for name in experiment.order(round_, tuple(token_s))
-    ]
-    found = Findings(
-        experiment=experiment,
-        started=datetime(2026, 9, 20, tzinfo=UTC),
-        command=["twofour", "bench", "compare"],
-        hardware=Hardware("Linux", "a CPU", 2, ("avx2",), 2**34, ()),
-        versions={"python": "3.11", "torch": None},
-        placement=Placement(1),
-        arms={name: arm(name, 500 if name == "sparse" else 1000) for name in token_s},
-        runs=runs,
-        quality=Quality(17.2, 24.9, 0.41, 0.712, 8176, "wiki.txt", "twofour eval"),
-        random_weights=None,
-        question="What is the capital of France?",
-        price=PRICE,
-    )
-    return replace(found, **changed)
-
-
-OF_URLS = {"dense": [0.010, 0.020, 0.012, 0.011], "sparse": [0.0051, 0.0101, 0.0059, 0.0056]}
-SPEEDS = {"torch_dense": [0.015, 0.029, 0.018, 0.016], **OF_URLS}
 
 
 @pytest.fixture(scope="module")
@@ -283,99 +218,6 @@ def test_the_table_a_person_reads(whole: dict[str, Any]) -> None:
 )
 def test_three_digits(value: float, text: str) -> None:
     assert rows.plain(value).removesuffix(".0") == text
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and gathers what a reader without eyes, or an attacker, would care about."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "br"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def of(self, tag: str) -> Iterator[dict[str, str | None]]:
-        return (attributes for name, attributes in self.tags if name == tag)
-
-
-def test_the_page_is_one_small_file_with_six_described_charts(whole: dict[str, Any]) -> None:
-    text = Report(whole).html()
-    page = Page(text)
-    assert len(text) < 200_000
-    assert len(list(page.of("svg"))) == len(list(page.of("desc"))) == len(list(page.of("details"))) == 6
-    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.of("svg"))
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
-    assert not any({"src", "href"} & attributes.keys() for _, attributes in page.tags)
-    assert "nan" not in "".join(re.findall(r"<svg.*?</svg>", text, re.S)).lower()
-
-
-def test_hostile_names_stay_text() -> None:
-    found = findings(SPEEDS)
-    evil_state = State(Memory(), {HOSTILE: 1}, 0, 0)
-    changed = {"given": HOSTILE, "model": HOSTILE, "answer": HOSTILE, "command": [HOSTILE], "after": evil_state}
-    arms = {name: replace(arm, **changed) for name, arm in found.arms.items()}
-    evil = replace(PRICE, name=HOSTILE)
-    quality = Quality(17.2, 24.9, None, None, 5, HOSTILE, HOSTILE)
-    text = Report(
-        document(replace(found, arms=arms, price=evil, quality=quality, question=HOSTILE, random_weights=HOSTILE))
-    ).html()
-    assert not list(Page(text).of("script")) and "&lt;script" in text
-
-
-def test_the_page_has_both_ratios_and_what_ran(whole: dict[str, Any]) -> None:
-    page = Report(whole).html()
-    ratio = whole["metrics"]["tpot_mean"]
-    for point in (ratio["ratio"]["point"], ratio["to_torch_dense"]["ratio"]["point"]):
-        assert f"<td>{point:.3f}x</td>" in page
-    for name in SPEEDS:
-        assert f"kernels: {name} for 210 linears" in page
-    curves = re.findall(r'class="curve (\w+)"', page)
-    assert curves == [*SPEEDS, *SPEEDS]
-
-
-def test_a_document_of_the_first_version_is_read() -> None:
-    """As bench/results had it before torch dense was an arm."""
-    new = document(findings(OF_URLS))
-    old = json.loads(json.dumps(new))
-    del old["random_weights"]
-    old["baselines"] = {"served": {"dense": 210}, "best_dense": None}
-    for figure in (*old["metrics"].values(), *(old["cost"][kind] for kind in ("blended", "output_only"))):
-        del figure["torch_dense"], figure["to_torch_dense"]
-    for name in ("weight_bytes", "linear_bytes", "device_peak_bytes"):
-        del old["memory"][name]["to_torch_dense"]
-    del old["memory"]["torch_dense"]
-    assert Report(old).table() == Report(new).table()
-    assert Report(old).html() == Report(new).html()
-
-
-def test_written_once(whole: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out"
-    page = Report(whole).write(out)
-    assert page == out / "report.html" and sorted(path.name for path in out.iterdir()) == [
-        *("report.html", "report.json"),
-    ]
-    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(whole))
-    with pytest.raises(OutputError, match=r"report\.json exists"):
-        Report(whole).write(out)
-
-
-def test_a_file_where_the_folder_should_be(whole: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
-        Report(whole).write(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
