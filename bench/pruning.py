@@ -161,7 +161,7 @@ def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple
         child.twofour("prune", asked.model, "-o", str(out), *options)
     manifest = json.loads((out / MANIFEST).read_text())
     judged = _evaluated(asked, out, second)
-    known = _evaluated(asked, out, Path(*sources)) if len(sources) == 1 and sources != ["self"] else None
+    known = _evaluated(asked, out, Path(sources[0])) if len(sources) == 1 and sources != ["self"] else None
     return {
         "minutes": manifest["minutes"],
         "peak_memory_bytes": manifest["peak_memory_bytes"],
