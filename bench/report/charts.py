@@ -1,6 +1,6 @@
 """The charts of a comparison, in the house's way: see `twofour.prune.charts`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
@@ -101,28 +101,29 @@ def track(title: str, description: str, lines: Mapping[str, Sequence[Point]], un
     parts += value_axis(x, steps[0], units[0])
     parts.append(f'<text class="tick" x="{LEFT}" y="{TOP - 2}">{escape(units[1])}</text>')
     bottom = TOP + PLOT_HEIGHT + AXIS
-    named: list[Point] = []
     for number, ((name, line), style) in enumerate(zip(lines.items(), cycle(_LINES), strict=False)):
         row = bottom + 8 + number * _LEGEND_ROW
-        parts += _line(line, style, x, y, named)
+        parts += _line(line, style, x, y)
         parts.append(f'<path class="curve {style}" d="M{LEFT},{row} L{LEFT + 26},{row}"/>')
         parts.append(f'<text x="{LEFT + 32}" y="{row + 4}">{escape(name)}</text>')
-    return svg(title, description, bottom + _LEGEND_ROW * len(lines) + 2, parts)
+    return svg(title, description, bottom + _LEGEND_ROW * len(lines) + 2, [*parts, *_names(points, x, y)])
 
 
-def _line(line: Sequence[Point], style: str, x: Scale, y: Scale, named: list[Point]) -> list[str]:
-    """A line and its points, with their names unless one beside them has the same; `named` grows by those written."""
+def _line(line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
     places = " L".join(f"{x.at(point.x)},{y.at(point.y)}" for point in line)
-    parts = [f'<path class="curve {style}" d="M{places}"/>']
-    for point in line:
-        parts.append(f'<circle class="point {style}" cx="{x.at(point.x)}" cy="{y.at(point.y)}" r="4"/>')
-        if any(_side_by_side(point, other, x, y) for other in named):
-            continue
-        named.append(point)
-        aside, anchor = (-7, "end") if point.x > 0.9 * x.high else (7, "start")  # the right end has no room
-        place = f'x="{x.at(point.x) + aside:g}" y="{y.at(point.y) + 14:g}" text-anchor="{anchor}"'
-        parts.append(f'<text class="tick" {place}>{escape(point.name)}</text>')
-    return parts
+    circles = [f'<circle class="point {style}" cx="{x.at(point.x)}" cy="{y.at(point.y)}" r="4"/>' for point in line]
+    return [f'<path class="curve {style}" d="M{places}"/>', *circles]
+
+
+def _names(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
+    """The names beside points, but not the same twice in one place."""
+    named: list[Point] = []
+    for point in points:
+        if not any(_side_by_side(point, other, x, y) for other in named):
+            named.append(point)
+            aside, anchor = (-7, "end") if point.x > 0.9 * x.high else (7, "start")  # the right end has no room
+            place = f'x="{x.at(point.x) + aside:g}" y="{y.at(point.y) + 14:g}" text-anchor="{anchor}"'
+            yield f'<text class="tick" {place}>{escape(point.name)}</text>'
 
 
 def _side_by_side(one: Point, other: Point, x: Scale, y: Scale) -> bool:
