@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import alive, soon, state
 
 import twofour.bench
 from twofour.bench import compare_command, comparison, random_model, servers
@@ -39,19 +39,7 @@ def command(folder: Path, model: str, *more: str, kernels: str = "auto") -> list
 
 def ended(folder: Path) -> bool:
     """Whether all engines are gone, soon."""
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        if not any(alive(int(path.read_text())) for path in folder.glob("*.pid")):
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return soon(lambda: not any(alive(int(path.read_text())) for path in folder.glob("*.pid")))
 
 
 @pytest.fixture
@@ -108,16 +96,13 @@ def test_two_folders(scripted: Path) -> None:
 def test_the_idle_arms_are_frozen(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def states() -> list[str]:
-        pids = [path.read_text() for path in sorted(scripted.glob("*.pid"))]  # dense, sparse, torch_dense
-        return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
+    def states() -> list[str | None]:
+        return [state(int(path.read_text())) for path in sorted(scripted.glob("*.pid"))]  # dense, sparse, torch_dense
 
     measure = comparison.measure
 
     def watched(load: Any, api_key: str | None) -> Any:
-        until = time.monotonic() + 10
-        while states().count("T") != 2 and time.monotonic() < until:
-            time.sleep(0.01)  # the signal has been sent; it takes effect soon
+        soon(lambda: states().count("T") == 2)  # the signal has been sent; it takes effect soon
         seen.append(states())
         return measure(load, api_key)
 
@@ -246,7 +231,7 @@ def test_a_rate_makes_it_an_open_loop() -> None:
 TERMINATED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import test_compare as t
 from twofour.bench import compare_command, servers
 folder = Path({folder!r})
@@ -258,7 +243,8 @@ compare_command.run(args)
 
 
 def test_sigterm_stops_the_servers_too(tmp_path: Path) -> None:
-    program = TERMINATED.format(tests=str(SCRIPT.parent), folder=str(tmp_path))
+    tests = [str(SCRIPT.parent), str(SCRIPT.parents[1] / "helpers")]
+    program = TERMINATED.format(tests=tests, folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

@@ -2,11 +2,11 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import soon
 
 from twofour.bench import peers, servers
 from twofour.bench.peers import Asked, Peer
@@ -64,12 +64,14 @@ def states(server: Server) -> set[str]:
     return {state for state, _, group, *_ in stats if int(group) == server.pid}
 
 
+def stands_still(server: Server) -> bool:
+    return states(server) == {"T"}
+
+
 def frozen(servers: tuple[Server, Server]) -> tuple[bool, bool]:
     """Which of two servers stands still, as soon as one does: a signal takes its time on a busy machine."""
-    until = time.monotonic() + 10
-    while not any(found := tuple(states(each) == {"T"} for each in servers)) and time.monotonic() < until:
-        time.sleep(0.01)
-    return found  # type: ignore[return-value]
+    soon(lambda: any(stands_still(each) for each in servers))
+    return stands_still(servers[0]), stands_still(servers[1])
 
 
 def test_who_is_not_measured_is_frozen(running: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import soon, state
 
 from twofour.bench import servers
 from twofour.bench.servers import Options, Placement
@@ -21,23 +21,9 @@ def engine(tmp_path: Path) -> int:
     return int((tmp_path / "engine").read_text())
 
 
-def state(pid: int) -> str | None:
-    """R, S, T, ...; None when it is gone (or only waits to be collected)."""
-    try:
-        found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if found == "Z" else found
-
-
 def becomes(pid: int, *states: str | None) -> bool:
     """Signals take effect soon, not at once."""
-    until = time.monotonic() + 10
-    while state(pid) not in states:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True
+    return soon(lambda: state(pid) in states)
 
 
 def test_one_cpu_is_the_clients() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from processes import soon
 
 SLACK = float(os.environ.get("TWOFOUR_FAULT_SLACK", "10"))
 PROGRAM = Path(__file__).with_name("serve_program.py")
@@ -140,10 +141,7 @@ class Stream:
 
 
 def within(true: Callable[[], bool], limit_s: float) -> None:
-    end_at = time.monotonic() + limit_s * SLACK
-    while not true():
-        assert time.monotonic() < end_at, f"not within {limit_s:g} s x {SLACK:g}"
-        time.sleep(0.01)
+    assert soon(true, limit_s * SLACK), f"not within {limit_s:g} s x {SLACK:g}"
 
 
 class Start:

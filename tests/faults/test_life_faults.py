@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import alive
 
 from twofour.serve.app import PATHS
 
@@ -19,14 +20,6 @@ OPEN = {"/", "/health", "/ready", "/metrics"}  # a static page, and probes
 pytestmark = pytest.mark.slow
 
 
-def gone(pid: int) -> bool:
-    """An orphan that nobody waits for stays as a zombie where there is no init."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 def test_fault_02_the_server_is_killed(start: Any, eventually: Eventually) -> None:
     server = start()
     engine, port = server.engine_pid(), server.address[1]
@@ -34,7 +27,7 @@ def test_fault_02_the_server_is_killed(start: Any, eventually: Eventually) -> No
         server.process.kill()
         stream.rest()
     server.end()
-    eventually(lambda: gone(engine), 5)
+    eventually(lambda: not alive(engine), 5)
     again = start("--port", str(port))
     assert again.golden == server.golden
     again.whole()
@@ -95,7 +88,7 @@ def test_fault_07_a_second_sigterm(start: Any, eventually: Eventually) -> None:
         server.signal(signal.SIGTERM)
         assert stream.rest()[-1]["error"]["code"] == "not_ready"
     assert server.end() == 0
-    assert gone(engine)
+    assert not alive(engine)
 
 
 def test_fault_08_the_drain_takes_too_long(start: Any, eventually: Eventually) -> None:
@@ -105,7 +98,7 @@ def test_fault_08_the_drain_takes_too_long(start: Any, eventually: Eventually) -
         server.signal(signal.SIGTERM)
         assert stream.rest()[-1]["error"]["code"] == "not_ready"
     assert server.end() == 0
-    assert gone(engine)
+    assert not alive(engine)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -117,7 +110,7 @@ def test_fault_09_a_signal_while_loading(start: Any, eventually: Eventually, num
     server.signal(number)
     eventually(lambda: server.process.poll() is not None, 2)
     assert server.end() == 0
-    assert gone(engine)
+    assert not alive(engine)
     assert "Traceback" not in server.log
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from pruned_families import tokens
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,10 +45,6 @@ def tiny(family: str = "qwen3_moe", **changes: Any) -> Any:
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape))
     return model
-
-
-def tokens(samples: int = 5, length: int = 16) -> Tensor:
-    return torch.randint(1, 101, (samples, length), generator=torch.Generator().manual_seed(0))
 
 
 def routing(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:

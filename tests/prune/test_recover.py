@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
+from pruned_families import tiny, tokens
 from torch import Tensor, nn
 
 from twofour.prune import anatomy, calibrate, pattern, recover
@@ -17,25 +17,9 @@ from twofour.prune.recover import Recovery, distil, divergence, recover_block, r
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.statistics import Norms
 
-SHAPE: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
-    "max_position_embeddings": 64,
-}
 
-
-def tiny(dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(0)
-    model = hf.LlamaForCausalLM(hf.LlamaConfig(**SHAPE, initializer_range=0.2))
-    return model.to(dtype).eval().requires_grad_(False)
-
-
-def tokens(samples: int = 24, length: int = 16) -> Tensor:
-    return torch.randint(1, 101, (samples, length), generator=torch.Generator().manual_seed(0))
+def llama(dtype: torch.dtype = torch.float32) -> Any:
+    return tiny("llama", initializer_range=0.2).to(dtype)
 
 
 def walk(model: nn.Module, ids: Tensor, train: calibrate.Recover | None) -> list[calibrate.PrunedBlock]:
@@ -59,7 +43,7 @@ def outputs(model: nn.Module, ids: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_recovered_blocks_are_nearer_to_the_dense_model(dtype: torch.dtype) -> None:
-    dense, ids = tiny(dtype), tokens()
+    dense, ids = llama(dtype), tokens(24)
     plain, trained = copy.deepcopy(dense), copy.deepcopy(dense)
     walk(plain, ids, None)
     blocks = walk(trained, ids, partial(recover_block, stored=dtype, passes=4, seed=0))
@@ -78,7 +62,7 @@ def test_recovered_blocks_are_nearer_to_the_dense_model(dtype: torch.dtype) -> N
 
 
 def test_a_block_is_trained_on_pruned_inputs_towards_the_dense_model() -> None:
-    dense, ids, seen = tiny(), tokens(6), dict[int, tuple[Tensor, Tensor]]()
+    dense, ids, seen = llama(), tokens(6), dict[int, tuple[Tensor, Tensor]]()
     pruned = copy.deepcopy(dense)
 
     def note(block: Block, index: int, batches: list[Batch]) -> Outcome:
@@ -93,7 +77,7 @@ def test_a_block_is_trained_on_pruned_inputs_towards_the_dense_model() -> None:
 
 
 def test_the_next_block_sees_what_the_recovered_one_makes() -> None:
-    dense, ids, seen = tiny(), tokens(6), list[Tensor]()
+    dense, ids, seen = llama(), tokens(6), list[Tensor]()
     pruned = copy.deepcopy(dense)
 
     def double(block: Block, index: int, batches: list[Batch]) -> Outcome:
@@ -107,14 +91,14 @@ def test_the_next_block_sees_what_the_recovered_one_makes() -> None:
 
 
 def distilled(passes: int, **options: Any) -> tuple[Any, Outcome]:
-    model, ids = tiny(), tokens()
+    model, ids = llama(), tokens(24)
     parts = anatomy.dissect(model)
     _, batches = walked(model, ids, partial(recover_block, stored=torch.float32, passes=0, seed=0))
     return model, distil(parts, ids, batches, passes, seed=0, **options)
 
 
 def test_distillation_brings_the_predictions_nearer() -> None:
-    dense, ids = tiny(), tokens()
+    dense, ids = llama(), tokens(24)
     start, none = distilled(0)
     pruned, outcome = distilled(4)
     held_out = ids[-2:]  # an eighth of twelve steps of two samples

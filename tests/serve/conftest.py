@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from processes import soon
 from scripted_engine import REPLY, ScriptedEngine, build_tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -49,10 +49,7 @@ class Running:
 
     def eventually(self, true: Callable[[], bool]) -> None:
         """For what the server's thread does soon, after its answer; the time is a limit, not a measure."""
-        end_at = time.monotonic() + 30
-        while not true():
-            assert time.monotonic() < end_at
-            time.sleep(0.005)
+        assert soon(true, 30)
 
     def control(self) -> None:
         """Alive, and a plain completion says what it always says."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import alive, soon
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twofour.prune.errors import InputError, ServerError
@@ -233,15 +234,4 @@ asyncio.run(main())
 def test_the_death_of_its_parent_ends_the_engine(folder: Path) -> None:
     parent = subprocess.run([sys.executable, "-c", PARENT, str(folder)], capture_output=True, text=True, timeout=120)
     assert parent.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 30
-    while alive(int(parent.stdout)):
-        assert time.monotonic() < deadline, "the engine outlives its parent"
-        time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    """An orphan that nobody waits for stays as a zombie where there is no init."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert soon(lambda: not alive(int(parent.stdout)), 30), "the engine outlives its parent"
