@@ -71,17 +71,24 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
+def making(path: Path) -> Iterator[None]:
+    """Raise OutputError, naming the path, where something cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be made ({error.strerror}); choose another place") from error
+
+
+@contextmanager
 def new_folder(out: Path, inside: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder that takes the name `out` at the end, or vanishes if anything goes wrong.
 
     inside: an existing folder on the same disk that holds it until then; None: the one that will hold `out`.
     """
     refuse_existing(out)
-    try:
+    with making(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=inside or out.parent))
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made ({error.strerror}); choose another place") from error
     try:
         yield part
         _publish(part, out)
@@ -94,10 +101,8 @@ def new_folder(out: Path, inside: Path | None = None) -> Iterator[Path]:
 
 def refuse_existing(out: Path) -> None:
     """Raise OutputError if there is something under that name, or can be nothing."""
-    try:
+    with making(out):
         exists = out.exists() or out.is_symlink()
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made ({error.strerror}); choose another place") from error
     if exists:
         raise OutputError(f"{out} exists already; choose another name or remove it")
 

@@ -30,7 +30,7 @@ from twofour.prune.batches import Batch
 from twofour.prune.calibrate import PrunedBlock
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import CheckpointError, InputError, OutputError, TwofourError
-from twofour.prune.folder import read_json, write_whole
+from twofour.prune.folder import making, read_json, write_whole
 from twofour.prune.kept import Outcome, Training
 from twofour.prune.packed import Packed
 from twofour.prune.recipe import PruneConfig, PrunedLinear, versions
@@ -190,11 +190,9 @@ class OnDemand(Mapping[str, SparseWeight]):
 
 def _locked(folder: Path) -> int:
     """Make a folder and lock it for this process; the lock is the descriptor's, and goes with a process that dies."""
-    try:
+    with making(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another place") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
