@@ -3,8 +3,8 @@
 The model is in memory all the time; blocks are worked on one after the other. Beside them are the hidden states of the
 whole text (with what the dense model has in the same place, where blocks are trained) and whatever is largest of: the
 keys and values of the samples that are being written; the Hessians of a block, of every expert too, with the
-activations of one batch or with the factor of the widest; the masters and moments of one block in training, or of all.
-Hidden states go to disk where that keeps a limit.
+activations of one batch and the factor of the widest, for the allocator does not give all of the one's memory to the
+other; the masters and moments of one block in training, or of all. Hidden states go to disk where that keeps a limit.
 """
 
 import os
@@ -35,7 +35,7 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     if config.stages.solver == "magnitude":
         return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
     states = 0 if on_disk else states_bytes(parts, config)
-    pruning = _hessians(parts.blocks[0]) + max(_batch(parts, config), _solving(parts))
+    pruning = _hessians(parts.blocks[0]) + _batch(parts, config) + _solving(parts)
     walking = states + max(pruning, _training(parts) if config.stages.block_passes else 0)
     whole = states + _distilling(parts) if config.stages.model_passes else 0
     return PROCESS_BYTES + model_bytes(parts) + max(_sampling(parts, config), walking, whole)
