@@ -24,7 +24,7 @@ WARM_UP = 8  # steps: the first moments of Adam are those of a few tokens
 PATIENCE = 2  # passes without a better validation loss, after which training ends
 SAVE_S = 120.0  # between two saves of a training that may be cut off
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's names
-HELD_OUT = 8  # one part in so many validates
+HELD_OUT = 16  # one part in so many validates
 
 Loss = Callable[[int], Tensor]  # the number of a part of the text -> its loss
 
@@ -66,7 +66,7 @@ class KeptWeights:
     def step(self, share: float) -> None:
         """Move the weights against the gradient of the last loss, at this share of the full rate."""
         for weight, places, master in zip(self._weights, self._places, self._masters, strict=True):
-            master.grad = None if weight.grad is None else weight.grad.take(places.long()).float()
+            master.grad = None if weight.grad is None else weight.grad.flatten().index_select(0, places).float()
             weight.grad = None
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
@@ -91,13 +91,14 @@ class KeptWeights:
 
     def copy(self) -> list[Tensor]:
         """Return the kept weights as they are now."""
-        return [weight.detach().take(places.long()) for weight, places in zip(self._weights, self._places, strict=True)]
+        pairs = zip(self._weights, self._places, strict=True)
+        return [weight.detach().flatten().index_select(0, places) for weight, places in pairs]
 
     @torch.no_grad()
     def put(self, kept: Sequence[Tensor]) -> None:
         """Set the kept weights."""
         for weight, places, values in zip(self._weights, self._places, kept, strict=True):
-            weight.put_(places.long(), values.to(weight))
+            weight.view(-1).index_copy_(0, places.long(), values.to(weight))
 
 
 def split(parts: int) -> tuple[range, range]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from twofour.prune import anatomy, batches, calibrate, folder, footprint, heap, run, text
 from twofour.prune.anatomy import Anatomy
+from twofour.prune.attention import quick_attention
 from twofour.prune.batches import Batch
 from twofour.prune.kept import HELD_OUT
 from twofour.prune.recipe import CHAT, SELF, PruneConfig
@@ -74,7 +75,7 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     config, fallbacks = footprint.affordable(parts, config)
     spilled = footprint.states_on_disk(parts, config)
     sizes = footprint.memory_bytes(parts, config, spilled), footprint.disk_bytes(parts, config)
-    with heap.reused():
+    with heap.reused(), quick_attention(parts.model):
         paces = measure(parts, source, config)
     return estimate(paces, len(parts.blocks), config, *sizes, fallbacks)
 

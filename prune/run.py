@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from twofour.prune import anatomy, calibrate, checkpoint, folder, footprint, heap, label, recipe, sources, text
 from twofour.prune.anatomy import Anatomy
+from twofour.prune.attention import quick_attention
 from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.checkpoint import SparseWeight
@@ -106,7 +107,7 @@ def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal,
     parts.model.to(forward)
     config, fallbacks = footprint.affordable(parts, config)
     folder.require_space(out, footprint.disk_bytes(parts, config))
-    with heap.reused():
+    with heap.reused(), quick_attention(parts.model):
         blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
     # the journal's are those before the whole model was trained
     weights = trained_weights(parts, store(parts, config)) if config.stages.model_passes else journal.weights()

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune import chat
-from twofour.prune.decoding import draw, quick_attention, roomy_cache
+from twofour.prune.attention import quick_attention
+from twofour.prune.decoding import draw, roomy_cache
 from twofour.prune.errors import InputError, NonFiniteError, TextError
 from twofour.prune.progress import Progress, silent, track
 

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from twofour.prune import decoding, text
+from twofour.prune.attention import quick_attention
 from twofour.prune.errors import InputError, NonFiniteError, TextError
 from twofour.prune.progress import Step
 
@@ -158,7 +159,7 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float, monk
 
 def logits_one_by_one(model: nn.Module, ids: Tensor) -> Tensor:
     cache = decoding.roomy_cache(model, ids.shape[1])
-    with torch.no_grad(), decoding.quick_attention(model):
+    with torch.no_grad(), quick_attention(model):
         steps = [model(ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(ids.shape[1])]
     return torch.cat(steps, dim=1)
 
