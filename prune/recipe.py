@@ -46,7 +46,7 @@ class Stages(NamedTuple):
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),
     "balanced": Stages("refine", block_passes=1, model_passes=1),
-    "best": Stages("refine", block_passes=1, model_passes=3, samples=256),
+    "best": Stages("refine", block_passes=1, model_passes=4, samples=256),
 }
 
 

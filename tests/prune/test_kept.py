@@ -157,8 +157,8 @@ def test_progress_counts_steps_over_all_passes() -> None:
     assert [(step.done, step.total) for step in steps] == [(n, 14) for n in range(1, 15)]
 
 
-@pytest.mark.parametrize(("parts", "held_out"), [(2, 1), (8, 1), (15, 1), (16, 2), (64, 8)])
-def test_an_eighth_at_the_end_validates(parts: int, held_out: int) -> None:
+@pytest.mark.parametrize(("parts", "held_out"), [(2, 1), (16, 1), (31, 1), (32, 2), (256, 16)])
+def test_a_sixteenth_at_the_end_validates(parts: int, held_out: int) -> None:
     training, validating = split(parts)
     assert list(training) + list(validating) == list(range(parts)) and len(validating) == held_out
 

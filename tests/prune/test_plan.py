@@ -29,9 +29,9 @@ def test_the_parts_of_a_fast_run() -> None:
 def test_presets_that_train_follow_the_dense_model_and_pay_for_their_passes() -> None:
     fast, balanced, best = (planned(preset=preset, samples=8, length=100) for preset in ("fast", "balanced", "best"))
     assert balanced.pruning_s - fast.pruning_s == pytest.approx(10 * 800 * 0.002)
-    by_blocks = 10 * 800 * (0.02 * 7 / 8 + 0.002 / 8)
+    by_blocks = 10 * 800 * (0.02 * 15 / 16 + 0.002 / 16)
     assert balanced.recovery_s == pytest.approx(by_blocks + 800 * 0.1)
-    assert best.recovery_s == pytest.approx(by_blocks + 3 * 800 * 0.1)
+    assert best.recovery_s == pytest.approx(by_blocks + 4 * 800 * 0.1)
     blocks = planned(preset="balanced", train="blocks", samples=8, length=100)
     assert blocks.recovery_s == pytest.approx(2 * by_blocks)
 

@@ -101,7 +101,7 @@ def test_distillation_brings_the_predictions_nearer() -> None:
     dense, ids = llama(), tokens(24)
     start, none = distilled(0)
     pruned, outcome = distilled(4)
-    held_out = ids[-2:]  # an eighth of twelve steps of two samples
+    held_out = ids[-2:]  # one of twelve steps of two samples
 
     def apart(model: nn.Module) -> float:
         with torch.no_grad():
