@@ -4,7 +4,8 @@ The model is in memory all the time; blocks are worked on one after the other. B
 whole text (with what the dense model has in the same place, where blocks are trained) and whatever is largest of: the
 keys and values of the samples that are being written; the Hessians of a block, of every expert too, with the
 activations of one batch and the factor of the widest, for the allocator does not give all of the one's memory to the
-other; the masters and moments of one block in training, or of all. Hidden states go to disk where that keeps a limit.
+other; the masters and moments of one block in training, or of all, with what one step keeps for its way back. Hidden
+states go to disk where that keeps a limit.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from twofour.prune import text
+from twofour.prune import attention, text
 from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import BATCH_TOKENS
 from twofour.prune.errors import InputError
@@ -27,6 +28,7 @@ FACTORS = 2  # the factor of a Hessian and one in between, float32
 WEIGHTS = 6  # copies of a weight while it is solved, float32
 SAVED_BYTES = 12 / 2  # masters and moments, float32, of every second weight
 KEPT_BYTES = SAVED_BYTES + 4 / 2  # and their places
+NORMS = 2 * (4 + 4 + 2)  # bytes of a number in two norms: as float32, normalised, and in the model's dtype
 PACKED_SHARE = (2 + 2 / 4) / 4  # a packed 16-bit weight takes at most this share of its dense bytes, with slack
 
 
@@ -36,8 +38,8 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
         return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
     states = 0 if on_disk else states_bytes(parts, config)
     pruning = _hessians(parts.blocks[0]) + _batch(parts, config) + _solving(parts)
-    walking = states + max(pruning, _training(parts) if config.stages.block_passes else 0)
-    whole = states + _distilling(parts) if config.stages.model_passes else 0
+    walking = states + max(pruning, _training(parts, config) if config.stages.block_passes else 0)
+    whole = states + _distilling(parts, config) if config.stages.model_passes else 0
     return PROCESS_BYTES + model_bytes(parts) + max(_sampling(parts, config), walking, whole)
 
 
@@ -138,14 +140,41 @@ def _solving(parts: Anatomy) -> int:
     return FACTORS * 4 * widest**2 + WEIGHTS * 4 * _largest_together(parts)
 
 
-def _training(parts: Anatomy) -> int:
-    return round(_numbers(parts.blocks[0].linears.values()) * (KEPT_BYTES + 2 * _element(parts)))
+def _training(parts: Anatomy, config: PruneConfig) -> int:
+    return round(_kept(parts.blocks[0].linears.values(), parts)) + _way_back(parts, config)
 
 
-def _distilling(parts: Anatomy) -> int:
-    """Masters, moments and gradients, and the logits of both models with their slope and one in between."""
-    trained = round(_numbers(parts.linears.values()) * (KEPT_BYTES + _element(parts)))
-    return trained + 4 * STEP_TOKENS * _vocabulary(parts) * _element(parts)
+def _distilling(parts: Anatomy, config: PruneConfig) -> int:
+    """Kept weights in training, and the logits of both models with their slope and one in between."""
+    trained = round(_kept(parts.linears.values(), parts))
+    logits = 4 * _step_tokens(config) * _vocabulary(parts) * _element(parts)
+    return trained + logits + len(parts.blocks) * _way_back(parts, config)
+
+
+def _kept(linears: Iterable[nn.Linear], parts: Anatomy) -> float:
+    """Masters, moments and places of kept weights, the best of them so far, and the gradients of all."""
+    return _numbers(linears) * (KEPT_BYTES + _element(parts) / 2 + _element(parts))
+
+
+def _way_back(parts: Anatomy, config: PruneConfig) -> int:
+    """What a step keeps of a block: what each linear is given and gives, two norms in float32, attention's weights."""
+    sizes: Any = parts.model.config
+    used = [linear for name, linear in parts.blocks[0].linears.items() if _is_used(parts, name)]
+    numbers = sum(linear.in_features + linear.out_features for linear in used)
+    tokens = _step_tokens(config)
+    weights = min(attention.KEPT_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
+    return tokens * (numbers * _element(parts) + NORMS * sizes.hidden_size) + int(weights)
+
+
+def _is_used(parts: Anatomy, name: str) -> bool:
+    """Whether a token may pass a linear: it passes no more experts than are chosen for it."""
+    number = name.rpartition(".")[0].rpartition(".")[2]
+    chosen: int = getattr(parts.model.config, "num_experts_per_tok", 0)
+    return parts.blocks[0].expert_of(name) is None or int(number) < chosen
+
+
+def _step_tokens(config: PruneConfig) -> int:
+    return min(config.text_tokens, max(config.length, STEP_TOKENS))
 
 
 def _numbers(linears: Iterable[nn.Linear]) -> int:

@@ -53,6 +53,18 @@ def test_linears_that_share_an_input_are_solved_as_one(parts: Anatomy) -> None:
     assert footprint._largest_together(anatomy.dissect(wide)) == 2 * 512 * 64
 
 
+def test_training_keeps_what_its_way_back_needs(parts: Anatomy) -> None:
+    weights = 4 * 1024 * 1024 * 2  # of attention, 4 heads
+    linears = (64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 96)
+    assert footprint._way_back(parts, config()) == 1024 * (2 * linears + 2 * (4 + 4 + 2) * 64) + weights
+    short = config(preset="best", length=256)  # two samples are a step
+    assert footprint._way_back(parts, short) == 512 * (2 * linears + 20 * 64) + weights // 8
+    kept = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96) // 2
+    logits = 4 * 512 * 320 * 2
+    trained = kept * (4 + 4 + 4 + 4 + 2) + 2 * kept * 2  # masters, two moments, places, the best; all gradients
+    assert footprint._distilling(parts, short) == trained + logits + 2 * footprint._way_back(parts, short)
+
+
 def test_every_expert_has_hessians_of_its_own() -> None:
     sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     few, many = (
