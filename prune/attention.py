@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -85,7 +85,7 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
 
 class _Causal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         mixed, kept = query.new_empty(*query.shape[:-1], value.shape[-1]), []
         few = any(ctx.needs_input_grad) and query[..., 0].nbytes * key.shape[2] <= KEPT_BYTES
         for own, seen in _places(query, key):
@@ -93,7 +93,7 @@ class _Causal(torch.autograd.Function):
             mixed[own] = weights @ value[seen]
             kept += [weights] if few else []
         ctx.save_for_backward(query, key, value, mixed, *kept)
-        ctx.scale = scale  # type: ignore[attr-defined]
+        ctx.scale = scale
         return mixed
 
     @staticmethod
