@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import nn
 
-from twofour.prune import attention, text
+from twofour.prune import attention, sources, text
 from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import BATCH_TOKENS
 from twofour.prune.errors import InputError
-from twofour.prune.recipe import CHAT, SELF, Format, PruneConfig
+from twofour.prune.recipe import Format, PruneConfig
 from twofour.prune.recover import STEP_TOKENS
 
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
@@ -104,11 +104,12 @@ def result_bytes(parts: Anatomy, form: Format) -> int:
 
 
 def _sampling(parts: Anatomy, config: PruneConfig) -> int:
-    if not {SELF, CHAT} & set(config.sources):
-        return 0
-    samples = min(config.text_samples, text.batch_samples(parts.model, config.length))
-    probabilities = 4 * 4 * samples * _vocabulary(parts)  # logits, softmax, sums and one in between, float32
-    return samples * text.cache_bytes(parts.model, config.length) + probabilities
+    most = 0
+    for texts, tokens in sources.written(config):
+        some = min(texts, text.batch_samples(parts.model, tokens))
+        probabilities = 4 * 4 * some * _vocabulary(parts)  # logits, softmax, sums and one in between, float32
+        most = max(most, some * text.cache_bytes(parts.model, tokens) + probabilities)
+    return most
 
 
 def _hessians(block: Block) -> int:

@@ -8,18 +8,19 @@ below. Reading files and data sets is not counted. Memory and disk: see `footpri
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import anatomy, batches, calibrate, folder, footprint, heap, run, text
+from twofour.prune import anatomy, batches, calibrate, folder, footprint, heap, run, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import Batch
 from twofour.prune.kept import HELD_OUT
-from twofour.prune.recipe import CHAT, SELF, PruneConfig
+from twofour.prune.recipe import PruneConfig
 from twofour.prune.recover import recover_block, step_tokens
 from twofour.prune.solvers.magnitude import magnitude
 
@@ -31,7 +32,7 @@ DECODED = 5  # tokens, the start token included
 class Paces:
     """Seconds that the parts of a run take here."""
 
-    decode: float = 0.0  # one more token for every sample that the model writes
+    write: float = 0.0  # all text that the model writes
     collect: float = 0.0  # a token through one block, counted
     forward: float = 0.0  # a token through one block
     solve: float = 0.0  # one block
@@ -90,7 +91,7 @@ def estimate(
     block_s = paces.solve + (tokens * (paces.collect + forwards) if reading else 0.0)
     passes_s = blocks * stages.block_passes * (paces.train * (1 - 1 / HELD_OUT) + paces.forward / HELD_OUT)
     return Plan(
-        sampling_s=(config.length - 1) * paces.decode,
+        sampling_s=paces.write,
         pruning_s=blocks * block_s,
         recovery_s=tokens * (passes_s + stages.model_passes * paces.distil),
         peak_memory_bytes=peak_memory_bytes,
@@ -107,7 +108,7 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
         return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(first, magnitude, store=rounded))))
     ids = _trial_text(parts, config)
     tokens = ids.numel()
-    decode_s = _decode_s(parts, source, config)
+    write_s = _write_s(parts, source, config)
     block.module.to(config.device)
     with torch.no_grad():
         some = batches.record(parts, ids, None, step_tokens(ids))
@@ -116,7 +117,7 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
         collect_s = _seconds(lambda: calibrate.collect(block, 0, some, new_statistic))
         forward_s = _seconds(lambda: batches.follow_dense(block, 0, some))
         solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, rounded))
-        paces = Paces(decode_s, collect_s / tokens, forward_s / tokens, solve_s)
+        paces = Paces(write_s, collect_s / tokens, forward_s / tokens, solve_s)
         return replace(paces, **_training(parts, some, paces, config)) if config.stages.trains else paces
 
 
@@ -138,18 +139,21 @@ def _trial_text(parts: Anatomy, config: PruneConfig) -> Tensor:  # int64 [sample
     return (torch.arange(TRIAL_TOKENS // length * length) % vocabulary).view(-1, length)
 
 
-def _decode_s(parts: Anatomy, source: Path, config: PruneConfig) -> float:
-    written = [samples for source, samples in config.shares.items() if source in (SELF, CHAT)]
+def _write_s(parts: Anatomy, source: Path, config: PruneConfig) -> float:
+    """Time a few tokens of a whole batch of each source that the model writes."""
+    written = sources.written(config)
     if not written:
         return 0.0
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    size, length = text.batch_samples(parts.model, config.length), min(config.length, DECODED)
-    model = parts.model.to(config.device)
-    sampling_s = _seconds(lambda: text.self_sampled(model, tokenizer, min(max(written), size), length, config.seed))
+    model, write_s = parts.model.to(config.device), 0.0
+    for texts, tokens in written:
+        size, few = text.batch_samples(model, tokens), min(tokens, DECODED)
+        trial = partial(text.self_sampled, model, tokenizer, min(texts, size), few, config.seed)
+        write_s += _seconds(trial) / (few - 1) * (tokens - 1) * -(-texts // size)
     model.cpu()
-    return sampling_s / (length - 1) * sum(-(-samples // size) for samples in written)
+    return write_s
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -48,6 +48,15 @@ def tokens(
     return in_turns([drawn[source] for source in shares])
 
 
+def written(config: PruneConfig) -> list[tuple[int, int]]:
+    """Return how many texts of how many tokens the model writes, for each source of its own."""
+    shares = {source: samples for source, samples in config.shares.items() if source in (SELF, CHAT)}
+    return [
+        text.documents(samples, config.length) if source == SELF else (samples, config.length)
+        for source, samples in shares.items()
+    ]
+
+
 def in_turns(parts: list[Tensor]) -> Tensor:  # int64 [samples, length], several times
     """Take one sample of each part after the other; what a part has more than others comes first."""
     turns = torch.cat([torch.arange(-len(part), 0) for part in parts])

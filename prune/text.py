@@ -1,9 +1,10 @@
 """Tokens to calibrate on: windows of a text, or text that the dense model writes itself.
 
 Self-sampled text needs no data set: at temperature 1.0 without truncation it is a sample of what the model believes
-language to be (colder text measured far worse). Each sample starts from the token that stood between documents in
-pretraining: `<|endoftext|>` where the vocabulary has it, else BOS, else EOS. End tokens do not stop a sample; the
-model goes on with another document, as it did in pretraining. Every sample holds its start token.
+language to be (colder text measured far worse). A sample is several short documents, for much text of one start is
+worse than a little of many: it is about less, and drifts. Each starts from the token that stood between documents in
+pretraining: `<|endoftext|>` where the vocabulary has it, else BOS, else EOS. End tokens do not stop a document; the
+model goes on with another, as it did in pretraining. Every document holds its start token.
 
 A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken. Documents
 of a JSONL file are set apart by an empty line.
@@ -25,7 +26,8 @@ from twofour.prune.progress import Progress, silent, track
 
 SEPARATOR = "<|endoftext|>"
 BETWEEN_DOCUMENTS = "\n\n"
-BATCH_SAMPLES = 64
+DOCUMENT_TOKENS = 128  # that the model writes from one start, at most
+BATCH_TOKENS = 1 << 15  # that it writes at a time
 CACHE_BYTES = 1 << 30  # of keys and values at a time
 
 Take = Callable[[int], int]  # the token that the model has drawn -> the one that stands in the text
@@ -91,7 +93,16 @@ def self_sampled(
 ) -> Tensor:
     """Sample text from the model, int64 [samples, length]; same seed, same kind of machine: same text."""
     as_drawn: Take = int
-    return _sampled(model, start_token(tokenizer), [as_drawn] * samples, length, seed, progress)
+    count, tokens = documents(samples, length)
+    refuse_length(model, length)
+    ids = _sampled(model, start_token(tokenizer), [as_drawn] * count, tokens, seed, progress)
+    return ids.view(samples, -1)[:, :length].contiguous()
+
+
+def documents(samples: int, length: int) -> tuple[int, int]:
+    """Return how many documents of how many tokens are written for so many samples: several a sample, all as long."""
+    each = -(-length // DOCUMENT_TOKENS)
+    return samples * each, -(-length // each)
 
 
 def chat_sampled(
@@ -128,12 +139,12 @@ def _sampled(model: nn.Module, first: int, takes: Sequence[Take], length: int, s
 
 
 def batch_samples(model: nn.Module, length: int) -> int:
-    """Return how many samples are written at a time: fewer where their keys and values would take much memory."""
-    return min(BATCH_SAMPLES, max(1, CACHE_BYTES // cache_bytes(model, length)))
+    """Return how many texts are written at a time: fewer where their keys and values would take much memory."""
+    return max(1, min(BATCH_TOKENS // length, CACHE_BYTES // cache_bytes(model, length)))
 
 
 def cache_bytes(model: nn.Module, length: int) -> int:
-    """Return the size of the keys and values of one sample."""
+    """Return the size of the keys and values of one text."""
     sizes: Any = model.config
     heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
     width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads

@@ -50,7 +50,7 @@ def test_conversations_of_a_model_follow_the_template(tokenizer: Any, monkeypatc
         return torch.randint(12, (len(logits), 1), generator=generator)
 
     monkeypatch.setattr(text, "draw", draw)
-    monkeypatch.setattr(text, "BATCH_SAMPLES", 2)
+    monkeypatch.setattr(text, "BATCH_TOKENS", 200)  # two at a time
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=320, max_position_embeddings=128, **shape)).eval()

@@ -12,7 +12,7 @@ from twofour.prune.errors import InputError
 from twofour.prune.plan import Paces, Plan, estimate, measure, plan
 from twofour.serve.cli import main
 
-PACES = Paces(decode=0.5, collect=0.01, forward=0.002, solve=3.0, train=0.02, distil=0.1)
+PACES = Paces(write=50.0, collect=0.01, forward=0.002, solve=3.0, train=0.02, distil=0.1)
 
 
 def planned(**asked: object) -> Plan:
@@ -21,7 +21,7 @@ def planned(**asked: object) -> Plan:
 
 def test_the_parts_of_a_fast_run() -> None:
     plan = planned(preset="fast", samples=65, length=101)
-    assert plan.sampling_s == pytest.approx(100 * 0.5)
+    assert plan.sampling_s == 50.0
     assert plan.pruning_s == pytest.approx(10 * (3.0 + 65 * 101 * (0.01 + 0.002)))
     assert (plan.recovery_s, plan.peak_memory_bytes, plan.disk_bytes) == (0, 7, 9)
 
@@ -37,18 +37,18 @@ def test_presets_that_train_follow_the_dense_model_and_pay_for_their_passes() ->
 
 
 def test_magnitude_reads_nothing() -> None:
-    paces = replace(PACES, decode=0.0)
+    paces = replace(PACES, write=0.0)
     assert estimate(paces, 10, PruneConfig(method="magnitude"), 7, 9, []) == Plan(0.0, 30.0, 0.0, 7, 9, [])
 
 
 def test_every_batch_of_written_samples_is_counted(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "BATCH_SAMPLES", 2)
+    monkeypatch.setattr(text, "BATCH_TOKENS", 10)  # two samples
     monkeypatch.setattr(plans, "_seconds", lambda work: (work(), 1.0)[1])  # whatever is timed takes a second
     parts = anatomy.dissect(anatomy.load(tiny_model_folder))
-    asked = {"a.txt": 0, ("self", "a.txt"): 3, ("self", "chat"): 2 + 3}  # batches; of 9 samples, chat has 4
+    asked = {"a.txt": 0, ("self", "a.txt"): 3, ("self", "chat"): 3 + 2}  # batches; of 9 samples, chat has 4
     for calibration, written in asked.items():
         config = PruneConfig(preset="fast", samples=9, length=5, calibration=calibration)  # type: ignore[arg-type]
-        assert measure(parts, tiny_model_folder, config).decode == pytest.approx(written / 4)
+        assert measure(parts, tiny_model_folder, config).write == pytest.approx(written)
 
 
 def test_a_plan_reads_in_minutes_and_gib() -> None:
@@ -62,7 +62,7 @@ def test_a_plan_reads_in_minutes_and_gib() -> None:
 def test_what_a_preset_does_is_timed(tiny_model_folder: Path, preset: str) -> None:
     config = PruneConfig(preset=preset, samples=4, length=32)  # type: ignore[arg-type]
     paces = measure(anatomy.dissect(anatomy.load(tiny_model_folder)), tiny_model_folder, config)
-    asked = (paces.decode, paces.collect, paces.forward, paces.solve)
+    asked = (paces.write, paces.collect, paces.forward, paces.solve)
     assert all(seconds > 0 for seconds in asked)
     assert (paces.train > 0, paces.distil > paces.train) == ((preset != "fast"),) * 2
 

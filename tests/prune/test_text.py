@@ -92,7 +92,7 @@ def test_documents_of_a_jsonl_file(tmp_path: Path, tokenizer: Any) -> None:
 def test_a_batch_of_samples_keeps_to_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama()
     one = 2 * 2 * 2 * 8 * 20 * 4  # keys and values, 2 layers, 2 heads of 8, 20 tokens, float32
-    assert text.cache_bytes(model, 20) == one and text.batch_samples(model, 20) == text.BATCH_SAMPLES
+    assert text.cache_bytes(model, 20) == one and text.batch_samples(model, 20) == text.BATCH_TOKENS // 20
     for limit, samples in ((10 * one, 10), (10 * one - 1, 9), (one - 1, 1)):
         monkeypatch.setattr(text, "CACHE_BYTES", limit)
         assert text.batch_samples(model, 20) == samples
@@ -127,9 +127,18 @@ def test_sampled_text_has_its_shape_and_its_seed(tokenizer: Any) -> None:
 
 
 def test_batches_of_samples_are_all_filled(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
-    monkeypatch.setattr(text, "BATCH_SAMPLES", 2)
+    monkeypatch.setattr(text, "BATCH_TOKENS", 20)
     ids = text.self_sampled(llama(), tokenizer, 5, 10, 0)
     assert len({tuple(row) for row in ids.tolist()}) == 5
+
+
+def test_a_sample_is_as_many_documents_as_it_takes(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    monkeypatch.setattr(text, "DOCUMENT_TOKENS", 8)
+    shapes = {(3, 8): (3, 8), (3, 7): (3, 7), (3, 9): (6, 5), (2, 24): (6, 8), (2, 20): (6, 7)}
+    assert {asked: text.documents(*asked) for asked in shapes} == shapes
+    ids = text.self_sampled(llama(), tokenizer, 2, 20, 0)
+    assert ids.shape == (2, 20) and (ids[:, ::7] == 0).all()
+    assert len({tuple(row[at : at + 6]) for row in ids.tolist() for at in (0, 7, 14)}) == 6
 
 
 def test_the_end_token_does_not_end_a_sample(tokenizer: Any) -> None:
