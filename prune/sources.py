@@ -38,7 +38,7 @@ def tokens(
     for source in sorted(shares, key=lambda source: source in (SELF, CHAT)):
         wanted = (shares[source], config.length, config.seed)
         if source in (SELF, CHAT):
-            write = text.self_sampled if source == SELF else text.chat_sampled
+            write = text.documents_sampled if source == SELF else text.chat_sampled
             drawn[source] = write(model.to(config.device), tokenizer, *wanted, progress)
             model.cpu()
         elif source.startswith(HUB):

@@ -1,10 +1,10 @@
 """Tokens to calibrate on: windows of a text, or text that the dense model writes itself.
 
 Self-sampled text needs no data set: at temperature 1.0 without truncation it is a sample of what the model believes
-language to be (colder text measured far worse). A sample is several short documents, for much text of one start is
-worse than a little of many: it is about less, and drifts. Each starts from the token that stood between documents in
-pretraining: `<|endoftext|>` where the vocabulary has it, else BOS, else EOS. End tokens do not stop a document; the
-model goes on with another, as it did in pretraining. Every document holds its start token.
+language to be (colder text measured far worse). To calibrate on, a sample is several short documents, for much text of
+one start is worse than a little of many: it is about less, and drifts. Each starts from the token that stood between
+documents in pretraining: `<|endoftext|>` where the vocabulary has it, else BOS, else EOS. End tokens do not stop a
+document; the model goes on with another, as it did in pretraining. Every document holds its start token.
 
 A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken. Documents
 of a JSONL file are set apart by an empty line.
@@ -93,9 +93,14 @@ def self_sampled(
 ) -> Tensor:
     """Sample text from the model, int64 [samples, length]; same seed, same kind of machine: same text."""
     as_drawn: Take = int
-    count, tokens = documents(samples, length)
-    refuse_length(model, length)
-    ids = _sampled(model, start_token(tokenizer), [as_drawn] * count, tokens, seed, progress)
+    return _sampled(model, start_token(tokenizer), [as_drawn] * samples, length, seed, progress)
+
+
+def documents_sampled(
+    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+) -> Tensor:
+    """Sample text from the model, int64 [samples, length], of several short documents each."""
+    ids = self_sampled(model, tokenizer, *documents(samples, length), seed, progress)
     return ids.view(samples, -1)[:, :length].contiguous()
 
 

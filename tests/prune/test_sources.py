@@ -53,12 +53,16 @@ def test_a_mix_holds_what_each_source_gives_alone(model: Any, tokenizer: Any, tm
     mixed = sources.tokens(model, tokenizer, PruneConfig(calibration=names, samples=11, length=16, seed=3))
     assert mixed.shape == (11, 16)
     from_file = text.from_file(tokenizer, Path(names[0]), 5, 16, 3)
-    alone = [from_file, text.self_sampled(model, tokenizer, 3, 16, 3), text.chat_sampled(model, tokenizer, 3, 16, 3)]
+    alone = [
+        from_file,
+        text.documents_sampled(model, tokenizer, 3, 16, 3),
+        text.chat_sampled(model, tokenizer, 3, 16, 3),
+    ]
     assert torch.equal(mixed, sources.in_turns(alone))
 
 
 def test_files_are_read_before_anything_is_sampled(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "self_sampled", None)  # must not be called
+    monkeypatch.setattr(text, "documents_sampled", None)  # must not be called
     for name in ("selv", "missing.txt", "/"):
         with pytest.raises(TextError, match=f"^{name} is no file, nor self, chat or hub:OWNER/NAME; check its name"):
             sources.tokens(model, tokenizer, PruneConfig(calibration=("self", name)))

@@ -136,7 +136,7 @@ def test_a_sample_is_as_many_documents_as_it_takes(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(text, "DOCUMENT_TOKENS", 8)
     shapes = {(3, 8): (3, 8), (3, 7): (3, 7), (3, 9): (6, 5), (2, 24): (6, 8), (2, 20): (6, 7)}
     assert {asked: text.documents(*asked) for asked in shapes} == shapes
-    ids = text.self_sampled(llama(), tokenizer, 2, 20, 0)
+    ids = text.documents_sampled(llama(), tokenizer, 2, 20, 0)
     assert ids.shape == (2, 20) and (ids[:, ::7] == 0).all()
     assert len({tuple(row[at : at + 6]) for row in ids.tolist() for at in (0, 7, 14)}) == 6
 
