@@ -8,7 +8,7 @@ quicker still, but oneDNN keeps code and scratch for every length it has seen: g
 
 Whole texts: query heads that share keys are multiplied with them as one matrix, some rows at a time, and only with the
 keys up to the last of these rows. Scores and their softmax are float32, as in torch's kernel. Weights are kept for the
-way back where they are few, and else computed again there (Dao et al., 2022, algorithm 4), which takes half as long.
+way back where they are few; else they are computed again there (Dao et al., 2022, algorithm 4), which takes longer.
 """
 
 from collections.abc import Iterator
@@ -56,12 +56,11 @@ def attention(
     **options: Any,
 ) -> tuple[Tensor, None]:  # [samples, queries, heads, value width]
     """Attend; the signature is that of transformers' attention functions."""
-    special = any(options.get(name) is not None for name in NOT_PLAIN)
-    if attention_mask is None and not special and query.shape[2] == 1:
+    plain = attention_mask is None and all(options.get(name) is None for name in NOT_PLAIN)
+    if plain and query.shape[2] == 1:
         return one_query(query, key, value, scaling), None
     is_causal = options.get("is_causal", getattr(module, "is_causal", True)) is not False
-    whole = is_causal and query.shape[2] == key.shape[2] and query.device.type == "cpu"
-    if attention_mask is None and not special and whole:
+    if plain and is_causal and query.shape[2] == key.shape[2] and query.device.type == "cpu":
         return causal(query, key, value, scaling).transpose(1, 2), None
     result: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **options
@@ -91,7 +90,8 @@ class _Causal(torch.autograd.Function):
         for own, seen in _places(query, key):
             weights = _weights(query[own], key[seen], scale)
             mixed[own] = weights @ value[seen]
-            kept += [weights] if few else []
+            if few:
+                kept.append(weights)
         ctx.save_for_backward(query, key, value, mixed, *kept)
         ctx.scale = scale
         return mixed

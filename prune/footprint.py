@@ -21,7 +21,7 @@ from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import BATCH_TOKENS
 from twofour.prune.errors import InputError
 from twofour.prune.recipe import Format, PruneConfig
-from twofour.prune.recover import STEP_TOKENS
+from twofour.prune.recover import step_tokens
 
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
 FACTORS = 2  # the factor of a Hessian and one in between, float32
@@ -114,26 +114,31 @@ def _sampling(parts: Anatomy, config: PruneConfig) -> int:
 
 def _hessians(block: Block) -> int:
     """The sums of what the linears of a block are given: those of q, k and v are one, and o_proj has its own."""
-    widths, experts = _widths(block)
+    outside, experts = _linears(block)
+    widths = [linear.in_features for linear in outside]
     ours = sum(width**2 for width in set(widths)) + min(widths) ** 2
-    return 4 * (ours + sum(width**2 for expert in experts for width in set(expert)))
+    return 4 * (ours + sum(width**2 for expert in experts for width in {linear.in_features for linear in expert}))
 
 
 def _batch(parts: Anatomy, config: PruneConfig) -> int:
     """The inputs of all linears of a block for one batch, one of them in float32."""
     tokens = min(config.text_tokens, max(config.length, BATCH_TOKENS))
-    widths, experts = _widths(parts.blocks[0])
-    chosen: int = getattr(parts.model.config, "num_experts_per_tok", 0)
-    widths += [width for expert in experts[:chosen] for width in expert]
+    widths = [linear.in_features for linear in _passed(parts)]
     return tokens * (sum(widths) * _element(parts) + 4 * max(widths))
 
 
-def _widths(block: Block) -> tuple[list[int], list[list[int]]]:
-    """The inputs of the linears outside the experts, and of those of each expert."""
-    widths = [linear.in_features for name, linear in block.linears.items() if block.expert_of(name) is None]
+def _passed(parts: Anatomy) -> list[nn.Linear]:
+    """The linears of a block that a token passes: of the experts, as many as are chosen for it."""
+    outside, experts = _linears(parts.blocks[0])
+    chosen: int = getattr(parts.model.config, "num_experts_per_tok", 0)
+    return outside + [linear for expert in experts[:chosen] for linear in expert]
+
+
+def _linears(block: Block) -> tuple[list[nn.Linear], list[list[nn.Linear]]]:
+    """The linears outside the experts, and those of each expert."""
+    outside = [linear for name, linear in block.linears.items() if block.expert_of(name) is None]
     experts = [expert for each in block.experts.values() for expert in each]
-    inside = [[part.in_features for part in expert.modules() if isinstance(part, nn.Linear)] for expert in experts]
-    return widths, inside
+    return outside, [[part for part in expert.modules() if isinstance(part, nn.Linear)] for expert in experts]
 
 
 def _solving(parts: Anatomy) -> int:
@@ -160,22 +165,14 @@ def _kept(linears: Iterable[nn.Linear], parts: Anatomy) -> float:
 def _way_back(parts: Anatomy, config: PruneConfig) -> int:
     """What a step keeps of a block: what each linear is given and gives, two norms in float32, attention's weights."""
     sizes: Any = parts.model.config
-    used = [linear for name, linear in parts.blocks[0].linears.items() if _is_used(parts, name)]
-    numbers = sum(linear.in_features + linear.out_features for linear in used)
+    numbers = sum(linear.in_features + linear.out_features for linear in _passed(parts))
     tokens = _step_tokens(config)
     weights = min(attention.KEPT_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
     return tokens * (numbers * _element(parts) + NORMS * sizes.hidden_size) + int(weights)
 
 
-def _is_used(parts: Anatomy, name: str) -> bool:
-    """Whether a token may pass a linear: it passes no more experts than are chosen for it."""
-    number = name.rpartition(".")[0].rpartition(".")[2]
-    chosen: int = getattr(parts.model.config, "num_experts_per_tok", 0)
-    return parts.blocks[0].expert_of(name) is None or int(number) < chosen
-
-
 def _step_tokens(config: PruneConfig) -> int:
-    return min(config.text_tokens, max(config.length, STEP_TOKENS))
+    return max(config.length, step_tokens(config.text_tokens))  # a step has whole samples
 
 
 def _numbers(linears: Iterable[nn.Linear]) -> int:

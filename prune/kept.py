@@ -66,7 +66,7 @@ class KeptWeights:
     def step(self, share: float) -> None:
         """Move the weights against the gradient of the last loss, at this share of the full rate."""
         for weight, places, master in zip(self._weights, self._places, self._masters, strict=True):
-            master.grad = None if weight.grad is None else weight.grad.flatten().index_select(0, places).float()
+            master.grad = None if weight.grad is None else _pick(weight.grad, places).float()
             weight.grad = None
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
@@ -91,14 +91,18 @@ class KeptWeights:
 
     def copy(self) -> list[Tensor]:
         """Return the kept weights as they are now."""
-        pairs = zip(self._weights, self._places, strict=True)
-        return [weight.detach().flatten().index_select(0, places) for weight, places in pairs]
+        return [_pick(weight.detach(), places) for weight, places in zip(self._weights, self._places, strict=True)]
 
     @torch.no_grad()
     def put(self, kept: Sequence[Tensor]) -> None:
         """Set the kept weights."""
         for weight, places, values in zip(self._weights, self._places, kept, strict=True):
             weight.view(-1).index_copy_(0, places.long(), values.to(weight))
+
+
+def _pick(weight: Tensor, places: Tensor) -> Tensor:
+    """`take`, which is twice as slow and knows no int32 places."""
+    return weight.flatten().index_select(0, places)
 
 
 def split(parts: int) -> tuple[range, range]:

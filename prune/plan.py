@@ -111,7 +111,7 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
     write_s = _write_s(parts, source, config)
     block.module.to(config.device)
     with torch.no_grad():
-        some = batches.record(parts, ids, None, step_tokens(ids))
+        some = batches.record(parts, ids, None, step_tokens(tokens))
         solve, new_statistic = run.solver(config)
         observer = calibrate.collect(block, 0, some, new_statistic)  # warms up, too
         collect_s = _seconds(lambda: calibrate.collect(block, 0, some, new_statistic))

@@ -47,9 +47,9 @@ class Recovery:
         }
 
 
-def step_tokens(ids: Tensor) -> int:  # int64 [samples, length]
+def step_tokens(text_tokens: int) -> int:
     """Return how many tokens one step sees: fewer where a text is so short that none would be left to validate."""
-    return min(STEP_TOKENS, ids.numel() // 2)
+    return min(STEP_TOKENS, text_tokens // 2)
 
 
 def recover_block(

@@ -141,7 +141,7 @@ def pruned_blocks(
     ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress))
     stages = config.stages
     states = journal.folder if footprint.states_on_disk(parts, config) else None
-    batches = record(parts, ids, batch_tokens=step_tokens(ids) if stages.trains else None, folder=states)
+    batches = record(parts, ids, batch_tokens=step_tokens(ids.numel()) if stages.trains else None, folder=states)
     walk = partial(calibrate.walk, parts, batches, *solver(config), progress=progress, store=rounded)
     walk = partial(walk, keep=journal, device=config.device)
     if not stages.trains:

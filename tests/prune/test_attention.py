@@ -1,6 +1,7 @@
 """Attention on a CPU against torch's, forwards and backwards."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -79,10 +80,8 @@ def test_weights_are_kept_only_for_the_way_back() -> None:
 
 
 def model_logits(model: torch.nn.Module, ids: Tensor, quick: bool) -> tuple[Tensor, int]:
-    with patch.object(attention, "causal", wraps=attention.causal) as called, torch.no_grad():
-        if quick:
-            with quick_attention(model):
-                return model(input_ids=ids, use_cache=False).logits, called.call_count
+    manner = quick_attention(model) if quick else nullcontext()
+    with patch.object(attention, "causal", wraps=attention.causal) as called, torch.no_grad(), manner:
         return model(input_ids=ids, use_cache=False).logits, called.call_count
 
 

@@ -143,7 +143,7 @@ def test_every_token_counts_by_its_own_size() -> None:
 
 @pytest.mark.parametrize(("samples", "length", "expected"), [(64, 1024, 512), (2, 512, 512), (2, 32, 32), (3, 32, 48)])
 def test_a_short_text_still_gives_two_steps(samples: int, length: int, expected: int) -> None:
-    assert step_tokens(tokens(samples, length)) == expected
+    assert step_tokens(samples * length) == expected
     assert len(tokens(samples, length).split(max(1, expected // length))) >= 2
 
 
