@@ -26,7 +26,7 @@ from twofour.bench import child
 from twofour.bench.hardware import hardware, versions
 from twofour.bench.report.charts import Point, track
 from twofour.prune.checkpoint import MANIFEST
-from twofour.prune.errors import TextError
+from twofour.prune.errors import InputError, TextError
 from twofour.prune.folder import write_whole
 from twofour.prune.quality import gaps_closed
 
@@ -65,6 +65,8 @@ def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     halves = split(asked.text, folder)
     results = {"kind": KIND} | (json.loads(out.read_text()) if out.exists() else _empty(asked))
+    if results["about"] != _about(asked):
+        raise InputError(f"{out} holds runs of {results['about']}, not of {_about(asked)}; give another --out")
     done = [{key: run[key] for key in KEY} for run in results["runs"]]
     for run in asked.runs():
         if run not in done:
@@ -153,7 +155,8 @@ def _row(run: dict[str, Any]) -> str:
 def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
     first, second = halves
     sources = [str(first) if source == FIRST else source for source in run["calibration"].split(MIX)]
-    out = folder / "-".join([_named(run), *(str(run[key]) for key in KEY[1:])])
+    parts = [Path(asked.model).name, _named(run), *(str(run[key]) for key in KEY[1:]), str(asked.length)]
+    out = folder / "-".join(parts)
     if not out.exists():
         options = ["--samples", str(run["samples"]), "--length", str(asked.length), "--preset", run["preset"]]
         options += ["--seed", str(run["seed"]), "--values", run["values"]]
@@ -161,7 +164,8 @@ def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple
         child.twofour("prune", asked.model, "-o", str(out), *options)
     manifest = json.loads((out / MANIFEST).read_text())
     judged = _evaluated(asked, out, second)
-    known = _evaluated(asked, out, Path(sources[0])) if len(sources) == 1 and sources != ["self"] else None
+    only = Path(sources[0]) if len(sources) == 1 else None
+    known = _evaluated(asked, out, only) if only and only.is_file() else None
     return {
         "minutes": manifest["minutes"],
         "peak_memory_bytes": manifest["peak_memory_bytes"],
@@ -185,6 +189,10 @@ def _evaluated(asked: Comparison, out: Path, text: Path) -> dict[str, Any]:
 
 
 def _empty(asked: Comparison) -> dict[str, Any]:
+    return {"about": _about(asked), "hardware": str(hardware()), "versions": versions(), "runs": []}
+
+
+def _about(asked: Comparison) -> dict[str, Any]:
+    """What all runs of a document have in common."""
     sizes = {"length": asked.length, "window": asked.window, "windows": asked.windows}
-    about = {"model": Path(asked.model).name, "text": asked.text.name, **sizes}
-    return {"about": about, "hardware": str(hardware()), "versions": versions(), "runs": []}
+    return {"model": Path(asked.model).name, "text": asked.text.name, **sizes}

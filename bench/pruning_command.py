@@ -3,18 +3,19 @@
 import argparse
 import json
 from pathlib import Path
-
-PRESETS = ("fast", "balanced", "best")
+from typing import get_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from twofour.prune.recipe import Preset, Values
+
     parser.description = (
         "Prune a model with several presets, calibrations and seeds, and judge all of them on the second half of a "
         "text. A command that was cut off goes on where it was."
     )
     parser.add_argument("model", metavar="DENSE", help="a dense model: a folder or a hub id")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="a UTF-8 text of many lines")
-    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=PRESETS, help="default: all")
+    parser.add_argument("--preset", nargs="+", choices=get_args(Preset), default=get_args(Preset), help="default: all")
     parser.add_argument(
         "--calibration",
         nargs="+",
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: first self)",
     )
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="default: 0 1 2")
-    parser.add_argument("--values", nargs="+", choices=("model", "int8"), default=["model"], help="default: model")
+    parser.add_argument("--values", nargs="+", choices=get_args(Values), default=["model"], help="default: model")
     parser.add_argument("--samples", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--length", type=int, default=512, metavar="L", help="default: %(default)s")
     parser.add_argument("--window", type=int, default=1024, metavar="N", help="tokens (default: %(default)s)")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
-from twofour.prune.errors import ModelError
+from twofour.prune.errors import ModelError, NonFiniteError
 from twofour.prune.statistics import Positions
 
 BATCH_TOKENS = 4096
@@ -127,6 +127,23 @@ def follow_dense(block: Block, index: int, batches: list[Batch]) -> None:
     """Run the dense block on the states of the dense model."""
     for batch in batches:
         batch.dense = run_block(block, index, batch.hidden if batch.dense is None else batch.dense, batch)
+
+
+def require_finite(index: int, batches: list[Batch]) -> None:
+    """Raise NonFiniteError, naming the block and the place in the text, where the states behind it are not finite."""
+    for batch in batches:
+        for whose, states in (("pruned", batch.hidden), ("dense", batch.dense)):
+            if states is not None:
+                _require_finite(f"the output of the {whose} block {index}", states, batch.positions)
+
+
+def _require_finite(what: str, states: Tensor, positions: Positions) -> None:
+    rows = positions.rows(states, what)
+    if not bool(torch.isfinite(torch.stack(rows.aminmax())).all()):
+        place = positions.locate(int((~torch.isfinite(rows)).any(1).nonzero()[0]))
+        raise NonFiniteError(
+            f"{what} is NaN or infinite at {place}; check the model's weights and dtype, or leave that text out"
+        )
 
 
 def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:  # [samples, length, width]

@@ -6,7 +6,6 @@ inputs; those of an expert are drawn towards those of all experts (`statistics.s
 dense model is followed beside the pruned one, and a block is trained between.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.anatomy import Anatomy, Block
-from twofour.prune.batches import Batch, follow_dense, propagate, run_block
+from twofour.prune.batches import Batch, follow_dense, propagate, require_finite, run_block
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import FactorError, ModelError
 from twofour.prune.experts import Expert
 from twofour.prune.heap import give_back
 from twofour.prune.kept import Outcome
 from twofour.prune.packed import Packed
-from twofour.prune.progress import Progress, Step, silent, track
+from twofour.prune.progress import Progress, counter, silent, track
 from twofour.prune.recipe import PrunedLinear
 from twofour.prune.statistics import Observer, Statistic, layer_loss
 
@@ -41,7 +40,7 @@ class Keep(Protocol):
         """Give the blocks that are done, and set the states of the batches to those behind the last one."""
         ...
 
-    def save(self, index: int, pruned: "PrunedBlock", batches: list[Batch], seconds: float) -> None:
+    def save(self, index: int, pruned: "PrunedBlock", batches: list[Batch]) -> None:
         """Keep a block, and the states behind it."""
         ...
 
@@ -75,12 +74,12 @@ def walk(
     Raises NonFiniteError, FactorError or ModelError, naming the linear.
     """
     store = store or in_dtype(anatomy.stored)
-    started = time.perf_counter()
     done = 0
     for pruned in keep.restore(batches) if keep else ():
         put(anatomy.blocks[done], pruned.weights)
         done += 1
         yield replace(pruned, weights={})
+    step = counter("pruning blocks", len(anatomy.blocks), progress, done)
     for index, block in enumerate(anatomy.blocks[done:], start=done):
         block.module.to(device)
         if recover:
@@ -93,14 +92,13 @@ def walk(
             outcome = recover(block, index, batches)
             pruned = replace(with_weights(pruned, block, store), recovered=outcome)
         propagate(block, index, batches)
+        require_finite(index, batches)
         block.module.cpu()
         give_back()
-        elapsed_s = time.perf_counter() - started
         if keep:
-            keep.save(index, pruned, batches, elapsed_s)
+            keep.save(index, pruned, batches)
             pruned = replace(pruned, weights={})
-        loss = max(linear.loss for linear in pruned.linears.values())
-        progress(Step("pruning blocks", index + 1, len(anatomy.blocks), elapsed_s, f"largest loss {loss:.4f}"))
+        step(f"largest loss {max(linear.loss for linear in pruned.linears.values()):.4f}")
         yield pruned
 
 
@@ -148,8 +146,8 @@ def prune_without_text(
     store: Store | None = None,
     keep: Keep | None = None,
 ) -> Iterator[PrunedBlock]:
-    """Prune the model in place by its weights alone."""
-    store, started = store or in_dtype(anatomy.stored), time.perf_counter()
+    """Prune the model in place by its weights alone. One that was cut off begins anew: it takes seconds."""
+    store = store or in_dtype(anatomy.stored)
     for index, block in enumerate(track(anatomy.blocks, "pruning blocks", progress)):
         solved = {
             name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, store)
@@ -157,7 +155,7 @@ def prune_without_text(
         }
         pruned = _pruned_block(block, solved)
         if keep:
-            keep.save(index, pruned, [], time.perf_counter() - started)
+            keep.save(index, pruned, [])
             pruned = replace(pruned, weights={})
         yield pruned
 

@@ -11,9 +11,12 @@ states go to disk where that keeps a limit.
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from twofour.prune import attention, sources, text
@@ -23,6 +26,7 @@ from twofour.prune.errors import InputError
 from twofour.prune.recipe import Format, PruneConfig
 from twofour.prune.recover import step_tokens
 
+GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
 FACTORS = 2  # the factor of a Hessian and one in between, float32
 WEIGHTS = 6  # copies of a weight while it is solved, float32
@@ -45,31 +49,52 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
 
 def affordable(parts: Anatomy, config: PruneConfig) -> tuple[PruneConfig, list[str]]:
     """Decide how kept weights are trained: as a whole where memory allows it; else say what is done instead."""
-    limit = config.memory_limit_bytes or _physical_bytes()
-    needed = memory_bytes(parts, config, on_disk=True)
-    if config.train != "auto" or not config.stages.model_passes or needed <= limit:
+    if config.train != "auto" or not config.stages.model_passes:
         return config, []
-    fallback = (
-        f"kept weights trained block by block: all at once would have needed {_gib(needed)} of memory, and "
-        f"{_gib(limit)} were allowed"
-    )
-    return replace(config, train="blocks"), [fallback]
+    needs = [(memory_bytes(parts, config, on_disk=True), _limit_bytes(config), "memory")]
+    if config.device != "cpu":
+        needs.append((model_bytes(parts) + _distilling(parts, config), device_bytes(config.device), config.device))
+    for needed, limit, place in needs:
+        if needed > limit:
+            fallback = (
+                f"kept weights trained block by block: all at once would have needed {_gib(needed)} of {place}, and "
+                f"{_gib(limit)} were allowed"
+            )
+            return replace(config, train="blocks"), [fallback]
+    return config, []
 
 
-def _physical_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _limit_bytes(config: PruneConfig) -> int:
+    return config.memory_limit_bytes or host_bytes()
+
+
+def host_bytes() -> int:
+    """The memory that there is, in this control group."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no control group, or one without a limit
+        return min(physical, int(GROUP_LIMIT.read_text()))
+    return physical
+
+
+def device_bytes(device: str) -> int:
+    """The memory of a GPU."""
+    total: int = torch.cuda.mem_get_info(device)[1]
+    return total
 
 
 def states_on_disk(parts: Anatomy, config: PruneConfig) -> bool:
-    """Tell whether hidden states must go to disk to keep the limit. Raises InputError where even that does not help."""
-    limit = config.memory_limit_bytes
-    if limit is None or memory_bytes(parts, config) <= limit:
+    """Tell whether hidden states must go to disk: to keep the limit, or because there is no more memory.
+
+    Raises InputError where even that does not keep a limit that was given.
+    """
+    limit = _limit_bytes(config)
+    if memory_bytes(parts, config) <= limit:
         return False
     least = memory_bytes(parts, config, on_disk=True)
-    if least > limit:
+    if config.memory_limit_bytes and least > limit:
         raise InputError(
-            f"the run needs {_gib(least)} of memory with hidden states on disk, {_gib(model_bytes(parts))} of them for "
-            f"the model, the limit is {_gib(limit)}; give a higher limit, a faster preset or shorter samples"
+            f"the run needs {_gib(least)} of memory even with hidden states on disk, {_gib(model_bytes(parts))} of "
+            f"them for the model, the limit is {_gib(limit)}; give a higher limit, a faster preset or shorter samples"
         )
     return True
 
@@ -86,13 +111,13 @@ def states_bytes(parts: Anatomy, config: PruneConfig) -> int:
     return copies * config.text_tokens * int(sizes.hidden_size) * _element(parts)
 
 
-def disk_bytes(parts: Anatomy, config: PruneConfig) -> int:
+def disk_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> int:
     """Estimate the disk that a run needs: its result, and until then the pruned blocks, states, and training."""
     pruned = sum(linear.weight.numel() for linear in parts.linears.values()) * parts.stored.itemsize
     if config.stages.solver == "magnitude":
         return result_bytes(parts, config.format) + pruned
-    copies = 3 if states_on_disk(parts, config) else 2  # behind the last block and behind this one
-    kept = _numbers(parts.linears.values()) * SAVED_BYTES + pruned / 2  # masters and moments, and the best weights
+    copies = 3 if on_disk else 2  # behind the last block and behind this one
+    kept = _numbers(parts.linears.values()) * (SAVED_BYTES + _element(parts) / 2)  # and the best weights
     training = round(2 * kept) if config.stages.model_passes else 0  # this save, and the one before it
     return result_bytes(parts, config.format) + pruned + copies * states_bytes(parts, config) + training
 

@@ -14,7 +14,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -40,17 +41,24 @@ TOKENS = "tokens.safetensors"
 TRAINING = "training.safetensors"
 
 
-def request(source: Path, config: PruneConfig) -> dict[str, Any]:
-    """Return all that the bits of a result depend on; a file of the model counts by its size and time.
+Stamps = dict[str, list[int]]  # the size and the time of each file, by name
 
-    The memory limit may be another when a run goes on, unless it decides how weights are trained.
+
+def stamps(files: Iterable[Path]) -> Stamps:
+    """Return by what a file that changes is known."""
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files) if path.is_file()}
+
+
+def request(config: PruneConfig, forward: torch.dtype, model: Stamps, text: Stamps) -> dict[str, Any]:
+    """Return all that the bits of a result depend on. config: as it is carried out, `footprint.affordable`.
+
+    The memory limit may be another when a run goes on.
     """
-    decides = config.train == "auto" and config.stages.model_passes
-    files = sorted(path for path in source.iterdir() if path.suffix == ".safetensors" or path.name == "config.json")
-    stamps = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     return {
-        "model": stamps,
-        "config": asdict(config if decides else replace(config, memory_limit_bytes=None)),
+        "model": model,
+        "text": text,
+        "config": asdict(replace(config, memory_limit_bytes=None)),
+        "forward dtype": str(forward),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
@@ -63,16 +71,28 @@ class Journal:
     the run was asked for something else.
     """
 
-    def __init__(self, out: Path, request: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, request: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> None:
         self.folder = out.parent / f".{out.name}.unfinished"
         self._request = dict(request)
-        self.spent_s = 0.0  # by the processes before this one
+        self._clock, self._began_s = clock, clock()
+        self._before_s = 0.0  # by the processes before this one
+
+    @property
+    def spent_s(self) -> float:
+        """The seconds of the run so far; of the processes before this one, those up to what is kept of them."""
+        return self._before_s + self._clock() - self._began_s
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes of the disk."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def __enter__(self) -> "Journal":
         self._lock = _locked(self.folder)
         try:
             if self._begun():
                 self._require_same(read_json(self.folder / REQUEST))
+                self._before_s = self._kept_s()
             else:
                 write_whole(self.folder / REQUEST, json.dumps(self._request, indent=2) + "\n")
         except BaseException:
@@ -100,13 +120,13 @@ class Journal:
             tokens: Tensor = file.get_tensor("tokens")
         return tokens
 
-    def save(self, index: int, pruned: PrunedBlock, batches: list[Batch], seconds: float) -> None:
-        """Keep a pruned block and the states behind it. `seconds`: what this process has taken so far."""
+    def save(self, index: int, pruned: PrunedBlock, batches: list[Batch]) -> None:
+        """Keep a pruned block and the states behind it."""
         for number, batch in enumerate(batches):
             dense = batch.dense
             states = {"hidden": batch.hidden} | ({} if dense is None else {"dense": dense})
             self._write(_states(index, number), states, {})
-        self._write(_block(index), _tensors(pruned), {"about": json.dumps(_about(pruned, self.spent_s + seconds))})
+        self._write(_block(index), _tensors(pruned), _about(pruned))
         for number in range(len(batches)):
             (self.folder / _states(index - 1, number)).unlink(missing_ok=True)
 
@@ -115,9 +135,7 @@ class Journal:
         done = self._done()
         for path in done:
             with _opened(path) as file:
-                about = _about_of(file)
-                self.spent_s = about["spent_s"]
-                yield _pruned(file, about)
+                yield _pruned(file, _about_of(file))
         if done:
             self._restore_states(len(done) - 1, batches)
 
@@ -140,12 +158,12 @@ class Journal:
                 batch.hidden = file.get_tensor("hidden")
                 batch.dense = file.get_tensor("dense") if "dense" in file.keys() else None  # noqa: SIM118
 
-    def save_training(self, training: Training, seconds: float) -> None:
-        """Keep where the training of the whole model is. `seconds`: what this process has trained so far."""
+    def save_training(self, training: Training) -> None:
+        """Keep where the training of the whole model is."""
         state = training.state or {}
         tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
         about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
-        self._write(TRAINING, tensors, {"about": json.dumps(about | {"spent_s": self.spent_s + seconds})})
+        self._write(TRAINING, tensors, about)
 
     def restore_training(self) -> Training | None:
         """Return where the training of the whole model was."""
@@ -154,7 +172,6 @@ class Journal:
         with _opened(self.folder / TRAINING) as file:
             about = _about_of(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.spent_s = about.pop("spent_s")
         values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
         return Training(values=values, state=tensors, **about)
 
@@ -166,8 +183,18 @@ class Journal:
                 "give its command again to go on, or remove that folder to start anew"
             )
 
-    def _write(self, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    def _kept_s(self) -> float:
+        """The seconds at which the last file was written."""
+        spent_s = [0.0]
+        for path in [self.folder / TOKENS, *self._done(), self.folder / TRAINING]:
+            if path.exists():
+                with _opened(path) as file:
+                    spent_s.append(float(file.metadata()["spent_s"]))
+        return max(spent_s)
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         temporary = self.folder / f"{name}.part"
+        metadata = {"about": json.dumps(about), "spent_s": str(self.spent_s)}
         save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary, metadata)
         temporary.replace(self.folder / name)
 
@@ -214,10 +241,9 @@ def _tensors(pruned: PrunedBlock) -> dict[str, Tensor]:
     return {f"{name}.{part}": tensor for name, each in parts.items() for part, tensor in each.items()}
 
 
-def _about(pruned: PrunedBlock, spent_s: float) -> dict[str, Any]:
+def _about(pruned: PrunedBlock) -> dict[str, Any]:
     columns = {name: w.scale_columns if isinstance(w, Packed) else None for name, w in pruned.weights.items()}
     return {
-        "spent_s": spent_s,
         "linears": {name: asdict(linear) for name, linear in pruned.linears.items()},
         "recovered": None if pruned.recovered is None else asdict(pruned.recovered),
         "scale_columns": columns,  # by weight; None: not packed

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.errors import NonFiniteError
-from twofour.prune.progress import Progress, Step, silent
+from twofour.prune.progress import Progress, counter, silent
 
 BETAS = (0.9, 0.95)
 WARM_UP = 8  # steps: the first moments of Adam are those of a few tokens
@@ -74,8 +74,12 @@ class KeptWeights:
         self.put([master.to(self._stored) for master in self._masters])
 
     def state(self) -> dict[str, Tensor]:
-        """Return what the next step depends on: masters and moments, by name. Not a copy."""
-        adam = {f"{key}.{n}": value for n, own in enumerate(self._moments()) for key, value in own.items()}
+        """Return what the next step depends on: masters and moments, by name. Not a copy.
+
+        An expert that no token has been routed to yet has no moments.
+        """
+        moments = [self._adam.state.get(master, {}) for master in self._masters]
+        adam = {f"{key}.{n}": value for n, own in enumerate(moments) for key, value in own.items()}
         return adam | {f"master.{n}": master.detach() for n, master in enumerate(self._masters)}
 
     @torch.no_grad()
@@ -83,11 +87,9 @@ class KeptWeights:
         """Go back to a state."""
         for n, master in enumerate(self._masters):
             master.copy_(state[f"master.{n}"])
-            self._adam.state[master] = {key: state[f"{key}.{n}"].to(master.device) for key in MOMENTS}
+            if f"step.{n}" in state:
+                self._adam.state[master] = {key: state[f"{key}.{n}"].to(master.device) for key in MOMENTS}
         self.put([master.to(self._stored) for master in self._masters])
-
-    def _moments(self) -> list[dict[str, Tensor]]:
-        return [{key: self._adam.state[master][key] for key in MOMENTS} for master in self._masters]
 
     def copy(self) -> list[Tensor]:
         """Return the kept weights as they are now."""
@@ -118,8 +120,8 @@ class Keep(Protocol):
         """Return where training was, or None."""
         ...
 
-    def save_training(self, training: "Training", seconds: float) -> None:
-        """Keep where training is. `seconds`: how long it has trained in this process."""
+    def save_training(self, training: "Training") -> None:
+        """Keep where training is."""
         ...
 
 
@@ -150,29 +152,39 @@ def train(
 ) -> Outcome:
     """Train on most parts of a text, validate on the rest after every pass, and keep the best, the start included.
 
-    Raises NonFiniteError if the start has no finite loss.
+    Raises NonFiniteError if the start has no finite loss, or a part in training.
     """
     texts, held_out = split(parts)
     order = _orders(len(texts), passes, seed)
     now = (keep and keep.restore_training()) or _start(kept, loss, held_out)
     if now.state is not None:
         kept.restore(now.state)
-    started = saved = time.perf_counter()
+    step, saved = counter(stage, len(order), progress, now.done), time.perf_counter()
     while now.done < len(order) and now.stale < PATIENCE:
-        with kept.training():
-            loss(order[now.done]).backward()
-        kept.step(rate(now.done, len(order)))
+        learn(kept, loss, order[now.done], rate(now.done, len(order)))
         now.done += 1
         if now.done % len(texts) == 0:
             _validate(now, kept, _mean(loss, held_out))
-        elapsed_s = time.perf_counter() - started
-        progress(Step(stage, now.done, len(order), elapsed_s, f"held-out loss {now.best:.4f}"))
+        step(f"held-out loss {now.best:.4f}")
         if keep and time.perf_counter() - saved >= SAVE_S:
             now.state = kept.state()
-            keep.save_training(now, elapsed_s)
+            keep.save_training(now)
             saved = time.perf_counter()
     kept.put(now.values)
     return Outcome(now.before, now.best, -(-now.done // len(texts)))
+
+
+def learn(kept: KeptWeights, loss: Loss, part: int, share: float) -> None:
+    """Make one step on a part of the text. Raises NonFiniteError if it has no finite loss."""
+    with kept.training():
+        found = loss(part)
+        if not bool(torch.isfinite(found)):
+            raise NonFiniteError(
+                f"training has no finite loss on part {part} of the text; check the model's weights and dtype, or "
+                "give the preset fast, which trains nothing"
+            )
+        found.backward()
+    kept.step(share)
 
 
 def _start(kept: KeptWeights, loss: Loss, held_out: range) -> Training:

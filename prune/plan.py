@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import anatomy, batches, calibrate, folder, footprint, heap, run, sources, text
+from twofour.prune import batches, calibrate, folder, heap, run, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import Batch
-from twofour.prune.kept import HELD_OUT
+from twofour.prune.kept import HELD_OUT, KeptWeights, learn
 from twofour.prune.recipe import PruneConfig
-from twofour.prune.recover import recover_block, step_tokens
+from twofour.prune.recover import BLOCK_RATE, block_loss, step_tokens
 from twofour.prune.solvers.magnitude import magnitude
 
 TRIAL_TOKENS = 1024  # of text, for what is linear in it
@@ -36,8 +36,8 @@ class Paces:
     collect: float = 0.0  # a token through one block, counted
     forward: float = 0.0  # a token through one block
     solve: float = 0.0  # one block
-    train: float = 0.0  # a token through one block, forward, back and optimiser
-    distil: float = 0.0  # a token through the model, forward, back and optimiser
+    train: float = 0.0  # a token through one block, forward, back, and its share of a step of the optimiser
+    distil: float = 0.0  # the same through the model
 
 
 @dataclass(frozen=True)
@@ -68,36 +68,21 @@ class Plan:
 def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     """Time the parts of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
     config = config or PruneConfig()
-    source = folder.resolve(str(model), config.revision)
-    anatomy.refuse_config(folder.read_config(source))
-    parts = anatomy.dissect(anatomy.load(source))
-    text.refuse_length(parts.model, config.length)
-    parts.model.to(run.forward_dtype(parts, config))
-    config, fallbacks = footprint.affordable(parts, config)
-    spilled = footprint.states_on_disk(parts, config)
-    sizes = footprint.memory_bytes(parts, config, spilled), footprint.disk_bytes(parts, config)
-    with heap.reused(), quick_attention(parts.model):
-        paces = measure(parts, source, config)
-    return estimate(paces, len(parts.blocks), config, *sizes, fallbacks)
+    ready = run.prepared(folder.resolve(str(model), config.revision), config)
+    with heap.reused(), quick_attention(ready.parts.model):
+        paces = measure(ready.parts, ready.source, ready.config)
+    sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.parts.blocks), ready.config)
+    return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
 
 
-def estimate(
-    paces: Paces, blocks: int, config: PruneConfig, peak_memory_bytes: int, disk_bytes: int, fallbacks: list[str]
-) -> Plan:
-    """Add the parts of a run up."""
+def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, float, float]:
+    """Add the parts of a run up: the seconds of sampling, pruning and recovery."""
     stages, tokens = config.stages, config.text_tokens
     reading = stages.solver != "magnitude"
     forwards = (2 if stages.trains else 1) * paces.forward  # the pruned block, and the dense one on dense states
     block_s = paces.solve + (tokens * (paces.collect + forwards) if reading else 0.0)
     passes_s = blocks * stages.block_passes * (paces.train * (1 - 1 / HELD_OUT) + paces.forward / HELD_OUT)
-    return Plan(
-        sampling_s=paces.write,
-        pruning_s=blocks * block_s,
-        recovery_s=tokens * (passes_s + stages.model_passes * paces.distil),
-        peak_memory_bytes=peak_memory_bytes,
-        disk_bytes=disk_bytes,
-        fallbacks=fallbacks,
-    )
+    return paces.write, blocks * block_s, tokens * (passes_s + stages.model_passes * paces.distil)
 
 
 def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
@@ -109,27 +94,28 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
     ids = _trial_text(parts, config)
     tokens = ids.numel()
     write_s = _write_s(parts, source, config)
-    block.module.to(config.device)
     with torch.no_grad():
-        some = batches.record(parts, ids, None, step_tokens(tokens))
+        some = batches.record(parts, ids, None, step_tokens(tokens))  # with the whole model in one place
+        block.module.to(config.device)
         solve, new_statistic = run.solver(config)
         observer = calibrate.collect(block, 0, some, new_statistic)  # warms up, too
         collect_s = _seconds(lambda: calibrate.collect(block, 0, some, new_statistic))
         forward_s = _seconds(lambda: batches.follow_dense(block, 0, some))
         solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, rounded))
         paces = Paces(write_s, collect_s / tokens, forward_s / tokens, solve_s)
-        return replace(paces, **_training(parts, some, paces, config)) if config.stages.trains else paces
+        return replace(paces, **_training(parts, some, config)) if config.stages.trains else paces
 
 
-def _training(parts: Anatomy, some: list[Batch], paces: Paces, config: PruneConfig) -> dict[str, float]:
-    tokens = sum(batch.hidden[..., 0].numel() for batch in some)
-    pass_s = _seconds(lambda: recover_block(parts.blocks[0], 0, some, parts.stored, passes=1, seed=config.seed))
+def _training(parts: Anatomy, some: list[Batch], config: PruneConfig) -> dict[str, float]:
+    block, tokens = parts.blocks[0], some[0].hidden[..., 0].numel()
+    kept, loss = KeptWeights(block.linears.values(), parts.stored, BLOCK_RATE), block_loss(block, 0, some)
+    learn(kept, loss, 0, 1.0)  # warms up: the optimiser makes its moments
+    train_s = _seconds(lambda: learn(kept, loss, 0, 1.0)) / tokens
     head: nn.Module = parts.model.get_output_embeddings().to(config.device)  # type: ignore[operator]
     hidden = some[0].hidden.to(config.device)
-    head_s = _seconds(lambda: head(hidden)) / hidden[..., 0].numel()
+    head_s = _seconds(lambda: head(hidden)) / tokens
     # the head forward for both models, back for one, and the divergence, which is of its size
-    distil = len(parts.blocks) * pass_s / tokens + 4 * head_s
-    return {"train": pass_s / tokens, "distil": distil}
+    return {"train": train_s, "distil": len(parts.blocks) * train_s + 4 * head_s}
 
 
 def _trial_text(parts: Anatomy, config: PruneConfig) -> Tensor:  # int64 [samples, length]
@@ -159,4 +145,6 @@ def _write_s(parts: Anatomy, source: Path, config: PruneConfig) -> float:
 def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - started

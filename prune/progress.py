@@ -13,18 +13,20 @@ LINE_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Step:
-    """`done` of `total` parts of a stage, reached after `elapsed_s`."""
+    """`done` of `total` parts of a stage, reached after `elapsed_s`. before: those that had been done before."""
 
     stage: str
     done: int
     total: int
     elapsed_s: float
     detail: str = ""
+    before: int = 0
 
     @property
     def left_s(self) -> float | None:
         """The time left at the pace so far; None before the first part is done."""
-        return self.elapsed_s / self.done * (self.total - self.done) if self.done else None
+        done = self.done - self.before
+        return self.elapsed_s / done * (self.total - self.done) if done else None
 
 
 Progress = Callable[[Step], None]
@@ -49,14 +51,20 @@ def track(parts: SizedIterable[T], stage: str, progress: Progress) -> Iterator[T
         step()
 
 
-def counter(stage: str, total: int, progress: Progress) -> Callable[[], None]:
-    """Return what to call after each of `total` parts that end in their own time."""
-    started, done = time.perf_counter(), 0
+class Counter(Protocol):
+    """To be called after each part, with what else there is to say."""
 
-    def step() -> None:
+    def __call__(self, detail: str = "") -> None: ...
+
+
+def counter(stage: str, total: int, progress: Progress, before: int = 0) -> Counter:
+    """Count `total` parts that end in their own time; `before` of them are done already."""
+    started, done = time.perf_counter(), before
+
+    def step(detail: str = "") -> None:
         nonlocal done
         done += 1
-        progress(Step(stage, done, total, time.perf_counter() - started))
+        progress(Step(stage, done, total, time.perf_counter() - started, detail, before))
 
     return step
 

@@ -3,10 +3,12 @@
 import argparse
 import json
 from pathlib import Path
+from typing import get_args
 
 PRESET_HELP = (
     "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all of "
-    "them to predict what the dense model predicts, each once through the text; best: that thrice, with more text"
+    "them to predict what the dense model predicts, each once through the text; best: the latter {passes} times, on "
+    "{samples} samples"
 )
 CALIBRATION_HELP = (
     "self (default): text that the model writes; chat: conversations that it writes, through its chat template; "
@@ -27,17 +29,18 @@ def memory_size(text: str) -> int:  # bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from twofour.prune.recipe import PruneConfig
+    from twofour.prune.recipe import PRESETS, Format, Method, Preset, PruneConfig, Train, Values
 
-    default = PruneConfig()
+    default, best = PruneConfig(), PRESETS["best"]
+    presets = PRESET_HELP.format(passes=best.model_passes, samples=best.samples)
     parser.add_argument("model", metavar="MODEL", help="a dense model: a folder or a hub id")
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the folder to make")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--preset", choices=("fast", "balanced", "best"), help=PRESET_HELP)
-    how.add_argument("--method", choices=("sparsegpt", "refine", "wanda", "magnitude"), help="a solver by name instead")
+    how.add_argument("--preset", choices=get_args(Preset), help=presets)
+    how.add_argument("--method", choices=get_args(Method), help="a solver by name instead")
     parser.add_argument(
         "--train",
-        choices=("auto", "model", "blocks"),
+        choices=get_args(Train),
         default=default.train,
         help="kept weights all at once, or block by block in little memory (default: all, where memory allows it)",
     )
@@ -47,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help=CALIBRATION_HELP,
     )
-    parser.add_argument("--samples", type=int, metavar="N", help="of the text (default: 64; best: 256)")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help=f"of the text (default: {default.text_samples}; best: {best.samples})"
+    )
     parser.add_argument(
         "--length",
         type=int,
@@ -56,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of a sample (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default: %(default)s")
-    parser.add_argument("--format", choices=("packed", "dense"), default=default.format, help="default: %(default)s")
+    parser.add_argument("--format", choices=get_args(Format), default=default.format, help="default: %(default)s")
     parser.add_argument(
         "--values",
-        choices=("model", "int8"),
+        choices=get_args(Values),
         default=default.values,
         help="of kept weights: the model's own dtype, or int8 with a scale for each row (default: %(default)s)",
     )
@@ -68,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-limit",
         type=memory_size,
         metavar="SIZE",
-        help="as 8GiB or 500MB: hidden states go to disk where the run would need more; the result is the same",
+        help="as 8GiB: beyond it hidden states go to disk, then blocks are trained alone, or the run is refused",
     )
     parser.add_argument("--revision", metavar="R", help="of a hub id")
     parser.add_argument("--plan", action="store_true", help="say what the run would take, and prune nothing")

@@ -23,7 +23,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import Batch, logits, logits_behind, run_block
-from twofour.prune.kept import Keep, KeptWeights, Outcome, train
+from twofour.prune.kept import Keep, KeptWeights, Loss, Outcome, train
 from twofour.prune.progress import Progress, silent
 
 STEP_TOKENS = 512  # one step of the optimiser sees about this many: of the same text, many small steps win more back
@@ -56,14 +56,19 @@ def recover_block(
     block: Block, index: int, batches: list[Batch], stored: torch.dtype, passes: int, seed: int
 ) -> Outcome:
     """Train the kept weights of a pruned block so that it returns the dense model's states at its place."""
+    kept = KeptWeights(block.linears.values(), stored, BLOCK_RATE)
+    return train(kept, block_loss(block, index, batches), len(batches), passes, seed)
+
+
+def block_loss(block: Block, index: int, batches: list[Batch]) -> Loss:
+    """Return the relative error of a block's outputs on a batch, by the number of the batch."""
 
     def loss(part: int) -> Tensor:
         batch = batches[part]
         assert batch.dense is not None, "the walk follows the dense model where blocks are recovered"
         return relative_error(run_block(block, index, batch.hidden, batch), batch.dense)
 
-    kept = KeptWeights(block.linears.values(), stored, BLOCK_RATE)
-    return train(kept, loss, len(batches), passes, seed)
+    return loss
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:  # [..., width] twice -> []

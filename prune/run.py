@@ -1,6 +1,5 @@
 """The story of a pruning run."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import InputError
-from twofour.prune.journal import Journal, OnDemand, request
+from twofour.prune.journal import Journal, OnDemand, request, stamps
 from twofour.prune.origin import origin
 from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
@@ -29,6 +28,29 @@ from twofour.prune.solvers.refine import refine
 from twofour.prune.solvers.sparsegpt import sparsegpt
 from twofour.prune.solvers.wanda import wanda
 from twofour.prune.statistics import Hessian, Norms, Statistic
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dense model in memory, and what will be done with it, as far as this machine allows it."""
+
+    source: Path
+    parts: Anatomy
+    names: dict[str, str]  # under which its folder stores the weights of a linear
+    config: PruneConfig
+    fallbacks: list[str]
+    on_disk: bool  # hidden states are
+    forward: torch.dtype
+
+    @property
+    def disk_bytes(self) -> int:
+        """Estimate the disk that the run needs."""
+        return footprint.disk_bytes(self.parts, self.config, self.on_disk)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate the most memory that the run needs."""
+        return footprint.memory_bytes(self.parts, self.config, self.on_disk)
 
 
 @dataclass(frozen=True)
@@ -71,16 +93,18 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
 
     A run that was cut off goes on where it was when it is asked for again: see `journal`.
     """
-    started = time.perf_counter()
     config = config or PruneConfig()
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
-    anatomy.refuse_config(folder.read_config(source))
-    base, asked = origin(str(model), source), request(source, config)
+    base, before = origin(str(model), source), stamps(source.iterdir())
+    ready = prepared(source, config)
+    config, asked = ready.config, request(ready.config, ready.forward, before, stamps(map(Path, config.sources)))
     with Journal(Path(out), asked) as journal, folder.new_folder(Path(out), inside=journal.folder) as part:
-        pruned = pruned_model(source, part, config, journal, progress)
-        if request(source, config) != asked:
+        folder.require_space(part, ready.disk_bytes - journal.size)
+        pruned = pruned_model(ready, journal, progress)
+        if stamps(source.iterdir()) != before:
             raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
+        del ready  # where the model is not needed for the weights, writing has its memory
         checkpoint.write_model(part, source, pruned.weights, config.format)
         manifest = recipe.manifest(
             model=str(model),
@@ -91,7 +115,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             stored_dtype=checkpoint.dtype_name(pruned.stored),
             forward_dtype=checkpoint.dtype_name(pruned.forward),
             threads=torch.get_num_threads(),
-            seconds=journal.spent_s + time.perf_counter() - started,
+            seconds=journal.spent_s,
             recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
             fallbacks=pruned.fallbacks,
         )
@@ -99,16 +123,39 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     return Report(Path(out), manifest)
 
 
-def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal, progress: Progress) -> Pruned:
-    """Load the model, prune it, and let go of it where it is not needed for the weights: writing has the memory."""
+def prepared(source: Path, config: PruneConfig) -> Prepared:
+    """Load the model of a folder and decide what can be done with it here.
+
+    Raises ModelError or InputError for what a run could not do: before it starts, and for `prune --plan`, too.
+    """
+    require_device(config.device)
+    anatomy.refuse_config(folder.read_config(source))
+    if reads := config.stages.solver != "magnitude":
+        sources.require(config)
     parts = anatomy.dissect(anatomy.load(source))
     names = anatomy.stored_names(parts, source)
+    if reads:
+        text.refuse_length(parts.model, config.length)
     forward = forward_dtype(parts, config)
     parts.model.to(forward)
     config, fallbacks = footprint.affordable(parts, config)
-    folder.require_space(out, footprint.disk_bytes(parts, config))
+    return Prepared(source, parts, names, config, fallbacks, footprint.states_on_disk(parts, config), forward)
+
+
+def require_device(device: str) -> None:
+    """Raise InputError unless torch has this device and twofour can work on it."""
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}; give cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device!r}, and this torch sees no such GPU; give cpu, or install torch for CUDA")
+
+
+def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Pruned:
+    """Prune a model that was prepared, in place."""
+    parts, config, names = ready.parts, ready.config, ready.names
     with heap.reused(), quick_attention(parts.model):
-        blocks, recovery = pruned_blocks(parts, source, config, journal, progress)
+        blocks, recovery = pruned_blocks(ready, journal, progress)
     # the journal's are those before the whole model was trained
     weights = trained_weights(parts, store(parts, config)) if config.stages.model_passes else journal.weights()
     return Pruned(
@@ -116,9 +163,9 @@ def pruned_model(source: Path, out: Path, config: PruneConfig, journal: Journal,
         linears={names[name]: linear for block in blocks for name, linear in block.linears.items()},
         dense={names[name]: why for name, why in parts.dense.items()},
         stored=parts.stored,
-        forward=forward,
+        forward=ready.forward,
         recovery=recovery,
-        fallbacks=fallbacks,
+        fallbacks=ready.fallbacks,
     )
 
 
@@ -131,23 +178,21 @@ def trained_weights(parts: Anatomy, rounded: Store) -> dict[str, Callable[[], Sp
     return {name: partial(weight, linear) for name, linear in parts.linears.items()}
 
 
-def pruned_blocks(
-    parts: Anatomy, source: Path, config: PruneConfig, journal: Journal, progress: Progress
-) -> tuple[list[PrunedBlock], Recovery | None]:
+def pruned_blocks(ready: Prepared, journal: Journal, progress: Progress) -> tuple[list[PrunedBlock], Recovery | None]:
     """Prune the model in place, as the recipe says; the weights are in the journal then."""
+    parts, config, stages = ready.parts, ready.config, ready.config.stages
     rounded = store(parts, config)
-    if config.stages.solver == "magnitude":
+    if stages.solver == "magnitude":
         return list(calibrate.prune_without_text(parts, magnitude, progress, rounded, journal)), None
-    ids = journal.tokens(lambda: calibration_tokens(parts, source, config, progress))
-    stages = config.stages
-    states = journal.folder if footprint.states_on_disk(parts, config) else None
+    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
+    states = journal.folder if ready.on_disk else None
     batches = record(parts, ids, batch_tokens=step_tokens(ids.numel()) if stages.trains else None, folder=states)
-    walk = partial(calibrate.walk, parts, batches, *solver(config), progress=progress, store=rounded)
-    walk = partial(walk, keep=journal, device=config.device)
+    train = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed)
+    recover = train if stages.trains else None
+    blocks = list(calibrate.walk(parts, batches, *solver(config), progress, rounded, recover, journal, config.device))
     if not stages.trains:
-        return list(walk()), None
-    recover = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed)
-    blocks, whole = list(walk(recover=recover)), None
+        return blocks, None
+    whole = None
     if stages.model_passes:
         parts.model.to(config.device)
         whole = distil(parts, ids, batches, stages.model_passes, config.seed, progress, journal)
@@ -161,13 +206,12 @@ def store(parts: Anatomy, config: PruneConfig) -> Store:
     return calibrate.in_dtype(parts.stored)
 
 
-def calibration_tokens(parts: Anatomy, source: Path, config: PruneConfig, progress: Progress) -> Tensor:
+def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
     """Get the tokens to calibrate on, int64 [samples, length]."""
     from transformers import AutoTokenizer
 
-    text.refuse_length(parts.model, config.length)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    return sources.tokens(parts.model, tokenizer, config, progress)
+    tokenizer = AutoTokenizer.from_pretrained(ready.source, trust_remote_code=False)
+    return sources.tokens(ready.parts.model, tokenizer, ready.config, progress)
 
 
 def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:

@@ -48,6 +48,15 @@ def tokens(
     return in_turns([drawn[source] for source in shares])
 
 
+def require(config: PruneConfig) -> None:
+    """Raise TextError or InputError for a source that cannot be one, before there is a model to read it with."""
+    for source in config.sources:
+        if source.startswith(HUB):
+            parse(source)
+        elif source not in (SELF, CHAT):
+            _file(source)
+
+
 def written(config: PruneConfig) -> list[tuple[int, int]]:
     """Return how many texts of how many tokens the model writes, for each source of its own."""
     shares = {source: samples for source, samples in config.shares.items() if source in (SELF, CHAT)}

@@ -159,9 +159,12 @@ def cache_bytes(model: nn.Module, length: int) -> int:
 
 def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]
     logits = model(last, past_key_values=cache, use_cache=True).logits[:, -1]
-    if bool(torch.isnan(logits).any()):
+    if not bool(torch.isfinite(logits.amax(-1)).all()):  # single tokens may be impossible
         position = cache.get_seq_length() - 1
-        raise NonFiniteError(f"the model's logits are NaN at position {position} of its own text; check its weights")
+        raise NonFiniteError(
+            f"the model's logits are NaN or infinite at position {position} of its own text; check its weights and "
+            "dtype, or calibrate on a file, which names the first linear"
+        )
     return draw(logits, generator)
 
 

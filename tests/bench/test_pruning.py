@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ import pytest
 
 from twofour.bench import pruning
 from twofour.bench.pruning import Comparison, compare, gaps, split, table, with_gaps
-from twofour.prune.errors import ServerError, TextError
+from twofour.prune.errors import InputError, ServerError, TextError
 from twofour.serve.cli import main
 
 FIGURES: dict[str, Any] = {
@@ -81,6 +82,8 @@ def test_a_comparison_goes_on_where_it_was(
     assert "gc" in runs[1] and runs[1]["minutes"] > 0
     monkeypatch.setattr(pruning.child, "twofour", None)  # must not be called
     assert len(compare(asked, tmp_path / "work", out)["runs"]) == 2
+    with pytest.raises(InputError, match=r"results\.json holds runs of .*'length': 16.*, not of .*'length': 8"):
+        compare(replace(asked, length=8), tmp_path / "work", out)
 
 
 def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -92,7 +95,8 @@ def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: 
         **{"samples": 3, "length": 16, "window": 16},
     )
     mixed, alone = compare(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
-    manifest = json.loads((tmp_path / "work" / "first+more.txt-3-0-fast-model" / "twofour.json").read_text())
+    pruned = tmp_path / "work" / f"{tiny_model_folder.name}-first+more.txt-3-0-fast-model-16"
+    manifest = json.loads((pruned / "twofour.json").read_text())
     assert manifest["calibration"]["sources"] == [
         {"source": "first-text.txt", "samples": 2},
         {"source": "more.txt", "samples": 1},

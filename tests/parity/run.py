@@ -30,11 +30,11 @@ from transformers import AutoTokenizer
 from twofour.prune import anatomy, calibrate, quality, text
 from twofour.prune.anatomy import Block
 from twofour.prune.batches import Batch, record
-from twofour.prune.journal import Journal, request
+from twofour.prune.journal import Journal
 from twofour.prune.kept import Outcome
 from twofour.prune.progress import to_stderr
 from twofour.prune.recipe import Method, PruneConfig
-from twofour.prune.run import pruned_blocks, solver
+from twofour.prune.run import prepared, pruned_model, solver
 
 ORACLE = Path(__file__).with_name("oracle.py")
 METHODS: tuple[Method, ...] = ("sparsegpt", "wanda")
@@ -112,12 +112,12 @@ def prune_by_oracle(oracle: str, method: str, dense: Path, ids: Tensor, out: Pat
 
 def prune_here(dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, float]:
     """Prune as `twofour prune --method` does, journal and all; returns the model and the seconds."""
-    parts, config = anatomy.dissect(anatomy.load(dense)), PruneConfig(method=method)
-    with Journal(dense.with_name(f"{method}-here"), request(dense, config)) as journal:
+    ready = prepared(dense, PruneConfig(method=method, samples=len(ids), length=ids.shape[1]))
+    with Journal(dense.with_name(f"{method}-here"), {}) as journal:
         journal.tokens(lambda: ids)  # what it has, the run does not sample
         start = time.perf_counter()
-        pruned_blocks(parts, dense, config, journal, to_stderr())
-        return parts.model, time.perf_counter() - start
+        pruned_model(ready, journal, to_stderr())
+        return ready.parts.model, time.perf_counter() - start
 
 
 def prune_on_inputs_of(theirs: Path, dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, float]:

@@ -230,6 +230,20 @@ def test_a_bad_activation_is_named_with_layer_and_place(sample: int, position: i
         list(walk(anatomy.dissect(model), ids, keep, Hessian))
 
 
+def test_a_bad_output_that_no_linear_sees_is_named_with_block_and_place() -> None:
+    model, ids = tiny("llama"), tokens(5, 16)
+    model.model.layers[2].mlp.up_proj.weight.mul_(1e4)
+    model.model.layers[2].mlp.down_proj.weight.fill_(3e38)  # overflows behind the last linear
+    with pytest.raises(NonFiniteError, match=r"the output of the pruned block 2 is NaN or infinite at sample \d, posi"):
+        list(walk(anatomy.dissect(model), ids, keep, Hessian))
+    (batch,) = batches.record(anatomy.dissect(tiny("llama")), ids)
+    batch.dense = batch.hidden.clone().index_fill_(1, torch.tensor(7), -float("inf"))
+    with pytest.raises(
+        NonFiniteError, match="the output of the dense block 4 is NaN or infinite at sample 0, position 7;"
+    ):
+        batches.require_finite(4, [batch])
+
+
 def test_progress_names_every_block() -> None:
     steps: list[Step] = []
     list(walk(anatomy.dissect(tiny("llama")), tokens(), by_magnitude, Norms, progress=steps.append))

@@ -11,7 +11,7 @@ from pruned_families import tokens
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from twofour.prune import PruneConfig, anatomy, batches, calibrate, check, experts, pattern, prune
+from twofour.prune import PruneConfig, anatomy, batches, calibrate, check, experts, journal, kept, pattern, prune
 from twofour.prune.errors import ModelError, NonFiniteError
 from twofour.prune.experts import Experts
 from twofour.prune.solvers.sparsegpt import sparsegpt
@@ -177,6 +177,24 @@ def test_experts_are_recovered_too(tmp_path: Path, tiny_model_folder: Path) -> N
     assert manifest["dense"].keys() == {"lm_head", *(f"model.layers.{i}.block_sparse_moe.gate" for i in range(2))}
 
 
+def test_training_is_kept_where_an_expert_has_seen_no_token_yet(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(tiny("mixtral", vocab_size=320), tmp_path / "source", tiny_model_folder)
+    config = PruneConfig(preset="best", samples=3, length=2)  # steps of 3 tokens, 8 experts
+    moments = set[int]()
+    save = journal.Journal.save_training
+
+    def watch(self: journal.Journal, training: kept.Training) -> None:
+        moments.add(sum(name.startswith("step.") for name in training.state or ()))
+        save(self, training)
+
+    monkeypatch.setattr(kept, "SAVE_S", 0.0)
+    monkeypatch.setattr(journal.Journal, "save_training", watch)
+    prune(source, tmp_path / "out", config)
+    assert len(moments) > 1 and min(moments) < len(anatomy.dissect(anatomy.load(source)).linears)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tensors_under_other_names_are_refused_before_any_work(
     family: str, tmp_path: Path, tiny_model_folder: Path
@@ -185,7 +203,8 @@ def test_tensors_under_other_names_are_refused_before_any_work(
     weights = load_file(source / "model.safetensors")
     bare = {name.removeprefix("model."): tensor for name, tensor in weights.items()}  # as of the body without a head
     save_file(bare, source / "model.safetensors", metadata={"format": "pt"})
-    config = PruneConfig(calibration=str(tmp_path / "missing"), samples=4, length=32)
+    (tmp_path / "short.txt").write_text("read, it would be refused")
+    config = PruneConfig(calibration=str(tmp_path / "short.txt"), samples=4, length=32)
     with pytest.raises(ModelError, match=r"stores no model\.layers\.0\.self_attn\.q_proj\.weight: .* save it again"):
         prune(source, tmp_path / "out", config)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "short.txt"}

@@ -83,11 +83,7 @@ def test_disk_holds_the_result_the_blocks_and_the_states(parts: Anatomy) -> None
     pruned, states = MODEL_BYTES - 2 * (320 * 64 + 5 * 64), 400 * 1024 * 64 * 2
     asked = config(format="dense")
     assert footprint.disk_bytes(parts, asked) == MODEL_BYTES + pruned + 2 * states
-    limit = footprint.memory_bytes(parts, asked) - 1
-    assert (
-        footprint.disk_bytes(parts, config(format="dense", memory_limit_bytes=limit))
-        == MODEL_BYTES + pruned + 3 * states
-    )
+    assert footprint.disk_bytes(parts, asked, on_disk=True) == MODEL_BYTES + pruned + 3 * states
     kept = pruned // 4  # of 2 bytes, every second
     distilled = footprint.disk_bytes(parts, config(format="dense", preset="best"))
     assert distilled == MODEL_BYTES + pruned + 2 * 2 * states + 2 * kept * (4 + 4 + 4 + 2)
@@ -97,8 +93,39 @@ def test_states_go_to_disk_only_where_the_limit_asks_for_it(parts: Anatomy) -> N
     needed, least = (footprint.memory_bytes(parts, config(), on_disk) for on_disk in (False, True))
     for limit, on_disk in ((None, False), (needed, False), (needed - 1, True), (least, True)):
         assert footprint.states_on_disk(parts, config(memory_limit_bytes=limit)) is on_disk
-    with pytest.raises(InputError, match=r"needs 0\.\d\d GiB of memory with hidden states on disk, 0\.00 GiB of them"):
+    with pytest.raises(
+        InputError, match=r"needs 0\.\d\d GiB of memory even with hidden states on disk, 0\.00 GiB of them"
+    ):
         footprint.states_on_disk(parts, config(memory_limit_bytes=least - 1))
+
+
+def test_without_a_limit_the_memory_of_the_host_decides(
+    parts: Anatomy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    needed, least = (footprint.memory_bytes(parts, config(), on_disk) for on_disk in (False, True))
+    physical, group = footprint.host_bytes(), tmp_path / "memory.max"
+    monkeypatch.setattr(footprint, "GROUP_LIMIT", group)
+    for written, limit, on_disk in (
+        (None, physical, False),
+        ("max\n", physical, False),
+        (f"{physical * 2}\n", physical, False),
+        (f"{needed}\n", needed, False),
+        (f"{needed - 1}\n", needed - 1, True),
+        (f"{least - 1}\n", least - 1, True),  # it may be enough all the same
+    ):
+        if written:
+            group.write_text(written)
+        assert footprint.host_bytes() == limit and footprint.states_on_disk(parts, config()) is on_disk
+
+
+def test_the_whole_is_trained_only_where_a_gpu_has_room_for_it(parts: Anatomy, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = config(preset="best", device="cuda")
+    free = 0
+    monkeypatch.setattr(footprint, "device_bytes", lambda device: free)
+    (fallback,) = footprint.affordable(parts, asked)[1]
+    assert "of cuda, and 0.00 GiB were allowed" in fallback
+    free = 1 << 40
+    assert footprint.affordable(parts, asked) == (asked, [])
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced"])

@@ -1,7 +1,9 @@
 """Runs that are cut off, and then go on to the same bytes."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,22 +185,80 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
     assert check(tmp_path / "out").ok
 
 
-def test_the_minutes_of_all_processes_count(tmp_path: Path) -> None:
-    block = calibrate.PrunedBlock({"a": torch.zeros(2, 4)}, {})
+def test_states_and_weights_come_back(tmp_path: Path) -> None:
+    block = calibrate.PrunedBlock({"a": torch.randn(2, 4)}, {})
     batches = [Batch(Positions(0, 1, 2), torch.randn(1, 2, 3), [], torch.randn(1, 2, 3))]
     others = [Batch(Positions(0, 1, 2), torch.zeros(1, 2, 3), [])]
     with pytest.raises(KeyboardInterrupt), Journal(tmp_path / "out", {}) as first:
-        first.save(0, block, batches, seconds=40.0)
+        first.save(0, block, batches)
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), Journal(tmp_path / "out", {}) as second:
+    with Journal(tmp_path / "out", {}) as second:
         (restored,) = list(second.restore(others))
         assert torch.equal(others[0].hidden, batches[0].hidden) and others[0].dense is not None
         assert batches[0].dense is not None and torch.equal(others[0].dense, batches[0].dense)
-        assert second.spent_s == 40.0 and torch.equal(restored.weights["a"], block.weights["a"])  # type: ignore[arg-type]
-        second.save(1, block, batches, seconds=2.0)
-        raise KeyboardInterrupt
-    with Journal(tmp_path / "out", {}) as third:
-        assert len(list(third.restore(others))) == 2 and third.spent_s == 42.0
+        assert torch.equal(restored.weights["a"], block.weights["a"])  # type: ignore[arg-type]
+
+
+def test_the_minutes_of_all_processes_count(tmp_path: Path) -> None:
+    now_s, at = 100.0, tmp_path / "out"
+
+    def clock() -> float:
+        return now_s
+
+    block = calibrate.PrunedBlock({"a": torch.zeros(2, 4)}, {})
+    saves: list[Any] = [
+        lambda journal: journal.tokens(lambda: torch.zeros(1, 2)),
+        lambda journal: journal.save(0, block, []),
+        lambda journal: journal.save(1, block, []),
+        lambda journal: journal.save_training(kept.Training(3, 1.0, 0.5, 0, [])),
+    ]
+    for processes, save in enumerate(saves):  # each takes 10 s until it saves, and 5 s that are lost
+        with pytest.raises(KeyboardInterrupt), Journal(at, {}, clock) as journal:
+            assert journal.spent_s == 10.0 * processes
+            now_s += 10.0
+            save(journal)
+            now_s += 5.0
+            raise KeyboardInterrupt
+    with Journal(at, {}, clock) as last:
+        last.tokens(lambda: torch.zeros(1, 2))
+        assert len(list(last.restore([]))) == 2 and last.restore_training() is not None and last.spent_s == 40.0
+
+
+@pytest.mark.parametrize("changed", ["tokenizer.json", "text"])
+def test_what_the_bits_depend_on_must_not_change_meanwhile(
+    tiny_model_folder: Path, tmp_path: Path, changed: str
+) -> None:
+    source, text = tmp_path / "model", tmp_path / "text.txt"
+    shutil.copytree(tiny_model_folder, source)
+    text.write_text("one two three four five six seven eight nine ten\n" * 40)
+    config = PruneConfig(calibration=str(text), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        prune(source, tmp_path / "out", config, cut_off_at(1))
+    other = text if changed == "text" else source / changed
+    other.write_text(other.read_text() + "\n")
+    with pytest.raises(InputError, match=f"unfinished run with another {'text' if changed == 'text' else 'model'};"):
+        prune(source, tmp_path / "out", config)
+
+
+def test_a_limit_that_cannot_be_kept_costs_nothing_that_is_done(tiny_model_folder: Path, tmp_path: Path) -> None:
+    config = PruneConfig(train="blocks", **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        prune(tiny_model_folder, tmp_path / "out", config, cut_off_at(32))
+    before = digests(unfinished(tmp_path / "out"))
+    with pytest.raises(InputError, match="give a higher limit"):
+        prune(tiny_model_folder, tmp_path / "out", replace(config, memory_limit_bytes=1 << 20))
+    assert digests(unfinished(tmp_path / "out")) == before != {}
+
+
+def test_what_is_done_needs_no_room_again(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[int] = []
+    monkeypatch.setattr(run.folder, "require_space", lambda out, size: needed.append(size))
+    cut_off(tiny_model_folder, tmp_path / "out")
+    (states,) = [path.stat().st_size for path in unfinished(tmp_path / "out").glob("states-0.0.*")]
+    prune(tiny_model_folder, tmp_path / "out", CONFIGS["balanced"])
+    assert needed[1] < needed[0] - states
 
 
 def test_one_process_at_a_time_is_in_a_run(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from twofour.prune import pattern
 from twofour.prune.errors import NonFiniteError
-from twofour.prune.kept import BETAS, KeptWeights, rate, split, train
+from twofour.prune.kept import BETAS, KeptWeights, learn, rate, split, train
 from twofour.prune.progress import Step
 from twofour.prune.solvers.magnitude import magnitude
 
@@ -114,13 +114,27 @@ def test_the_best_pass_is_kept_not_the_last() -> None:
     assert float(loss(7)) == pytest.approx(min(losses)) and len(losses) == outcome.passes + 1
 
 
-def test_a_loss_that_turns_nan_in_training_leaves_the_start() -> None:
+def test_a_part_without_a_finite_loss_is_refused() -> None:
     linear = pruned_linear()
-    before = linear.weight.clone()
     inputs, goals = regression(linear)
     goals[2] = goals[2] * float("nan")
-    outcome = train(KeptWeights([linear], torch.float32, 0.01), squared(linear, inputs, goals), 8, 3, seed=0)  # type: ignore[arg-type]
-    assert torch.equal(linear.weight, before) and outcome.after == outcome.before
+    with pytest.raises(NonFiniteError, match="no finite loss on part 2 of the text"):
+        train(KeptWeights([linear], torch.float32, 0.01), squared(linear, inputs, goals), 8, 3, seed=0)  # type: ignore[arg-type]
+
+
+def test_what_has_had_no_gradient_yet_has_a_state_all_the_same() -> None:
+    linear, expert = pruned_linear(), pruned_linear(seed=3)
+    kept, again = (KeptWeights([linear, expert], torch.float32, 0.01) for _ in range(2))
+    x = torch.randn(4, 16)
+    learn(kept, lambda part: linear(x).square().sum(), 0, 1.0)
+    state = {name: value.clone() for name, value in kept.state().items()}
+    assert sorted(state) == ["exp_avg.0", "exp_avg_sq.0", "master.0", "master.1", "step.0"]
+    after = []
+    for each in (kept, again):
+        each.restore({name: value.clone() for name, value in state.items()})
+        learn(each, lambda part: (linear(x) + expert(x)).square().sum(), 0, 1.0)
+        after.append((linear.weight.clone(), expert.weight.clone()))
+    assert all(torch.equal(*pair) for pair in zip(*after, strict=True))
 
 
 def test_a_start_without_a_finite_loss_is_refused() -> None:

@@ -143,6 +143,7 @@ def test_magnitude_claims_no_calibration() -> None:
 def test_the_time_left_goes_on_as_before() -> None:
     assert Step("s", 3, 12, 6.0).left_s == 18.0
     assert Step("s", 0, 12, 6.0).left_s is None
+    assert Step("s", 28, 30, 60.0, before=27).left_s == 120.0  # of a run that was cut off
     assert progress.line(Step("pruning", 3, 12, 6.0, "loss 0.1")) == "pruning 3/12 after 6 s, 18 s left: loss 0.1"
     assert progress.line(Step("pruning", 12, 12, 6.0)) == "pruning 12/12 after 6 s"
 

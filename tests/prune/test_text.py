@@ -208,11 +208,12 @@ def test_a_window_longer_than_the_context(tokenizer: Any) -> None:
         text.self_sampled(llama(), tokenizer, 1, 65, 0)
 
 
-def test_a_model_that_gives_nan_is_refused(tokenizer: Any) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_model_that_gives_no_finite_logits_is_refused(tokenizer: Any, bad: float) -> None:
     model = llama()
     with torch.no_grad():
-        model.model.norm.weight[0] = float("nan")
-    with pytest.raises(NonFiniteError, match="logits are NaN at position 0"):
+        model.model.norm.weight[0] = bad
+    with pytest.raises(NonFiniteError, match="logits are NaN or infinite at position 0"):
         text.self_sampled(model, tokenizer, 2, 8, 0)
 
 
