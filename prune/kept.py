@@ -26,6 +26,7 @@ SAVE_S = 120.0  # between two saves of a training that may be cut off
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's names
 HELD_OUT = 16  # one part in so many validates
 
+Rounding = Callable[[Tensor], Tensor]  # a weight, [out, in] -> as it will be stored
 Loss = Callable[[int], Tensor]  # the number of a part of the text -> its loss
 
 
@@ -39,13 +40,18 @@ class Outcome:
 
 
 class KeptWeights:
-    """The non-zero weights of some linears and their optimiser. `stored`: the dtype that they are rounded to."""
+    """The non-zero weights of some linears and their optimiser.
 
-    def __init__(self, linears: Iterable[nn.Linear], stored: torch.dtype, rate: float) -> None:
+    stored: the dtype that they are rounded to. rounding: of a whole weight, [out, in], where that is not all.
+    """
+
+    def __init__(
+        self, linears: Iterable[nn.Linear], stored: torch.dtype, rate: float, rounding: Rounding | None = None
+    ) -> None:
         self._weights = [linear.weight for linear in linears]
         self._places = [weight.flatten().nonzero().flatten().int() for weight in self._weights]
         self._masters = [nn.Parameter(values.float()) for values in self.copy()]
-        self._stored = stored
+        self._stored, self._rounding = stored, rounding
         self._rates = [rate * _root_mean_square(master.detach()) for master in self._masters]
         groups = [{"params": [master], "lr": own} for master, own in zip(self._masters, self._rates, strict=True)]
         self._adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
@@ -100,6 +106,8 @@ class KeptWeights:
         """Set the kept weights."""
         for weight, places, values in zip(self._weights, self._places, kept, strict=True):
             weight.view(-1).index_copy_(0, places.long(), values.to(weight))
+            if self._rounding:
+                weight.copy_(self._rounding(weight))
 
 
 def _pick(weight: Tensor, places: Tensor) -> Tensor:

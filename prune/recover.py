@@ -23,7 +23,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import Batch, logits, logits_behind, run_block
-from twofour.prune.kept import Keep, KeptWeights, Loss, Outcome, train
+from twofour.prune.kept import Keep, KeptWeights, Loss, Outcome, Rounding, train
 from twofour.prune.progress import Progress, silent
 
 STEP_TOKENS = 512  # one step of the optimiser sees about this many: of the same text, many small steps win more back
@@ -53,10 +53,16 @@ def step_tokens(text_tokens: int) -> int:
 
 
 def recover_block(
-    block: Block, index: int, batches: list[Batch], stored: torch.dtype, passes: int, seed: int
+    block: Block,
+    index: int,
+    batches: list[Batch],
+    stored: torch.dtype,
+    passes: int,
+    seed: int,
+    rounding: Rounding | None = None,
 ) -> Outcome:
     """Train the kept weights of a pruned block so that it returns the dense model's states at its place."""
-    kept = KeptWeights(block.linears.values(), stored, BLOCK_RATE)
+    kept = KeptWeights(block.linears.values(), stored, BLOCK_RATE, rounding)
     return train(kept, block_loss(block, index, batches), len(batches), passes, seed)
 
 
@@ -86,6 +92,7 @@ def distil(
     seed: int,
     progress: Progress = silent,
     keep: Keep | None = None,
+    rounding: Rounding | None = None,
 ) -> Outcome:
     """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`."""
     texts = ids.to(pruned.device).split([batch.positions.samples for batch in batches])
@@ -97,7 +104,7 @@ def distil(
             wanted = logits_behind(pruned, texts[part], dense.to(pruned.device))
         return divergence(logits(pruned.model, texts[part]), wanted)
 
-    kept = KeptWeights(pruned.linears.values(), pruned.stored, MODEL_RATE)
+    kept = KeptWeights(pruned.linears.values(), pruned.stored, MODEL_RATE, rounding)
     return train(kept, loss, len(texts), passes, seed, "distilling", progress, keep)
 
 

@@ -36,6 +36,12 @@ def to_int8(packed: Packed, scale_columns: int = 0) -> Packed:
     return Packed(again.values.to(torch.int8), again.positions, scales, scale_columns)
 
 
+def as_int8(weight: Tensor) -> Tensor:  # 2:4 [out, in] -> the same
+    """Round a weight as it is read back from int8 with a scale for each row, without packing it: to train through."""
+    scales = weight.float().abs().amax(1) / LARGEST
+    return (_divide(weight.float(), scales) * scales[:, None]).to(weight.dtype)
+
+
 def _runs(values: Tensor, scale_columns: int) -> tuple[Tensor, ...]:  # [out, in / 2] -> [out, columns / 2] each
     return values.split((scale_columns * KEEP // GROUP) or values.shape[1], dim=1)
 

@@ -22,7 +22,7 @@ from twofour.prune.packed import pack
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import PruneConfig, PrunedLinear
 from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
-from twofour.prune.rounding import to_int8
+from twofour.prune.rounding import as_int8, to_int8
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.solvers.refine import refine
 from twofour.prune.solvers.sparsegpt import sparsegpt
@@ -187,7 +187,8 @@ def pruned_blocks(ready: Prepared, journal: Journal, progress: Progress) -> tupl
     ids = journal.tokens(lambda: calibration_tokens(ready, progress))
     states = journal.folder if ready.on_disk else None
     batches = record(parts, ids, batch_tokens=step_tokens(ids.numel()) if stages.trains else None, folder=states)
-    train = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed)
+    rounding = as_int8 if config.values == "int8" else None
+    train = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed, rounding=rounding)
     recover = train if stages.trains else None
     blocks = list(calibrate.walk(parts, batches, *solver(config), progress, rounded, recover, journal, config.device))
     if not stages.trains:
@@ -195,7 +196,7 @@ def pruned_blocks(ready: Prepared, journal: Journal, progress: Progress) -> tupl
     whole = None
     if stages.model_passes:
         parts.model.to(config.device)
-        whole = distil(parts, ids, batches, stages.model_passes, config.seed, progress, journal)
+        whole = distil(parts, ids, batches, stages.model_passes, config.seed, progress, journal, rounding)
     return blocks, Recovery([pruned.recovered for pruned in blocks if pruned.recovered], whole)
 
 

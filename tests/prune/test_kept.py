@@ -10,6 +10,7 @@ from twofour.prune import pattern
 from twofour.prune.errors import NonFiniteError
 from twofour.prune.kept import BETAS, KeptWeights, learn, rate, split, train
 from twofour.prune.progress import Step
+from twofour.prune.rounding import as_int8
 from twofour.prune.solvers.magnitude import magnitude
 
 
@@ -42,6 +43,18 @@ def test_training_moves_kept_weights_only(dtype: torch.dtype) -> None:
     assert not linear.weight[~mask].any() and pattern.first_violation(linear.weight) is None
     assert bool((linear.weight != before)[mask].any())
     assert not linear.weight.requires_grad and linear.weight.grad is None
+
+
+def test_losses_are_those_of_rounded_weights() -> None:
+    linear = pruned_linear()
+    linear.weight.copy_(as_int8(linear.weight))
+    mask = linear.weight != 0
+    inputs, goals = regression(linear)
+    loss = squared(linear, inputs, goals)
+    outcome = train(KeptWeights([linear], torch.float32, 0.02, as_int8), loss, 8, 20, seed=0)  # type: ignore[arg-type]
+    assert outcome.after < 0.2 * outcome.before and not linear.weight[~mask].any()
+    assert torch.equal(linear.weight, as_int8(linear.weight))
+    assert callable(loss) and float(loss(7)) == pytest.approx(outcome.after, rel=1e-6)
 
 
 def test_a_step_is_adam_on_the_kept_weights_at_a_relative_rate() -> None:

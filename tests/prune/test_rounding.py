@@ -9,7 +9,7 @@ from torch import Tensor
 from twofour.prune import pattern
 from twofour.prune.errors import InputError
 from twofour.prune.packed import Packed, pack, scale_count, validate
-from twofour.prune.rounding import to_int8
+from twofour.prune.rounding import as_int8, to_int8
 
 SCALE_COLUMNS = (0, 64, 8)
 
@@ -53,6 +53,15 @@ def test_the_rule(rows: int, groups: int, seed: int, scale_columns: int) -> None
     canonical = pack(whole)  # packing is a function of the weight, also where a value became 0
     assert torch.equal(rounded.positions, canonical.positions)
     assert torch.equal(rounded.values.float(), canonical.values)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4), st.integers(1, 34), st.integers(0, 2**32))
+def test_what_is_trained_through_is_what_is_stored(rows: int, groups: int, seed: int) -> None:
+    weight = sparse(rows, 4 * groups, seed)
+    weight[0] = 0
+    assert torch.equal(as_int8(weight), to_int8(pack(weight)).unpack())
+    assert torch.equal(as_int8(weight.bfloat16()), to_int8(pack(weight.bfloat16().float())).unpack().bfloat16())
 
 
 def test_ties_go_to_the_even_number() -> None:
