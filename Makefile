@@ -8,6 +8,7 @@ PARITY := .parity
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
 QUALITY := $(DEMO)/quality.json
+FOREIGN := $(DEMO)/python-topics.txt
 REPORT := $(DEMO)/report/report.html
 
 # Their tests and dashboards judge this server; nothing of theirs is kept in the repository.
@@ -26,6 +27,8 @@ $(REPORT): $(QUALITY)
 
 $(QUALITY): | $(SPARSE)
 	$(BIN)/twofour check $(SPARSE)
+	$(BIN)/python -c 'from pydoc_data.topics import topics; print("\n\n".join(topics.values()))' > $(FOREIGN)
+	$(BIN)/twofour eval $(SPARSE) --baseline $(DENSE) --label --text $(FOREIGN) --windows 8
 	$(BIN)/twofour eval $(SPARSE) --baseline $(DENSE) --label --out $@
 
 $(SPARSE): | $(DENSE)

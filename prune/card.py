@@ -12,6 +12,7 @@ from typing import Any
 
 from twofour.prune.recipe import CHAT, SELF, Format
 
+TASKS_HEAD = ("task", "metric", "dense", "2:4")
 QUALITY_HEAD = (
     *("text", "against calibration", "ppl dense", "ppl 2:4", "ratio"),
     *("KL, nats", "top-1 agreement", "gap closed"),
@@ -20,7 +21,7 @@ NOT_MEASURED = "Not measured yet. `twofour eval {name} --baseline DENSE --label`
 NO_LICENCE = "The folder of the base model names no licence: ask who made it before this model is passed on."
 QUALITY_NOTE = (
     "Each text is cut into windows, and the first token of a window is not scored. KL is KL(dense || pruned); top-1 "
-    "agreement is the share of tokens where both find the same next token likeliest."
+    "agreement is the share of tokens where both find the same next token likeliest; ± is one standard error."
 )
 GAP_NOTE = (
     "Gap closed is (ppl of A - ppl) / (ppl of A - ppl of dense), A being what `--against` named: the same model pruned "
@@ -78,7 +79,16 @@ def _quality(manifest: Mapping[str, Any], name: str) -> list[str]:
     if not measured:
         return [NOT_MEASURED.format(name=name)]
     gaps = [GAP_NOTE] if any(figures.get("gap_closed") is not None for figures in measured.values()) else []
-    return [_table(QUALITY_HEAD, quality_rows(manifest)), QUALITY_NOTE, *gaps]
+    tasks = [_table(TASKS_HEAD, rows)] if (rows := list(_task_rows(manifest))) else []
+    return [_table(QUALITY_HEAD, quality_rows(manifest)), QUALITY_NOTE, *gaps, *tasks]
+
+
+def _task_rows(manifest: Mapping[str, Any]) -> Iterator[list[str]]:
+    """What lm-eval said of both models."""
+    for task, metrics in manifest.get("lm_eval", {}).items():
+        for metric, each in metrics.items():
+            scores = [with_error(each[who], each[f"{who}_error"], ".4f") for who in ("baseline", "model")]
+            yield [task, metric, *scores]
 
 
 def quality_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
@@ -94,12 +104,17 @@ def _quality_row(text: str, figures: Mapping[str, Any], calibration: Mapping[str
         f"{text} ({figures['windows']} x {figures['window_tokens']} tokens)",
         likeness(text, figures["sampled"], calibration),
         f"{dense:.2f}",
-        f"{sparse:.2f}",
+        with_error(sparse, figures["perplexity_error"], ".2f"),
         f"{sparse / dense:.3f}x",
-        f"{figures['kl_nats']:.4f}",
+        with_error(figures["kl_nats"], figures["kl_error"], ".4f"),
         f"{figures['agreement']:.1%}",
         "-" if gap is None or log_gap is None else f"{gap:.2f} ({log_gap:.2f})",
     ]
+
+
+def with_error(value: float, error: float | None, form: str) -> str:
+    """Write a figure with its standard error; None: unknown, as of a single window."""
+    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
 
 
 def likeness(text: str, sampled: bool, calibration: Mapping[str, Any] | None) -> str:
@@ -145,8 +160,13 @@ def _source(name: str) -> str:
 def _recovery(recovery: Mapping[str, Any] | None) -> str:
     if recovery is None:
         return "none"
-    steps = ["block by block", *(["as a whole model"] if recovery["model"] else [])]
+    steps = ["block by block", *([_whole(recovery["model"])] if recovery["model"] else [])]
     return f"kept weights trained {', then '.join(steps)}; masks fixed"
+
+
+def _whole(outcome: Mapping[str, Any]) -> str:
+    figures = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
+    return f"as a whole model ({figures}, {outcome['passes']} passes)"
 
 
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:

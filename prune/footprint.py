@@ -41,7 +41,7 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     if config.stages.solver == "magnitude":
         return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
     states = 0 if on_disk else states_bytes(parts, config)
-    pruning = _hessians(parts.blocks[0]) + _batch(parts, config) + _solving(parts)
+    pruning = max(map(_hessians, parts.blocks)) + _batch(parts, config) + _solving(parts)
     walking = states + max(pruning, _training(parts, config) if config.stages.block_passes else 0)
     whole = states + _distilling(parts, config) if config.stages.model_passes else 0
     return PROCESS_BYTES + model_bytes(parts) + max(_sampling(parts, config), walking, whole)
@@ -148,13 +148,13 @@ def _hessians(block: Block) -> int:
 def _batch(parts: Anatomy, config: PruneConfig) -> int:
     """The inputs of all linears of a block for one batch, one of them in float32."""
     tokens = min(config.text_tokens, max(config.length, BATCH_TOKENS))
-    widths = [linear.in_features for linear in _passed(parts)]
-    return tokens * (sum(widths) * _element(parts) + 4 * max(widths))
+    passed = [[linear.in_features for linear in _passed(block, parts)] for block in parts.blocks]
+    return max(tokens * (sum(widths) * _element(parts) + 4 * max(widths)) for widths in passed)
 
 
-def _passed(parts: Anatomy) -> list[nn.Linear]:
+def _passed(block: Block, parts: Anatomy) -> list[nn.Linear]:
     """The linears of a block that a token passes: of the experts, as many as are chosen for it."""
-    outside, experts = _linears(parts.blocks[0])
+    outside, experts = _linears(block)
     chosen: int = getattr(parts.model.config, "num_experts_per_tok", 0)
     return outside + [linear for expert in experts[:chosen] for linear in expert]
 
@@ -172,14 +172,14 @@ def _solving(parts: Anatomy) -> int:
 
 
 def _training(parts: Anatomy, config: PruneConfig) -> int:
-    return round(_kept(parts.blocks[0].linears.values(), parts)) + _way_back(parts, config)
+    return max(round(_kept(block.linears.values(), parts)) + _way_back(block, parts, config) for block in parts.blocks)
 
 
 def _distilling(parts: Anatomy, config: PruneConfig) -> int:
     """Kept weights in training, and the logits of both models with their slope and one in between."""
     trained = round(_kept(parts.linears.values(), parts))
     logits = 4 * _step_tokens(config) * _vocabulary(parts) * _element(parts)
-    return trained + logits + len(parts.blocks) * _way_back(parts, config)
+    return trained + logits + sum(_way_back(block, parts, config) for block in parts.blocks)
 
 
 def _kept(linears: Iterable[nn.Linear], parts: Anatomy) -> float:
@@ -187,10 +187,10 @@ def _kept(linears: Iterable[nn.Linear], parts: Anatomy) -> float:
     return _numbers(linears) * (KEPT_BYTES + _element(parts) / 2 + _element(parts))
 
 
-def _way_back(parts: Anatomy, config: PruneConfig) -> int:
+def _way_back(block: Block, parts: Anatomy, config: PruneConfig) -> int:
     """What a step keeps of a block: what each linear is given and gives, two norms in float32, attention's weights."""
     sizes: Any = parts.model.config
-    numbers = sum(linear.in_features + linear.out_features for linear in _passed(parts))
+    numbers = sum(linear.in_features + linear.out_features for linear in _passed(block, parts))
     tokens = _step_tokens(config)
     weights = min(attention.KEPT_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
     return tokens * (numbers * _element(parts) + NORMS * sizes.hidden_size) + int(weights)

@@ -28,14 +28,16 @@ def require_labelled(folder: Path) -> None:
         raise InputError(f"{folder} has no label of twofour prune to write into; leave out --label")
 
 
-def add_quality(folder: Path, text: str, figures: Mapping[str, Any]) -> None:
+def add_quality(folder: Path, text: str, figures: Mapping[str, Any], tasks: Mapping[str, Any] | None = None) -> None:
     """Put what was measured on a text on the label, in the place of what it said of that text before.
 
-    Card and report are made anew, the digests stay those of the pruning run.
+    tasks: scores of lm-eval by task, likewise. Card and report are made anew, the digests stay those of the run.
     """
     require_labelled(folder)
     manifest = read_json(folder / MANIFEST)
     manifest["quality"] = manifest.get("quality", {}) | {text: {**figures, "versions": versions()}}
+    if tasks:
+        manifest["lm_eval"] = manifest.get("lm_eval", {}) | dict(tasks)
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
     _write_readable(folder, manifest, folder.resolve().name)
 

@@ -1,7 +1,7 @@
 """What a run will take, before it starts: its parts are timed on a little text, by the code that will run.
 
 Time is linear in the text, but for the solvers, which take the same time whatever the text. Every block is taken to be
-like the first. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from
+like the largest. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from
 below. Reading files and data sets is not counted. Memory and disk: see `footprint`.
 """
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune import batches, calibrate, folder, heap, run, sources, text
-from twofour.prune.anatomy import Anatomy
+from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import Batch
 from twofour.prune.kept import HELD_OUT, KeptWeights, learn
+from twofour.prune.prepare import prepare
 from twofour.prune.recipe import PruneConfig
 from twofour.prune.recover import BLOCK_RATE, block_loss, step_tokens
 from twofour.prune.solvers.magnitude import magnitude
@@ -68,7 +69,7 @@ class Plan:
 def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     """Time the parts of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
     config = config or PruneConfig()
-    ready = run.prepared(folder.resolve(str(model), config.revision), config)
+    ready = prepare(folder.resolve(str(model), config.revision), config)
     with heap.reused(), quick_attention(ready.parts.model):
         paces = measure(ready.parts, ready.source, ready.config)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.parts.blocks), ready.config)
@@ -86,11 +87,12 @@ def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, flo
 
 
 def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
-    """Time the parts of a run that the config asks for, in the model given, whose first block is pruned by it."""
-    block, rounded = parts.blocks[0], run.store(parts, config)
+    """Time the parts of a run that the config asks for, in the model given, whose largest block is pruned by it."""
+    index, block = max(enumerate(parts.blocks), key=lambda each: _size(each[1]))
+    rounded = run.store(parts, config)
     if config.stages.solver == "magnitude":
-        first = replace(parts, blocks=[block])
-        return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(first, magnitude, store=rounded))))
+        only = replace(parts, blocks=[block])
+        return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(only, magnitude, store=rounded))))
     ids = _trial_text(parts, config)
     tokens = ids.numel()
     write_s = _write_s(parts, source, config)
@@ -98,17 +100,21 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
         some = batches.record(parts, ids, None, step_tokens(tokens))  # with the whole model in one place
         block.module.to(config.device)
         solve, new_statistic = run.solver(config)
-        observer = calibrate.collect(block, 0, some, new_statistic)  # warms up, too
-        collect_s = _seconds(lambda: calibrate.collect(block, 0, some, new_statistic))
-        forward_s = _seconds(lambda: batches.follow_dense(block, 0, some))
+        observer = calibrate.collect(block, index, some, new_statistic)  # warms up, too
+        collect_s = _seconds(lambda: calibrate.collect(block, index, some, new_statistic))
+        forward_s = _seconds(lambda: batches.follow_dense(block, index, some))
         solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, rounded))
         paces = Paces(write_s, collect_s / tokens, forward_s / tokens, solve_s)
-        return replace(paces, **_training(parts, some, config)) if config.stages.trains else paces
+        return replace(paces, **_training(parts, index, some, config)) if config.stages.trains else paces
 
 
-def _training(parts: Anatomy, some: list[Batch], config: PruneConfig) -> dict[str, float]:
-    block, tokens = parts.blocks[0], some[0].hidden[..., 0].numel()
-    kept, loss = KeptWeights(block.linears.values(), parts.stored, BLOCK_RATE), block_loss(block, 0, some)
+def _size(block: Block) -> int:
+    return sum(linear.weight.numel() for linear in block.linears.values())
+
+
+def _training(parts: Anatomy, index: int, some: list[Batch], config: PruneConfig) -> dict[str, float]:
+    block, tokens = parts.blocks[index], some[0].hidden[..., 0].numel()
+    kept, loss = KeptWeights(block.linears.values(), parts.stored, BLOCK_RATE), block_loss(block, index, some)
     learn(kept, loss, 0, 1.0)  # warms up: the optimiser makes its moments
     train_s = _seconds(lambda: learn(kept, loss, 0, 1.0)) / tokens
     head: nn.Module = parts.model.get_output_embeddings().to(config.device)  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """The story of a pruning run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import anatomy, calibrate, checkpoint, folder, footprint, heap, label, recipe, sources, text
+from twofour.prune import calibrate, checkpoint, folder, heap, label, recipe, sources
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import record
@@ -19,6 +20,7 @@ from twofour.prune.errors import InputError
 from twofour.prune.journal import Journal, OnDemand, request, stamps
 from twofour.prune.origin import origin
 from twofour.prune.packed import pack
+from twofour.prune.prepare import Prepared, prepare
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import PruneConfig, PrunedLinear
 from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
@@ -29,28 +31,7 @@ from twofour.prune.solvers.sparsegpt import sparsegpt
 from twofour.prune.solvers.wanda import wanda
 from twofour.prune.statistics import Hessian, Norms, Statistic
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A dense model in memory, and what will be done with it, as far as this machine allows it."""
-
-    source: Path
-    parts: Anatomy
-    names: dict[str, str]  # under which its folder stores the weights of a linear
-    config: PruneConfig
-    fallbacks: list[str]
-    on_disk: bool  # hidden states are
-    forward: torch.dtype
-
-    @property
-    def disk_bytes(self) -> int:
-        """Estimate the disk that the run needs."""
-        return footprint.disk_bytes(self.parts, self.config, self.on_disk)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Estimate the most memory that the run needs."""
-        return footprint.memory_bytes(self.parts, self.config, self.on_disk)
+FEW_TOKENS = 32  # that an expert saw
 
 
 @dataclass(frozen=True)
@@ -97,7 +78,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), stamps(source.iterdir())
-    ready = prepared(source, config)
+    ready = prepare(source, config)
     config, asked = ready.config, request(ready.config, ready.forward, before, stamps(map(Path, config.sources)))
     with Journal(Path(out), asked) as journal, folder.new_folder(Path(out), inside=journal.folder) as part:
         folder.require_space(part, ready.disk_bytes - journal.size)
@@ -123,50 +104,46 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     return Report(Path(out), manifest)
 
 
-def prepared(source: Path, config: PruneConfig) -> Prepared:
-    """Load the model of a folder and decide what can be done with it here.
-
-    Raises ModelError or InputError for what a run could not do: before it starts, and for `prune --plan`, too.
-    """
-    require_device(config.device)
-    anatomy.refuse_config(folder.read_config(source))
-    if reads := config.stages.solver != "magnitude":
-        sources.require(config)
-    parts = anatomy.dissect(anatomy.load(source))
-    names = anatomy.stored_names(parts, source)
-    if reads:
-        text.refuse_length(parts.model, config.length)
-    forward = forward_dtype(parts, config)
-    parts.model.to(forward)
-    config, fallbacks = footprint.affordable(parts, config)
-    return Prepared(source, parts, names, config, fallbacks, footprint.states_on_disk(parts, config), forward)
-
-
-def require_device(device: str) -> None:
-    """Raise InputError unless torch has this device and twofour can work on it."""
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"device is {device!r}; give cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device!r}, and this torch sees no such GPU; give cpu, or install torch for CUDA")
-
-
 def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Pruned:
     """Prune a model that was prepared, in place."""
     parts, config, names = ready.parts, ready.config, ready.names
-    with heap.reused(), quick_attention(parts.model):
+    with heap.reused(), quick_attention(parts.model), full_precision():
         blocks, recovery = pruned_blocks(ready, journal, progress)
     # the journal's are those before the whole model was trained
     weights = trained_weights(parts, store(parts, config)) if config.stages.model_passes else journal.weights()
+    linears = {name: linear for block in blocks for name, linear in block.linears.items()}
     return Pruned(
         weights=OnDemand({names[name]: make for name, make in weights.items()}),
-        linears={names[name]: linear for block in blocks for name, linear in block.linears.items()},
+        linears={names[name]: linear for name, linear in linears.items()},
         dense={names[name]: why for name, why in parts.dense.items()},
         stored=parts.stored,
         forward=ready.forward,
         recovery=recovery,
-        fallbacks=ready.fallbacks,
+        fallbacks=ready.fallbacks + seldom_seen(parts, linears),
     )
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 as float32, whatever the caller allows: TF32 or bfloat16 would do for no Hessian."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def seldom_seen(parts: Anatomy, linears: Mapping[str, PrunedLinear]) -> list[str]:
+    """Say how many linears of experts saw so few tokens that they were pruned by what the whole layer saw."""
+    experts = [name for block in parts.blocks for name in block.linears if block.expert_of(name)]
+    tokens = [linears[name].tokens for name in experts if linears[name].tokens < FEW_TOKENS]
+    if not tokens or not any(linear.tokens for linear in linears.values()):  # no text at all: magnitude
+        return []
+    return [
+        f"{len(tokens)} linears of experts saw fewer than {FEW_TOKENS} tokens (the least {min(tokens)}), and what the "
+        "whole layer saw had most say in their masks; calibrate on more text"
+    ]
 
 
 def trained_weights(parts: Anatomy, rounded: Store) -> dict[str, Callable[[], SparseWeight]]:
@@ -235,16 +212,3 @@ def _refine(config: PruneConfig, weight: Tensor, statistic: Statistic) -> Tensor
     hessian = statistic.matrix
     start = sparsegpt(weight, hessian, config.damping, config.block_columns)
     return refine(weight, hessian, start, config.damping, block_columns=config.block_columns)
-
-
-def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:
-    """Return what forwards run in: as asked, or the model's dtype, or float32 where that is slow on a CPU."""
-    if config.dtype != "auto":
-        dtype: torch.dtype = getattr(torch, config.dtype)
-        return dtype
-    quick = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    slow = config.device == "cpu" and parts.stored in quick and not quick[parts.stored]()
-    return torch.float32 if slow else parts.stored

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         Tasks(args.lm_eval.split(","), args.lm_eval_path) if args.lm_eval else None,
     )
     if args.label:
-        label.add_quality(Path(args.model), done.text, done.as_dict())
+        label.add_quality(Path(args.model), done.text, done.as_dict(), done.lm_eval)
     document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval}
     if args.out:
         write_whole(args.out, json.dumps(document, indent=2) + "\n")
@@ -65,16 +65,17 @@ def run(args: argparse.Namespace) -> int:
 
 def table(document: dict[str, Any]) -> str:
     """The figures as a person reads them."""
+    from twofour.prune.card import with_error
     from twofour.serve import harness
 
     windows = f"{document['windows']} windows of {document['window_tokens']} tokens, the first of each not scored"
     lines = [f"{document['model']} on {document['text']}", f"  {windows}"]
-    lines.append(f"  perplexity       {_with_error(document['perplexity'], document['perplexity_error'], '.3f')}")
+    lines.append(f"  perplexity       {with_error(document['perplexity'], document['perplexity_error'], '.3f')}")
     if document["baseline"] is not None:
         ratio = document["perplexity"] / document["baseline_perplexity"]
         lines.append(f"  of the baseline  {document['baseline_perplexity']:.3f} (ratio {ratio:.3f})")
         lines.append(
-            f"  KL to it         {_with_error(document['kl_nats'], document['kl_error'], '.4f')} nats per token"
+            f"  KL to it         {with_error(document['kl_nats'], document['kl_error'], '.4f')} nats per token"
         )
         lines.append(f"  top-1 agreement  {document['agreement']:.2%}")
     if document["gap_closed"] is not None:
@@ -83,7 +84,3 @@ def table(document: dict[str, Any]) -> str:
     if document["lm_eval"] is not None:
         lines += ["", harness.table(document["lm_eval"])]
     return "\n".join(lines)
-
-
-def _with_error(value: float, error: float | None, form: str) -> str:
-    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"

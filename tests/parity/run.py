@@ -32,9 +32,10 @@ from twofour.prune.anatomy import Block
 from twofour.prune.batches import Batch, record
 from twofour.prune.journal import Journal
 from twofour.prune.kept import Outcome
+from twofour.prune.prepare import prepare
 from twofour.prune.progress import to_stderr
 from twofour.prune.recipe import Method, PruneConfig
-from twofour.prune.run import prepared, pruned_model, solver
+from twofour.prune.run import pruned_model, solver
 
 ORACLE = Path(__file__).with_name("oracle.py")
 METHODS: tuple[Method, ...] = ("sparsegpt", "wanda")
@@ -112,7 +113,7 @@ def prune_by_oracle(oracle: str, method: str, dense: Path, ids: Tensor, out: Pat
 
 def prune_here(dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, float]:
     """Prune as `twofour prune --method` does, journal and all; returns the model and the seconds."""
-    ready = prepared(dense, PruneConfig(method=method, samples=len(ids), length=ids.shape[1]))
+    ready = prepare(dense, PruneConfig(method=method, samples=len(ids), length=ids.shape[1]))
     with Journal(dense.with_name(f"{method}-here"), {}) as journal:
         journal.tokens(lambda: ids)  # what it has, the run does not sample
         start = time.perf_counter()

@@ -19,8 +19,10 @@ FIGURES = {
     "window_tokens": 512,
     "windows": 16,
     "perplexity": 30.0,
+    "perplexity_error": 1.25,
     "baseline_perplexity": 20.0,
     "kl_nats": 0.25,
+    "kl_error": 0.0125,
     "agreement": 0.625,
     "sampled": True,
     "against_perplexity": 60.0,
@@ -84,17 +86,22 @@ def test_figures_go_on_the_label_and_replace_older_ones(pruned: Path, tmp_path: 
     before = json.loads((folder / "twofour.json").read_text())
     for perplexity in (40.0, 30.0):
         add_quality(folder, "16 windows", FIGURES | {"perplexity": perplexity})
-    add_quality(folder, "wiki", FIGURES | {"sampled": False, "gap_closed": None, "nll_gap_closed": None})
+    unknown = dict.fromkeys(("gap_closed", "nll_gap_closed", "perplexity_error", "kl_error"))
+    side = {"model": 0.25, "model_error": 0.0312, "baseline": 0.5, "baseline_error": None}
+    add_quality(folder, "wiki", FIGURES | unknown | {"sampled": False}, {"colours": {"acc": side}})
     after = json.loads((folder / "twofour.json").read_text())
     quality = after.pop("quality")
+    assert after.pop("lm_eval") == {"colours": {"acc": side}}
     assert after == before and check(folder).ok
     assert list(quality) == ["16 windows", "wiki"] and quality["16 windows"]["versions"] == before["versions"]
     text = (folder / "README.md").read_text()
     rows = [line for line in text.splitlines() if "512 tokens" in line]
     assert rows == [
-        "| 16 windows (16 x 512 tokens) | of its kind | 20.00 | 30.00 | 1.500x | 0.2500 | 62.5% | 0.75 (0.63) |",
+        "| 16 windows (16 x 512 tokens) | of its kind | 20.00 | 30.00 ± 1.25 | 1.500x | 0.2500 ± 0.0125 | 62.5% | "
+        "0.75 (0.63) |",
         "| wiki (16 x 512 tokens) | foreign | 20.00 | 30.00 | 1.500x | 0.2500 | 62.5% | - |",
     ]
+    assert "| colours | acc | 0.5000 | 0.2500 ± 0.0312 |" in text
     assert "Not measured" not in text and "transformers loads this model like any other" in text
 
 

@@ -191,7 +191,8 @@ def test_training_is_kept_where_an_expert_has_seen_no_token_yet(
 
     monkeypatch.setattr(kept, "SAVE_S", 0.0)
     monkeypatch.setattr(journal.Journal, "save_training", watch)
-    prune(source, tmp_path / "out", config)
+    (fallback,) = prune(source, tmp_path / "out", config).manifest["fallbacks"]
+    assert "linears of experts saw fewer than 32 tokens (the least 0)" in fallback
     assert len(moments) > 1 and min(moments) < len(anatomy.dissect(anatomy.load(source)).linears)
 
 

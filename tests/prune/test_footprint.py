@@ -53,18 +53,6 @@ def test_linears_that_share_an_input_are_solved_as_one(parts: Anatomy) -> None:
     assert footprint._largest_together(anatomy.dissect(wide)) == 2 * 512 * 64
 
 
-def test_training_keeps_what_its_way_back_needs(parts: Anatomy) -> None:
-    weights = 4 * 1024 * 1024 * 2  # of attention, 4 heads
-    linears = (64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 96)
-    assert footprint._way_back(parts, config()) == 1024 * (2 * linears + 2 * (4 + 4 + 2) * 64) + weights
-    short = config(preset="best", length=256)  # two samples are a step
-    assert footprint._way_back(parts, short) == 512 * (2 * linears + 20 * 64) + weights // 8
-    kept = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96) // 2
-    logits = 4 * 512 * 320 * 2
-    trained = kept * (4 + 4 + 4 + 4 + 2) + 2 * kept * 2  # masters, two moments, places, the best; all gradients
-    assert footprint._distilling(parts, short) == trained + logits + 2 * footprint._way_back(parts, short)
-
-
 def test_every_expert_has_hessians_of_its_own() -> None:
     sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     few, many = (
@@ -77,6 +65,23 @@ def test_every_expert_has_hessians_of_its_own() -> None:
     grown = footprint.memory_bytes(many_parts, config()) - footprint.memory_bytes(few_parts, config())
     bigger = footprint.model_bytes(many_parts) - footprint.model_bytes(few_parts)
     assert grown - bigger == (24 - 8) * 4 * (32**2 + 16**2)
+
+
+def test_the_largest_block_counts_wherever_it_is() -> None:
+    sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    mixed, same = (
+        anatomy.dissect(
+            transformers.Qwen3MoeForCausalLM(
+                transformers.Qwen3MoeConfig(
+                    **(sizes | {"num_hidden_layers": 2, "head_dim": 16, "num_key_value_heads": 2}),
+                    **{"num_experts": 24, "vocab_size": 64, "mlp_only_layers": dense},
+                )
+            )
+        )
+        for dense in ([0], [])
+    )
+    saved = footprint.model_bytes(same) - footprint.model_bytes(mixed)
+    assert footprint.memory_bytes(same, config()) - footprint.memory_bytes(mixed, config()) == saved
 
 
 def test_disk_holds_the_result_the_blocks_and_the_states(parts: Anatomy) -> None:

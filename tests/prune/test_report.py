@@ -77,15 +77,12 @@ def test_trained_blocks_have_a_chart(manifest: dict[str, Any]) -> None:
 def test_measured_quality_comes_onto_the_page(pruned: Path) -> None:
     assert "Not measured yet" in (pruned / "report.html").read_text()
     figures = {"window_tokens": 512, "windows": 2, "perplexity": 30.0, "baseline_perplexity": 20.0}
-    add_quality(pruned, "<wiki>", figures | {"kl_nats": 0.25, "agreement": 0.625, "sampled": False})
+    figures |= {"kl_nats": 0.25, "agreement": 0.625, "sampled": False, "perplexity_error": None, "kl_error": 0.1}
+    add_quality(pruned, "<wiki>", figures)
     text = (pruned / "report.html").read_text()
     assert "<td>&lt;wiki&gt; (2 x 512 tokens)</td>" in text and "<td>1.500x</td>" in text
+    assert "<td>0.2500 ± 0.1000</td>" in text
     assert "Not measured yet" not in text
-
-
-def test_without_recovery(manifest: dict[str, Any]) -> None:
-    text = page({**manifest, "recovery": None}, "m")
-    assert "No block was trained." in text and text.count("<svg") == 1
 
 
 def test_losses_by_kind_and_depth() -> None:

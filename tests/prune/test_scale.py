@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from twofour.prune import PruneConfig, anatomy, footprint, run
+from twofour.prune import PruneConfig, footprint
+from twofour.prune.prepare import prepare
 
 RUN = """
 import json, sys
@@ -29,9 +30,6 @@ def test_nothing_large_is_in_memory_twice(preset: str, samples: int, large_model
     words = [str(large_model_folder), str(tmp_path / "out"), json.dumps(asked)]
     ran = subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, check=True, timeout=1800)
     before, peak = json.loads(ran.stdout)
-    config = PruneConfig(**asked)
-    parts = anatomy.dissect(anatomy.load(large_model_folder))
-    parts.model.to(run.forward_dtype(parts, config))  # float32 where the CPU is slow at bfloat16
-    estimate = footprint.memory_bytes(parts, config)
+    estimate = prepare(large_model_folder, PruneConfig(**asked)).memory_bytes
     assert peak - before < estimate - footprint.PROCESS_BYTES + SLACK_BYTES
     assert peak < estimate  # what --plan promises

@@ -86,7 +86,7 @@ def test_the_label(tiny_model_folder: Path, text: Path, tmp_path: Path, capsys: 
     labelled = json.loads((tmp_path / "out" / "twofour.json").read_text())["quality"]["text"]
     assert labelled["kl_nats"] == printed["kl_nats"] > 0
     assert (
-        f"| {printed['baseline_perplexity']:.2f} | {printed['perplexity']:.2f} |"
+        f"| {printed['baseline_perplexity']:.2f} | {printed['perplexity']:.2f} ± {printed['perplexity_error']:.2f} |"
         in (tmp_path / "out" / "README.md").read_text()
     )
 

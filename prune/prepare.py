@@ -1,0 +1,75 @@
+"""What is decided before a run begins: the model is loaded, and what cannot be done with it here is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from twofour.prune import anatomy, folder, footprint, sources, text
+from twofour.prune.anatomy import Anatomy
+from twofour.prune.errors import InputError
+from twofour.prune.recipe import PruneConfig
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dense model in memory, and what will be done with it, as far as this machine allows it."""
+
+    source: Path
+    parts: Anatomy
+    names: dict[str, str]  # under which its folder stores the weights of a linear
+    config: PruneConfig
+    fallbacks: list[str]
+    on_disk: bool  # hidden states are
+    forward: torch.dtype
+
+    @property
+    def disk_bytes(self) -> int:
+        """Estimate the disk that the run needs."""
+        return footprint.disk_bytes(self.parts, self.config, self.on_disk)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate the most memory that the run needs."""
+        return footprint.memory_bytes(self.parts, self.config, self.on_disk)
+
+
+def prepare(source: Path, config: PruneConfig) -> Prepared:
+    """Load the model of a folder and decide what can be done with it here.
+
+    Raises ModelError or InputError for what a run could not do: before it starts, and for `prune --plan`, too.
+    """
+    require_device(config.device)
+    anatomy.refuse_config(folder.read_config(source))
+    if reads := config.stages.solver != "magnitude":
+        sources.require(config)
+    parts = anatomy.dissect(anatomy.load(source))
+    names = anatomy.stored_names(parts, source)
+    if reads:
+        text.refuse_length(parts.model, config.length)
+    forward = forward_dtype(parts, config)
+    parts.model.to(forward)
+    config, fallbacks = footprint.affordable(parts, config)
+    return Prepared(source, parts, names, config, fallbacks, footprint.states_on_disk(parts, config), forward)
+
+
+def require_device(device: str) -> None:
+    """Raise InputError unless torch has this device and twofour can work on it."""
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}; give cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device!r}, and this torch sees no such GPU; give cpu, or install torch for CUDA")
+
+
+def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:
+    """Return what forwards run in: as asked, or the model's dtype, or float32 where that is slow on a CPU."""
+    if config.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
+    quick = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    slow = config.device == "cpu" and parts.stored in quick and not quick[parts.stored]()
+    return torch.float32 if slow else parts.stored
