@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 
 from twofour.bench import quality as qualities
 from twofour.bench import servers
@@ -27,7 +26,7 @@ from twofour.bench.report.report import Report
 from twofour.bench.run import measure, served_model
 from twofour.bench.servers import Options, Placement, Server
 from twofour.prune.errors import InputError, ServerError
-from twofour.prune.progress import Progress, Step, silent
+from twofour.prune.progress import Progress, counter, silent
 
 QUESTION = "What is the capital of France, and what is it famous for?"
 ANSWER_TOKENS = 64
@@ -137,11 +136,11 @@ def _arms(
     with contextlib.ExitStack() as stack:
         folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twofour-compare-")))
         wanted = {"torch_dense": (dense, "reference"), "dense": (dense, "auto"), "sparse": (sparse, "auto")}
-        arms, began = dict[str, Arm](), perf_counter()
+        arms, step = dict[str, Arm](), counter("starting servers", len(wanted), progress)
         for name, (model, kernels) in wanted.items():
             log = folder / f"server-{name}.log"
             arms[name] = _start(stack, model, log, placement, Options(placement.threads, kernels))
-            progress(Step("starting servers", len(arms), len(wanted), perf_counter() - began, arm_label(name, wanted)))
+            step(arm_label(name, wanted))
         yield arms
 
 
@@ -161,15 +160,14 @@ def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placem
 
 
 def _rounds(arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None, progress: Progress) -> list[ArmRun]:
-    runs, began, total = list[ArmRun](), perf_counter(), experiment.rounds * len(arms)
+    runs, step = list[ArmRun](), counter("measuring", experiment.rounds * len(arms), progress)
     for round_ in range(experiment.rounds):
         for name in experiment.order(round_, tuple(arms)):
             endpoint = arms[name].endpoint
             with arms[name].running():
                 run = measure(experiment.load(endpoint.url, endpoint.model, round_), api_key)
             runs.append(ArmRun(name, round_, run))
-            detail = f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}"
-            progress(Step("measuring", len(runs), total, perf_counter() - began, detail))
+            step(f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}")
     return runs
 
 

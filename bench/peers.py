@@ -25,7 +25,7 @@ from twofour.bench.stats import Distribution, paired_ratio
 from twofour.bench.turns import order
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError, ServerError
-from twofour.prune.progress import Progress, Step
+from twofour.prune.progress import Progress, counter
 
 KIND = "twofour.bench.peers"
 THAW_S, POLL_S = 60.0, 0.05
@@ -143,15 +143,13 @@ def _frozen(servers: Sequence[Peer]) -> Iterator[None]:
 
 def _rounds(servers: Sequence[Peer], asked: Asked, progress: Progress) -> dict[Cell, list[Run]]:
     found: dict[Cell, list[Run]] = {(n, peer.name): [] for n in asked.concurrency for peer in servers}
-    started, total, done = perf_counter(), asked.rounds * len(found), 0
+    step = counter("measuring", asked.rounds * len(found), progress)
     for round_ in range(asked.rounds):
         for n in asked.concurrency:
             for peer in order(list(servers), round_):
                 with peer.awake():
                     found[n, peer.name].append(measure(asked.load(peer, n, round_)))
-                done += 1
-                detail = f"round {round_ + 1} of {asked.rounds}, {peer.name}, {n} at a time"
-                progress(Step("measuring", done, total, perf_counter() - started, detail))
+                step(f"round {round_ + 1} of {asked.rounds}, {peer.name}, {n} at a time")
     return found
 
 

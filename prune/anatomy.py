@@ -78,7 +78,7 @@ def refuse_config(config: Mapping[str, Any]) -> None:
         )
 
 
-def load(folder: Path, device: str = "cpu") -> nn.Module:
+def load(folder: Path) -> nn.Module:
     """Load a dense causal language model for reading, in the dtype it is stored in. Safetensors only, no code."""
     from transformers import AutoModelForCausalLM
 
@@ -92,7 +92,7 @@ def load(folder: Path, device: str = "cpu") -> nn.Module:
         if tensor.is_floating_point() and not bool(torch.isfinite(torch.stack(tensor.aminmax())).all()):
             place = (~torch.isfinite(tensor)).nonzero()[0].tolist()
             raise NonFiniteError(f"{name} is NaN or infinite at {place}; take an intact copy of the model")
-    loaded: nn.Module = model.to(device).eval().requires_grad_(False)
+    loaded: nn.Module = model.eval().requires_grad_(False)
     return loaded
 
 

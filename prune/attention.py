@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "twofour_quick"
 NOT_PLAIN = ("softcap", "position_bias", "s_aux", "cache")
 ROWS = 128  # of the queries of a head at a time
-KEPT_BYTES = 32 << 20  # of the weights of one layer for the way back, at most
+SAVED_BYTES = 32 << 20  # of the weights of one layer for the way back, at most
 
 Place = tuple[int, int | slice, slice]  # sample, heads, tokens
 
@@ -56,11 +56,12 @@ def attention(
     **options: Any,
 ) -> tuple[Tensor, None]:  # [samples, queries, heads, value width]
     """Attend; the signature is that of transformers' attention functions."""
-    plain = attention_mask is None and all(options.get(name) is None for name in NOT_PLAIN)
+    on_cpu = query.device.type == "cpu"
+    plain = on_cpu and attention_mask is None and all(options.get(name) is None for name in NOT_PLAIN)
     if plain and query.shape[2] == 1:
         return one_query(query, key, value, scaling), None
     is_causal = options.get("is_causal", getattr(module, "is_causal", True)) is not False
-    if plain and is_causal and query.shape[2] == key.shape[2] and query.device.type == "cpu":
+    if plain and is_causal and query.shape[2] == key.shape[2]:
         return causal(query, key, value, scaling).transpose(1, 2), None
     result: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **options
@@ -86,7 +87,7 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         mixed, kept = query.new_empty(*query.shape[:-1], value.shape[-1]), []
-        few = any(ctx.needs_input_grad) and query[..., 0].nbytes * key.shape[2] <= KEPT_BYTES
+        few = any(ctx.needs_input_grad) and query[..., 0].nbytes * key.shape[2] <= SAVED_BYTES
         for own, seen in _places(query, key):
             weights = _weights(query[own], key[seen], scale)
             mixed[own] = weights @ value[seen]

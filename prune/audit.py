@@ -38,7 +38,6 @@ class Report:
     form: Format | None
     kinds: dict[str, Kind] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
-    manifest: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -66,7 +65,7 @@ def check(folder: Path | str) -> Report:
             except (CheckpointError, PatternError) as error:
                 faults.append(str(error))
         faults += _strangers(weights, manifest)
-    return Report(str(folder), weights.form, {name: _sum(found) for name, found in kinds.items()}, faults, manifest)
+    return Report(str(folder), weights.form, {name: _sum(found) for name, found in kinds.items()}, faults)
 
 
 def _kind(weights: Weights, name: str, manifest: dict[str, Any], config: dict[str, Any]) -> Kind:

@@ -1,4 +1,4 @@
-"""Sampling many long texts at once on a CPU, with `attention` in a third of the time of `generate`.
+"""Sampling many texts at once on a CPU, with `attention` in a third of the time of `generate`.
 
 The cache is allocated once for the whole length: growing it copies everything at every token. Sliding-window layers
 keep their own.

@@ -31,7 +31,7 @@ PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the alloca
 FACTORS = 2  # the factor of a Hessian and one in between, float32
 WEIGHTS = 6  # copies of a weight while it is solved, float32
 SAVED_BYTES = 12 / 2  # masters and moments, float32, of every second weight
-KEPT_BYTES = SAVED_BYTES + 4 / 2  # and their places
+TRAINED_BYTES = SAVED_BYTES + 4 / 2  # and their places
 NORMS = 2 * (4 + 4 + 2)  # bytes of a number in two norms: as float32, normalised, and in the model's dtype
 PACKED_SHARE = (2 + 2 / 4) / 4  # a packed 16-bit weight takes at most this share of its dense bytes, with slack
 
@@ -184,7 +184,7 @@ def _distilling(parts: Anatomy, config: PruneConfig) -> int:
 
 def _kept(linears: Iterable[nn.Linear], parts: Anatomy) -> float:
     """Masters, moments and places of kept weights, the best of them so far, and the gradients of all."""
-    return _numbers(linears) * (KEPT_BYTES + _element(parts) / 2 + _element(parts))
+    return _numbers(linears) * (TRAINED_BYTES + _element(parts) / 2 + _element(parts))
 
 
 def _way_back(block: Block, parts: Anatomy, config: PruneConfig) -> int:
@@ -192,7 +192,7 @@ def _way_back(block: Block, parts: Anatomy, config: PruneConfig) -> int:
     sizes: Any = parts.model.config
     numbers = sum(linear.in_features + linear.out_features for linear in _passed(block, parts))
     tokens = _step_tokens(config)
-    weights = min(attention.KEPT_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
+    weights = min(attention.SAVED_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
     return tokens * (numbers * _element(parts) + NORMS * sizes.hidden_size) + int(weights)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
-from time import perf_counter
 
 import torch
 
@@ -16,7 +15,7 @@ from twofour.bench.kernels.contenders import Contender, Form
 from twofour.bench.kernels.isa import held
 from twofour.bench.kernels.plan import Matrix, Plan
 from twofour.bench.kernels.race import Lap, Turn, cpu_turn, race
-from twofour.prune.progress import Progress, Step, silent
+from twofour.prune.progress import Progress, Step, counter, silent
 from twofour.serve.kernels import cpu
 
 MOST_PRESSURE, MOST_DRIFT, MOST_SHARE = 0.10, 0.15, 1.10
@@ -98,14 +97,13 @@ def _measure_cuda(plan: Plan, progress: Progress) -> Findings:
 def _cells(plan: Plan, ring: int, progress: Progress) -> list[Cell]:
     parts = [("linear", matrix, plan.tokens) for matrix in plan.linears]
     parts += [("lm_head", matrix, tuple(plan.head_tokens)) for matrix in plan.heads if plan.head_tokens]
-    total, started = sum(len(tokens) for _, _, tokens in parts), perf_counter()
+    step = counter("cells", sum(len(tokens) for _, _, tokens in parts), progress)
     cells: list[Cell] = []
     for part, matrix, tokens in parts:
         found = contenders.with_copies(_forms(plan, part, matrix), ring)
         for count in tokens:
             cells.append(_cell(plan, part, matrix, count, found))
-            detail = f"{part} {matrix[0]} x {matrix[1]}, {count} tokens"
-            progress(Step("cells", len(cells), total, perf_counter() - started, detail))
+            step(f"{part} {matrix[0]} x {matrix[1]}, {count} tokens")
         del found
         gc.collect()  # a ring is hundreds of megabytes; none waits for the next
     return cells

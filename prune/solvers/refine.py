@@ -69,9 +69,7 @@ def group_tables(hessian: Tensor) -> Tables:  # [in, in], positive definite
     groups = hessian.view(count, GROUP, count, GROUP).diagonal(dim1=0, dim2=2).permute(2, 0, 1).double()
     inverse, info = torch.linalg.inv_ex(groups)
     if bool(info.any()) or not bool((inverse.diagonal(dim1=1, dim2=2) > 0).all()):  # NaN is not above 0
-        raise FactorError(
-            "a group of the Hessian is not positive definite; calibrate on more text or raise the damping"
-        )
+        raise FactorError("a group of the Hessian is not positive definite; calibrate on more text")
     costs = groups.new_zeros(count, len(KEPT_PAIRS), GROUP, GROUP)
     values = torch.zeros_like(costs)
     for choice, (kept, dropped) in enumerate(zip(KEPT_PAIRS, DROPPED_PAIRS, strict=True)):

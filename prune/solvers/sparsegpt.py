@@ -61,8 +61,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:  # [in, in] -> up
     del inverse
     if int(info) or not bool(torch.isfinite(torch.stack(factor.aminmax())).all()):
         raise FactorError(
-            f"the Hessian ({len(hessian)} inputs, damping {damping:g}) is not positive definite; "
-            "calibrate on more text or raise the damping"
+            f"the Hessian ({len(hessian)} inputs, damping {damping:g}) is not positive definite; calibrate on more text"
         )
     return factor.contiguous()
 

@@ -42,7 +42,7 @@ def inputs(tokens: int, heads: int = 6, key_heads: int = 2, dtype: torch.dtype =
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 20], ids=["computed again", "kept"])
 @pytest.mark.parametrize("tokens", [1, 7, ROWS, ROWS + 1, 2 * ROWS + 40])
 def test_it_is_the_definition(tokens: int, kept_bytes: int) -> None:
-    with patch.object(attention, "KEPT_BYTES", kept_bytes):
+    with patch.object(attention, "SAVED_BYTES", kept_bytes):
         found = forwards_and_backwards(causal, inputs(tokens), 0.3)
     for ours, wanted in zip(found, forwards_and_backwards(brute_force, inputs(tokens), 0.3), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
@@ -72,7 +72,7 @@ def test_weights_are_kept_only_for_the_way_back() -> None:
         leaves = [each.requires_grad_(True) for each in inputs(10)]
         causal(*leaves).sum().backward()
         assert computed.call_count == 4  # two samples of two key heads, forwards
-        with patch.object(attention, "KEPT_BYTES", 0):
+        with patch.object(attention, "SAVED_BYTES", 0):
             causal(*leaves).sum().backward()
         assert computed.call_count == 4 + 2 * 4
     with torch.no_grad():
