@@ -6,7 +6,7 @@ The packed form carries the transformers variant name `twofour` (`model.twofour.
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,6 +34,7 @@ SCALE_COLUMNS = (0, 64)  # columns that share a scale of int8 values; 0: all of 
 FORMS: tuple[Format, ...] = ("packed", "dense")
 
 SparseWeight = Tensor | Packed  # a 2:4 weight [out, in], expanded or packed
+ValuesKind = tuple[str, int]  # the dtype of a weight's values, and for how many columns there is a scale; 0: a row
 
 
 def form_of(folder: Path) -> Format:
@@ -79,6 +80,10 @@ class Weights(Mapping[str, Tensor]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.clear()
+
+    def rank(self, name: str) -> int:
+        """The number of dimensions of a tensor, which is not read for it."""
+        return len(self._open[self._file_of[name]].get_slice(name).get_shape())
 
     def bases(self) -> list[str]:
         """The names M for which M.values is stored."""
@@ -129,27 +134,29 @@ def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
 
 
 def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:
-    """Write a model with some linears replaced. `weights`: stored name of a module -> 2:4 weight [out, in].
-
-    Everything else of `source` is carried over as it is.
-    """
+    """Write a model with some linears replaced, all else as it is. weights: by the stored names of their modules."""
     with Weights(source, "dense") as tensors:
-        write_weights(folder, _replaced(tensors, weights, form), form)
+        kinds: set[ValuesKind] = set()  # filled in writing: a weight may be made when it is asked for
+        write_weights(folder, _replaced(tensors, weights, form, kinds), form)
         config = read_config(source)
         if form == "packed":
-            config["quantization_config"] = quantization_config(weights, others(tensors, weights))
+            config["quantization_config"] = quantization_config(kinds, others(tensors, weights))
             _say_dtype(config, tensors, weights)
     write_json(folder / "config.json", config)
     copy_rest(source, folder)
 
 
-def _replaced(tensors: Weights, weights: Mapping[str, SparseWeight], form: Format) -> Iterator[tuple[str, Tensor]]:
+def _replaced(
+    tensors: Weights, weights: Mapping[str, SparseWeight], form: Format, kinds: set[ValuesKind]
+) -> Iterator[tuple[str, Tensor]]:
     for name in tensors:
         base = name.removesuffix(".weight")
         if base == name or base not in weights:
             yield name, tensors[name]
         else:
-            yield from linear_tensors(base, weights[base], form)
+            weight = weights[base]
+            kinds.add(values_kind(weight))
+            yield from linear_tensors(base, weight, form)
 
 
 def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tuple[str, Tensor]]:
@@ -179,19 +186,18 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def others(tensors: Mapping[str, Tensor], weights: Mapping[str, SparseWeight]) -> list[str]:
+def others(tensors: Weights, weights: Collection[str]) -> list[str]:
     """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
-    found = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and tensors[name].dim() == 2}
-    return sorted((found | {"lm_head"}) - weights.keys())
+    found = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and tensors.rank(name) == 2}
+    return sorted((found | {"lm_head"}).difference(weights))
 
 
-def quantization_config(weights: Mapping[str, SparseWeight], ignore: list[str]) -> dict[str, Any]:
-    """What a loader needs to know, for config.json. `ignore`: the modules that are not packed."""
-    kinds = {_values_of(weight) for weight in weights.values()}
+def quantization_config(kinds: Collection[ValuesKind], ignore: list[str]) -> dict[str, Any]:
+    """What a loader needs to know, for config.json. kinds: of the packed weights. ignore: the modules that are not."""
     if len(kinds) != 1:
         found = ", ".join(sorted(f"{dtype} (scale_columns {columns})" for dtype, columns in kinds))
         raise ModelError(f"the linears have values of several kinds, {found}; give a model with one dtype")
-    dtype, columns = kinds.pop()
+    ((dtype, columns),) = kinds
     if dtype not in VALUE_DTYPES or columns not in SCALE_COLUMNS:
         raise ModelError(
             f"values of {dtype} (scale_columns {columns}) cannot be stored; choose one of {', '.join(VALUE_DTYPES)}, "
@@ -207,7 +213,7 @@ def quantization_config(weights: Mapping[str, SparseWeight], ignore: list[str]) 
     }
 
 
-def _values_of(weight: SparseWeight) -> tuple[str, int]:
+def values_kind(weight: SparseWeight) -> ValuesKind:
     if isinstance(weight, Packed):
         return dtype_name(weight.values.dtype), weight.scale_columns
     return dtype_name(weight.dtype), 0

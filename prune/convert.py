@@ -41,7 +41,8 @@ def convert(folder: Path, out: Path, to: Format) -> None:
         checkpoint.write_weights(part, _stored(rest, linears, to), to)
         config.pop("quantization_config", None)
         if to == "packed":
-            config["quantization_config"] = checkpoint.quantization_config(linears, checkpoint.others(weights, linears))
+            kinds = {checkpoint.values_kind(linear) for linear in linears.values()}
+            config["quantization_config"] = checkpoint.quantization_config(kinds, checkpoint.others(weights, linears))
         write_json(part / "config.json", config)
         checkpoint.copy_rest(folder, part)
         label.write(part, _manifest(folder, linears), out.name)

@@ -208,6 +208,9 @@ class OnDemand(Mapping[str, SparseWeight]):
     def __getitem__(self, name: str) -> SparseWeight:
         return self._makers[name]()
 
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would make it
+        return name in self._makers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)
 

@@ -139,4 +139,4 @@ def test_unknown_kinds_are_refused(stored: dict[str, Any], fault: str) -> None:
 )
 def test_values_that_cannot_be_named_are_refused(weights: list[checkpoint.SparseWeight], fault: str) -> None:
     with pytest.raises(ModelError, match=fault):
-        checkpoint.quantization_config({str(i): weight for i, weight in enumerate(weights)}, [])
+        checkpoint.quantization_config({checkpoint.values_kind(weight) for weight in weights}, [])

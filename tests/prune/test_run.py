@@ -92,6 +92,19 @@ def test_presets_are_2_of_4_and_on_the_label(
         assert (recovery["model"] is None) == (train == "blocks")
 
 
+def test_a_weight_is_made_once_to_be_written(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, original = list[int](), run.trained_weights
+
+    def counted(parts: Anatomy, rounded: Any) -> Any:
+        return original(parts, lambda weight: (made.append(1), rounded(weight))[1])
+
+    monkeypatch.setattr(run, "trained_weights", counted)
+    prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="best", **SMALL))
+    assert len(made) == 14
+
+
 def test_what_the_last_training_made_is_what_is_stored(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
