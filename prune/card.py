@@ -160,13 +160,14 @@ def _source(name: str) -> str:
 def _recovery(recovery: Mapping[str, Any] | None) -> str:
     if recovery is None:
         return "none"
-    steps = ["block by block", *([_whole(recovery["model"])] if recovery["model"] else [])]
+    steps = ["block by block", *([f"as a whole model ({trained(recovery['model'])})"] if recovery["model"] else [])]
     return f"kept weights trained {', then '.join(steps)}; masks fixed"
 
 
-def _whole(outcome: Mapping[str, Any]) -> str:
-    figures = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
-    return f"as a whole model ({figures}, {outcome['passes']} passes)"
+def trained(outcome: Mapping[str, Any]) -> str:
+    """Say what training all kept weights together won back."""
+    gain = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
+    return f"{gain}, passes: {outcome['passes']}"
 
 
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:

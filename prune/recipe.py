@@ -164,7 +164,7 @@ def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
 class PrunedLinear:
     """What is known of one pruned linear. `loss` is relative, see `loss_kind` of the manifest.
 
-    It is the loss of what is stored: the rounding of the values, to int8 too, is part of it.
+    It is that of the values as they are stored, rounding to int8 too, but before kept weights were trained.
     """
 
     shape: tuple[int, int]

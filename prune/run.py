@@ -15,6 +15,7 @@ from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import record
 from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.card import trained
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import InputError
 from twofour.prune.journal import Journal, OnDemand, request, stamps
@@ -60,13 +61,18 @@ class Report:
         worst = max(losses, key=lambda name: losses[name])
         how = f"{self.manifest['method']}, {self.manifest['values']['dtype']} values"
         kept = ", ".join(self.manifest["dense"]) or "none"
-        return (
-            f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}\n"
-            f"relative loss: mean {sum(losses.values()) / len(losses):.4f}, "
-            f"largest {losses[worst]:.4f} at {worst}\n"
-            f"{self.manifest['minutes']:.1f} minutes, "
-            f"peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
-        )
+        recovery = self.manifest["recovery"]
+        when = " before kept weights were trained" if recovery else ""
+        lines = [
+            f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}",
+            f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
+            f"largest {losses[worst]:.4f} at {worst}",
+            *([trained(recovery["model"])] if recovery and recovery["model"] else []),
+            *self.manifest["fallbacks"],
+            f"{self.manifest['minutes']:.1f} minutes, peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB",
+            f"what it lost: twofour eval {self.folder} --baseline {self.manifest['base_model']} --label",
+        ]
+        return "\n".join(lines)
 
 
 def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent) -> Report:

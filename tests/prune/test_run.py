@@ -82,8 +82,12 @@ def test_presets_are_2_of_4_and_on_the_label(
     tiny_model_folder: Path, tmp_path: Path, preset: str, train: str, values: str
 ) -> None:
     config = PruneConfig(preset=preset, train=train, values=values, samples=16, length=32)  # type: ignore[arg-type]
-    manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
+    report = prune(tiny_model_folder, tmp_path / "out", config)
+    manifest, summary = report.manifest, str(report)
     assert check(tmp_path / "out").ok and manifest["preset"] == preset
+    assert ("before kept weights were trained" in summary) == (preset != "fast")
+    assert ("KL to dense" in summary) == (preset != "fast" and train == "auto")
+    assert f"twofour eval {tmp_path / 'out'} --baseline {tiny_model_folder} --label" in summary
     recovery = manifest["recovery"]
     assert (recovery is not None) == (preset != "fast")
     if recovery:
