@@ -115,6 +115,30 @@ def chart(results: dict[str, Any]) -> Markup:
     return track("Share of the gap to dense that is closed, against minutes", about, lines, ("minutes", "gap closed"))
 
 
+def tokens_chart(results: dict[str, Any]) -> Markup:
+    """GC against the tokens of the text, a line for each source and preset with several amounts, means over seeds.
+
+    Raises InputError where there is no such line.
+    """
+    runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"]]
+    kinds = dict.fromkeys((_named(run), run["preset"]) for run in runs)
+    lines = {kind: _by_tokens([run for run in runs if (_named(run), run["preset"]) == kind], results) for kind in kinds}
+    curves = {f"{preset}, {source}": line for (source, preset), line in lines.items() if len(line) > 1}
+    if not curves:
+        raise InputError("no preset was run with several amounts of one text; give bench pruning other --samples, too")
+    about = f"Against fast with as much of the same text; {results['about']['model']}."
+    units = ("thousand tokens", "gap closed")
+    return track("Share of the gap to dense that is closed, against tokens", about, curves, units)
+
+
+def _by_tokens(runs: list[dict[str, Any]], results: dict[str, Any]) -> list[Point]:
+    amounts: dict[int, list[float]] = {}
+    for run in runs:
+        amounts.setdefault(run["samples"], []).append(run["gc"])
+    length = results["about"]["length"]
+    return [Point(samples * length / 1000, fmean(gaps), "") for samples, gaps in sorted(amounts.items())]
+
+
 def _text(run: dict[str, Any], about: dict[str, Any]) -> str:
     return f"{_named(run)}, {run['samples']} x {about['length']}"
 

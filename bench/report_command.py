@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--svg", type=Path, metavar="FILE", help="of bench pruning: write gap closed against minutes there"
     )
+    parser.add_argument("--tokens-svg", type=Path, metavar="FILE", help="likewise: gap closed against tokens")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the document without its runs there too")
 
 
@@ -30,17 +31,18 @@ def run(args: argparse.Namespace) -> int:
         kind = document["kind"]
         tables: dict[str, Callable[[dict[str, Any]], str]] = {plan.KIND: kernels.table, pruning.KIND: pruning.table}
         table = tables[kind](document) if kind in tables else Report(document).table()
-        chart = charts.alone(pruning.chart(document)) if args.svg and kind == pruning.KIND else None
+        wanted = {args.svg: pruning.chart, args.tokens_svg: pruning.tokens_chart}
+        drawn = {file: charts.alone(draw(document)) for file, draw in wanted.items() if file and kind == pruning.KIND}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{args.file} is no report of bench compare, bench kernels or bench pruning ({error!r}); check the file"
         ) from error
     if kind in tables and (args.html or args.summary):
         raise InputError(f"{args.file} is not of bench compare; leave out --html and --summary")
-    if args.svg and chart is None:
-        raise InputError(f"{args.file} is not of bench pruning; leave out --svg")
-    if chart is not None:
-        write_whole(args.svg, chart)
+    if (args.svg or args.tokens_svg) and not drawn:
+        raise InputError(f"{args.file} is not of bench pruning; leave out --svg and --tokens-svg")
+    for file, chart in drawn.items():
+        write_whole(file, chart)
     if args.html:
         write_whole(args.html, Report(document).html())
     if args.summary:

@@ -126,6 +126,23 @@ def test_a_line_goes_through_the_means_over_seeds() -> None:
     assert ">fast<" in svg and ">best<" in svg and ">self, 64 x 512<" in svg
 
 
+def test_a_line_goes_through_the_amounts_of_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, svg = tmp_path / "results.json", tmp_path / "chart.svg"
+    runs = [run | {"samples": samples} for run in (FAST, BEST) for samples in (128, 32)]
+    document = {"kind": pruning.KIND, "about": {"model": "m", "length": 500}, "runs": runs}
+    results.write_text(json.dumps(document))
+    assert main(["bench", "report", str(results), "--tokens-svg", str(svg)]) == 0
+    text = svg.read_text()
+    points, _legend = re.findall(r'class="curve \w+" d="M([^"]+)"', text)
+    (first, low), (last, high) = (tuple(map(float, pair.split(","))) for pair in points.split(" L"))
+    zero, most = (float(re.search(rf'x="([\d.]+)"[^>]*"middle">{at}<', text)[1]) for at in ("0", "60"))  # type: ignore[index]
+    assert (first - zero, last - zero) == pytest.approx(((most - zero) * 16 / 60, (most - zero) * 64 / 60), abs=0.5)
+    assert low == high and ">best, self<" in text and "fast, self" not in text
+    results.write_text(json.dumps(document | {"runs": [FAST, BEST]}))
+    assert main(["bench", "report", str(results), "--tokens-svg", str(svg)]) == 1
+    assert "give bench pruning other --samples" in capsys.readouterr().err
+
+
 def test_a_report_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, svg = tmp_path / "results.json", tmp_path / "chart.svg"
     document = {"kind": pruning.KIND, "about": {"model": "a<b", "length": 512}, "runs": [FAST, BEST]}
