@@ -41,12 +41,19 @@ TOKENS = "tokens.safetensors"
 TRAINING = "training.safetensors"
 
 
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+
 Stamps = dict[str, list[int]]  # the size and the time of each file, by name
 
 
 def stamps(files: Iterable[Path]) -> Stamps:
     """Return by what a file that changes is known."""
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files) if path.is_file()}
+
+
+def model_stamps(source: Path) -> Stamps:
+    """Return those of what a model is read from; other files of its folder may change."""
+    return stamps(path for pattern in MODEL_FILES for path in source.glob(pattern))
 
 
 def request(config: PruneConfig, forward: torch.dtype, model: Stamps, text: Stamps) -> dict[str, Any]:

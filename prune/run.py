@@ -18,7 +18,7 @@ from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.card import trained
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import InputError
-from twofour.prune.journal import Journal, OnDemand, request, stamps
+from twofour.prune.journal import Journal, OnDemand, model_stamps, request, stamps
 from twofour.prune.origin import origin
 from twofour.prune.packed import pack
 from twofour.prune.prepare import Prepared, prepare
@@ -83,13 +83,13 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     config = config or PruneConfig()
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
-    base, before = origin(str(model), source), stamps(source.iterdir())
+    base, before = origin(str(model), source), model_stamps(source)
     ready = prepare(source, config)
     config, asked = ready.config, request(ready.config, ready.forward, before, stamps(map(Path, config.sources)))
     with Journal(Path(out), asked) as journal, folder.new_folder(Path(out), inside=journal.folder) as part:
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
-        if stamps(source.iterdir()) != before:
+        if model_stamps(source) != before:
             raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
         del ready  # where the model is not needed for the weights, writing has its memory
         checkpoint.write_model(part, source, pruned.weights, config.format)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from twofour.prune import PruneConfig, check, prune
+from twofour.prune.plan import plan
 from twofour.prune.recipe import Preset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -35,3 +36,11 @@ def test_one_block_at_a_time_is_on_the_device(large_model_folder: Path, tmp_path
     prune(large_model_folder, tmp_path / "out", config)
     model_bytes = (large_model_folder / "model.safetensors").stat().st_size
     assert 0 < torch.cuda.max_memory_allocated() < model_bytes / 2  # of 12 blocks; solving takes float32 copies
+
+
+def test_a_plan_moves_what_the_run_moves(tiny_model_folder: Path, tmp_path: Path) -> None:
+    config = PruneConfig(preset="best", samples=4, length=32, device="cuda", values="int8")  # the model writes the text
+    planned = plan(tiny_model_folder, config)
+    assert min(planned.sampling_s, planned.pruning_s, planned.recovery_s) > 0 and planned.fallbacks == []
+    prune(tiny_model_folder, tmp_path / "out", config)
+    assert check(tmp_path / "out").ok

@@ -234,6 +234,7 @@ def test_what_the_bits_depend_on_must_not_change_meanwhile(
     config = PruneConfig(calibration=str(text), **SMALL)
     with pytest.raises(KeyboardInterrupt):
         prune(source, tmp_path / "out", config, cut_off_at(1))
+    (source / "log.txt").write_text("what is beside the model may change")
     other = text if changed == "text" else source / changed
     other.write_text(other.read_text() + "\n")
     with pytest.raises(InputError, match=f"unfinished run with another {'text' if changed == 'text' else 'model'};"):
