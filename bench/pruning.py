@@ -179,7 +179,8 @@ def _row(run: dict[str, Any]) -> str:
 def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
     first, second = halves
     sources = [str(first) if source == FIRST else source for source in run["calibration"].split(MIX)]
-    parts = [Path(asked.model).name, _named(run), *(str(run[key]) for key in KEY[1:]), str(asked.length)]
+    text = MIX.join(Path(source).name for source in sources)  # of first, with the name of the text
+    parts = [Path(asked.model).name, text, *(str(run[key]) for key in KEY[1:]), str(asked.length)]
     out = folder / "-".join(parts)
     if not out.exists():
         options = ["--samples", str(run["samples"]), "--length", str(asked.length), "--preset", run["preset"]]

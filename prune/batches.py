@@ -28,6 +28,7 @@ from twofour.prune.statistics import Positions
 
 BATCH_TOKENS = 4096
 TRIAL_TOKENS = 16
+STATES = "*-from-*"  # the files of states between uses
 
 
 @dataclass(frozen=True)

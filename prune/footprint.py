@@ -10,7 +10,7 @@ states go to disk where that keeps a limit.
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from twofour.prune.errors import InputError
 from twofour.prune.recipe import Format, PruneConfig
 from twofour.prune.recover import step_tokens
 
-GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
 FACTORS = 2  # the factor of a Hessian and one in between, float32
 WEIGHTS = 6  # copies of a weight while it is solved, float32
@@ -41,6 +40,9 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     if config.stages.solver == "magnitude":
         return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
     states = 0 if on_disk else states_bytes(parts, config)
+    if config.device != "cpu":  # which does the rest; a save of the training passes through here
+        saved = round(_numbers(parts.linears.values()) * SAVED_BYTES) if config.stages.model_passes else 0
+        return PROCESS_BYTES + model_bytes(parts) + states + saved
     pruning = max(map(_hessians, parts.blocks)) + _batch(parts, config) + _solving(parts)
     walking = states + max(pruning, _training(parts, config) if config.stages.block_passes else 0)
     whole = states + _distilling(parts, config) if config.stages.model_passes else 0
@@ -71,9 +73,20 @@ def _limit_bytes(config: PruneConfig) -> int:
 def host_bytes() -> int:
     """The memory that there is, in this control group."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # no control group, or one without a limit
-        return min(physical, int(GROUP_LIMIT.read_text()))
-    return physical
+    return min([physical, *_group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _group_limits(own: Path, groups: Path) -> Iterator[int]:
+    """The limits of the control groups of this process, of version 2 or 1; a container sees its own as the root."""
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            number, kinds, path = line.split(":", 2)
+            file = "memory.max" if number == "0" else "memory.limit_in_bytes"
+            root = groups if number == "0" else groups / "memory"
+            if number == "0" or "memory" in kinds.split(","):
+                for place in {root / path.lstrip("/"), root}:
+                    with suppress(OSError, ValueError):  # no such file, or "max"
+                        yield int((place / file).read_text())
 
 
 def device_bytes(device: str) -> int:

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from twofour.prune.batches import Batch
+from twofour.prune.batches import STATES, Batch
 from twofour.prune.calibrate import PrunedBlock
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import CheckpointError, InputError, OutputError, TwofourError
@@ -43,27 +43,28 @@ TRAINING = "training.safetensors"
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 
-Stamps = dict[str, list[int]]  # the size and the time of each file, by name
+Stamps = dict[str, list[int]]  # the size and the time of each file: what tells that it has changed
 
 
-def stamps(files: Iterable[Path]) -> Stamps:
-    """Return by what a file that changes is known."""
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files) if path.is_file()}
+def stamps(files: Mapping[str, Path]) -> Stamps:
+    """Return those of the files that there are."""
+    found = {name: path.stat() for name, path in files.items() if path.is_file()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
 def model_stamps(source: Path) -> Stamps:
     """Return those of what a model is read from; other files of its folder may change."""
-    return stamps(path for pattern in MODEL_FILES for path in source.glob(pattern))
+    return stamps({path.name: path for pattern in MODEL_FILES for path in source.glob(pattern)})
 
 
-def request(config: PruneConfig, forward: torch.dtype, model: Stamps, text: Stamps) -> dict[str, Any]:
+def request(config: PruneConfig, forward: torch.dtype, model: Stamps) -> dict[str, Any]:
     """Return all that the bits of a result depend on. config: as it is carried out, `footprint.affordable`.
 
     The memory limit may be another when a run goes on.
     """
     return {
         "model": model,
-        "text": text,
+        "text": stamps({source: Path(source) for source in config.sources}),
         "config": asdict(replace(config, memory_limit_bytes=None)),
         "forward dtype": str(forward),
         "threads": torch.get_num_threads(),
@@ -72,15 +73,14 @@ def request(config: PruneConfig, forward: torch.dtype, model: Stamps, text: Stam
 
 
 class Journal:
-    """The unfinished run that will become `out`, to be entered before anything is done.
+    """The unfinished run that will become `out`, to be entered before anything is done, and then begun.
 
-    Entering raises OutputError where its folder cannot be made, and InputError where another process is in it or where
-    the run was asked for something else.
+    Entering raises OutputError where its folder cannot be made, and InputError where another process is in it.
     """
 
-    def __init__(self, out: Path, request: Mapping[str, Any], clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, out: Path, clock: Callable[[], float] = time.perf_counter) -> None:
         self.folder = out.parent / f".{out.name}.unfinished"
-        self._request = dict(request)
+        self._going = False
         self._clock, self._began_s = clock, clock()
         self._before_s = 0.0  # by the processes before this one
 
@@ -96,22 +96,22 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         self._lock = _locked(self.folder)
-        try:
-            if self._begun():
-                self._require_same(read_json(self.folder / REQUEST))
-                self._before_s = self._kept_s()
-            else:
-                write_whole(self.folder / REQUEST, json.dumps(self._request, indent=2) + "\n")
-        except BaseException:
-            os.close(self._lock)
-            raise
-        for part in self.folder.glob(".*.part"):  # of a process that was killed
-            shutil.rmtree(part, ignore_errors=True)
+        for left in [*self.folder.glob("*.part"), *self.folder.glob(STATES)]:  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         return self
+
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """Begin the run that is asked for, or go on with it. Raises InputError where another was begun here."""
+        if self._begun():
+            _require_same(request, self.folder)
+            self._before_s = self._kept_s()
+        else:
+            write_whole(self.folder / REQUEST, json.dumps(request, indent=2) + "\n")
+        self._going = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Forget the run where it is finished or would fail again in the same way; a full disk can be helped."""
-        hopeless = isinstance(error, TwofourError) and not isinstance(error, OutputError)
+        hopeless = self._going and isinstance(error, TwofourError) and not isinstance(error, OutputError)
         if error is None or hopeless or not self._begun():
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
@@ -182,14 +182,6 @@ class Journal:
         values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
         return Training(values=values, state=tensors, **about)
 
-    def _require_same(self, kept: Mapping[str, Any]) -> None:
-        asked = json.loads(json.dumps(self._request))
-        if other := [key for key in asked if kept.get(key) != asked[key]]:
-            raise InputError(
-                f"{self.folder} holds an unfinished run with another {other[0]}; "
-                "give its command again to go on, or remove that folder to start anew"
-            )
-
     def _kept_s(self) -> float:
         """The seconds at which the last file was written."""
         spent_s = [0.0]
@@ -236,6 +228,15 @@ def _locked(folder: Path) -> int:
         os.close(lock)
         raise InputError(f"{folder} is in use by another run; wait for its end, or choose another name") from None
     return lock
+
+
+def _require_same(request: Mapping[str, Any], folder: Path) -> None:
+    asked, kept = json.loads(json.dumps(request)), read_json(folder / REQUEST)
+    if other := [key for key in asked if kept.get(key) != asked[key]]:
+        raise InputError(
+            f"{folder} holds an unfinished run with another {other[0]}; "
+            "give its command again to go on, or remove that folder to start anew"
+        )
 
 
 def _block(index: int) -> str:

@@ -169,7 +169,10 @@ def train(
         kept.restore(now.state)
     step, saved = counter(stage, len(order), progress, now.done), time.perf_counter()
     while now.done < len(order) and now.stale < PATIENCE:
-        learn(kept, loss, order[now.done], rate(now.done, len(order)))
+        try:
+            learn(kept, loss, order[now.done], rate(now.done, len(order)))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{stage}: {error}") from error
         now.done += 1
         if now.done % len(texts) == 0:
             _validate(now, kept, _mean(loss, held_out))
@@ -188,8 +191,8 @@ def learn(kept: KeptWeights, loss: Loss, part: int, share: float) -> None:
         found = loss(part)
         if not bool(torch.isfinite(found)):
             raise NonFiniteError(
-                f"training has no finite loss on part {part} of the text; check the model's weights and dtype, or "
-                "give the preset fast, which trains nothing"
+                f"no finite loss on part {part} of the text; check the model's weights and dtype, or give a preset "
+                "that trains less"
             )
         found.backward()
     kept.step(share)

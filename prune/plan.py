@@ -70,7 +70,7 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     """Time the parts of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
     config = config or PruneConfig()
     ready = prepare(folder.resolve(str(model), config.revision), config)
-    with heap.reused(), quick_attention(ready.parts.model):
+    with heap.reused(), quick_attention(ready.parts.model), run.full_precision():
         paces = measure(ready.parts, ready.source, ready.config)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.parts.blocks), ready.config)
     return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
@@ -114,9 +114,11 @@ def _size(block: Block) -> int:
 
 def _training(parts: Anatomy, index: int, some: list[Batch], config: PruneConfig) -> dict[str, float]:
     block, tokens = parts.blocks[index], some[0].hidden[..., 0].numel()
-    kept, loss = KeptWeights(block.linears.values(), parts.stored, BLOCK_RATE), block_loss(block, index, some)
-    learn(kept, loss, 0, 1.0)  # warms up: the optimiser makes its moments
-    train_s = _seconds(lambda: learn(kept, loss, 0, 1.0)) / tokens
+    kept = KeptWeights(block.linears.values(), parts.stored, BLOCK_RATE, run.rounding(config))
+    loss = block_loss(block, index, some)
+    step = partial(learn, kept, loss, 0, 1.0)
+    step()  # warms up: the optimiser makes its moments
+    train_s = _seconds(step) / tokens
     head: nn.Module = parts.model.get_output_embeddings().to(config.device)  # type: ignore[operator]
     hidden = some[0].hidden.to(config.device)
     head_s = _seconds(lambda: head(hidden)) / tokens
@@ -149,8 +151,14 @@ def _write_s(parts: Anatomy, source: Path, config: PruneConfig) -> float:
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    _wait()
     started = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _wait()
     return time.perf_counter() - started
+
+
+def _wait() -> None:
+    """Wait for what a GPU still has to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

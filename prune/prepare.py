@@ -1,5 +1,6 @@
 """What is decided before a run begins: the model is loaded, and what cannot be done with it here is refused."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,12 @@ def prepare(source: Path, config: PruneConfig) -> Prepared:
 
 def require_device(device: str) -> None:
     """Raise InputError unless torch has this device and twofour can work on it."""
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"device is {device!r}; give cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if device == "cpu":
+        return
+    found = re.fullmatch(r"cuda(:\d+)?", device)
+    if not found:
+        raise InputError(f"device is {device!r}; give cpu, cuda or cuda:N")
+    if int((found[1] or ":0")[1:]) >= torch.cuda.device_count():
         raise InputError(f"device is {device!r}, and this torch sees no such GPU; give cpu, or install torch for CUDA")
 
 

@@ -79,7 +79,7 @@ def _bar() -> Progress:
 
     def show(step: Step) -> None:
         nonlocal bar
-        bar = bar or tqdm(total=step.total, desc=step.stage, file=sys.stderr)
+        bar = bar or tqdm(total=step.total, initial=step.before, desc=step.stage, file=sys.stderr)
         bar.set_postfix_str(step.detail, refresh=False)
         bar.update(step.done - bar.n)
         if step.done == step.total:

@@ -63,7 +63,7 @@ def recover_block(
 ) -> Outcome:
     """Train the kept weights of a pruned block so that it returns the dense model's states at its place."""
     kept = KeptWeights(block.linears.values(), stored, BLOCK_RATE, rounding)
-    return train(kept, block_loss(block, index, batches), len(batches), passes, seed)
+    return train(kept, block_loss(block, index, batches), len(batches), passes, seed, f"training block {index}")
 
 
 def block_loss(block: Block, index: int, batches: list[Batch]) -> Loss:

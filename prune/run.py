@@ -1,5 +1,6 @@
 """The story of a pruning run."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.card import trained
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import InputError
-from twofour.prune.journal import Journal, OnDemand, model_stamps, request, stamps
+from twofour.prune.journal import Journal, OnDemand, model_stamps, request
+from twofour.prune.kept import Rounding
 from twofour.prune.origin import origin
 from twofour.prune.packed import pack
 from twofour.prune.prepare import Prepared, prepare
@@ -70,7 +72,7 @@ class Report:
             *([trained(recovery["model"])] if recovery and recovery["model"] else []),
             *self.manifest["fallbacks"],
             f"{self.manifest['minutes']:.1f} minutes, peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB",
-            f"what it lost: twofour eval {self.folder} --baseline {self.manifest['base_model']} --label",
+            f"what it lost: twofour eval {shlex.quote(str(self.folder))} --baseline DENSE --label",
         ]
         return "\n".join(lines)
 
@@ -80,13 +82,14 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
 
     A run that was cut off goes on where it was when it is asked for again: see `journal`.
     """
-    config = config or PruneConfig()
+    journal, config = Journal(Path(out)), config or PruneConfig()
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), model_stamps(source)
-    ready = prepare(source, config)
-    config, asked = ready.config, request(ready.config, ready.forward, before, stamps(map(Path, config.sources)))
-    with Journal(Path(out), asked) as journal, folder.new_folder(Path(out), inside=journal.folder) as part:
+    with journal, folder.new_folder(Path(out), inside=journal.folder) as part:
+        ready = prepare(source, config)
+        config = ready.config
+        journal.begin(request(config, ready.forward, before))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
         if model_stamps(source) != before:
@@ -132,12 +135,15 @@ def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Prune
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Multiply float32 as float32, whatever the caller allows: TF32 or bfloat16 would do for no Hessian."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    products: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [product.fp32_precision for product in products]
     try:
+        for product in products:
+            product.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
 
 
 def seldom_seen(parts: Anatomy, linears: Mapping[str, PrunedLinear]) -> list[str]:
@@ -170,8 +176,8 @@ def pruned_blocks(ready: Prepared, journal: Journal, progress: Progress) -> tupl
     ids = journal.tokens(lambda: calibration_tokens(ready, progress))
     states = journal.folder if ready.on_disk else None
     batches = record(parts, ids, batch_tokens=step_tokens(ids.numel()) if stages.trains else None, folder=states)
-    rounding = as_int8 if config.values == "int8" else None
-    train = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed, rounding=rounding)
+    seen = rounding(config)
+    train = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed, rounding=seen)
     recover = train if stages.trains else None
     blocks = list(calibrate.walk(parts, batches, *solver(config), progress, rounded, recover, journal, config.device))
     if not stages.trains:
@@ -179,8 +185,13 @@ def pruned_blocks(ready: Prepared, journal: Journal, progress: Progress) -> tupl
     whole = None
     if stages.model_passes:
         parts.model.to(config.device)
-        whole = distil(parts, ids, batches, stages.model_passes, config.seed, progress, journal, rounding)
+        whole = distil(parts, ids, batches, stages.model_passes, config.seed, progress, journal, seen)
     return blocks, Recovery([pruned.recovered for pruned in blocks if pruned.recovered], whole)
+
+
+def rounding(config: PruneConfig) -> Rounding | None:
+    """Return what kept weights are trained through, besides the dtype of the model."""
+    return as_int8 if config.values == "int8" else None
 
 
 def store(parts: Anatomy, config: PruneConfig) -> Store:

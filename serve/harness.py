@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from twofour.prune.card import with_error
 from twofour.prune.errors import InputError
 
 
@@ -100,12 +101,7 @@ def table(scores: Sides) -> str:
         for metric, each in metrics.items():
             value, dense = each["model"], each["baseline"]
             difference = "" if value is None or dense is None else f"{value - dense:+.4f}"
-            shown = [_with_error(each[who], each[f"{who}_error"]) for who in ("baseline", "model")]
+            sides = [(each[who], each[f"{who}_error"]) for who in ("baseline", "model")]
+            shown = ["-" if score is None else with_error(score, error, ".4f") for score, error in sides]
             lines.append(f"{task:24} {metric:20} {shown[0]:>18} {shown[1]:>18} {difference:>11}")
     return "\n".join(lines)
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -95,7 +95,7 @@ def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: 
         **{"samples": 3, "length": 16, "window": 16},
     )
     mixed, alone = compare(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
-    pruned = tmp_path / "work" / f"{tiny_model_folder.name}-first+more.txt-3-0-fast-model-16"
+    pruned = tmp_path / "work" / f"{tiny_model_folder.name}-first-text.txt+more.txt-3-0-fast-model-16"
     manifest = json.loads((pruned / "twofour.json").read_text())
     assert manifest["calibration"]["sources"] == [
         {"source": "first-text.txt", "samples": 2},

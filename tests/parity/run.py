@@ -114,7 +114,8 @@ def prune_by_oracle(oracle: str, method: str, dense: Path, ids: Tensor, out: Pat
 def prune_here(dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, float]:
     """Prune as `twofour prune --method` does, journal and all; returns the model and the seconds."""
     ready = prepare(dense, PruneConfig(method=method, samples=len(ids), length=ids.shape[1]))
-    with Journal(dense.with_name(f"{method}-here"), {}) as journal:
+    with Journal(dense.with_name(f"{method}-here")) as journal:
+        journal.begin({})
         journal.tokens(lambda: ids)  # what it has, the run does not sample
         start = time.perf_counter()
         pruned_model(ready, journal, to_stderr())

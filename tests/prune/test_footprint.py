@@ -81,7 +81,8 @@ def test_the_largest_block_counts_wherever_it_is() -> None:
         for dense in ([0], [])
     )
     saved = footprint.model_bytes(same) - footprint.model_bytes(mixed)
-    assert footprint.memory_bytes(same, config()) - footprint.memory_bytes(mixed, config()) == saved
+    for asked in (config(), config(preset="best", train="blocks")):
+        assert footprint.memory_bytes(same, asked) - footprint.memory_bytes(mixed, asked) == saved
 
 
 def test_disk_holds_the_result_the_blocks_and_the_states(parts: Anatomy) -> None:
@@ -104,23 +105,30 @@ def test_states_go_to_disk_only_where_the_limit_asks_for_it(parts: Anatomy) -> N
         footprint.states_on_disk(parts, config(memory_limit_bytes=least - 1))
 
 
-def test_without_a_limit_the_memory_of_the_host_decides(
-    parts: Anatomy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_limit_the_memory_of_the_host_decides(parts: Anatomy, monkeypatch: pytest.MonkeyPatch) -> None:
     needed, least = (footprint.memory_bytes(parts, config(), on_disk) for on_disk in (False, True))
-    physical, group = footprint.host_bytes(), tmp_path / "memory.max"
-    monkeypatch.setattr(footprint, "GROUP_LIMIT", group)
-    for written, limit, on_disk in (
-        (None, physical, False),
-        ("max\n", physical, False),
-        (f"{physical * 2}\n", physical, False),
-        (f"{needed}\n", needed, False),
-        (f"{needed - 1}\n", needed - 1, True),
-        (f"{least - 1}\n", least - 1, True),  # it may be enough all the same
-    ):
-        if written:
-            group.write_text(written)
-        assert footprint.host_bytes() == limit and footprint.states_on_disk(parts, config()) is on_disk
+    for limit, on_disk in ((needed, False), (needed - 1, True), (least - 1, True)):  # it may be enough all the same
+        monkeypatch.setattr(footprint, "host_bytes", lambda limit=limit: limit)
+        assert footprint.states_on_disk(parts, config()) is on_disk
+
+
+@pytest.mark.parametrize(
+    ("groups", "written", "limits"),
+    [
+        ("0::/a/b", {"a/b/memory.max": "4096\n"}, [4096]),
+        ("0::/a/b", {"a/b/memory.max": "max\n", "memory.max": "8192\n"}, [8192]),  # of a container, below
+        ("3:cpu,memory:/a\n0::/", {"memory/a/memory.limit_in_bytes": "4096\n"}, [4096]),
+        ("3:cpu:/a", {"memory/a/memory.limit_in_bytes": "4096\n"}, []),
+        ("0::/", {}, []),
+    ],
+)
+def test_limits_of_control_groups(groups: str, written: dict[str, str], limits: list[int], tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text(groups)
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert list(footprint._group_limits(tmp_path / "cgroup", tmp_path)) == limits
+    assert list(footprint._group_limits(tmp_path / "none", tmp_path)) == []
 
 
 def test_the_whole_is_trained_only_where_a_gpu_has_room_for_it(parts: Anatomy, monkeypatch: pytest.MonkeyPatch) -> None:

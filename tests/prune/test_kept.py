@@ -131,8 +131,8 @@ def test_a_part_without_a_finite_loss_is_refused() -> None:
     linear = pruned_linear()
     inputs, goals = regression(linear)
     goals[2] = goals[2] * float("nan")
-    with pytest.raises(NonFiniteError, match="no finite loss on part 2 of the text"):
-        train(KeptWeights([linear], torch.float32, 0.01), squared(linear, inputs, goals), 8, 3, seed=0)  # type: ignore[arg-type]
+    with pytest.raises(NonFiniteError, match="training block 7: no finite loss on part 2 of the text"):
+        train(KeptWeights([linear], torch.float32, 0.01), squared(linear, inputs, goals), 8, 3, 0, "training block 7")  # type: ignore[arg-type]
 
 
 def test_what_has_had_no_gradient_yet_has_a_state_all_the_same() -> None:

@@ -86,8 +86,12 @@ def test_a_plan_refuses_what_a_run_would_refuse(tiny_model_folder: Path) -> None
         plan(tiny_model_folder, PruneConfig(length=4096))
     with pytest.raises(InputError, match=r"missing\.txt is no file"):
         plan(tiny_model_folder, PruneConfig(calibration="missing.txt"))
-    with pytest.raises(InputError, match="device is 'gpu'; give cpu or cuda"):
+    with pytest.raises(InputError, match="device is 'gpu'; give cpu, cuda or cuda:N"):
         plan(tiny_model_folder, PruneConfig(device="gpu"))
+    with pytest.raises(InputError, match="device is 'cpu:0'; give cpu, cuda or cuda:N"):
+        plan(tiny_model_folder, PruneConfig(device="cpu:0"))
+    with pytest.raises(InputError, match="device is 'cuda:99', and this torch sees no such GPU; give cpu, or"):
+        plan(tiny_model_folder, PruneConfig(device="cuda:99"))
     with pytest.raises(InputError, match=r"needs .* of memory even"):
         plan(tiny_model_folder, PruneConfig(method="magnitude", memory_limit_bytes=1 << 20))
 

@@ -53,20 +53,21 @@ def test_int8_values(tiny_model_folder: Path, tmp_path: Path, method: str) -> No
 def test_float32_is_float32_whatever_the_caller_allows(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, original = set(), run.sparsegpt
+    seen, original = set[str](), run.sparsegpt
+    on_cpu, on_gpu = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+    before = on_cpu.fp32_precision, on_gpu.fp32_precision
 
     def watch(*args: Any) -> torch.Tensor:
-        seen.add(torch.get_float32_matmul_precision())
+        seen.update((on_cpu.fp32_precision, on_gpu.fp32_precision))
         return original(*args)
 
     monkeypatch.setattr(run, "sparsegpt", watch)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    on_cpu.fp32_precision, on_gpu.fp32_precision = "bf16", "tf32"
     try:
         prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="fast", **SMALL))
-        assert seen == {"highest"} and torch.get_float32_matmul_precision() == "medium"
+        assert seen == {"ieee"} and (on_cpu.fp32_precision, on_gpu.fp32_precision) == ("bf16", "tf32")
     finally:
-        torch.set_float32_matmul_precision(before)
+        on_cpu.fp32_precision, on_gpu.fp32_precision = before
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_presets_are_2_of_4_and_on_the_label(
     assert check(tmp_path / "out").ok and manifest["preset"] == preset
     assert ("before kept weights were trained" in summary) == (preset != "fast")
     assert ("KL to dense" in summary) == (preset != "fast" and train == "auto")
-    assert f"twofour eval {tmp_path / 'out'} --baseline {tiny_model_folder} --label" in summary
+    assert f"twofour eval {tmp_path / 'out'} --baseline DENSE --label" in summary
     recovery = manifest["recovery"]
     assert (recovery is not None) == (preset != "fast")
     if recovery:
