@@ -28,6 +28,7 @@ from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import PruneConfig, PrunedLinear
 from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
 from twofour.prune.rounding import as_int8, to_int8
+from twofour.prune.solvers.gptq import gptq
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.solvers.refine import refine
 from twofour.prune.solvers.sparsegpt import sparsegpt
@@ -221,11 +222,18 @@ def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
 
 def _sparsegpt(config: PruneConfig, weight: Tensor, hessian: Statistic) -> Tensor:
     assert isinstance(hessian, Hessian)
-    return sparsegpt(weight, hessian.matrix, config.damping, config.block_columns)
+    pruned = sparsegpt(weight, hessian.matrix, config.damping, config.block_columns)
+    return _rounded(config, pruned, hessian.matrix)
 
 
 def _refine(config: PruneConfig, weight: Tensor, statistic: Statistic) -> Tensor:
     assert isinstance(statistic, Hessian)
     hessian = statistic.matrix
     start = sparsegpt(weight, hessian, config.damping, config.block_columns)
-    return refine(weight, hessian, start, config.damping, block_columns=config.block_columns)
+    refined = refine(weight, hessian, start, config.damping, block_columns=config.block_columns)
+    return _rounded(config, refined, hessian)
+
+
+def _rounded(config: PruneConfig, pruned: Tensor, hessian: Tensor) -> Tensor:
+    """Round to int8 where that is asked for, while there is a Hessian to make up for it."""
+    return gptq(pruned, hessian, config.damping, config.block_columns) if config.values == "int8" else pruned

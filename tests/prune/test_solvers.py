@@ -10,6 +10,9 @@ from torch import Tensor
 
 from twofour.prune import pattern
 from twofour.prune.errors import FactorError
+from twofour.prune.packed import pack
+from twofour.prune.rounding import as_int8, to_int8
+from twofour.prune.solvers.gptq import gptq
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.solvers.sparsegpt import inverse_factor, sparsegpt
 from twofour.prune.solvers.wanda import wanda
@@ -54,6 +57,42 @@ def test_sparsegpt_is_the_slow_algorithm(rows: int, groups: int, seed: int, bloc
     pruned = sparsegpt(weight, hessian, block_columns=block_columns)
     torch.testing.assert_close(pruned.double(), sparsegpt_by_hand(weight, hessian), rtol=2e-3, atol=2e-3)
     assert pattern.first_violation(pruned) is None
+
+
+def gptq_by_hand(weight: Tensor, hessian: Tensor) -> Tensor:  # both float64
+    """A row and a column at a time; the inverse of what remains is computed anew at every column."""
+    damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian))
+    result = torch.zeros_like(weight)
+    for row in range(len(weight)):
+        left, peak = weight[row].clone(), float(weight[row].abs().max())
+        for j in range(len(left)):
+            if abs(weight[row, j]) == peak:
+                left[j] = weight[row, j]
+            whole = max(-127, min(127, round(float(left[j]) / (peak / 127))))
+            result[row, j] = whole * peak / 127 if weight[row, j] else 0
+            inverse = torch.linalg.inv(damped[j:, j:])
+            left[j:] -= (left[j] - result[row, j]) / inverse[0, 0] * inverse[0]
+    return result
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32), st.sampled_from([4, 8, 128]))
+def test_gptq_is_the_slow_algorithm(rows: int, groups: int, seed: int, block_columns: int) -> None:
+    weight, _, hessian = (part.double() for part in problem(rows, 4 * groups, 64, seed))
+    pruned = sparsegpt(weight, hessian)
+    rounded = gptq(pruned, hessian, block_columns=block_columns)
+    torch.testing.assert_close(rounded, gptq_by_hand(pruned, hessian))
+    assert not rounded[pruned == 0].any()
+
+
+def test_what_gptq_has_rounded_is_not_rounded_again_and_loses_less() -> None:
+    weight, inputs, hessian = problem(64, 128, 512, 0)
+    pruned = sparsegpt(weight, hessian)
+    pruned[5] = 0
+    rounded = gptq(pruned, hessian)
+    torch.testing.assert_close(to_int8(pack(rounded)).unpack(), rounded, rtol=1e-6, atol=0)
+    lost = [float(((weight - each) @ inputs.T).square().sum()) for each in (pruned, rounded, as_int8(pruned))]
+    assert lost[1] - lost[0] < 0.5 * (lost[2] - lost[0])
 
 
 @pytest.mark.parametrize("damping", [0.001, 0.01, 1.0])
