@@ -16,7 +16,7 @@ _CURVE_POINTS = 160
 _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall would flatten all else
 _BAR, _BAR_GAP, _GROUP_GAP = 20, 5, 34
 _ROW = 34
-_LINES = ("sparse", "dense", "torch_dense", "fourth", "fifth")  # the looks of lines in turn
+_LINES = ("sparse", "dense", "torch_dense", "fourth", "fifth", "sixth")  # the looks of lines in turn
 _LEGEND_ROW = 18  # a name of any length on each
 
 

@@ -41,9 +41,9 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert "a&lt;b" in svg
 
 
-def test_five_lines_look_different() -> None:
-    lines = {f"line {number}": [charts.Point(0, 0, "a"), charts.Point(1, number, "b")] for number in range(5)}
+def test_six_lines_look_different() -> None:
+    lines = {f"line {number}": [charts.Point(0, 0, "a"), charts.Point(1, number, "b")] for number in range(6)}
     looks = re.findall(r'class="curve (\w+)" d="M\d+,\d+ L', charts.track("t", "d", lines, ("x", "y")))
-    assert len(set(looks)) == 5
+    assert len(set(looks)) == 6
     sheet = style()
     assert all(f"svg .curve.{look} {{" in sheet and f"svg .point.{look} {{" in sheet for look in looks)
