@@ -14,7 +14,7 @@ results already are not repeated.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -110,7 +110,8 @@ def chart(results: dict[str, Any]) -> Markup:
     """GC against minutes, a line for each calibration text through the means of its presets over seeds."""
     runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"] is not None]
     texts = dict.fromkeys(_text(run, results["about"]) for run in runs)
-    lines = {text: _means([run for run in runs if _text(run, results["about"]) == text]) for text in texts}
+    same = {text: [run for run in runs if _text(run, results["about"]) == text] for text in texts}
+    lines = {text: _means(each, "preset", lambda run: run["minutes"]) for text, each in same.items()}
     about = f"Mean over seeds, judged on a text that no calibration saw; {results['about']['model']}."
     return track("Share of the gap to dense that is closed, against minutes", about, lines, ("minutes", "gap closed"))
 
@@ -122,21 +123,19 @@ def tokens_chart(results: dict[str, Any]) -> Markup:
     """
     runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"]]
     kinds = dict.fromkeys((_named(run), run["preset"]) for run in runs)
-    lines = {kind: _by_tokens([run for run in runs if (_named(run), run["preset"]) == kind], results) for kind in kinds}
-    curves = {f"{preset}, {source}": line for (source, preset), line in lines.items() if len(line) > 1}
+    same = {kind: [run for run in runs if (_named(run), run["preset"]) == kind] for kind in kinds}
+    thousands = results["about"]["length"] / 1000
+    lines = {kind: _means(each, "samples", lambda run: run["samples"] * thousands) for kind, each in same.items()}
+    curves = {
+        f"{preset}, {source}": [point._replace(name="") for point in line]
+        for (source, preset), line in lines.items()
+        if len(line) > 1
+    }
     if not curves:
         raise InputError("no preset was run with several amounts of one text; give bench pruning other --samples, too")
     about = f"Against fast with as much of the same text; {results['about']['model']}."
     units = ("thousand tokens", "gap closed")
     return track("Share of the gap to dense that is closed, against tokens", about, curves, units)
-
-
-def _by_tokens(runs: list[dict[str, Any]], results: dict[str, Any]) -> list[Point]:
-    amounts: dict[int, list[float]] = {}
-    for run in runs:
-        amounts.setdefault(run["samples"], []).append(run["gc"])
-    length = results["about"]["length"]
-    return [Point(samples * length / 1000, fmean(gaps), "") for samples, gaps in sorted(amounts.items())]
 
 
 def _text(run: dict[str, Any], about: dict[str, Any]) -> str:
@@ -145,14 +144,20 @@ def _text(run: dict[str, Any], about: dict[str, Any]) -> str:
 
 def _named(run: dict[str, Any]) -> str:
     """The calibration without the folders of this machine."""
-    return MIX.join(Path(source).name for source in run["calibration"].split(MIX))
+    return _names(run["calibration"].split(MIX))
 
 
-def _means(runs: list[dict[str, Any]]) -> list[Point]:
-    presets = dict.fromkeys(run["preset"] for run in runs)
-    same = [[run for run in runs if run["preset"] == preset] for preset in presets]
-    means = [(fmean(run["minutes"] for run in each), fmean(run["gc"] for run in each)) for each in same]
-    return sorted(Point(*mean, preset) for mean, preset in zip(means, presets, strict=True))
+def _names(sources: Sequence[str]) -> str:
+    return MIX.join(Path(source).name for source in sources)
+
+
+def _means(runs: list[dict[str, Any]], by: str, x: Callable[[dict[str, Any]], float]) -> list[Point]:
+    """The mean GC of the runs that have the same `by`, in the order of x, which is a mean, too."""
+    kinds = dict.fromkeys(run[by] for run in runs)
+    same = {kind: [run for run in runs if run[by] == kind] for kind in kinds}
+    return sorted(
+        Point(fmean(map(x, each)), fmean(run["gc"] for run in each), str(kind)) for kind, each in same.items()
+    )
 
 
 def table(results: dict[str, Any]) -> str:
@@ -179,8 +184,8 @@ def _row(run: dict[str, Any]) -> str:
 def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
     first, second = halves
     sources = [str(first) if source == FIRST else source for source in run["calibration"].split(MIX)]
-    text = MIX.join(Path(source).name for source in sources)  # of first, with the name of the text
-    parts = [Path(asked.model).name, text, *(str(run[key]) for key in KEY[1:]), str(asked.length)]
+    # first by the name of its half: another text's is another calibration
+    parts = [Path(asked.model).name, _names(sources), *(str(run[key]) for key in KEY[1:]), str(asked.length)]
     out = folder / "-".join(parts)
     if not out.exists():
         options = ["--samples", str(run["samples"]), "--length", str(asked.length), "--preset", run["preset"]]

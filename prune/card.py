@@ -87,8 +87,13 @@ def _task_rows(manifest: Mapping[str, Any]) -> Iterator[list[str]]:
     """What lm-eval said of both models."""
     for task, metrics in manifest.get("lm_eval", {}).items():
         for metric, each in metrics.items():
-            scores = [with_error(each[who], each[f"{who}_error"], ".4f") for who in ("baseline", "model")]
-            yield [task, metric, *scores]
+            yield [task, metric, *task_scores(each)]
+
+
+def task_scores(sides: Mapping[str, float | None]) -> list[str]:
+    """The score of dense and that of 2:4, as `serve.harness` gives them; "-" for one that there is not."""
+    scores = [(sides[who], sides[f"{who}_error"]) for who in ("baseline", "model")]
+    return ["-" if score is None else with_error(score, error, ".4f") for score, error in scores]
 
 
 def quality_rows(manifest: Mapping[str, Any]) -> list[list[str]]:

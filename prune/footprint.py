@@ -41,7 +41,7 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
         return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
     states = 0 if on_disk else states_bytes(parts, config)
     if config.device != "cpu":  # which does the rest; a save of the training passes through here
-        saved = round(_numbers(parts.linears.values()) * SAVED_BYTES) if config.stages.model_passes else 0
+        saved = round(numbers(parts.linears.values()) * SAVED_BYTES) if config.stages.model_passes else 0
         return PROCESS_BYTES + model_bytes(parts) + states + saved
     pruning = max(map(_hessians, parts.blocks)) + _batch(parts, config) + _solving(parts)
     walking = states + max(pruning, _training(parts, config) if config.stages.block_passes else 0)
@@ -126,11 +126,11 @@ def states_bytes(parts: Anatomy, config: PruneConfig) -> int:
 
 def disk_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> int:
     """Estimate the disk that a run needs: its result, and until then the pruned blocks, states, and training."""
-    pruned = sum(linear.weight.numel() for linear in parts.linears.values()) * parts.stored.itemsize
+    pruned = numbers(parts.linears.values()) * parts.stored.itemsize
     if config.stages.solver == "magnitude":
         return result_bytes(parts, config.format) + pruned
     copies = 3 if on_disk else 2  # behind the last block and behind this one
-    kept = _numbers(parts.linears.values()) * (SAVED_BYTES + _element(parts) / 2)  # and the best weights
+    kept = numbers(parts.linears.values()) * (SAVED_BYTES + _element(parts) / 2)  # and the best weights
     training = round(2 * kept) if config.stages.model_passes else 0  # this save, and the one before it
     return result_bytes(parts, config.format) + pruned + copies * states_bytes(parts, config) + training
 
@@ -197,23 +197,24 @@ def _distilling(parts: Anatomy, config: PruneConfig) -> int:
 
 def _kept(linears: Iterable[nn.Linear], parts: Anatomy) -> float:
     """Masters, moments and places of kept weights, the best of them so far, and the gradients of all."""
-    return _numbers(linears) * (TRAINED_BYTES + _element(parts) / 2 + _element(parts))
+    return numbers(linears) * (TRAINED_BYTES + _element(parts) / 2 + _element(parts))
 
 
 def _way_back(block: Block, parts: Anatomy, config: PruneConfig) -> int:
     """What a step keeps of a block: what each linear is given and gives, two norms in float32, attention's weights."""
     sizes: Any = parts.model.config
-    numbers = sum(linear.in_features + linear.out_features for linear in _passed(block, parts))
+    kept = sum(linear.in_features + linear.out_features for linear in _passed(block, parts))
     tokens = _step_tokens(config)
     weights = min(attention.SAVED_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
-    return tokens * (numbers * _element(parts) + NORMS * sizes.hidden_size) + int(weights)
+    return tokens * (kept * _element(parts) + NORMS * sizes.hidden_size) + int(weights)
 
 
 def _step_tokens(config: PruneConfig) -> int:
     return max(config.length, step_tokens(config.text_tokens))  # a step has whole samples
 
 
-def _numbers(linears: Iterable[nn.Linear]) -> int:
+def numbers(linears: Iterable[nn.Linear]) -> int:
+    """How many weights some linears have."""
     return sum(linear.weight.numel() for linear in linears)
 
 

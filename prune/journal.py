@@ -46,7 +46,7 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "v
 Stamps = dict[str, list[int]]  # the size and the time of each file: what tells that it has changed
 
 
-def stamps(files: Mapping[str, Path]) -> Stamps:
+def _stamps(files: Mapping[str, Path]) -> Stamps:
     """Return those of the files that there are."""
     found = {name: path.stat() for name, path in files.items() if path.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
@@ -54,7 +54,7 @@ def stamps(files: Mapping[str, Path]) -> Stamps:
 
 def model_stamps(source: Path) -> Stamps:
     """Return those of what a model is read from; other files of its folder may change."""
-    return stamps({path.name: path for pattern in MODEL_FILES for path in source.glob(pattern)})
+    return _stamps({path.name: path for pattern in MODEL_FILES for path in source.glob(pattern)})
 
 
 def request(config: PruneConfig, forward: torch.dtype, model: Stamps) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def request(config: PruneConfig, forward: torch.dtype, model: Stamps) -> dict[st
     """
     return {
         "model": model,
-        "text": stamps({source: Path(source) for source in config.sources}),
+        "text": _stamps({source: Path(source) for source in config.sources}),
         "config": asdict(replace(config, memory_limit_bytes=None)),
         "forward dtype": str(forward),
         "threads": torch.get_num_threads(),

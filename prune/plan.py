@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune import batches, calibrate, folder, heap, run, sources, text
-from twofour.prune.anatomy import Anatomy, Block
+from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import Batch
+from twofour.prune.footprint import numbers
 from twofour.prune.kept import HELD_OUT, KeptWeights, learn
 from twofour.prune.prepare import prepare
 from twofour.prune.recipe import PruneConfig
@@ -88,7 +89,7 @@ def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, flo
 
 def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
     """Time the parts of a run that the config asks for, in the model given, whose largest block is pruned by it."""
-    index, block = max(enumerate(parts.blocks), key=lambda each: _size(each[1]))
+    index, block = max(enumerate(parts.blocks), key=lambda each: numbers(each[1].linears.values()))
     rounded = run.store(parts, config)
     if config.stages.solver == "magnitude":
         only = replace(parts, blocks=[block])
@@ -106,10 +107,6 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
         solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, rounded))
         paces = Paces(write_s, collect_s / tokens, forward_s / tokens, solve_s)
         return replace(paces, **_training(parts, index, some, config)) if config.stages.trains else paces
-
-
-def _size(block: Block) -> int:
-    return sum(linear.weight.numel() for linear in block.linears.values())
 
 
 def _training(parts: Anatomy, index: int, some: list[Batch], config: PruneConfig) -> dict[str, float]:

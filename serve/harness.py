@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from twofour.prune.card import with_error
+from twofour.prune.card import task_scores
 from twofour.prune.errors import InputError
 
 
@@ -101,7 +101,6 @@ def table(scores: Sides) -> str:
         for metric, each in metrics.items():
             value, dense = each["model"], each["baseline"]
             difference = "" if value is None or dense is None else f"{value - dense:+.4f}"
-            sides = [(each[who], each[f"{who}_error"]) for who in ("baseline", "model")]
-            shown = ["-" if score is None else with_error(score, error, ".4f") for score, error in sides]
+            shown = task_scores(each)
             lines.append(f"{task:24} {metric:20} {shown[0]:>18} {shown[1]:>18} {difference:>11}")
     return "\n".join(lines)
