@@ -46,13 +46,13 @@ def drive(
     load = _open_loop(client, jobs) if concurrency is None else _closed_loop(client, jobs, concurrency)
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_observed(client, load, lags if lags is not None else []))
-    return [decode.record(job.exchange) for job in jobs]
+    return [decode.record(job.exchange, api_key) for job in jobs]
 
 
 @dataclass
 class Job:
     request: Request
-    message: bytes
+    message: bytes = field(repr=False)  # the key is in it
     exchange: Exchange = field(init=False)
 
     def __post_init__(self) -> None:

@@ -39,6 +39,8 @@ class Served:
     """What happened to one request, by the server's clock, which is the client's on the same host."""
 
     received_at: float
+    path: str
+    authorization: str | None
     body: dict[str, Any]
     status: int = 200
     written: list[tuple[float, int]] = field(default_factory=list)  # a chunk was written: when, tokens
@@ -69,7 +71,7 @@ class Mock:
             heard = 0
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                body = await reader.readexactly(_content_length(head))
+                body = await reader.readexactly(int(_field(head, b"content-length") or 0))
                 heard += 1
                 if self.script.drop_reused and heard > 1:
                     break
@@ -81,7 +83,7 @@ class Mock:
     async def _answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         if head.startswith(b"GET "):
             return _plain(writer, 200, {"object": "list", "data": [{"id": "mock", "object": "model"}]})
-        served = Served(perf_counter(), json.loads(body))
+        served = Served(perf_counter(), head.split()[1].decode(), _field(head, b"authorization"), json.loads(body))
         self.served.append(served)
         every = self.script.refuse_every
         if every and len(self.served) % every == 0:
@@ -151,9 +153,10 @@ def serving(script: Script) -> Iterator[Mock]:
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def _content_length(head: bytes) -> int:
-    lines = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    return int(lines[0].partition(b":")[2]) if lines else 0
+def _field(head: bytes, name: bytes) -> str | None:
+    lines = [line.partition(b":") for line in head.split(b"\r\n")]
+    values = [value.strip().decode() for key, _, value in lines if key.lower() == name]
+    return values[0] if values else None
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -1,6 +1,5 @@
 """One load test of one server: warm up, drive, sum up, check."""
 
-import http.client
 import json
 import platform
 import secrets
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from twofour import __version__
-from twofour.bench import client, gates, metrics, wire, workload
+from twofour.bench import client, endpoint, gates, metrics, wire, workload
 from twofour.bench.gates import Gate
 from twofour.bench.metrics import Summary
 from twofour.bench.records import Record, Request
@@ -93,25 +92,16 @@ def _drive(
 
 def served_model(url: str, api_key: str | None = None) -> str:
     """The one model of the server at `url`."""
-    to = wire.target(url)
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    connection = http.client.HTTPConnection(to.host, to.port, timeout=10)
-    try:
-        connection.request("GET", f"{to.base}/models", headers=headers)
-        names = _names(connection.getresponse(), url)
-    except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"no answer from {url} ({error}); is the server up?") from error
-    finally:
-        connection.close()
+    status, body = endpoint.exchange(url, api_key, "GET", "/v1/models")
+    names = _names(status, body, wire.shown(url))
     if len(names) != 1:
-        raise InputError(f"{url} serves {', '.join(names) or 'no model'}; choose with --model")
+        raise InputError(f"{wire.shown(url)} serves {', '.join(names) or 'no model'}; choose with --model")
     return names[0]
 
 
-def _names(response: http.client.HTTPResponse, url: str) -> list[str]:
-    body = response.read()
-    if response.status != 200:
-        raise ServerError(f"{url} answers /v1/models with status {response.status}; check the address and the key")
+def _names(status: int, body: bytes, url: str) -> list[str]:
+    if status != 200:
+        raise ServerError(f"{url} answers /v1/models with status {status}; check the address and the key")
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):
@@ -121,6 +111,7 @@ def _names(response: http.client.HTTPResponse, url: str) -> list[str]:
 def document(run: Run, with_records: bool) -> dict[str, Any]:
     """The run as JSON: what was asked, what came of it, whether it counts."""
     load = asdict(run.load) | {
+        "url": wire.shown(run.load.url),
         "prompt_tokens": str(run.load.prompt_tokens),
         "output_tokens": str(run.load.output_tokens),
     }
