@@ -24,6 +24,8 @@ class Exchange:
 
     index: int
     scheduled_at: float = 0.0
+    connecting_at: float | None = None
+    connected_at: float | None = None
     sent_at: float | None = None
     headers_at: float | None = None
     status: int | None = None
@@ -38,6 +40,8 @@ def record(exchange: Exchange, api_key: str | None = None) -> Record:
     known = Record(
         exchange.index,
         exchange.scheduled_at,
+        connecting_at=exchange.connecting_at,
+        connected_at=exchange.connected_at,
         sent_at=exchange.sent_at,
         headers_at=exchange.headers_at,
         done_at=exchange.done_at,

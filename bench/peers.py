@@ -37,7 +37,7 @@ REQUESTS, ROUNDS_OF_CLIENTS = 8, 2  # of a run: at least so many, and so many of
 class Peer:
     """A server by the name that the table gives it.
 
-    plain: it knows OpenAI's API only, see client.drive. group: its process group, to be frozen; None: it stays awake.
+    plain: it knows OpenAI's API only, see client.jobs. group: its process group, to be frozen; None: it stays awake.
     """
 
     name: str

@@ -98,5 +98,5 @@ def test_addresses_are_kept_without_what_opens_them(text: str, kept: str, monkey
 
 def test_a_password_in_an_address_is_refused_and_not_quoted() -> None:
     with pytest.raises(InputError, match="user or a password") as caught:
-        client.drive(f"http://me:{KEY}@h", "m", [], 1, None, 1.0, "n")
+        client.jobs(f"http://me:{KEY}@h", "m", [], "n")
     assert KEY not in str(caught.value)
