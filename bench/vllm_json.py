@@ -1,15 +1,16 @@
 """A run in the flat JSON of `vllm bench serve`, which other tools read.
 
 The names and the definitions are vLLM's: every request counts, ramp and drain too; `tpot` is over N - 1
-tokens, `itl` is pooled over chunks and not over tokens. Percentiles of too few values are null.
+tokens, `itl` is pooled over chunks and not over tokens. Percentiles of too few values are left out, as what reads this
+expects numbers; `valid` and `failed_gates` are ours.
 """
 
 from typing import Any
 
-from twofour.bench import metrics
+from twofour.bench import gates, metrics
 from twofour.bench.metrics import Summary
 from twofour.bench.records import Record
-from twofour.bench.run import Run
+from twofour.bench.run import SCHEMA_VERSION, Run
 from twofour.bench.stats import Distribution
 
 
@@ -45,10 +46,14 @@ def _totals(run: Run, summary: Summary) -> dict[str, Any]:
         "request_goodput": None,
         "output_throughput": summary.output_tokens_per_s,
         "total_token_throughput": summary.total_tokens_per_s,
+        "schema_version": SCHEMA_VERSION,
+        "valid": run.valid,
+        "cut_off": run.cut_off,
+        "failed_gates": [gate.name for gate in gates.failed(run.gates)],
     }
 
 
-def _milliseconds(name: str, values: Distribution) -> dict[str, float | None]:
+def _milliseconds(name: str, values: Distribution) -> dict[str, float]:
     seconds = {
         "mean": values.mean,
         "median": values.p50,
@@ -57,7 +62,7 @@ def _milliseconds(name: str, values: Distribution) -> dict[str, float | None]:
         "p95": values.p95,
         "p99": values.p99,
     }
-    return {f"{key}_{name}_ms": None if value is None else value * 1000 for key, value in seconds.items()}
+    return {f"{key}_{name}_ms": value * 1000 for key, value in seconds.items() if value is not None}
 
 
 def _lists(run: Run) -> dict[str, Any]:
