@@ -118,7 +118,7 @@ def lag_limit_s(records: Sequence[Record]) -> float:
 def shortfall(records: Sequence[Record]) -> float | None:
     """The share of the offered requests that an open loop did not get answered while it went on.
 
-    A server that answers a share 1 - s of what comes has everyone wait longer: from one request to the next by s / (1 - s)
+    A server that answers a share 1 - s of what comes has each request wait longer than the one before, by s / (1 - s)
     of the time between them. So s is read off the waits of the first and the last quarter.
     """
     good = [record for record in records if record.error is None]

@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule (default: 0)")
     parser.add_argument(
-        "--nonce", metavar="TEXT", help="what prompts begin with follows from it, to send the same again (default: drawn)"
+        "--nonce",
+        metavar="TEXT",
+        help="what prompts begin with follows from it, to send the same again (default: drawn)",
     )
     parser.add_argument(
         "--plain", action="store_true", help="without ignore_eos and the like, for a server that refuses them"
