@@ -1,4 +1,4 @@
-"""Model folders in and out: which files hold the weights, tensor by tensor, packed or dense.
+"""Model folders in and out, tensor by tensor, packed or dense.
 
 The packed form carries the transformers variant name `twofour` (`model.twofour.safetensors`), so that a plain
 `from_pretrained` finds no weights rather than the wrong ones. A folder holds one variant, never both.
@@ -8,123 +8,30 @@ import hashlib
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, ModelError
-from twofour.prune.folder import read_config, read_json, write_json
+from twofour.prune.folder import read_config, write_json
 from twofour.prune.packed import FLOAT_DTYPES, Packed, pack
 from twofour.prune.recipe import Format
+from twofour.prune.weights import INDEXES, STEMS
+from twofour.prune.weights import VARIANT as VARIANT
+from twofour.prune.weights import Weights as Weights
+from twofour.prune.weights import form_of as form_of
 
-VARIANT = "twofour"
 MANIFEST = "twofour.json"
 FORMAT_VERSION = 1
 SHARD_BYTES = 5_000_000_000
-STEMS = {"dense": "model", "packed": f"model.{VARIANT}"}
-INDEXES = {"dense": "model.safetensors.index.json", "packed": f"model.safetensors.index.{VARIANT}.json"}
 WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 VALUE_DTYPES = ("bfloat16", "float16", "float32", "int8")
 SCALE_COLUMNS = (0, 64)  # columns that share a scale of int8 values; 0: all of a row
 
-FORMS: tuple[Format, ...] = ("packed", "dense")
-
 SparseWeight = Tensor | Packed  # a 2:4 weight [out, in], expanded or packed
 ValuesKind = tuple[str, int]  # the dtype of a weight's values, and for how many columns there is a scale; 0: a row
-
-
-def form_of(folder: Path) -> Format:
-    """Tell which form a folder holds. Raises CheckpointError unless it is exactly one."""
-    found = [form for form in FORMS if _has(folder, form)]
-    if len(found) != 1:
-        fact = "both packed and dense weights" if found else "no model.safetensors or model.twofour.safetensors"
-        raise CheckpointError(f"{folder} holds {fact}; give a folder with one of them")
-    return found[0]
-
-
-def _has(folder: Path, form: Format) -> bool:
-    return (folder / f"{STEMS[form]}.safetensors").exists() or (folder / INDEXES[form]).exists()
-
-
-class Weights(Mapping[str, Tensor]):
-    """The tensors of a folder by name, read from disk one at a time. Used as a context manager.
-
-    Raises CheckpointError, naming the file, where one is missing or is no safetensors file.
-    """
-
-    def __init__(self, folder: Path, form: Format | None = None) -> None:
-        self.form = form or form_of(folder)
-        self.files = weight_files(folder, self.form)
-        self._open = {path: _open(path) for path in self.files}
-        self._file_of = {name: path for path, file in self._open.items() for name in file.keys()}  # noqa: SIM118
-        _require_indexed(folder, self.form, self._file_of)
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
-
-    def __enter__(self) -> "Weights":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.clear()
-
-    def rank(self, name: str) -> int:
-        """The number of dimensions of a tensor, which is not read for it."""
-        return len(self._open[self._file_of[name]].get_slice(name).get_shape())
-
-    def bases(self) -> list[str]:
-        """The names M for which M.values is stored."""
-        return [name.removesuffix(".values") for name in self if name.endswith(".values")]
-
-
-def weight_files(folder: Path, form: Format) -> list[Path]:
-    """Name the weight files of a folder, all of which exist."""
-    index = folder / INDEXES[form]
-    names = [f"{STEMS[form]}.safetensors"]
-    if index.exists():
-        names = sorted(set(_weight_map(index).values()))
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index.name} names {name}, which is outside the folder; take an intact copy")
-        if not (folder / name).exists():
-            raise CheckpointError(f"{folder} lacks the shard {name}; take an intact copy of the model")
-    return [folder / name for name in names]
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map; take an intact copy of the model")
-    return weight_map
-
-
-def _require_indexed(folder: Path, form: Format, file_of: Mapping[str, Path]) -> None:
-    index = folder / INDEXES[form]
-    if not index.exists():
-        return
-    for name, file in _weight_map(index).items():
-        if name not in file_of or file_of[name].name != file:
-            raise CheckpointError(f"{file} lacks the tensor {name} that {index.name} promises; take an intact copy")
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not an intact safetensors file ({error}); take an intact copy") from error
 
 
 def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
@@ -188,7 +95,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def others(tensors: Weights, weights: Collection[str]) -> list[str]:
     """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
-    found = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and tensors.rank(name) == 2}
+    matrices = (name for name in tensors if name.endswith(".weight") and len(tensors.shape(name)) == 2)
+    found = {name.removesuffix(".weight") for name in matrices}
     return sorted((found | {"lm_head"}).difference(weights))
 
 
