@@ -28,6 +28,7 @@ FORMAT_VERSION = 1
 SHARD_BYTES = 5_000_000_000
 WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 VALUE_DTYPES = ("bfloat16", "float16", "float32", "int8")
+FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # by the names of safetensors
 SCALE_COLUMNS = (0, 64)  # columns that share a scale of int8 values; 0: all of a row
 
 SparseWeight = Tensor | Packed  # a 2:4 weight [out, in], expanded or packed
@@ -48,7 +49,7 @@ def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight],
         config = read_config(source)
         if form == "packed":
             config["quantization_config"] = quantization_config(kinds, others(tensors, weights))
-            _say_dtype(config, tensors, weights)
+        _say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
     copy_rest(source, folder)
 
@@ -76,10 +77,16 @@ def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tu
         yield f"{base}.{part}", tensor
 
 
-def _say_dtype(config: dict[str, Any], tensors: Weights, weights: Mapping[str, SparseWeight]) -> None:
-    """Name the dtype of the model where the dtype of the values is another: loaders compute in it."""
-    if named_dtype(config) is None and config["quantization_config"]["values_dtype"] == "int8":
-        config["dtype"] = dtype_name(tensors[f"{next(iter(weights))}.weight"].dtype)
+def _say_dtype(config: dict[str, Any], stored: torch.dtype | None) -> None:
+    """Name the dtype in which the linears were stored, where another is named or int8 values do not tell.
+
+    Loaders compute in what is named.
+    """
+    is_named = config.get("dtype") or config.get("torch_dtype")
+    is_int8 = (config.get("quantization_config") or {}).get("values_dtype") == "int8"
+    if stored is not None and (is_named or is_int8) and named_dtype(config) != stored:
+        config.pop("torch_dtype", None)
+        config["dtype"] = dtype_name(stored)
 
 
 def named_dtype(config: Mapping[str, Any]) -> torch.dtype | None:

@@ -13,6 +13,7 @@ from typing import Any
 from twofour.prune.errors import CheckpointError, InputError, OutputError
 
 REDIRECTS = ("transformers_weights", "configuration_files")  # to other weights, to another config.json
+ADAPTER = "adapter_config.json"  # of PEFT
 
 
 def resolve(model: str, revision: str | None = None) -> Path:
@@ -58,6 +59,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"config.json of {folder} names {found[0]}, by which transformers reads other files than twofour; "
             "give a folder whose files have their usual names"
+        )
+    if (folder / ADAPTER).exists():
+        raise CheckpointError(
+            f"{folder} holds {ADAPTER}, whose weights some installations add to the model; merge them into it first"
         )
     return config
 

@@ -1,12 +1,14 @@
 """What is decided before a run begins: the model is loaded, and what cannot be done with it here is refused."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from twofour.prune import anatomy, folder, footprint, sources, text
+from twofour.prune import anatomy, checkpoint, folder, footprint, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.errors import InputError
 from twofour.prune.recipe import PruneConfig
@@ -51,7 +53,17 @@ def prepare(source: Path, config: PruneConfig) -> Prepared:
     forward = forward_dtype(parts, config)
     parts.model.to(forward)
     config, fallbacks = footprint.affordable(parts, config)
+    fallbacks = dtype_notes(folder.read_config(source), parts.stored) + fallbacks
     return Prepared(source, parts, names, config, fallbacks, footprint.states_on_disk(parts, config), forward)
+
+
+def dtype_notes(config: Mapping[str, Any], stored: torch.dtype) -> list[str]:
+    """Say so where config.json names another dtype than the linears are stored in, which counts."""
+    named = checkpoint.named_dtype(config)
+    if named in (None, stored):
+        return []
+    says, holds = checkpoint.dtype_name(named), checkpoint.dtype_name(stored)
+    return [f"config.json of the base model says {says}, its linears are stored as {holds}: they stay what they are"]
 
 
 def require_device(device: str) -> None:

@@ -83,6 +83,13 @@ def test_a_config_that_sends_transformers_to_other_files_is_refused(tmp_path: Pa
         folder.read_config(tmp_path)
 
 
+def test_a_folder_with_an_adapter_is_refused(tmp_path: Path) -> None:
+    for name in ("config.json", "adapter_config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds adapter_config\.json, .* merge them into it first"):
+        folder.read_config(tmp_path)
+
+
 def test_json_that_is_too_deep_or_no_json_again_is_refused(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
