@@ -134,8 +134,10 @@ def values_kind(weight: SparseWeight) -> ValuesKind:
     return dtype_name(weight.dtype), 0
 
 
-def require_known(quantization: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless this is a packed checkpoint of a kind that we can read."""
+def require_known(quantization: Any) -> None:
+    """Raise CheckpointError unless this, of config.json, says a packed checkpoint of a kind that we can read."""
+    if not isinstance(quantization, Mapping):
+        raise CheckpointError(f"config.json has the quantization_config {quantization!r}; take an intact copy")
     is_int8 = quantization.get("values_dtype") == "int8"
     found = quantization if is_int8 else {"scale_columns": 0, **quantization}
     known: dict[str, tuple[Any, ...]] = {
@@ -146,8 +148,9 @@ def require_known(quantization: Mapping[str, Any]) -> None:
         "scale_columns": SCALE_COLUMNS if is_int8 else (0,),
     }
     for key, values in known.items():
-        if found.get(key) not in values:
-            raise CheckpointError(f"config.json says {key} {found.get(key)!r}, known: {values}; upgrade twofour")
+        said = found.get(key)
+        if not any(said == value and type(said) is type(value) for value in values):  # 64.0 is none
+            raise CheckpointError(f"config.json says {key} {said!r}, known: {values}; upgrade twofour")
 
 
 def write_weights(
@@ -198,13 +201,17 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of config.json and of everything that belongs to the weights, by file name."""
-    paths = [path for path in folder.iterdir() if ".safetensors" in path.name or path.name == "config.json"]
+    named = (path for path in folder.iterdir() if ".safetensors" in path.name or path.name == "config.json")
+    paths = [path for path in named if path.is_file()]
     return {path.name: _sha256(path) for path in sorted(paths)}
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); take an intact copy") from error
 
 
 def value_dtype(name: str) -> torch.dtype:
