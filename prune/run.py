@@ -89,7 +89,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     base, before = origin(str(model), source), model_stamps(source)
     with journal, folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config)
-        config = ready.config
+        config, digests = ready.config, recipe.file_digests(ready.config)
         journal.begin(request(config, ready.forward, before))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
@@ -109,6 +109,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             seconds=journal.spent_s,
             recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
             fallbacks=pruned.fallbacks,
+            digests=digests,
         )
         label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)
