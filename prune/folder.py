@@ -13,6 +13,11 @@ from typing import Any
 from twofour.prune.errors import CheckpointError, InputError, OutputError
 
 REDIRECTS = ("transformers_weights", "configuration_files")  # to other weights, to another config.json
+# What is fetched of a hub model: no second copy of its weights, such as Mistral's consolidated.safetensors.
+SNAPSHOT = [
+    *(f"{stem}{shard}.safetensors" for stem in ("model", "model.twofour") for shard in ("", "-*-of-*")),
+    *("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md"),
+]
 ADAPTER = "adapter_config.json"  # of PEFT
 
 
@@ -20,6 +25,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
     """Return the local folder of a model: the folder itself, or the snapshot of a hub id."""
     folder = Path(model)
     if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"{model} is a folder, which has no revision {revision}; leave out --revision")
         return folder
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise InputError(f"{model} is not a folder; give a model folder or a hub id")
@@ -29,9 +36,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
 def _snapshot(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md"]
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=SNAPSHOT))
     except Exception as error:  # the hub client raises a dozen kinds, offline and not
         reason = str(error).partition("\n")[0]
         raise InputError(

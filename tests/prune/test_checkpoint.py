@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from twofour.prune import checkpoint, folder
 from twofour.prune.checkpoint import Weights
-from twofour.prune.errors import CheckpointError, ModelError, OutputError
+from twofour.prune.errors import CheckpointError, InputError, ModelError, OutputError
 from twofour.prune.packed import pack
 from twofour.prune.rounding import to_int8
 
@@ -81,6 +82,21 @@ def test_a_config_that_sends_transformers_to_other_files_is_refused(tmp_path: Pa
     (tmp_path / "config.json").write_text(json.dumps({key: "other"}))
     with pytest.raises(CheckpointError, match=f"names {key}, by which transformers reads other files than twofour"):
         folder.read_config(tmp_path)
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    assert folder.resolve(str(tmp_path)) == tmp_path
+    with pytest.raises(InputError, match="is a folder, which has no revision abc; leave out --revision"):
+        folder.resolve(str(tmp_path), "abc")
+
+
+def test_weights_of_a_hub_model_are_fetched_once() -> None:
+    single, shard = "model.safetensors", "model-00001-of-00002.safetensors"
+    packed = ["model.twofour.safetensors", "model.twofour-00001-of-00002.safetensors"]
+    indexes = ["model.safetensors.index.json", "model.safetensors.index.twofour.json"]
+    copies = ["consolidated.safetensors", "original/consolidated.00.safetensors", "model.fp16.safetensors", "model.bin"]
+    fetched = filter_repo_objects([single, shard, *packed, *indexes, *copies], allow_patterns=folder.SNAPSHOT)
+    assert list(fetched) == [single, shard, *packed, *indexes]
 
 
 def test_a_folder_with_an_adapter_is_refused(tmp_path: Path) -> None:
