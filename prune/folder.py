@@ -83,14 +83,33 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, even where the machine stops."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        put(temporary, path)
+        sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place") from error
+
+
+def put(written: Path, path: Path) -> None:
+    """Let a file that was written take its name, with its bytes on the disk: a machine that stops leaves no empty file.
+
+    The name itself is on the disk after a `sync` of the folder.
+    """
+    sync(written)
+    written.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Return when what was written to a file, or which names a folder holds, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -148,14 +167,6 @@ def is_disk_full(error: BaseException) -> bool:
 def _publish(part: Path, out: Path) -> None:
     part.chmod(0o755)
     for path in [*part.rglob("*"), part]:
-        _sync(path)
+        sync(path)
     part.rename(out)
-    _sync(out.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(out.parent)

@@ -58,6 +58,8 @@ class PruneConfig:
     preset: by time and memory; without a method, None is "balanced".
     method: the solver by name instead of a preset, without recovery.
     train: kept weights with all others of the model, or block by block; "auto" is the model where memory allows it.
+    blocks_as_begun: blocks are trained no longer than they are before the whole; set where a run that was to train the
+        whole goes on without that.
     calibration: a source or several, which share the samples evenly, see `sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
@@ -84,6 +86,7 @@ class PruneConfig:
     device: str = "cpu"
     memory_limit_bytes: int | None = None
     revision: str | None = None
+    blocks_as_begun: bool = False
 
     def __post_init__(self) -> None:
         if self.preset and self.method:
@@ -153,7 +156,9 @@ class PruneConfig:
         if self.method:
             return Stages(self.method)
         stages = PRESETS[self.preset or DEFAULT_PRESET]
-        return stages.by_blocks() if self.train == "blocks" else stages
+        if self.train != "blocks":
+            return stages
+        return stages._replace(model_passes=0) if self.blocks_as_begun else stages.by_blocks()
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
