@@ -205,13 +205,3 @@ def test_prompt_that_fills_the_context_can_be_scored(shared: Any) -> None:
     assert shared.complete(prompt=ids, echo=True, max_tokens=0, logprobs=0).status_code == 200
     refused = shared.complete(prompt=ids, max_tokens=1)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
-
-
-def test_unknown_fields_pass_and_are_counted(shared: Any) -> None:
-    before = shared.metric("twofour:unknown_fields_total")
-    assert shared.complete(something_new={"a": 1}, another=2, user="me").status_code == 200
-    assert shared.metric("twofour:unknown_fields_total") == before + 2
-
-
-def test_neutral_values_of_unsupported_fields_pass(shared: Any) -> None:
-    assert shared.complete(suffix="", best_of=1, logit_bias={}).status_code == 200
