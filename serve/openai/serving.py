@@ -12,7 +12,8 @@ from twofour.serve.metrics import EngineMetrics
 from twofour.serve.openai.admission import Admission
 from twofour.serve.openai.errors import engine_unavailable
 from twofour.serve.openai.generation import Job
-from twofour.serve.openai.protocol import GenerationRequest, Strict, check_together, refuse_unsupported
+from twofour.serve.openai.parameters import refuse_unserved
+from twofour.serve.openai.protocol import GenerationRequest, Strict, check_together
 from twofour.serve.openai.sampling import nth, stops_of
 from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
@@ -51,10 +52,10 @@ class Serving:
             raise model_not_found()
 
     def check(self, body: Strict) -> None:
-        self.metrics.unknown_fields.inc(refuse_unsupported(body))
+        refuse_unserved(body)
         if isinstance(body, GenerationRequest):
             self.check_model(body.model)
-            check_together(body)
+        check_together(body)
 
     def job(self, caller: Caller, body: GenerationRequest, prompts: Sequence[tuple[Tokens, Sampling]]) -> Job:
         n = body.n or 1

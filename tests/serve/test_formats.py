@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 Refused = Callable[..., dict[str, Any]]
-ASK = {"model": "m", "prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
+ASK: dict[str, dict[str, Any]] = {
+    TEXT: {"model": "m", "prompt": "hi"},
+    CHAT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+}
 PATHS = pytest.mark.parametrize("path", [TEXT, CHAT])
 
 
@@ -19,7 +22,7 @@ def of_schema(schema: Any) -> dict[str, Any]:
 
 
 def ask(server: Any, path: str, format: Any) -> Any:
-    return server.client.post(path, json={**ASK, "response_format": format})
+    return server.client.post(path, json={**ASK[path], "response_format": format})
 
 
 def asked(server: Any) -> Any:
@@ -72,7 +75,7 @@ def test_refused(shared: Any, refused: Refused, path: str, name: str) -> None:
 
 
 def test_nested_too_deep(shared: Any, refused: Refused) -> None:
-    body = "{" + ", ".join(f'"{name}": {json.dumps(value)}' for name, value in ASK.items())
+    body = "{" + ", ".join(f'"{name}": {json.dumps(value)}' for name, value in ASK[CHAT].items())
     deep = '{"type": "object", "properties": {"a": ' * 2000 + "{}" + "}}" * 2000
     body += f', "response_format": {{"type": "json_schema", "json_schema": {{"schema": {deep}}}}}}}'
     answer = shared.client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
