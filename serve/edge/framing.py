@@ -2,11 +2,10 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.serve.edge.errors import RequestError, invalid, send_error
+from twofour.serve.edge.errors import CLOSE, RequestError, invalid, send_error
 from twofour.serve.edge.ids import header
 
 MAX_HEADERS = 128
-CLOSE = {"Connection": "close"}
 
 
 def fault(scope: Scope) -> RequestError | None:
