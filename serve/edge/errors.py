@@ -10,6 +10,7 @@ from twofour.prune.errors import TwofourError
 Headers = Mapping[str, str]
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+CLOSE: Headers = {"Connection": "close"}
 
 
 class RequestError(TwofourError):
@@ -59,6 +60,11 @@ def body_too_large(limit_bytes: int) -> RequestError:
 
 def overloaded(message: str) -> RequestError:
     return RequestError(503, message, type=SERVER, code="engine_overloaded", headers={"Retry-After": "1"})
+
+
+def crowded() -> RequestError:
+    message = "the server has as many connections as it can hold; try again shortly"
+    return RequestError(503, message, type=SERVER, code="engine_overloaded", headers={"Retry-After": "1", **CLOSE})
 
 
 def not_ready(message: str, headers: Headers | None = None) -> RequestError:
