@@ -133,9 +133,17 @@ def _notes(sparse: dict[str, SparseLinear]) -> Iterator[str]:
             f"{len(expanded)} of {len(sparse)} 2:4 linears are expanded to dense ({', '.join(reasons)}): "
             "they take as much memory and time as dense"
         )
+    yield from _dropped(sparse)
     slower = sum(linear.choice is not None and linear.choice.note == select.SLOWER for linear in sparse.values())
     if slower:
         yield f"{slower} of {len(sparse)} 2:4 linears are kept dense: {select.SLOWER}"
     uses_cusparselt = any(linear.choice and linear.choice.kernel.name == "cusparselt" for linear in sparse.values())
     if uses_cusparselt and (warning := cusparselt.warning()):
         yield warning
+
+
+def _dropped(sparse: dict[str, SparseLinear]) -> Iterator[str]:
+    """Kernels that could not be built or raced, and for how many linears."""
+    counts = Counter(reason for linear in sparse.values() if linear.choice for reason in linear.choice.dropped)
+    for reason, count in counts.items():
+        yield f"dropped: {reason} ({count} of {len(sparse)} 2:4 linears)"

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from twofour.prune.checkpoint import Weights
 from twofour.prune.errors import CheckpointError, InputError, ModelError
-from twofour.prune.packed import pack
+from twofour.prune.packed import Packed, pack
 from twofour.prune.solvers.magnitude import magnitude
-from twofour.serve.kernels import cpu
+from twofour.serve.kernels import cpu, select, trial
 from twofour.serve.linear import SparseLinear
 from twofour.serve.loading import load_model, weight_report
 from twofour.serve.quantizer import sparse_linears
@@ -138,3 +139,20 @@ def test_names_that_do_not_exist(tiny_pruned_folder: Path) -> None:
         load_model(str(tiny_pruned_folder), dtype="int4")
     with pytest.raises(InputError, match="is not a folder"):
         load_model("./nowhere")
+
+
+def test_a_kernel_that_cannot_be_built_keeps_no_model_from_loading(
+    tiny_pruned_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(packed: Packed, crossover_tokens: int) -> select.Kernel:
+        raise RuntimeError("Failed to find C compiler. Set CC.\nmore")
+
+    monkeypatch.setattr(trial, "_tried", {})
+    monkeypatch.setitem(
+        select.CANDIDATES, "cpu", replace(select.CANDIDATES["cpu"], build=build, refusal=lambda _: None)
+    )
+    report = weight_report(load_model(str(tiny_pruned_folder), device="cpu"))
+    dropped = "cpu: RuntimeError: Failed to find C compiler. Set CC."
+    assert report.kernels == {"reference": 14}
+    assert f"dropped: {dropped} (14 of 14 2:4 linears)" in report.notes
+    assert any(f"are expanded to dense ({dropped})" in note for note in report.notes)
