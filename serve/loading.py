@@ -55,7 +55,7 @@ def load_model(
 
 def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
     for name, sparse in sparse_linears(model):
-        sparse.prepare(kernels, name)
+        sparse.prepare(kernels, name, model.dtype)
     for name, linear in list(model.named_modules()):
         if type(linear) is nn.Linear:
             crossover = select.dense_crossover(linear.weight, kernels, _is_head(model, linear))

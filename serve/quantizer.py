@@ -62,7 +62,7 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         for name, linear in sparse_linears(model):
             if not linear.packed().values.is_meta and not _leave.get():
-                linear.prepare("auto", name)
+                linear.prepare("auto", name, model.dtype)
         return model
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:

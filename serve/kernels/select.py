@@ -22,6 +22,7 @@ from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, trial, tr
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
+from twofour.serve.kernels.rounded import Rounded, rounded
 from twofour.serve.kernels.trial import Place
 from twofour.serve.kernels.verdicts import Verdict
 
@@ -77,30 +78,62 @@ CROSSOVERS = {"cpu": {"bfloat16": 256, "int8": 128, "dense": 32}, "cuda": {"bflo
 class Choice:
     """The kernel of one linear. `note`: why it multiplies by a dense weight where a 2:4 one was looked for.
 
-    `dropped`: candidates that could not take part, and why.
+    `dropped`: candidates that could not take part, and why. `rounded`: what gives int8 values back where the kernel
+    has them in the dtype of the activations.
     """
 
     kernel: Kernel
     note: str | None = None
     dropped: tuple[str, ...] = ()
+    rounded: Rounded | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.kernel.nbytes + (self.rounded.nbytes if self.rounded else 0)
+
+    def packed(self) -> Packed:
+        """Return the weight as it is stored."""
+        held = self.kernel.packed()
+        return self.rounded.stored(held) if self.rounded else held
 
 
-def choose(packed: Packed, kernels: str = "auto") -> Choice:
-    """Build the kernel for a weight on its device. Raises InputError for a name that is unknown or refuses."""
+def choose(packed: Packed, kernels: str = "auto", dtype: torch.dtype | None = None) -> Choice:
+    """Build the kernel for a weight on its device. Raises InputError for a name that is unknown or refuses.
+
+    `dtype` is that of the activations, where it is known. int8 values are rounded to it where no kernel takes them.
+    """
     require_name(kernels)
     if kernels == "reference":
-        return Choice(ReferenceKernel.from_packed(packed))
+        return _expanded(packed, dtype)
+    if dtype is None or packed.scales is None or _takes_int8(packed, kernels):
+        return _choose(packed, kernels, dtype)
+    held, back = rounded(packed, dtype)
+    return replace(_choose(held, kernels, dtype), rounded=back)
+
+
+def _takes_int8(packed: Packed, kernels: str) -> bool:
+    names = CANDIDATES if kernels == "auto" else [kernels]
+    return any(_refusal(CANDIDATES[name], packed) is None for name in names)
+
+
+def _choose(packed: Packed, kernels: str, dtype: torch.dtype | None) -> Choice:
     refusals = {name: _refusal(candidate, packed) for name, candidate in CANDIDATES.items()}
     if kernels != "auto":
         if refusals[kernels]:
             raise InputError(f"the kernel {kernels} was asked for, but {refusals[kernels]}; choose auto")
         return Choice(CANDIDATES[kernels].build(packed, _crossover(packed)))
     able = {name: CANDIDATES[name].build for name, refusal in refusals.items() if refusal is None}
-    return _fastest(packed, able, _place(packed)) if able else _expanded(packed, _why(packed, refusals))
+    return _fastest(packed, able, _place(packed, dtype)) if able else _expanded(packed, dtype, _why(packed, refusals))
 
 
-def _expanded(packed: Packed, why: str, dropped: tuple[str, ...] = ()) -> Choice:
-    return Choice(ReferenceKernel.from_packed(packed), why, dropped)
+def _expanded(
+    packed: Packed, dtype: torch.dtype | None, why: str | None = None, dropped: tuple[str, ...] = ()
+) -> Choice:
+    if packed.scales is None or dtype is None:
+        return Choice(ReferenceKernel.from_packed(packed), why, dropped)
+    held, back = rounded(packed, dtype)
+    return Choice(ReferenceKernel.from_packed(held), why, dropped, back)
 
 
 def require_name(kernels: str) -> None:
@@ -129,7 +162,7 @@ def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
     """The winner of those that are able; each that is dropped on the way leaves one less."""
     left = {name: build for name, build in able.items() if name not in trial.dropped(place)}
     if left:
-        builds: dict[str, Build] = {**left, DenseKernel.name: DenseKernel.from_packed}
+        builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=place.dtype)}
         forms = {name: partial(build, packed, ALWAYS) for name, build in builds.items()}
         verdict = _verdict(place, forms, Verdict(next(iter(left)), _crossover(packed)))
         build = partial(builds[verdict.form], packed, verdict.crossover_tokens)
@@ -138,7 +171,7 @@ def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
             return _fastest(packed, left, place)
     dropped = tuple(f"{name}: {reason}" for name, reason in trial.dropped(place).items() if name in able)
     if len(dropped) == len(able):
-        return _expanded(packed, "; ".join(dropped), dropped)
+        return _expanded(packed, place.dtype, "; ".join(dropped), dropped)
     return Choice(kernel, SLOWER if verdict.form == DenseKernel.name else None, dropped)
 
 
@@ -200,11 +233,13 @@ def winner(results: Mapping[str, Result]) -> Verdict:
     return Verdict(form, results[form].crossover_tokens())
 
 
-def _place(packed: Packed) -> Place:
+def _place(packed: Packed, dtype: torch.dtype | None) -> Place:
+    """int8 values take activations of any dtype, bfloat16 as a rule; others take their own."""
     (rows, columns), values = packed.shape, str(packed.values.dtype).removeprefix("torch.")
-    x = packed.values.dtype if packed.scales is None else torch.bfloat16
+    x = packed.values.dtype if packed.scales is None else dtype or torch.bfloat16
     scales = f" / {packed.scale_columns}" if packed.scale_columns else ""
-    return Place(f"{rows} x {columns} 2:4 {values}{scales}", columns, packed.values.device, x)
+    other = f" by {x}" if packed.scales is not None and x != torch.bfloat16 else ""
+    return Place(f"{rows} x {columns} 2:4 {values}{scales}{other}", columns, packed.values.device, x)
 
 
 def _crossover(packed: Packed) -> int:
