@@ -42,6 +42,19 @@ def test_the_engine_gives_the_same_tokens_alone_and_in_a_batch(tiny_pruned_folde
     assert [together[prompt.id] for prompt in prompts] == alone
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a single CUDA device")
+@pytest.mark.parametrize("kernels", ["auto", "triton", "cusparselt"])
+def test_a_model_on_the_second_gpu(tiny_pruned_folder: Path, kernels: str) -> None:
+    ids = torch.tensor([TOKENS], device="cuda:1")
+    try:
+        with torch.inference_mode():
+            expected = load_model(str(tiny_pruned_folder), "cuda:1", kernels="reference")(ids).logits.float()
+            found = load_model(str(tiny_pruned_folder), "cuda:1", kernels=kernels)(ids).logits.float()
+    finally:
+        torch.cuda.set_device(0)
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_model_loads_under_auto_with_a_cache_that_can_be_written(
     tiny_pruned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
