@@ -75,7 +75,7 @@ class Findings:
     complete: bool = True
 
 
-Keep = Callable[[Findings], None]  # what was found so far, after every cell
+Keep = Callable[[Findings], object]  # what was found so far, after every cell
 
 
 def measure(plan: Plan, progress: Progress = silent, keep: Keep = lambda found: None) -> Findings:

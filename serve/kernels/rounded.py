@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from twofour.prune.packed import GROUP, KEEP, Packed
+from twofour.prune.packed import Packed
+from twofour.prune.pattern import GROUP, KEEP
 
 
 @dataclass(frozen=True)

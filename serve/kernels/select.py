@@ -159,19 +159,18 @@ def dense_crossover(weight: Tensor, kernels: str, is_head: bool) -> int:
 
 
 def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
-    """The winner of those that are able; each that is dropped on the way leaves one less."""
-    left = {name: build for name, build in able.items() if name not in trial.dropped(place)}
-    if left:
-        builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=place.dtype)}
-        forms = {name: partial(build, packed, ALWAYS) for name, build in builds.items()}
-        verdict = _verdict(place, forms, Verdict(next(iter(left)), _crossover(packed)))
-        build = partial(builds[verdict.form], packed, verdict.crossover_tokens)
-        kernel = _attempt(place, verdict.form, build)
-        if kernel is None:
-            return _fastest(packed, left, place)
-    dropped = tuple(f"{name}: {reason}" for name, reason in trial.dropped(place).items() if name in able)
-    if len(dropped) == len(able):
+    """The winner of those that are able. Where one is dropped on the way, that of the others."""
+    reasons = trial.dropped(place)
+    left = {name: build for name, build in able.items() if name not in reasons}
+    dropped = tuple(f"{name}: {reasons[name]}" for name in able if name in reasons)
+    if not left:
         return _expanded(packed, place.dtype, "; ".join(dropped), dropped)
+    builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=place.dtype)}
+    forms = {name: partial(build, packed, ALWAYS) for name, build in builds.items()}
+    verdict = _verdict(place, forms, Verdict(next(iter(left)), _crossover(packed)))
+    kernel = _attempt(place, verdict.form, partial(builds[verdict.form], packed, verdict.crossover_tokens))
+    if kernel is None or len(trial.dropped(place)) > len(reasons):
+        return _fastest(packed, able, place)
     return Choice(kernel, SLOWER if verdict.form == DenseKernel.name else None, dropped)
 
 
