@@ -48,6 +48,7 @@ def available() -> str:
 def _old_triton(major: int) -> str:
     import triton
 
+    # Up to 3.8, products into one sum after another are compiled wrongly for sm_10x (triton-lang/triton#10821).
     least = (3, 9) if major >= 10 else (3, 6)
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     return "" if version >= least else f"none: triton {triton.__version__} is older than {least[0]}.{least[1]}"

@@ -22,6 +22,7 @@ ATTENTION = "twofour_paged"
 # What some models hand to their attention and this one does not compute: logit caps, sinks, added biases.
 UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "head_mask")
 TRIAL_TOKENS = 24
+GOLDEN = 0.618034  # multiples of it, modulo 1, lie far from each other, those of neighbours most of all
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,16 @@ class GenericRunner:
             found = forward([Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))])
         own = self._own_logits(torch.tensor([tokens], device=self.device))
         return float((found - own).float().norm() / own.float().norm())
+
+    def occupy(self) -> None:
+        """Fill the whole cache as sequences might: with what one computes, in every block by another factor."""
+        count = min(TRIAL_TOKENS, self.block_size)
+        self.forward([Chunk(range(count), 0, [0], range(0))])
+        for layer in self.layers.values():
+            for cache in (layer.keys, layer.values):
+                factors = torch.arange(len(cache), device=self.device).mul(GOLDEN).frac().add(0.5)
+                cache[1:].copy_(cache[:1].expand_as(cache[1:]))
+                cache.mul_(factors.to(cache.dtype)[:, None, None, None])
 
     def _own_logits(self, tokens: Tensor) -> Tensor:
         try:
