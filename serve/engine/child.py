@@ -99,7 +99,7 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     made = _captured(config, model, runner, room)
     info = _info(config, model, room, made)
     blocks = Blocks(count, config.block_size)
-    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
+    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, config.prefix_cache)
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     loop = Loop(
         made.graphs or runner,
