@@ -23,6 +23,7 @@ from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.select import Kernel
 
 Product = Callable[[Tensor], Tensor]  # [tokens, columns] -> [tokens, rows]
+K = TypeVar("K", bound=Kernel)
 
 MOST_RING_BYTES = 1 << 28  # of the copies of one contender
 CHECKED_ROWS = 32
@@ -99,8 +100,8 @@ def copies_of(weight_bytes: int, ring: int) -> int:
 def served(packed: Packed, kernels: str = "auto", name: str = "served") -> Form:
     choice = select.choose(packed, kernels)
     kernel = choice.kernel
-    contender = _contender(name, kernel.name, kernel.nbytes, packed.unpack())
-    return Form(replace(contender, note=choice.note), _copies(kernel, _kernel_product))
+    form = by_kernel(name, kernel, packed.unpack())
+    return replace(form, contender=replace(form.contender, note=choice.note))
 
 
 def torch_dense(weight: Tensor) -> Form:
@@ -124,6 +125,11 @@ def _torch_int8(matrix: Matrix, seed: int) -> Form:
 def _cpu_form(name: str, weight: CpuWeight, dense: Tensor, summing: float = SUMMING) -> Form:
     contender = replace(_contender(name, cpu.available(), weight.nbytes, dense), summing=summing)
     return Form(contender, _copies(weight, lambda copy: partial(cpu.linear, weight=copy)))
+
+
+def by_kernel(name: str, kernel: K, dense: Tensor, product: Callable[[K], Product] | None = None) -> Form:
+    """A contender by a kernel's layout. `dense` [rows, columns]: the weight; `product`: if not the kernel's own."""
+    return Form(_contender(name, kernel.name, kernel.nbytes, dense), _copies(kernel, product or _kernel_product))
 
 
 def _kernel_product(kernel: Kernel) -> Product:
@@ -152,7 +158,7 @@ def random_dense(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # b
 
 def random_packed(matrix: Matrix, seed: int, device: str = "cpu") -> Packed:
     rows, columns = matrix
-    return Packed(random_dense((rows, columns // 2), seed, device), _random_positions(matrix, seed).to(device))
+    return Packed(random_dense((rows, columns // 2), seed, device), _random_positions(matrix, seed, device))
 
 
 def random_integers(matrix: Matrix, seed: int) -> Packed:
@@ -164,11 +170,11 @@ def random_integers(matrix: Matrix, seed: int) -> Packed:
     return Packed(values, _random_positions(matrix, seed), scales)
 
 
-def _random_positions(matrix: Matrix, seed: int) -> Tensor:  # uint8 [rows, ceil(columns / 8)]
+def _random_positions(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # uint8 [rows, ceil(columns / 8)]
     rows, columns = matrix
-    draw = torch.Generator().manual_seed(seed)
-    kinds = torch.randint(len(VALID_NIBBLES), (rows, columns // 4), generator=draw)
-    return join_nibbles(torch.tensor(VALID_NIBBLES, dtype=torch.uint8)[kinds])
+    draw = torch.Generator(device).manual_seed(seed)
+    kinds = torch.randint(len(VALID_NIBBLES), (rows, columns // 4), device=device, generator=draw)
+    return join_nibbles(torch.tensor(VALID_NIBBLES, dtype=torch.uint8, device=device)[kinds])
 
 
 def activations(tokens: int, columns: int, seed: int, device: str = "cpu") -> Tensor:  # bfloat16
