@@ -3,6 +3,7 @@
 import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from time import monotonic, perf_counter
 from typing import Any
@@ -44,6 +45,10 @@ def compile_linear(matrix: Matrix, device: str) -> float:
 def _collect(wanted: dict["Future[float]", dict[str, Any]], sheet: Sheet) -> None:
     with suppress(TimeoutError):
         for done in as_completed(wanted, max(0.0, sheet.until - monotonic())):
-            sheet.cell(wanted.pop(done), lambda done=done: {"seconds": done.result()})
+            sheet.cell(wanted.pop(done), partial(_seconds, done))
     for key in wanted.values():
         sheet.leave(key)
+
+
+def _seconds(done: "Future[float]") -> dict[str, float]:
+    return {"seconds": done.result()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twofour.bench.gpu.day import Day, matrices
-from twofour.bench.gpu.sheet import Sheet, failure
+from twofour.bench.gpu.sheet import Key, Sheet, failure
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.contenders import Contender, Form, activations, random_dense, random_packed, torch_dense
 from twofour.bench.kernels.plan import Matrix
@@ -38,7 +38,7 @@ def _products(day: Day, sheet: Sheet, key: Mapping[str, str], matrix: Matrix, gr
     rows, columns = matrix
     made = Rings(day, matrix)
     for tokens in group:
-        cell = {**key, "rows": rows, "columns": columns, "tokens": tokens}
+        cell: Key = {**key, "rows": rows, "columns": columns, "tokens": tokens}
         sheet.cell(cell, partial(_raced, day, made, activations(tokens, columns, SEED, day.device)))
 
 

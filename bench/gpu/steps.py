@@ -17,7 +17,7 @@ from twofour.bench.gpu import models
 from twofour.bench.gpu.day import Day
 from twofour.bench.gpu.laps import laps
 from twofour.bench.gpu.models import BLOCK, Arm, Ready
-from twofour.bench.gpu.sheet import Sheet
+from twofour.bench.gpu.sheet import Key, Sheet
 from twofour.prune.errors import InputError
 from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.runners.graphs import Shape
@@ -25,7 +25,7 @@ from twofour.serve.engine.sampler import sample
 from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import Prompt, Sampling
 
-SAMPLINGS = {"greedy": {"temperature": 0.0}, "top_p": {"temperature": 1.0, "top_p": 0.9}}
+SAMPLINGS = {"greedy": Sampling(8, temperature=0.0), "top_p": Sampling(8, temperature=1.0, top_p=0.9)}
 PROFILED_ROWS = 20
 
 
@@ -58,8 +58,10 @@ def _decoding(day: Day, sheet: Sheet, form: str, arm: Arm) -> None:
     for batch in day.batches:
         for context in day.contexts:
             for way, cudnn in (("captured", True), ("eager", True), ("eager", False)):
-                key = {"what": "decode", "form": form, "way": way, "cudnn": cudnn}
-                key |= {"batch": batch, "context": context}
+                key: Key = {
+                    **{"what": "decode", "form": form, "way": way},
+                    **{"cudnn": cudnn, "batch": batch, "context": context},
+                }
                 sheet.cell(key, partial(_decode, day, arm, way, cudnn, batch, context))
 
 
@@ -67,7 +69,7 @@ def _prompts(day: Day, sheet: Sheet, form: str, arm: Arm) -> None:
     for prompt in day.prompts:
         for budget in day.budgets:
             for cudnn in (True, False):
-                key = {"what": "prompt", "form": form, "cudnn": cudnn, "tokens": prompt, "budget": budget}
+                key: Key = {"what": "prompt", "form": form, "cudnn": cudnn, "tokens": prompt, "budget": budget}
                 sheet.cell(key, partial(_prompt, day, arm, cudnn, prompt, budget))
 
 
@@ -118,8 +120,7 @@ def prompt_step(runner: Runner, prompt: int, budget: int) -> Callable[[], object
 
 def _sampling(day: Day, name: str, batch: int) -> dict[str, Any]:
     logits = torch.randn(batch, day.served.vocab, device=day.device).to(torch.bfloat16)
-    sampling = Sampling(8, **SAMPLINGS[name])
-    sequences = [Sequence(Prompt(str(row), (1, 2), sampling), row, 0.0) for row in range(batch)]
+    sequences = [Sequence(Prompt(str(row), (1, 2), SAMPLINGS[name]), row, 0.0) for row in range(batch)]
     return _figures(day, lambda: sample(logits, sequences, frozenset({0})), day.steps)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from twofour.bench.gpu.day import Day, matrices
-from twofour.bench.gpu.sheet import Sheet
+from twofour.bench.gpu.sheet import Key, Sheet
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.contenders import Product, activations, random_packed
 from twofour.bench.kernels.race import cpu_turn, race
@@ -36,7 +36,7 @@ def run(day: Day, sheet: Sheet) -> None:
         for tokens in day.sweep_tokens:
             x = activations(tokens, matrix[1], SEED, day.device)
             for tile, splits in cuts(day, packed, tokens):
-                key = {"matrix": name, "tokens": tokens, "splits": splits, **cut(tile)}
+                key: Key = {"matrix": name, "tokens": tokens, "splits": splits, **cut(tile)}
                 sheet.cell(key, partial(_timed, day, packed, x, tile, splits))
 
 

@@ -29,10 +29,13 @@ class Cusparselt:
 
 
 def install() -> None:
+    from twofour.serve.kernels import cusparselt_search
+
     library = Cusparselt()
     torch._cslt_compress = library.compress
     torch._cslt_sparse_mm = library.multiply
     torch.backends.cusparselt.version = lambda: 801
+    cusparselt_search._mm_search = lambda: None  # a torch with the library has a search, which wants a device
 
 
 if __name__ == "__main__":
