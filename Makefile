@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO := .demo
 PARITY := .parity
+RESULTS ?= bench/results
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
 QUALITY := $(DEMO)/quality.json
@@ -56,7 +57,7 @@ judges: $(VENV)/.conformance $(VLLM_SOURCE) $(DENSE)
 
 # Offline and with nothing installed: torch, triton, transformers and pytest of the machine image are enough.
 gpu:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --results $(RESULTS)
 
 # Our SparseGPT and Wanda against llm-compressor's, which has an environment of its own.
 parity: $(PARITY)/.installed | $(DENSE)

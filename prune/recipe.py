@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import twofour
 from twofour.prune.errors import InputError, TextError
 
 Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
@@ -292,8 +293,9 @@ def _solver(config: PruneConfig) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes a result, by package."""
-    packages = ("twofour", "torch", "transformers", "tokenizers", "safetensors")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = ("torch", "transformers", "tokenizers", "safetensors")
+    own = {"python": platform.python_version(), "twofour": twofour.__version__}
+    return own | {name: version(name) for name in packages}
 
 
 def peak_memory_bytes() -> int:

@@ -24,6 +24,7 @@ from twofour.serve.kernels.cusparselt import CusparseltKernel
 from twofour.serve.kernels.select import Kernel
 
 Product = Callable[[Tensor], Tensor]  # [tokens, columns] -> [tokens, rows]
+K = TypeVar("K", bound=Kernel)
 
 MOST_RING_BYTES = 1 << 28  # of the copies of one contender
 CHECKED_ROWS = 32
@@ -114,12 +115,13 @@ def served(packed: Packed, kernels: str = "auto", name: str = "served") -> Form:
     kernel = choice.kernel
     is_split = kernel.name == CusparseltKernel.name
     notes = [choice.note, *choice.dropped, cusparselt.warning() if is_split else None]
+    form = by_kernel(name, kernel, packed.unpack())
     contender = replace(
-        _contender(name, kernel.name, kernel.nbytes, packed.unpack()),
+        form.contender,
         note="; ".join(note for note in notes if note) or None,
         summing=SPLIT_SUMMING if is_split else SUMMING,
     )
-    return Form(contender, _copies(kernel, _kernel_product))
+    return replace(form, contender=contender)
 
 
 def torch_dense(weight: Tensor) -> Form:
@@ -143,6 +145,11 @@ def _torch_int8(matrix: Matrix, seed: int) -> Form:
 def _cpu_form(name: str, weight: CpuWeight, dense: Tensor, summing: float = SUMMING) -> Form:
     contender = replace(_contender(name, cpu.available(), weight.nbytes, dense), summing=summing)
     return Form(contender, _copies(weight, lambda copy: partial(cpu.linear, weight=copy)))
+
+
+def by_kernel(name: str, kernel: K, dense: Tensor, product: Callable[[K], Product] | None = None) -> Form:
+    """A contender by a kernel's layout. `dense` [rows, columns]: the weight; `product`: if not the kernel's own."""
+    return Form(_contender(name, kernel.name, kernel.nbytes, dense), _copies(kernel, product or _kernel_product))
 
 
 def _kernel_product(kernel: Kernel) -> Product:
@@ -171,7 +178,7 @@ def random_dense(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # b
 
 def random_packed(matrix: Matrix, seed: int, device: str = "cpu") -> Packed:
     rows, columns = matrix
-    return Packed(random_dense((rows, columns // 2), seed, device), _random_positions(matrix, seed).to(device))
+    return Packed(random_dense((rows, columns // 2), seed, device), _random_positions(matrix, seed, device))
 
 
 def random_integers(matrix: Matrix, seed: int) -> Packed:
@@ -183,11 +190,11 @@ def random_integers(matrix: Matrix, seed: int) -> Packed:
     return Packed(values, _random_positions(matrix, seed), scales)
 
 
-def _random_positions(matrix: Matrix, seed: int) -> Tensor:  # uint8 [rows, ceil(columns / 8)]
+def _random_positions(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # uint8 [rows, ceil(columns / 8)]
     rows, columns = matrix
-    draw = torch.Generator().manual_seed(seed)
-    kinds = torch.randint(len(VALID_NIBBLES), (rows, columns // 4), generator=draw)
-    return join_nibbles(torch.tensor(VALID_NIBBLES, dtype=torch.uint8)[kinds])
+    draw = torch.Generator(device).manual_seed(seed)
+    kinds = torch.randint(len(VALID_NIBBLES), (rows, columns // 4), device=device, generator=draw)
+    return join_nibbles(torch.tensor(VALID_NIBBLES, dtype=torch.uint8, device=device)[kinds])
 
 
 def activations(tokens: int, columns: int, seed: int, device: str = "cpu") -> Tensor:  # bfloat16

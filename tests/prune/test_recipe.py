@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from twofour.prune import progress
+import twofour
+from twofour.prune import progress, recipe
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.progress import Step
 from twofour.prune.recipe import PruneConfig, PrunedLinear, file_digests, manifest
@@ -198,3 +199,10 @@ def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
             show(Step(stage, done, 2, 1.0 * done, "loss 0.1"))
     captured = capsys.readouterr()
     assert captured.out == "" and "2/2" in captured.err and "two: 100%" in captured.err
+
+
+def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(recipe, "version", lambda name: asked.append(name) or "1")
+    assert recipe.versions()["twofour"] == twofour.__version__
+    assert "torch" in asked and "twofour" not in asked
