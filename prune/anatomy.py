@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from twofour.prune import checkpoint, experts
 from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError
@@ -227,7 +227,7 @@ def _refuse_shared_memory(anatomy: Anatomy) -> None:
             _require_own(name, other)
 
 
-def _place(parameter: nn.Parameter) -> int:
+def _place(parameter: Tensor) -> int:
     """Where it lies; on the meta device, which has no places, parameters are tied only by being one."""
     return id(parameter) if parameter.is_meta else parameter.data_ptr()
 

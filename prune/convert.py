@@ -118,7 +118,7 @@ def _first_label(linears: Mapping[str, SparseWeight], expected: Mapping[str, tup
 def _relabelled(manifest: Mapping[str, Any], dtype: str, scale_columns: int) -> dict[str, Any]:
     """Say on a label what the values are now, and that they were int8 before."""
     before = manifest.get("values") or {}
-    now = {"dtype": dtype, "scale_columns": scale_columns} if dtype == "int8" else {"dtype": dtype}
+    now: dict[str, Any] = {"dtype": dtype} | ({"scale_columns": scale_columns} if dtype == "int8" else {})
     if before.get("dtype") == "int8" != dtype:
         now["rounded_once_to"] = {key: before[key] for key in ("dtype", "scale_columns") if key in before}
     elif "rounded_once_to" in before:
