@@ -186,7 +186,7 @@ def test_above_the_crossover_the_weight_is_expanded_bit_for_bit(columns: int) ->
 def test_more_tokens_than_counters_are_expanded_whatever_crossover_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(triton_decode, "_decode", None)
+    monkeypatch.setattr(triton_decode, "decode", None)
     packed = packed_weight(8, 64, torch.float16)
     x = inputs(triton_plan.MAX_TOKENS + 1, 64, torch.float16)
     y = linear(x, TritonWeight.from_packed(packed), crossover=10**9)
