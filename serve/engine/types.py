@@ -58,6 +58,7 @@ class Prompt:
     id: str
     tokens: tuple[int, ...]
     sampling: Sampling
+    salt: str = ""  # prefix-cache hits are shared only under equal salts
 
 
 NOT_FOLLOWED = (
