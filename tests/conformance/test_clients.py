@@ -76,6 +76,23 @@ def test_litellm_knows_a_prompt_that_is_too_long(url: str) -> None:
         litellm.completion("hosted_vllm/tiny", [{"role": "user", "content": "a" * 3000}], api_base=url, **GREEDY)
 
 
+def test_answers_go_back_as_they_came(url: str) -> None:
+    """Each client's own message, with whatever fields it has, is the next request's."""
+    asked = {"role": "user", "content": QUESTION}
+    openai, litellm = pytest.importorskip("openai"), pytest.importorskip("litellm")
+    langchain = pytest.importorskip("langchain_openai")
+    with openai.OpenAI(base_url=url, api_key="none") as client:
+        message = client.chat.completions.create(model="tiny", messages=[asked], **GREEDY).choices[0].message
+        for said in (message, message.model_dump()):
+            client.chat.completions.create(model="tiny", messages=[asked, said, asked], **GREEDY)
+    ask: dict[str, Any] = {"model": "hosted_vllm/tiny", "api_base": url}
+    message = litellm.completion(**ask, messages=[asked], **GREEDY).choices[0].message
+    for said in (message, message.model_dump()):
+        litellm.completion(**ask, messages=[asked, said, asked], **GREEDY)
+    chat = langchain.ChatOpenAI(base_url=url, api_key="none", model="tiny", **GREEDY)
+    chat.invoke([("user", QUESTION), chat.invoke(QUESTION), ("user", QUESTION)])
+
+
 TASKS = {
     "likely": "output_type: multiple_choice\ndoc_to_choice: choices\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n",
     "continued": (
