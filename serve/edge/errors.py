@@ -85,6 +85,11 @@ def not_finite() -> RequestError:
     return RequestError(500, message, type=SERVER, code="non_finite", headers={"x-should-retry": "false"})
 
 
+def not_followed() -> RequestError:
+    message = "response_format: the schema cannot be followed with this model's tokens; write a simpler one"
+    return invalid(message, "response_format")
+
+
 async def send_error(scope: Scope, send: Send, error: RequestError) -> None:
     note_rejection(scope, error)
     body = error.body()

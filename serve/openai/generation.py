@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self, cast
 
 from twofour.prune.errors import ServerError
-from twofour.serve.edge.errors import RequestError, internal, not_finite
-from twofour.serve.engine.types import NOT_FINITE, Engine, Finish, Piece, Prompt
+from twofour.serve.edge.errors import RequestError, internal, not_finite, not_followed
+from twofour.serve.engine.types import NOT_FINITE, NOT_FOLLOWED, Engine, Finish, Piece, Prompt
 from twofour.serve.metrics import EngineMetrics, Timeline
 from twofour.serve.openai.choice import Choice
 from twofour.serve.openai.detokenize import Decode, Spell
@@ -144,4 +144,6 @@ class Generation:
         log.error("request %s: %s: %s", self.job.request_id, piece.finish, piece.error)
         if piece.error == NOT_FINITE:
             return not_finite()
+        if NOT_FOLLOWED in (piece.error or ""):
+            return not_followed()
         return internal(self.job.request_id) if self._engine.ready else engine_unavailable()

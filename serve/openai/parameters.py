@@ -68,7 +68,6 @@ NEUTRAL: Mapping[str, Values] = {
     "return_prompt_text": (False,),
     "return_weight_versions": (False,),
     "priority": (0,),
-    "cache_salt": (),
     "kv_transfer_params": (),
     "ec_transfer_params": (),
     "mm_processor_kwargs": ({},),

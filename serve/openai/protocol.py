@@ -64,6 +64,7 @@ class GenerationRequest(Strict):
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=SHORT)] | None = None
     # Of no effect here (parameters.IGNORED): they say something about the client, not about the text.
     user: str | None = None
     metadata: Any = None

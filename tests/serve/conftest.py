@@ -1,13 +1,10 @@
 """A scripted engine behind the real application, on a real socket."""
 
 import asyncio
-import importlib.util
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +12,7 @@ import pytest
 import uvicorn
 from processes import soon
 from scripted_engine import REPLY, ScriptedEngine, build_tokenizer
-from transformers import LlamaTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from twofour.serve.app import create_app
 from twofour.serve.config import ServeConfig
@@ -128,17 +125,6 @@ def end(server: uvicorn.Server, thread: threading.Thread) -> None:
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def mistral_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
-    """A real SentencePiece vocabulary: that of Mistral 7B, which the package mistral-common carries."""
-    found = importlib.util.find_spec("mistral_common")
-    if found is None or found.origin is None:
-        pytest.skip("needs mistral-common: pip install --group conformance")
-    folder = tmp_path_factory.mktemp("mistral")
-    shutil.copy(Path(found.origin).parent / "data" / "tokenizer.model.v1", folder / "tokenizer.model")
-    return LlamaTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from twofour.serve.engine.types import NOT_FOLLOWED
+
 Refused = Callable[..., dict[str, Any]]
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 ASK: dict[str, dict[str, Any]] = {
@@ -48,6 +50,11 @@ def test_clients_cannot_loosen_the_rules(shared: Any) -> None:
     assert asked(shared)["x-guidance"]["whitespace_pattern"] == " ?"
 
 
+def optional(count: int) -> dict[str, Any]:
+    properties = {f"p{i}": {"type": "string"} for i in range(count)}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
 BAD = {
     "no type": {},
     "unknown type": {"type": "xml"},
@@ -63,7 +70,27 @@ BAD = {
     "a file": of_schema({"$ref": "file:///etc/passwd"}),
     "too long": of_schema({"enum": ["x" * 70_000]}),
     "too many": of_schema({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(3000)}}),
+    "too many for one place": of_schema(optional(1700)),
+    "too many to count": of_schema({**optional(101), "minProperties": 1}),
+    "too many further on": of_schema(
+        {"type": "object", "properties": {"a": optional(1700)}, "required": ["a"], "additionalProperties": False}
+    ),
 }
+
+
+def test_a_form_of_1500_fields(shared: Any) -> None:
+    """More than llguidance takes of itself, which says so at the first brace of the answer only."""
+    assert ask(shared, CHAT, of_schema(optional(1500))).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_fails_only_with_the_models_tokens(launch: Any, refused: Refused, stream: bool) -> None:
+    """Is the request's fault, not the server's."""
+    failure = f"sampling failed: ValueError: {NOT_FOLLOWED}: too many items in SECRET"
+    server = launch(launch.engine(fail_after=0, failure=failure))
+    answer = server.chat(stream=stream, response_format={"type": "json_object"})
+    assert "SECRET" not in answer.text
+    refused(answer, 400, None, "response_format")
 
 
 @PATHS

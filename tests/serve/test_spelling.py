@@ -1,6 +1,5 @@
 """Bytes of tokens, of each kind of vocabulary, are those of the text."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +8,14 @@ import sentencepiece_kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_engine import build_tokenizer
+from spelled import TEXTS, check
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerFast
 
 from twofour.serve.openai.spelling import Spelling, byte_alphabet, is_whole, offsets, text_of
 
 BYTES, PIECES = build_tokenizer().backend_tokenizer, sentencepiece_kind.build_tokenizer().backend_tokenizer
-TEXTS = ["hello wörld", " two  spaces ", "🤗🤗 ok", "a\nb\tc", "é", "ﷺ", "<0x41>", "Ġ", "中文 text, e\u0301"]
 KINDS = pytest.mark.parametrize("backend", [BYTES, PIECES], ids=["byte-level", "SentencePiece"])
-
-
-def spelled(backend: Any, text: str) -> list[bytes]:
-    spelling = Spelling(backend)
-    return [spelling.bytes_of(token) for token in backend.encode(text, add_special_tokens=False).ids]
-
-
-def check(backend: Any, text: str) -> None:
-    """The tokens' bytes are the text's; a space that the tokenizer puts before it is its own."""
-    tokens = spelled(backend, text)
-    joined = b"".join(tokens)
-    assert joined in (text.encode(), b" " + text.encode())
-    begun = offsets(text, tokens)
-    assert begun == sorted(begun)
-    for token, start in zip(tokens, begun, strict=True):
-        if is_whole(token):
-            assert text[start:].startswith(token.decode()) or (start == 0 and token[:1] == b" ")
-    for token, (start, end) in zip(tokens, pairwise([*begun, len(text)]), strict=False):
-        assert len(text[start:end]) <= len(token)
 
 
 @KINDS
@@ -56,12 +35,6 @@ def test_texts(backend: Any, text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_real_byte_level_vocabulary(demo_model_folder: Path, text: str) -> None:
     check(Tokenizer.from_file(str(demo_model_folder / "tokenizer.json")), text)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_real_sentencepiece_vocabulary(mistral_tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    check(mistral_tokenizer.backend_tokenizer, text)
 
 
 def test_every_byte_has_its_character() -> None:
