@@ -5,15 +5,16 @@ neither passed nor failed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from time import perf_counter
 
 import numpy as np
 
-from twofour.bench.metrics import first_token, kind, last_token, sent, steady_window
+from twofour.bench.metrics import first_token, kind, sent
 from twofour.bench.records import Record, Request
+from twofour.bench.steadiness import latency_drift, rate_shortfall
 
 PRESSURE = Path("/proc/pressure/cpu")
 
@@ -70,14 +71,13 @@ def check(
     `lags` as `Session.send` fills it, `pressure` from `Pressure.share`.
     """
     lag_s = lag_limit_s(records)
-    pace = _SHORTFALL if concurrency is None else _UNSTEADY
-    paced = shortfall(records) if concurrency is None else unsteadiness(records, concurrency)
     return [
         Gate("errors", _errors(records), 0.01, "share", "look at the errors, then lower the load"),
         Gate("send_lag_p99", _send_lag(records), lag_s, "s", "the client is late; give it a core of its own"),
         Gate("loop_lag_p99", _p99(lags), lag_s, "s", "the client is late; give it a core of its own"),
         Gate("cpu_pressure", pressure, 0.10, "share", "something waits for a CPU; stop it, or pin threads"),
-        replace(pace, value=paced),
+        *([] if concurrency else [Gate("rate_shortfall", rate_shortfall(records), 0.05, "share", _SHORTFALL_REMEDY)]),
+        Gate("latency_drift", latency_drift(records), 0.20, "share", _DRIFT_REMEDY),
         Gate("prompt_length", _wrong_prompts(requests, records), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
         Gate(
@@ -103,46 +103,15 @@ def quantity(value: float | None, unit: str) -> str:
 
 _LENGTH_REMEDY = "outputs are not as long as asked for; the server must honour ignore_eos and min_tokens"
 _PROMPT_REMEDY = "in the server's tokens prompts are not as long as asked for; its tokenizer splits plain English words"
-_SHORTFALL = Gate("offered_rate", None, 0.10, "share", "the server answers fewer requests than come; lower --rate")
-_UNSTEADY = Gate("steady", None, 0.20, "share", "the server slowed down or sped up; let it settle, give --requests")
+_SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower --rate"
+_DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"
 _OWN_TOKENS = 2  # of a prompt, such as one that begins a text
-_FEWEST_TO_TELL = 16  # requests, from which on a trend is more than chance
 
 
 def lag_limit_s(records: Sequence[Record]) -> float:
     """A twentieth of the median time to the first token, which lateness would be part of; 1 ms is what a timer can."""
     times = [first_token(record) - sent(record) for record in records if record.error is None]
     return max(0.001, 0.05 * median(times)) if times else 0.001
-
-
-def shortfall(records: Sequence[Record]) -> float | None:
-    """The share of the offered requests that an open loop did not get answered while it went on.
-
-    A server that answers a share 1 - s of what comes has each request wait longer than the one before, by s / (1 - s)
-    of the time between them. So s is read off the waits of the first and the last quarter.
-    """
-    good = [record for record in records if record.error is None]
-    waits = sorted((record.scheduled_at, last_token(record) - record.scheduled_at) for record in good)
-    if len(waits) < _FEWEST_TO_TELL:
-        return None
-    (early, short), (late, long) = (
-        [median(column) for column in zip(*quarter, strict=True)]
-        for quarter in (waits[: len(waits) // 4], waits[-(len(waits) // 4) :])
-    )
-    growth = (long - short) / (late - early) if late > early else 0.0
-    return growth / (1 + growth) if growth > 0 else 0.0
-
-
-def unsteadiness(records: Sequence[Record], concurrency: int) -> float | None:
-    """How far the two halves of a closed loop's window lie apart in tokens per second, of their mean."""
-    window = steady_window(records)
-    good = [record for record in records if record.error is None]
-    if window is None or len(good) < max(_FEWEST_TO_TELL, 4 * concurrency):
-        return None
-    chunks = [chunk for record in good for chunk in record.chunks if window[0] < chunk.at <= window[1]]
-    first = sum(chunk.tokens for chunk in chunks if chunk.at <= fmean(window))
-    total = sum(chunk.tokens for chunk in chunks)
-    return abs(total - 2 * first) / (total / 2) if total else None
 
 
 def _errors(records: Sequence[Record]) -> float | None:
