@@ -51,6 +51,17 @@ def test_each_defect_fails_its_own_gate_and_no_other() -> None:
     assert failing(good, pressure=0.11) == {"cpu_pressure"}
 
 
+def test_how_late_a_client_may_be_follows_from_the_time_to_the_first_token() -> None:
+    def limits(ttft_s: float) -> tuple[float, float]:
+        found = judged([replace(r, chunks=[Chunk(1.001 + ttft_s, 5)]) for r in records(3)])
+        return found["send_lag_p99"].limit, found["loop_lag_p99"].limit
+
+    assert limits(0.0093) == (0.001, 0.001)
+    assert limits(0.1) == pytest.approx((0.005, 0.005))
+    assert limits(1.0) == pytest.approx((0.05, 0.01))
+    assert [gate.limit for gate in judged([Record(0, 1.0, error="connect: refused")]).values()][1:3] == [0.001, 0.001]
+
+
 def test_only_an_open_loop_has_a_rate_to_fall_behind() -> None:
     names = set(judged(records(20)))
     assert names - set(judged(records(20), concurrency=4)) == {"rate_shortfall"}
