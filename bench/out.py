@@ -9,9 +9,13 @@ from twofour.prune.folder import refuse_existing, write_whole
 
 def claim(out: Path | None) -> None:
     """Raise OutputError unless a new file can be written there; None: none is wanted."""
-    if out is None:
-        return
-    refuse_existing(out)
+    if out is not None:
+        refuse_existing(out)
+        require_folder(out)
+
+
+def require_folder(out: Path) -> None:
+    """Raise OutputError unless there is a folder for the file, which can be written into."""
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is no folder; make it or choose another --out")
     if not os.access(out.parent, os.W_OK):

@@ -58,10 +58,18 @@ class Run:
         return not self.cut_off and not gates.failed(self.gates)
 
 
-def measure(load: Load, api_key: str | None = None, progress: Progress = silent) -> Run:
-    """Load-test a server that is up; an interrupt ends the load and keeps what it has found.
+class CutOff(KeyboardInterrupt):
+    """An interrupt that ended a load, with what was measured until then."""
 
-    Raises ServerError if the server answers not one request of the warm-up.
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+
+def measure(load: Load, api_key: str | None = None, progress: Progress = silent) -> Run:
+    """Load-test a server that is up.
+
+    Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
     requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
     nonce, lags, cut_off = load.nonce or secrets.token_hex(4), list[float](), False
@@ -77,9 +85,11 @@ def measure(load: Load, api_key: str | None = None, progress: Progress = silent)
     records = [decode.record(job.exchange, api_key) for job in jobs if job.exchange.done_at is not None]
     hits = None if cut_off else prefix_hit_share(before, _state(load, api_key))
     checked = gates.check(requests, records, lags, share, load.concurrency, hits)
-    return Run(
-        load, nonce, started, started_at, requests, records, metrics.summarise(records, started_at), checked, cut_off
-    )
+    summary = metrics.summarise(records, started_at)
+    run = Run(load, nonce, started, started_at, requests, records, summary, checked, cut_off)
+    if cut_off:
+        raise CutOff(run)
+    return run
 
 
 def _state(load: Load, api_key: str | None) -> State | None:

@@ -10,6 +10,7 @@ from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
     from twofour.bench.run import Load, Run
+    from twofour.prune.progress import Progress
 
 INVALID = 3  # the exit status of a run that failed a gate
 KEY_HELP = "a file of API keys, one a line as for serve; the first is sent"
@@ -60,15 +61,14 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt, out
     from twofour.bench.gates import failed
     from twofour.bench.hardware import provenance
-    from twofour.bench.run import measure
     from twofour.bench.table import table
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)
     api_key = read_key(args.api_key_file)
+    about = provenance()
     with interrupt.in_order() as ending:
-        done = measure(_load(args, api_key), api_key, to_stderr())
-        about = provenance()
+        done = _measured(_load(args, api_key), api_key, to_stderr())
     document, full = (
         json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
         for with_records in (False, args.out is not None)
@@ -79,6 +79,16 @@ def run(args: argparse.Namespace) -> int:
     if done.cut_off:
         return ending.status
     return 0 if done.valid else INVALID
+
+
+def _measured(load: "Load", api_key: str | None, progress: "Progress") -> "Run":
+    """The run, or what there is of it when it is interrupted."""
+    from twofour.bench.run import CutOff, measure
+
+    try:
+        return measure(load, api_key, progress)
+    except CutOff as interrupt:
+        return interrupt.run
 
 
 def _load(args: argparse.Namespace, api_key: str | None) -> "Load":

@@ -89,6 +89,7 @@ def test_wrong_calls_are_refused_before_any_load(tmp_path: Path) -> None:
     with serving(Script()) as mock:
         for arguments, error in (
             (["--out", str(taken)], OutputError),
+            (["--out", str(tmp_path / "missing" / "run.json")], OutputError),
             (["--api-key-file", str(tmp_path / "none")], InputError),
             (["--concurrency", "0"], InputError),
             (["--rate", "-1"], InputError),
