@@ -83,6 +83,16 @@ def test_vllms_names_and_definitions(capsys: pytest.CaptureFixture[str], tmp_pat
     assert flat["schema_version"] == 2 and flat["valid"] == (not flat["failed_gates"])
 
 
+def test_a_server_that_knows_only_openais_api_is_asked_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Script(usage="last")) as mock:
+        bench(mock.url, "--plain", "--json")
+    assert json.loads(capsys.readouterr().out)["load"]["plain"] is True
+    assert len(mock.served) == 12 + 5
+    for served in mock.served:
+        assert not {"ignore_eos", "min_tokens"} & set(served.body)
+        assert served.body["stream_options"] == {"include_usage": True}
+
+
 def test_wrong_calls_are_refused_before_any_load(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.touch()
