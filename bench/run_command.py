@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plain",
         action="store_true",
-        help="without ignore_eos and the like, for a server that refuses them; serve a model there that has no end token",
+        help="without ignore_eos and the like, which some servers refuse; serve a model there that has no end token",
     )
     parser.add_argument(
         "--timeout",

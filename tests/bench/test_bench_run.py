@@ -2,12 +2,15 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from twofour.bench import run_command
+from twofour.bench import client, decode, gates, run, run_command
+from twofour.bench.endpoint import Endpoint
 from twofour.bench.mock import Script, serving
 from twofour.prune.errors import InputError, OutputError, ServerError
 
@@ -91,6 +94,32 @@ def test_a_server_that_knows_only_openais_api_is_asked_plainly(capsys: pytest.Ca
     for served in mock.served:
         assert not {"ignore_eos", "min_tokens"} & set(served.body)
         assert served.body["stream_options"] == {"include_usage": True}
+
+
+def test_building_and_decoding_are_not_part_of_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            happened.append(name)
+            return function(*given, **named)
+
+        return call
+
+    class Pressure(gates.Pressure):
+        share = noted("share", gates.Pressure.share)
+
+    monkeypatch.setattr(client, "jobs", noted("build", client.jobs))
+    monkeypatch.setattr(Endpoint, "scrape", noted("scrape", Endpoint.scrape))
+    monkeypatch.setattr(gates, "Pressure", noted("pressure", Pressure))
+    monkeypatch.setattr(run, "perf_counter", noted("clock", run.perf_counter))
+    monkeypatch.setattr(client.Session, "send", noted("send", client.Session.send))
+    monkeypatch.setattr(decode, "record", noted("decode", decode.record))
+    with serving(Script()) as mock:
+        bench(mock.url, "--concurrency", "1", "--requests", "1")
+    warm_up = ["build", "send", "decode", "decode"]
+    load = ["build", "scrape", "pressure", "clock", "send", "share", "decode", "scrape"]
+    assert happened == [*warm_up, *load]
 
 
 def test_wrong_calls_are_refused_before_any_load(tmp_path: Path) -> None:
