@@ -1,5 +1,6 @@
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from twofour.bench import client, decode, gates, run, run_command
-from twofour.bench.endpoint import Endpoint
+from twofour.bench.endpoint import Endpoint, Memory, State
 from twofour.bench.mock import Script, serving
 from twofour.prune.errors import InputError, OutputError, ServerError
 
@@ -65,6 +66,33 @@ def test_a_person_sees_numbers_gates_and_a_verdict(capsys: pytest.CaptureFixture
     assert out.endswith("INVALID: do not quote these numbers\n")
     assert "invalid run: output_length" in err
     assert "load 12/12" in err
+
+
+def shown(capsys: pytest.CaptureFixture[str], script: Script) -> str:
+    with serving(script) as mock:
+        bench(mock.url, "--concurrency", "2", "--requests", "6")
+    return capsys.readouterr().out
+
+
+def test_a_person_sees_what_the_network_did(capsys: pytest.CaptureFixture[str]) -> None:
+    well = shown(capsys, Script(token_s=0.005))
+    assert "prompts of 8.0 and answers of 6.0 tokens each by the server's count" in well
+    assert re.search(r"\d measured from \d+\.\d to \d+\.\d s, without ramp and drain", well)
+    assert "brought several chunks" not in well and "sent again" not in well
+    assert "100.0% of the reads brought several chunks" in shown(capsys, Script(chunks_per_write=6))
+    assert re.search(r"\d requests were sent again, as the server had closed", shown(capsys, Script(drop_reused=True)))
+    assert "prompts of unknown and answers of unknown tokens" in shown(capsys, Script(usage="never"))
+
+
+def test_the_servers_own_counters_of_its_prefix_cache_are_a_gate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = iter([State(Memory(), {}, 10, 100), State(Memory(), {}, 13, 200)])
+    monkeypatch.setattr(Endpoint, "scrape", lambda _: next(counters))
+    with serving(Script()) as mock:
+        assert bench(mock.url, "--json") == run_command.INVALID
+    gates = {gate["name"]: gate for gate in json.loads(capsys.readouterr().out)["gates"]}
+    assert gates["prefix_cache"]["value"] == 0.03 and not gates["prefix_cache"]["passed"]
 
 
 def test_vllms_names_and_definitions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
