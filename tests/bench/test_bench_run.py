@@ -1,9 +1,11 @@
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,11 @@ def test_a_run_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert shown == written
     assert failed_gates(shown) <= MACHINE
     assert status == (0 if shown["valid"] else run_command.INVALID)
+    assert (shown["kind"], shown["schema_version"], shown["cut_off"]) == ("twofour.bench.run", 2, False)
+    assert shown["versions"]["uvloop"] == version("uvloop") and shown["command"][0] == "twofour"
+    assert shown["hardware"]["cpus"] == len(os.sched_getaffinity(0))
+    assert [record["planned_output_tokens"] for record in records] == [6] * 12
+    assert [record["planned_prompt_tokens"] for record in records] == [8] * 12
     assert shown["load"]["model"] == "mock" and shown["load"]["seed"] == 5
     assert shown["summary"]["completed"] == len(records) == 12
     assert shown["summary"]["ttft"]["p50"] > 0 and shown["summary"]["ttft"]["p99"] is None
