@@ -61,6 +61,21 @@ def test_warm_up_and_run_share_no_prompt() -> None:
     assert len({" ".join(prompt.split()[:4]) for prompt in prompts}) == len({*prompts}) == len(prompts)
 
 
+def test_the_same_seed_and_nonce_send_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
+    def sent(*words: str) -> list[dict[str, Any]]:
+        with serving(Script()) as mock:
+            bench(mock.url, "--concurrency", "1", "--prompt-tokens", "9~0.4", *words)
+        return [served.body for served in mock.served]
+
+    first, drawn = sent("--seed", "3", "--nonce", "mine"), sent("--seed", "3")
+    assert sent("--seed", "3", "--nonce", "mine") == first
+    assert "seed 3, nonce mine" in capsys.readouterr().out
+    for prompt, other in (
+        (one["prompt"].split(), two["prompt"].split()) for one, two in zip(first, drawn, strict=True)
+    ):
+        assert prompt[:4] != other[:4] and prompt[4:] == other[4:]
+
+
 def test_a_person_sees_numbers_gates_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(Script(stop_after=2, refuse_every=4)) as mock:
         status = bench(mock.url, "--rate", "500")
