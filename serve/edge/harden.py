@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twofour.serve.edge.auth import Auth, Digests
 from twofour.serve.edge.bodies import BodyLimit
-from twofour.serve.edge.cors import Cors
+from twofour.serve.edge.cors import Cors, Preflight
 from twofour.serve.edge.framing import Refuse, ambiguous, fault
 from twofour.serve.edge.lifecycle import PROBES, DrainGate, Lifecycle
 from twofour.serve.edge.limits import Limits, RateLimit
@@ -34,8 +34,9 @@ def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, *watchers: Wa
     guarded = Refuse(guarded, fault)
     guarded = Auth(guarded, config.api_keys, config.open_paths)
     guarded = Refuse(guarded, ambiguous)
-    guarded = Cors(guarded, config.cors_origins)
+    guarded = Preflight(guarded, config.cors_origins)
     guarded = Observe(guarded, watchers)
+    guarded = Cors(guarded, config.cors_origins)
     return http_only(guarded, app)
 
 
