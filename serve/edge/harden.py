@@ -11,6 +11,7 @@ from twofour.serve.edge.auth import Auth, Digests
 from twofour.serve.edge.bodies import BodyLimit
 from twofour.serve.edge.cors import Cors, Preflight
 from twofour.serve.edge.framing import Refuse, ambiguous, fault
+from twofour.serve.edge.head import Head
 from twofour.serve.edge.lifecycle import PROBES, DrainGate, Lifecycle
 from twofour.serve.edge.limits import Limits, RateLimit
 from twofour.serve.edge.observe import Observe, Watcher
@@ -28,7 +29,7 @@ class EdgeConfig:
 
 def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, *watchers: Watcher) -> ASGIApp:
     """Wrap from the inside out: a request meets the last layer first."""
-    guarded: ASGIApp = BodyLimit(app, config.max_body_bytes, config.body_deadline_s)
+    guarded: ASGIApp = BodyLimit(Head(app), config.max_body_bytes, config.body_deadline_s)
     guarded = DrainGate(guarded, lifecycle)
     guarded = RateLimit(guarded, config.limits)
     guarded = Refuse(guarded, fault)

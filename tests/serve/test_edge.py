@@ -234,6 +234,31 @@ def test_other_origins_get_no_leave(shared: Any) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/", "/v1/models/m", "/nope"])
+def test_head_is_get_without_its_body(shared: Any, path: str) -> None:
+    whole, head = shared.client.get(path), shared.client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    if path != "/metrics":
+        assert head.headers["content-length"] == str(len(whole.content))
+    assert shared.client.get(path).status_code == whole.status_code, "and the connection is as it was"
+
+
+def test_head_of_what_has_no_get(shared: Any) -> None:
+    answer = shared.client.head("/v1/completions")
+    assert (answer.status_code, answer.content, answer.headers["allow"]) == (405, b"", "POST")
+
+
+def test_a_path_says_that_it_has_head(shared: Any) -> None:
+    answer = shared.client.delete("/health")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_head_needs_the_key_that_get_needs(launch: Any) -> None:
+    server = launch(edge=KEYS)
+    assert [server.client.head(path).status_code for path in ("/health", "/v1/models")] == [200, 401]
+
+
 def test_the_access_log_has_no_prompt(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "twofour.access"):
         shared.client.post("/v1/completions?key=secret", json={"model": "m", "prompt": "my secret"})
