@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from twofour.serve.edge.errors import internal, send_error
 from twofour.serve.edge.exchange import Exchange
 from twofour.serve.edge.ids import choose_id, header, request_id
+from twofour.serve.edge.lifecycle import PROBES
 from twofour.serve.edge.trace import trace_id, traceparent
 
 access_log = logging.getLogger("twofour.access")
@@ -37,7 +38,13 @@ class Observe:
         finally:
             for watch in self._watchers:
                 watch(exchange)
-            access_log.info("%s", log_line(exchange))
+            if not is_routine(exchange):
+                access_log.info("%s", log_line(exchange))
+
+
+def is_routine(exchange: Exchange) -> bool:
+    """Probes and scrapes come every few seconds for ever; only their failures are news."""
+    return exchange.scope["path"] in PROBES and exchange.status < 400
 
 
 def log_line(exchange: Exchange) -> str:

@@ -275,6 +275,24 @@ def test_the_access_log_has_no_prompt(shared: Any, caplog: pytest.LogCaptureFixt
     assert lines[0]["seconds"] > 0
 
 
+def test_of_probes_only_failures_are_in_the_log(launch: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server = launch(edge=EdgeConfig(api_keys=KEYS.api_keys, open_paths=frozenset({"/health", "/ready"})))
+    with caplog.at_level(logging.INFO, "twofour.access"):
+        for draining in (False, True, False):
+            server.lifecycle.draining = draining
+            for _ in range(2):
+                server.client.get("/health")
+                server.client.head("/ready")
+                server.client.get("/metrics", headers={"Authorization": "Bearer first"})
+        server.client.get("/metrics")
+        server.engine.healthy = False
+        server.client.get("/health")
+        server.eventually(lambda: "/health" in caplog.text)
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "twofour.access"]
+    told = [(line["path"], line["status"]) for line in lines]
+    assert told == [("/ready", 503), ("/ready", 503), ("/metrics", 401), ("/health", 503)]
+
+
 def test_http_metrics_have_no_series_of_the_clients_making(launch: Any) -> None:
     server = launch()
     server.client.get("/v1/models/m")
