@@ -1,5 +1,6 @@
 """The outermost layer: every request gets an id, a line in the log, a count, and an answer."""
 
+import asyncio
 import json
 import logging
 import time
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.serve.edge.errors import internal, send_error
+from twofour.serve.edge.errors import CLOSE, internal, not_ready, send_error
 from twofour.serve.edge.exchange import Exchange
 from twofour.serve.edge.ids import choose_id, header, request_id
 from twofour.serve.edge.lifecycle import PROBES
@@ -26,11 +27,15 @@ class Observe:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, send)
-        scope.setdefault("state", {})["request_id"] = choose_id(header(scope, b"x-request-id"))
+        scope.setdefault("state", {}).setdefault("request_id", choose_id(header(scope, b"x-request-id")))
         scope["state"]["traceparent"] = traceparent(header(scope, b"traceparent"))
         scope["state"]["began_at"] = exchange.began_at
         try:
             await self._app(scope, receive, exchange.forward)
+        except asyncio.CancelledError:  # the server ends, and waits for this no longer
+            if not exchange.started:
+                await send_error(scope, exchange.forward, not_ready("the server is shutting down", CLOSE))
+            raise
         except Exception:
             log.exception("request %s failed", request_id(scope))
             if not exchange.started:

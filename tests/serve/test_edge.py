@@ -1,5 +1,6 @@
 """The edge: what is refused before any route sees it, and what every answer carries."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -291,6 +292,24 @@ def test_of_probes_only_failures_are_in_the_log(launch: Any, caplog: pytest.LogC
     lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "twofour.access"]
     told = [(line["path"], line["status"]) for line in lines]
     assert told == [("/ready", 503), ("/ready", 503), ("/metrics", 401), ("/health", 503)]
+
+
+def test_who_is_not_waited_for_is_told_so(launch: Any) -> None:
+    """The server ends while a body is still coming."""
+    server = launch()
+    with socket.create_connection(server.address, timeout=10) as connection:
+        connection.sendall(post(f"{JSON}Content-Length: 500\r\n", body="{").encode())
+        server.eventually(lambda: server.lifecycle.in_flight == 1)
+        server.loop.call_soon_threadsafe(cancel_requests, server.loop)
+        answer = to_the_end(connection)
+    assert answer.startswith("HTTP/1.1 503") and error_of(answer)["code"] == "not_ready"
+
+
+def cancel_requests(loop: asyncio.AbstractEventLoop) -> None:
+    """As uvicorn does when its patience is over."""
+    for task in asyncio.all_tasks(loop):
+        if "run_asgi" in repr(task.get_coro()):
+            task.cancel()
 
 
 def test_http_metrics_have_no_series_of_the_clients_making(launch: Any) -> None:
