@@ -20,8 +20,8 @@ QUALITY_HEAD = (
 NOT_MEASURED = "Not measured yet. `twofour eval {name} --baseline DENSE --label` measures it and writes it here."
 NO_LICENCE = "The folder of the base model names no licence: ask who made it before this model is passed on."
 QUALITY_NOTE = (
-    "Each text is cut into windows, and the first token of a window is not scored. KL is KL(dense || pruned); top-1 "
-    "agreement is the share of tokens where both find the same next token likeliest; ± is one standard error."
+    "Each text is cut into windows, begun with BOS where the tokenizer begins texts with it, and the first token of a "
+    "window is not scored. KL is KL(dense || pruned); top-1 agreement is the share of tokens where both find the same next token likeliest; ± is one standard error."
 )
 GAP_NOTE = (
     "Gap closed is (ppl of A - ppl) / (ppl of A - ppl of dense), A being what `--against` named: the same model pruned "

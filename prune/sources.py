@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import text
+from twofour.prune import text, windows
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import CHAT, HUB, SELF, PruneConfig
@@ -81,7 +81,7 @@ def from_hub(tokenizer: Any, source: str, samples: int, length: int, seed: int) 
         ids += tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) >= (samples + 1) * length:  # room for a random offset
             break
-    return text.windows(torch.tensor(ids, dtype=torch.int64), samples, length, seed, source)
+    return text.drawn(torch.tensor(ids, dtype=torch.int64), samples, length, seed, source, windows.bos(tokenizer))
 
 
 def parse(source: str) -> DataSet:
