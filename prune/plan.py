@@ -74,7 +74,7 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     with heap.reused(), quick_attention(ready.parts.model), run.full_precision():
         paces = measure(ready.parts, ready.source, ready.config)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.parts.blocks), ready.config)
-    return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.decided.fallbacks)
+    return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
 
 
 def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, float, float]:

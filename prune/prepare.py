@@ -1,12 +1,14 @@
 """What is decided before a run begins: the model is loaded, and what cannot be done with it here is refused."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from twofour.prune import anatomy, folder, footprint, sources, text
+from twofour.prune import anatomy, checkpoint, folder, footprint, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.errors import InputError
 from twofour.prune.recipe import PruneConfig
@@ -24,6 +26,11 @@ class Prepared:
     decided: Decided
     on_disk: bool  # hidden states are
     forward: torch.dtype
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """What is done otherwise than was asked, or than the model says, and why."""
+        return dtype_notes(folder.read_config(self.source), self.parts.stored) + self.decided.fallbacks
 
     @property
     def disk_bytes(self) -> int:
@@ -60,6 +67,15 @@ def decide(parts: Anatomy, config: PruneConfig) -> Decided:
     """Decide what the memory that is free now allows."""
     affordable, fallbacks = footprint.affordable(parts, config)
     return Decided(affordable.train, config.device, fallbacks)
+
+
+def dtype_notes(config: Mapping[str, Any], stored: torch.dtype) -> list[str]:
+    """Say so where config.json names another dtype than the linears are stored in, which counts."""
+    named = checkpoint.named_dtype(config)
+    if named in (None, stored):
+        return []
+    says, holds = checkpoint.dtype_name(named), checkpoint.dtype_name(stored)
+    return [f"config.json of the base model says {says}, its linears are stored as {holds}: they stay what they are"]
 
 
 def require_device(device: str) -> None:

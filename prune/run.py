@@ -90,7 +90,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     base, before = origin(str(model), source), model_stamps(source)
     with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config, journal.begun)
-        config = ready.config
+        config, digests = ready.config, recipe.file_digests(ready.config)
         journal.begin(request(config, ready.forward, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
@@ -110,6 +110,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             seconds=journal.spent_s,
             recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
             fallbacks=pruned.fallbacks + threads_note(journal.threads),
+            digests=digests,
         )
         label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)
@@ -130,7 +131,7 @@ def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Prune
         stored=parts.stored,
         forward=ready.forward,
         recovery=recovery,
-        fallbacks=ready.decided.fallbacks + seldom_seen(parts, linears),
+        fallbacks=ready.fallbacks + seldom_seen(parts, linears),
     )
 
 

@@ -87,6 +87,7 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
         metavar="N",
         help="sequences in one step (default: %(default)s)",
     )
+    group.add_argument("--no-prefix-cache", action="store_true", help="compute every prompt from its first token on")
     group.add_argument("--no-cuda-graphs", action="store_true", help="on a GPU, capture no decode steps")
 
 
@@ -167,4 +168,5 @@ def engine_config(args: argparse.Namespace) -> "EngineConfig":
         max_model_len=args.max_model_len,
         max_num_seqs=args.max_num_seqs,
         cuda_graphs=not args.no_cuda_graphs,
+        prefix_cache=not args.no_prefix_cache,
     )

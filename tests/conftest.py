@@ -137,3 +137,9 @@ def large_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense model of 284 MB, all but 1 of them in its 12 blocks."""
     shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12}
     return tiny_model(tmp_path_factory.mktemp("models") / "large", torch.bfloat16, **shape)
+
+
+@pytest.fixture(scope="session")
+def large_int8_folder(large_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed copy of it with int8 values."""
+    return prune_by_magnitude(large_model_folder, tmp_path_factory.mktemp("models") / "large-int8", scale_columns=0)

@@ -6,8 +6,9 @@ A block holds the keys and values of `size` consecutive tokens. It is always in 
     cached   nobody uses it, but it holds a published prefix: it is found by its key, or evicted, oldest first
     in use   by one sequence, or by several that share a prefix
 
-A key is the SHA-256 of a block's tokens and of the key before it. So it stands for everything from the first
-token on, and two different prefixes cannot be taken for each other.
+A key is the SHA-256 of a block's tokens and of the key before it; before the first stands that of the sequence's
+salt. So it stands for the salt and everything from the first token on: two different prefixes cannot be taken for
+each other, and nobody finds, or learns whether there is, what was computed under a salt that is not theirs.
 """
 
 from array import array
@@ -15,10 +16,10 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 
-def extend_keys(keys: list[bytes], tokens: Sequence[int], size: int) -> None:
+def extend_keys(keys: list[bytes], tokens: Sequence[int], size: int, salt: str = "") -> None:
     """Append to `keys` those of the blocks that `tokens` fill and that have none yet."""
     for begin in range(len(keys) * size, len(tokens) - size + 1, size):
-        parent = keys[-1] if keys else b""
+        parent = keys[-1] if keys else sha256(salt.encode("utf-8", "surrogatepass")).digest()
         keys.append(sha256(parent + array("q", tokens[begin : begin + size]).tobytes()).digest())
 
 

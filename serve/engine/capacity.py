@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from twofour.prune.errors import InputError, ModelError
 from twofour.serve.engine.types import EngineConfig
 
@@ -61,6 +63,12 @@ def _notes(context: int, limit: int, asked: int | None) -> list[str]:
     if asked is None and context < limit:
         return [f"the context is limited to {context} of the model's {limit} tokens by memory"]
     return []
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """What the device has left once torch has given back what loading no longer needs."""
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def free_cpu_bytes() -> int:

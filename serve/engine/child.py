@@ -99,7 +99,7 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     made = _captured(config, model, runner, room)
     info = _info(config, model, room, made)
     blocks = Blocks(count, config.block_size)
-    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens)
+    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, config.prefix_cache)
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     loop = Loop(
         made.graphs or runner,
@@ -139,7 +139,7 @@ def _check(config: EngineConfig) -> None:
 def _capacity(config: EngineConfig, model: Any, layers: dict[int, LayerShape]) -> capacity.Capacity:
     bytes_per_token = sum(shape.numbers_per_token for shape in layers.values()) * model.dtype.itemsize
     on_gpu = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else capacity.free_cpu_bytes()
+    free = capacity.free_gpu_bytes(model.device) if on_gpu else capacity.free_cpu_bytes()
     share = capacity.GPU_SHARE if on_gpu else capacity.CPU_SHARE
     limit = capacity.context_limit(model.config.get_text_config())
     return capacity.decide(config, limit, bytes_per_token, free, share)

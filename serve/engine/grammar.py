@@ -14,6 +14,9 @@ import numpy
 import torch
 from torch import Tensor
 
+from twofour.serve.engine.matching import matcher_of
+from twofour.serve.engine.types import NOT_FOLLOWED
+
 GRAMMARS_KEPT = 64
 
 
@@ -43,7 +46,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ValueError(f"the grammar cannot be followed: {self._matcher.get_error()[:200]}")
+            raise ValueError(f"{NOT_FOLLOWED}: {self._matcher.get_error()[:200]}")
 
 
 Constrain = Callable[[str], Constraint]
@@ -60,9 +63,7 @@ def grammars(model: str, revision: str | None, vocab_size: int, eos: tuple[int, 
 
     @lru_cache(maxsize=GRAMMARS_KEPT)
     def matcher(grammar: str) -> Any:
-        from llguidance import LLMatcher
-
-        return LLMatcher(prepared.result(), grammar, log_level=0)
+        return matcher_of(prepared.result(), grammar)
 
     return lambda grammar: Constraint(matcher(grammar).deep_copy(), vocab_size)
 

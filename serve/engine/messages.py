@@ -92,7 +92,7 @@ def _prompt(fields: Mapping[str, Any]) -> Prompt:
     sampling = dict(fields["sampling"])
     sampling["logit_bias"] = {int(token): bias for token, bias in sampling.get("logit_bias", {}).items()}
     sampling["stop_token_ids"] = tuple(sampling.get("stop_token_ids", ()))
-    return Prompt(fields["id"], tuple(fields["tokens"]), Sampling(**sampling))
+    return Prompt(fields["id"], tuple(fields["tokens"]), Sampling(**sampling), fields.get("salt", ""))
 
 
 def _piece(fields: dict[str, Any]) -> Piece:

@@ -28,8 +28,10 @@ class Turn(NamedTuple):
 class Scheduler:
     """The waiting and the running, and the blocks they run in."""
 
-    def __init__(self, blocks: Blocks, max_num_seqs: int, max_num_batched_tokens: int) -> None:
-        self.blocks = blocks
+    def __init__(
+        self, blocks: Blocks, max_num_seqs: int, max_num_batched_tokens: int, prefix_cache: bool = True
+    ) -> None:
+        self.blocks, self.prefix_cache = blocks, prefix_cache
         self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
@@ -67,7 +69,9 @@ class Scheduler:
         sequence = turn.sequence
         full_before = sequence.computed // self.blocks.size
         sequence.computed += turn.tokens
-        extend_keys(sequence.keys, sequence.tokens, self.blocks.size)
+        if not self.prefix_cache:
+            return
+        self._extend_keys(sequence)
         for i in range(full_before, sequence.computed // self.blocks.size):
             self.blocks.publish(sequence.blocks[i], sequence.keys[i])
 
@@ -120,16 +124,19 @@ class Scheduler:
         sequence.computed = len(hits) * self.blocks.size
         if sequence.started_at is None:
             sequence.cached_tokens = sequence.computed
-            self.prefix_queries += len(sequence.tokens)
+            self.prefix_queries += len(sequence.tokens) * self.prefix_cache
             self.prefix_hits += sequence.computed
         return True
 
     def _known_prefix(self, sequence: Sequence) -> list[int]:
-        if sequence.scores_prompt:
+        if sequence.scores_prompt or not self.prefix_cache:
             return []
-        extend_keys(sequence.keys, sequence.tokens, self.blocks.size)
+        self._extend_keys(sequence)
         usable = (len(sequence.tokens) - 1) // self.blocks.size  # the last token is computed: its logits are wanted
         return self.blocks.match(sequence.keys[:usable])
+
+    def _extend_keys(self, sequence: Sequence) -> None:
+        extend_keys(sequence.keys, sequence.tokens, self.blocks.size, sequence.prompt.salt)
 
 
 def refusal(prompt: Prompt, context_length: int, kv_tokens: int, vocab_size: int) -> str | None:

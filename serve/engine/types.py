@@ -27,6 +27,7 @@ class EngineConfig:
     block_size: int = 16  # tokens in one cache block
     kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a memory limit
     cuda_graphs: bool = True  # on a GPU, capture decode steps and replay them
+    prefix_cache: bool = True  # what one prompt has computed, the next with the same beginning takes over
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,12 @@ class Prompt:
     id: str
     tokens: tuple[int, ...]
     sampling: Sampling
+    salt: str = ""  # prefix-cache hits are shared only under equal salts
 
 
+NOT_FOLLOWED = (
+    "the grammar cannot be followed"  # in `Piece.error` of a sequence whose grammar is too large, or ends nowhere
+)
 NOT_FINITE = "the model's logits are not finite"  # `Piece.error` of a sequence that got NaN or infinity
 
 

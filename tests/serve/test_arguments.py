@@ -59,6 +59,7 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
         "--api-key-file",
         str(keys),
         "--no-cuda-graphs",
+        "--no-prefix-cache",
     )
     assert engine_config(args) == EngineConfig(
         model="org/m",
@@ -70,6 +71,7 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
         max_model_len=99,
         max_num_seqs=3,
         cuda_graphs=False,
+        prefix_cache=False,
     )
     config = serve_config(args)
     assert config.max_queue == 5

@@ -19,6 +19,15 @@ def test_a_key_stands_for_everything_from_the_first_token_on() -> None:
     assert keys_of(3, 4)[0] != keys_of(1, 2, 3, 4)[1]
 
 
+def test_under_another_salt_nothing_is_found() -> None:
+    salted: dict[str, list[bytes]] = {salt: [] for salt in ("", "a", "b", "\ud800")}
+    for salt, keys in salted.items():
+        extend_keys(keys, [1, 2], SIZE, salt)  # the second block chains on
+        extend_keys(keys, [1, 2, 3, 4], SIZE, salt)
+    assert salted[""] == keys_of(1, 2, 3, 4)
+    assert len({key for keys in salted.values() for key in keys}) == 8
+
+
 def test_only_full_blocks_have_keys_and_extending_equals_starting_over() -> None:
     keys = keys_of(1, 2, 3)
     assert len(keys) == 1

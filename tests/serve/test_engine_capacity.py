@@ -1,9 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from twofour.prune.errors import InputError, ModelError
-from twofour.serve.engine.capacity import context_limit, decide, free_cpu_bytes
+from twofour.serve.engine.capacity import context_limit, decide, free_cpu_bytes, free_gpu_bytes
 from twofour.serve.engine.types import EngineConfig
 
 MIB = 1 << 20
@@ -68,3 +69,12 @@ def test_free_memory_is_what_the_kernel_says() -> None:
     with open("/proc/meminfo") as lines:
         total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal")) * 1024
     assert 50 * MIB < free_cpu_bytes() < total
+
+
+def test_memory_that_loading_no_longer_needs_is_given_back_before_a_gpu_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = [1000]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(5000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 9000))
+    assert free_gpu_bytes(torch.device("cuda:1")) == 5000

@@ -70,7 +70,7 @@ def test_the_examples_use_every_field() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [Prompt("a", (1, 2), FULL), Prompt("b", (), Sampling(max_tokens=0)), Cancel("c"), None],
+    [Prompt("a", (1, 2), FULL, "a salt"), Prompt("b", (), Sampling(max_tokens=0)), Cancel("c"), None],
 )
 def test_commands_arrive_as_they_were(command: Command | None) -> None:
     assert decode_command(encode_command(command)) == command
@@ -83,7 +83,7 @@ def test_reports_arrive_as_they_were(step: StepRecord | None) -> None:
 
 
 def test_the_start_arrives_as_it_was() -> None:
-    config = EngineConfig("m", threads=2, kv_tokens=64, cuda_graphs=False)
+    config = EngineConfig("m", threads=2, kv_tokens=64, cuda_graphs=False, prefix_cache=False)
     assert decode_config(encode(config)) == config
     assert decode_start(encode({"info": INFO})) == INFO
     assert decode_start(encode({"failed": "no such folder"})) == "no such folder"

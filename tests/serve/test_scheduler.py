@@ -1,4 +1,5 @@
 from collections.abc import Sequence as Ordered
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -111,6 +112,28 @@ def test_a_known_prefix_is_not_computed_again_but_the_last_token_is() -> None:
     s.add(again)
     assert s.next_step() == [(again, 4)], "the last of its two full blocks holds the token whose logits are wanted"
     assert (again.cached_tokens, s.prefix_queries, s.prefix_hits) == (4, 16, 4)
+
+
+def test_a_prefix_is_known_only_under_its_own_salt() -> None:
+    s = scheduler(budget=100)
+    cached = {}
+    for i, salt in enumerate(["a", "", "b", "a", "b"]):
+        sequence = new(str(i), 8, 1)
+        sequence.prompt = replace(sequence.prompt, salt=salt)
+        s.add(sequence)
+        play(s, s.next_step())
+        cached[i] = sequence.cached_tokens
+    assert cached == {0: 0, 1: 0, 2: 0, 3: 4, 4: 4}
+
+
+def test_without_a_prefix_cache_everything_is_computed_and_nothing_is_kept() -> None:
+    s = Scheduler(Blocks(BLOCKS, SIZE), MAX_SEQS, 100, prefix_cache=False)
+    for id in ("first", "again"):
+        s.add(sequence := new(id, 8, 1))
+        assert s.next_step() == [(sequence, 8)]
+        play(s, [Turn(sequence, 8)])
+        assert s.blocks.match(sequence.keys) == []
+    assert (sequence.cached_tokens, s.prefix_queries, s.prefix_hits) == (0, 0, 0)
 
 
 def test_a_prompt_to_be_scored_is_computed_completely() -> None:

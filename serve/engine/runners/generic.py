@@ -22,6 +22,7 @@ ATTENTION = "twofour_paged"
 # What some models hand to their attention and this one does not compute: logit caps, sinks, added biases.
 UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "head_mask")
 TRIAL_TOKENS = 24
+GOLDEN = 0.618034  # multiples of it, modulo 1, lie far from each other, those of neighbours most of all
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class GenericRunner:
     """Runs a model whose layers `attention_layers` has returned. Its cache has one block more: `scratch`, nobody's."""
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
-        self._model, self.block_size, self.scratch = model, block_size, block_count
+        self.model, self.block_size, self.scratch = model, block_size, block_count
         self.device: torch.device = model.device
         self._nothing = torch.zeros(1, dtype=torch.int64, device=self.device)
         new = {"dtype": model.dtype, "device": self.device}
@@ -151,25 +152,25 @@ class GenericRunner:
 
     def compute(self, step: Step) -> Tensor:
         """Run the model over a step that is laid out, for the logits that it wants [wanted, vocabulary]."""
-        return _call(self._model, step.tokens, step.positions, step.wanted, paged=step)
+        return _call(self.model, step.tokens, step.positions, step.wanted, paged=step)
 
     def verify(self) -> None:
         """Raise ModelError unless chunked prefill and decode give the logits of the model's own attention."""
         error = self.deviation(self.forward)
         if not error < self.tolerance:
             raise ModelError(
-                f"{type(self._model).__name__} cannot be served: over paged attention its logits differ by "
+                f"{type(self.model).__name__} cannot be served: over paged attention its logits differ by "
                 f"{error:.1%} from its own"
             )
 
     @property
     def tolerance(self) -> float:
         """How much of a deviation is rounding."""
-        return 1e-3 if self._model.dtype == torch.float32 else 0.1
+        return 1e-3 if self.model.dtype == torch.float32 else 0.1
 
     def deviation(self, forward: Callable[[Sequence[Chunk]], Tensor]) -> float:
         """How far a decode step after chunked prefill is from the model's own logits, relative to their norm."""
-        tokens = [(7 * i + 1) % self._model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
+        tokens = [(7 * i + 1) % self.model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
         blocks = range(-(-TRIAL_TOKENS // self.block_size))
         cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
         for start, stop in pairwise(cuts):
@@ -177,9 +178,19 @@ class GenericRunner:
         own = self._own_logits(torch.tensor([tokens], device=self.device))
         return float((found - own).float().norm() / own.float().norm())
 
+    def occupy(self) -> None:
+        """Fill the whole cache as sequences might: with what one computes, in every block by another factor."""
+        count = min(TRIAL_TOKENS, self.block_size)
+        self.forward([Chunk(range(count), 0, [0], range(0))])
+        for layer in self.layers.values():
+            for cache in (layer.keys, layer.values):
+                factors = torch.arange(len(cache), device=self.device).mul(GOLDEN).frac().add(0.5)
+                cache[1:].copy_(cache[:1].expand_as(cache[1:]))
+                cache.mul_(factors.to(cache.dtype)[:, None, None, None])
+
     def _own_logits(self, tokens: Tensor) -> Tensor:
         try:
-            self._model.set_attn_implementation("sdpa" if self._model._supports_sdpa else "eager")
-            return _call(self._model, tokens)
+            self.model.set_attn_implementation("sdpa" if self.model._supports_sdpa else "eager")
+            return _call(self.model, tokens)
         finally:
-            self._model.set_attn_implementation(ATTENTION)
+            self.model.set_attn_implementation(ATTENTION)

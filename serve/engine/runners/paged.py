@@ -11,6 +11,10 @@ Sequences that decode are attended in groups of similar length: their blocks are
 blocks of its own sequence only, and a block is zeroed when a sequence enters it: what another request left
 there, NaN for instance, which a weight of zero does not stop, never gets near it.
 
+On a GPU torch has kernels that never hold all scores, and one that does ("math"), which takes what the others refuse,
+as a mask together with heads that share keys. A chunk of 512 tokens after 32,000 would take gigabytes there. So what is
+causal is asked for without a mask, and where that is not enough every head is given keys of its own.
+
 `Bounded` attends the same in shapes that depend on no length, for steps that are captured once (graphs.py).
 """
 
@@ -20,6 +24,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
+from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from twofour.serve.engine.runners import Chunk
 
@@ -62,40 +68,40 @@ class Part:
         mask = self._mask(rows // count, window, query)
         if count == rows:
             return _decode(query, keys, values, mask, scale)
-        attended = F.scaled_dot_product_attention(
-            query.transpose(0, 1)[None],  # [1, heads, rows, dim]
-            keys,
-            values,
-            mask,
-            scale=scale,
-            is_causal=self._plain_causal(rows, window),
-            enable_gqa=True,
-        )
-        return attended[0].transpose(0, 1)
+        seen = self._first_seen(window)
+        return _prefill(query, keys[:, :, seen:], values[:, :, seen:], mask, scale)
 
     def _gather(self, cache: Tensor) -> Tensor:  # -> [sequences, key heads, longest, dim]
         return _gathered(cache, self.table, len(self.starts))[:, :, : self.longest]
 
-    def _plain_causal(self, rows: int, window: int) -> bool:
-        return self.longest == rows and self.longest <= (window or self.longest)
+    def _first_seen(self, window: int) -> int:
+        """Of one chunk: what lies before is out of the window of all its tokens."""
+        return max(0, self.starts[0] - window + 1) if window else 0
 
     def _sees_all(self, window: int) -> bool:
         """No sequence of a decoding group is padded or longer than its window."""
         return min(self.starts) == self.longest - 1 and self.longest <= (window or self.longest)
 
     def _mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
-        """What to add to the scores [sequences, 1, tokens, longest]: one for all layers of this window."""
+        """What to add to the scores [sequences, 1, tokens, seen]: one for all layers of this window."""
         key = (window, query.dtype)
         if key not in self.masks:
             self.masks[key] = self._new_mask(tokens, window, query)
         return self.masks[key]
 
     def _new_mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
-        if self._plain_causal(tokens, window) or (tokens == 1 and self._sees_all(window)):
+        if tokens == 1:
+            return None if self._sees_all(window) else self._hidden(tokens, window, query, 0)
+        if self.longest > (window or self.longest):
+            return self._hidden(tokens, window, query, self._first_seen(window))
+        if self.longest == tokens:
             return None
-        starts = torch.tensor(self.starts, device=query.device)
+        return self._hidden(tokens, 0, query, 0) if query.is_cpu else causal_lower_right(tokens, self.longest)
+
+    def _hidden(self, tokens: int, window: int, query: Tensor, seen: int) -> Tensor:
+        starts = torch.tensor(self.starts, device=query.device) - seen
         at = (starts[:, None] + torch.arange(tokens, device=query.device))[:, None, :, None]
-        return _hiding(at, self.longest, window, query.dtype)
+        return _hiding(at, self.longest - seen, window, query.dtype)
 
 
 @dataclass
@@ -125,6 +131,28 @@ def _decode(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sc
     """One token of each sequence: the heads that share a key head stand where its tokens stand in prefill."""
     grouped = torch.unflatten(query, 1, (keys.shape[1], -1))  # [sequences, key heads, heads / key heads, dim]
     return F.scaled_dot_product_attention(grouped, keys, values, mask, scale=scale).flatten(1, 2)
+
+
+def _prefill(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The tokens of a chunk [rows, heads, dim], causal without a mask and by a CausalBias."""
+    query = query.transpose(0, 1)[None]  # [1, heads, rows, dim]
+    sharing = query.shape[1] // keys.shape[1]  # heads that share a key head
+    shared = sharing > 1 and (query.is_cpu or (_is_causal(mask) and _flash_takes(query, keys, values)))
+    if sharing > 1 and not shared:
+        keys, values = (each.repeat_interleave(sharing, dim=1) for each in (keys, values))
+    attended = F.scaled_dot_product_attention(
+        query, keys, values, mask, scale=scale, is_causal=mask is None, enable_gqa=shared
+    )
+    return attended[0].transpose(0, 1)
+
+
+def _is_causal(mask: Tensor | None) -> bool:
+    return mask is None or isinstance(mask, CausalBias)
+
+
+def _flash_takes(query: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Flash lets heads share keys, and needs 16 bits and one head dim; the others that hold no scores do not share."""
+    return can_use_flash_attention(SDPAParams(query, keys, values, None, 0.0, False, True))
 
 
 def _hiding(at: Tensor, longest: int, window: int, dtype: torch.dtype) -> Tensor:
