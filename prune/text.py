@@ -7,8 +7,8 @@ documents in pretraining: BOS where the tokenizer adds it to a text, else `<|end
 else BOS, else EOS. End tokens do not stop a document; the model goes on with another, as it did in pretraining. Every
 document holds its start token.
 
-A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken; each begins
-with BOS where the model is used to it (see `windows`). Documents of a JSONL file are set apart by an empty line.
+A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken; each
+begins with BOS where the model is used to it (see `windows`). Documents of a JSONL file are set apart by an empty line.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Windows of a model that is used to BOS begin with it, wherever their text comes from; those of others are text alone."""
+"""Windows of a model that is used to BOS begin with it, whatever their text is; those of others are text alone."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from twofour.prune import PruneConfig, quality, sources, text, windows
+from twofour.prune import PruneConfig, prune, quality, sources, text, windows
 from twofour.prune.errors import TextError
 
 LETTERS = "".join(chr(97 + i % 26) for i in range(480))
@@ -74,3 +74,17 @@ def test_every_sample_of_a_mix(tiny_bos_folder: Path, with_bos: Any, letters: Pa
     model = AutoModelForCausalLM.from_pretrained(tiny_bos_folder, dtype="auto").eval()
     config = PruneConfig(calibration=(str(letters), "self", "chat"), samples=9, length=32)
     assert (sources.tokens(model, with_bos, config)[:, 0] == 1).all()
+
+
+def test_the_label_says_which_texts_begin_with_bos(
+    tiny_bos_folder: Path, tiny_model_folder: Path, letters: Path, tmp_path: Path
+) -> None:
+    config = PruneConfig(method="wanda", calibration=(str(letters), "self"), samples=4, length=16)
+    said = {}
+    for name, folder in (("with", tiny_bos_folder), ("without", tiny_model_folder)):
+        made = prune(folder, tmp_path / name, config).manifest["calibration"]["sources"]
+        said[name] = [source.get("begins_with") for source in made]
+    assert said == {"with": ["<|im_start|>", None], "without": [None, None]}
+    assert "text.txt" in (card := (tmp_path / "with" / "README.md").read_text())
+    assert "2 x 16 tokens, each after BOS; text sampled from the dense model, 2 x 16 tokens; seed 0" in card
+    assert "each after BOS" not in (tmp_path / "without" / "README.md").read_text()
