@@ -68,7 +68,7 @@ class PruneConfig:
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     device: where one block at a time is worked on, and the whole model where it is sampled from or distilled; else the
         model is in the memory of the host.
-    memory_limit_bytes: of the host; None is all that there is. What would exceed it: hidden states go to disk, which
+    memory_limit_bytes: of the host; None is all that is free. What would exceed it: hidden states go to disk, which
         changes nothing; then "auto" trains block by block; then the run is refused.
     """
 

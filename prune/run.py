@@ -207,7 +207,7 @@ def store(parts: Anatomy, config: PruneConfig) -> Store:
 
 def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
     """Get the tokens to calibrate on, int64 [samples, length]."""
-    return sources.tokens(ready.parts.model, _tokenizer(ready), ready.config, progress)
+    return sources.tokens(ready.parts.model, _tokenizer(ready), ready.config, progress, ready.decided.writer)
 
 
 def window_bos(ready: Prepared) -> str | None:
