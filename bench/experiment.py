@@ -118,3 +118,4 @@ class Findings:
     question: str
     price: Price | None
     unpriced: str | None = None  # why there is no price
+    cut_off: bool = False  # interrupted: these are the whole rounds until then

@@ -34,6 +34,11 @@ class Job:
         """Of all prompts, each once, however many choices it has."""
         return sum(len(prompt.tokens) for prompt in self.prompts[:: self.n])
 
+    @property
+    def most_tokens(self) -> int:
+        """Of prompts and answers, as long as they may become."""
+        return self.prompt_tokens + sum(prompt.sampling.max_tokens for prompt in self.prompts)
+
 
 class Feed:
     """The pieces of several sequences, in the order they come. Leaving it cancels what still runs."""
@@ -99,6 +104,10 @@ class Generation:
     @property
     def done(self) -> bool:
         return self._open == 0
+
+    @property
+    def used_tokens(self) -> int:
+        return self.job.prompt_tokens + sum(choice.generated_tokens for choice in self.choices)
 
     async def __aenter__(self) -> Self:
         await self._feed.__aenter__()
