@@ -64,8 +64,8 @@ def compare(
         if wanted and not ours:
             quality = qualities.of_servers(arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed)
         with servers.pinned(placement.client_cpus if placement else None):
-            runs = _rounds(arms, experiment, api_key, progress)
-        facts = {name: arm.facts() for name, arm in arms.items()}
+            runs, cut_off = _rounds(arms, experiment, api_key, progress)
+        facts = {name: arm.facts(talk=not cut_off) for name, arm in arms.items()}
     if price is None and ours:
         price = price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
     return Report(
@@ -83,6 +83,7 @@ def compare(
                 random_weights=random_weights,
                 question=QUESTION,
                 price=price,
+                cut_off=cut_off,
             )
         )
     )
@@ -107,7 +108,8 @@ class Arm:
         finally:
             self.server.freeze()
 
-    def facts(self) -> ArmFacts:
+    def facts(self, talk: bool) -> ArmFacts:
+        """talk: ask it for an answer, too, which may take its time."""
         with self.running():
             return ArmFacts(
                 given=self.given,
@@ -115,7 +117,7 @@ class Arm:
                 command=self.command,
                 before=self.before,
                 after=self.endpoint.scrape(),
-                answer=answer(self.endpoint),
+                answer=answer(self.endpoint) if talk else None,
             )
 
 
@@ -160,16 +162,28 @@ def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placem
     return Arm(model, endpoint, server, ["python", *command[1:]], before)  # as anyone can run it
 
 
-def _rounds(arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None, progress: Progress) -> list[ArmRun]:
+def _rounds(
+    arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None, progress: Progress
+) -> tuple[list[ArmRun], bool]:
+    """The runs, and whether an interrupt ended them: then they are those of whole rounds, which pair up.
+
+    Where there is no whole round, the interrupt comes out of here.
+    """
     runs, step = list[ArmRun](), counter("measuring", experiment.rounds * len(arms), progress)
-    for round_ in range(experiment.rounds):
-        for name in experiment.order(round_, tuple(arms)):
-            endpoint = arms[name].endpoint
-            with arms[name].running():
-                run = measure(experiment.load(endpoint.url, endpoint.model, round_), api_key)
-            runs.append(ArmRun(name, round_, run))
-            step(f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}")
-    return runs
+    try:
+        for round_ in range(experiment.rounds):
+            for name in experiment.order(round_, tuple(arms)):
+                endpoint = arms[name].endpoint
+                with arms[name].running():
+                    run = measure(experiment.load(endpoint.url, endpoint.model, round_), api_key)
+                runs.append(ArmRun(name, round_, run))
+                step(f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}")
+    except KeyboardInterrupt:
+        whole = runs[: len(runs) // len(arms) * len(arms)]
+        if not whole:
+            raise
+        return whole, True
+    return runs, False
 
 
 def answer(endpoint: Endpoint) -> str | None:

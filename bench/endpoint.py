@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,16 @@ class State:
     kernels: Mapping[str, int]  # kernel -> linears that use it; empty: the server does not say
     prefix_hit_tokens: int | None
     prefix_queried_tokens: int | None
+
+
+def prefix_hit_share(before: State | None, after: State | None) -> float | None:
+    """Share of the prompt tokens between two scrapes that were found in a prefix cache, by the server's counters."""
+    hits = [state.prefix_hit_tokens for state in (before, after) if state]
+    queried = [state.prefix_queried_tokens for state in (before, after) if state]
+    if len(hits) < 2 or None in hits or None in queried:
+        return None
+    asked = (queried[1] or 0) - (queried[0] or 0)
+    return ((hits[1] or 0) - (hits[0] or 0)) / asked if asked else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,10 @@ def state(metrics: str) -> State:
     from prometheus_client.parser import text_string_to_metric_families
 
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
-    values = {(sample.name, *_tag(sample.labels)): int(sample.value) for sample in samples if _counts(sample.name)}
+    values: Counter[tuple[str, ...]] = Counter()
+    for sample in samples:  # several engines behind one server, each with its own
+        if _counts(sample.name):
+            values[sample.name, *_tag(sample.labels)] += int(sample.value)
     return State(
         Memory(
             values.get(("twofour:weight_bytes", "total")),

@@ -117,3 +117,4 @@ class Findings:
     random_weights: str | None  # the shape that the weights were made for; None: they are a real model's
     question: str
     price: Price | None
+    cut_off: bool = False  # interrupted: these are the whole rounds until then

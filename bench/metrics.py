@@ -111,6 +111,11 @@ def steady_window(records: Sequence[Record]) -> tuple[float, float] | None:
     return None
 
 
+def in_window(records: Sequence[Record], window: tuple[float, float] | None) -> list[Record]:
+    """The requests that were sent within it; those of no window are none."""
+    return [record for record in records if window and window[0] <= sent(record) <= window[1]]
+
+
 def whole_window(records: Sequence[Record]) -> tuple[float, float] | None:
     """From the first request sent to the last one ended."""
     begun = [record.sent_at for record in records if record.sent_at is not None]
@@ -133,7 +138,7 @@ def _under_way(records: Sequence[Record]) -> list[tuple[float, int]]:
 
 
 def _latencies(records: Sequence[Record], window: tuple[float, float] | None, counts: str) -> dict[str, Any]:
-    inside = [record for record in records if window and window[0] <= sent(record) <= window[1]]
+    inside = in_window(records, window)
     good = [record for record in inside if record.error is None]
     failed = len(inside) - len(good)
     each = {

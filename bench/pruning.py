@@ -24,6 +24,7 @@ from markupsafe import Markup
 
 from twofour.bench import child
 from twofour.bench.hardware import hardware, versions
+from twofour.bench.out import require_folder
 from twofour.bench.report.charts import Point, track
 from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import InputError, TextError
@@ -62,6 +63,7 @@ class Comparison:
 
 def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
     """Run what is missing, and write the results after each run. `folder`: for the halves and the pruned models."""
+    require_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     halves = split(asked.text, folder)
     results = {"kind": KIND} | (json.loads(out.read_text()) if out.exists() else _empty(asked))

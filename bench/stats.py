@@ -68,6 +68,21 @@ def nearest_rank(ranked: Sequence[float], percent: int) -> float:
     return ranked[-(-percent * len(ranked) // 100) - 1]
 
 
+def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """How values change with `at`, in ascending order, and the standard error of that; by least squares.
+
+    What follows from the columns of `others` is left out. Neighbours may be alike (autoregressive errors).
+    """
+    centred = [np.asarray(column) - np.mean(column) for column in (at, *others)]
+    design = np.column_stack([np.ones(len(at)), *centred])
+    inverse = np.linalg.pinv(design)
+    left = values - design @ (inverse @ values)
+    square, freedom = float(left @ left), len(at) - int(np.linalg.matrix_rank(design))
+    alike = min(max(float(left[1:] @ left[:-1]) / square, 0.0), _MOST_ALIKE) if square else 0.0
+    variance = square / freedom * float(inverse[1] @ inverse[1]) * (1 + alike) / (1 - alike)
+    return float(inverse[1] @ values), math.sqrt(variance)
+
+
 def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
     """Second over first: up to 19 pairs a t interval of the log-ratios, then a bootstrap over the pairs."""
     if not pairs or any(not (0 < value < math.inf) for pair in pairs for value in pair):
@@ -86,6 +101,7 @@ _T975 = (
     *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
 )
 _RESAMPLES = 4000
+_MOST_ALIKE = 0.95
 
 
 def _student(logs: Sequence[float]) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from twofour.bench import run as single
 from twofour.bench.cost import Cost, Price, cost
+from twofour.bench.endpoint import prefix_hit_share
 from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Findings
 from twofour.bench.metrics import Summary
 from twofour.bench.report.notes import notes
@@ -57,7 +58,8 @@ def document(found: Findings) -> dict[str, Any]:
         "placement": asdict(found.placement) if found.placement else None,
         "random_weights": found.random_weights,
         "arms": {name: _arm(arm) for name, arm in found.arms.items()},
-        "valid": all(each.run.valid for each in found.runs),
+        "valid": not found.cut_off and all(each.run.valid for each in found.runs),
+        "cut_off": found.cut_off,
         "gates": _gates(found.runs),
         "primary": found.experiment.primary,
         "metrics": {name: _metric(found, metric) for name, metric in METRICS.items()},
@@ -98,19 +100,8 @@ def _arm(arm: ArmFacts) -> dict[str, Any]:
         "model": arm.model,
         "command": list(arm.command) if arm.command else None,
         "kernels": _kernels(arm),
-        "prefix_hit_share": _prefix_hits(arm),
+        "prefix_hit_share": prefix_hit_share(arm.before, arm.after),
     }
-
-
-def _prefix_hits(arm: ArmFacts) -> float | None:
-    """Share of the prompt tokens of this comparison that the server's counters found in its prefix cache."""
-    states = [arm.before, arm.after]
-    hits = [state.prefix_hit_tokens for state in states if state]
-    queried = [state.prefix_queried_tokens for state in states if state]
-    if len(hits) < 2 or None in hits or None in queried:
-        return None
-    asked = (queried[1] or 0) - (queried[0] or 0)
-    return ((hits[1] or 0) - (hits[0] or 0)) / asked if asked else None
 
 
 def _gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
@@ -121,7 +112,7 @@ def _gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
             by_name.setdefault(gate.name, []).append(gate)
     summed = []
     for gates in by_name.values():
-        worst = max(gates, key=lambda gate: -inf if gate.value is None else gate.value)
+        worst = max(gates, key=lambda gate: -inf if gate.value is None else gate.value / (gate.limit or 1.0))
         failed_runs = sum(gate.passed is False for gate in gates)
         summed.append(asdict(worst) | {"passed": worst.passed, "failed_runs": failed_runs, "runs": len(gates)})
     return summed

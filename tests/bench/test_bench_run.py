@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from twofour.bench import run_command
@@ -22,7 +23,7 @@ def failed_gates(document: dict[str, list[dict[str, object]]]) -> set[object]:
     return {gate["name"] for gate in document["gates"] if gate["passed"] is False}
 
 
-MACHINE = {"send_lag_p99", "loop_lag_p99", "cpu_pressure"}  # gates that a busy test machine may fail
+MACHINE = {"send_lag_p99", "loop_lag_p99", "cpu_pressure", "latency_drift"}  # gates that a busy test machine may fail
 
 
 def test_a_run_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -76,7 +77,10 @@ def test_vllms_names_and_definitions(capsys: pytest.CaptureFixture[str], tmp_pat
     gaps = [gap for gaps in full["itls"] for gap in gaps]
     assert len(gaps) == 12 * 2
     assert flat["mean_itl_ms"] == pytest.approx(1000 * sum(gaps) / len(gaps))
-    assert flat["p99_ttft_ms"] is None
+    assert flat["p99_ttft_ms"] == pytest.approx(1000 * np.percentile(full["ttfts"], 99))
+    assert {"p95_ttft_ms", "p99_ttft_ms", "p99_itl_ms"} < set(flat["too_few_values_for"])
+    assert "p50_ttft_ms" not in flat["too_few_values_for"]
+    assert flat["schema_version"] == 2 and flat["valid"] == (not flat["failed_gates"])
 
 
 def test_wrong_calls_are_refused_before_any_load(tmp_path: Path) -> None:
@@ -85,6 +89,7 @@ def test_wrong_calls_are_refused_before_any_load(tmp_path: Path) -> None:
     with serving(Script()) as mock:
         for arguments, error in (
             (["--out", str(taken)], OutputError),
+            (["--out", str(tmp_path / "missing" / "run.json")], OutputError),
             (["--api-key-file", str(tmp_path / "none")], InputError),
             (["--concurrency", "0"], InputError),
             (["--rate", "-1"], InputError),

@@ -16,6 +16,7 @@ import twofour.bench
 from twofour.bench import compare_command, comparison, random_model, servers
 from twofour.bench.comparison import compare
 from twofour.bench.experiment import Experiment
+from twofour.bench.run import CutOff
 from twofour.bench.run_command import INVALID
 from twofour.bench.servers import Options
 from twofour.bench.workload import Lengths
@@ -121,6 +122,24 @@ def test_an_interrupted_comparison_stops_all(scripted: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         compare("dense", "sparse", SMALL, measure_quality=False)
     assert len(list(scripted.glob("*.pid"))) == 3 and ended(scripted)
+
+
+def test_an_interrupted_comparison_reports_its_whole_rounds(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, done = comparison.measure, []
+
+    def until_the_second_round(load: Any, api_key: str | None) -> Any:
+        if len(done) == 4:
+            raise CutOff(done[0])
+        done.append(measure(load, api_key))
+        return done[-1]
+
+    monkeypatch.setattr(comparison, "measure", until_the_second_round)
+    report = compare("dense", "sparse", SMALL, measure_quality=False)
+    assert ended(scripted)
+    assert [each["round"] for each in report.document["runs"]] == [0, 0, 0]
+    assert report.cut_off and not report.valid
+    assert "interrupted after 1 of 2 rounds" in report.table().replace("\n", " ")
+    assert "INVALID: do not quote these numbers" in report.table()
 
 
 def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 import math
 import random
 from itertools import pairwise
+from statistics import linear_regression
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench import stats
-from twofour.bench.stats import FEWEST, distribution, paired_ratio
+from twofour.bench.stats import FEWEST, distribution, paired_ratio, trend
 from twofour.prune.errors import InputError
 
 
@@ -95,3 +96,31 @@ def test_the_bootstrap_is_seeded_and_near_the_normal_interval() -> None:
     assert first.high is not None and first.low is not None
     width = math.log(first.high / first.low)
     assert width == pytest.approx(2 * 1.96 * 0.1 / 10, rel=0.25)
+
+
+def unexplained(values: list[float], by: list[float]) -> list[float]:
+    slope, start = linear_regression(by, values)
+    return [value - start - slope * x for x, value in zip(by, values, strict=True)]
+
+
+def test_a_trend_is_the_slope_of_what_the_others_leave() -> None:
+    draw = random.Random(2)
+    at = sorted(draw.uniform(1e6, 1e6 + 60) for _ in range(40))
+    other = [draw.uniform(1, 100) for _ in at]
+    values = [0.3 * x + 0.02 * y + draw.gauss(0, 0.5) for x, y in zip(at, other, strict=True)]
+    assert trend(at, values, [])[0] == pytest.approx(linear_regression(at, values).slope)
+    left = linear_regression(unexplained(at, other), unexplained(values, other)).slope
+    assert trend(at, values, [other, [7.0] * 40])[0] == pytest.approx(left)  # what does not vary explains nothing
+    assert trend([1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0], [])[0] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.6])
+def test_the_error_of_a_trend_covers_none_about_95_times_in_a_hundred(alike: float) -> None:
+    draw, runs, covered = random.Random(3), 400, 0
+    for _ in range(runs):
+        values = [draw.gauss(0, 1)]
+        while len(values) < 80:
+            values.append(alike * values[-1] + draw.gauss(0, 1))
+        slope, error = trend(list(map(float, range(80))), values, [])
+        covered += abs(slope) <= 2 * error
+    assert 0.90 <= covered / runs <= 0.99

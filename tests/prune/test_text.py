@@ -107,6 +107,9 @@ def test_the_start_token_is_what_separates_documents(tokenizer: Any) -> None:
         def get_vocab(self) -> dict[str, int]:
             return {}
 
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [9]}
+
     assert text.start_token(Without()) == 7
     Without.bos_token_id = 5  # type: ignore[assignment]
     assert text.start_token(Without()) == 5
