@@ -150,6 +150,7 @@ def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], 
     assert 0.7 < quality["agreement"] < 0.8  # every fourth token is missed
     assert quality["kl"] is None
     assert report.document["placement"] is None and report.document["cost"]["price"] is None
+    assert any("No price: the servers were running already" in note for note in report.document["notes"])
     assert all(alive(int(path.read_text())) for path in tmp_path.glob("*.pid"))  # not ours to stop
 
 
