@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what prompts begin with follows from it, to send the same again (default: drawn)",
     )
     parser.add_argument(
-        "--plain", action="store_true", help="without ignore_eos and the like, for a server that refuses them"
+        "--plain",
+        action="store_true",
+        help="without ignore_eos and the like, which some servers refuse; serve a model there that has no end token",
     )
     parser.add_argument(
         "--timeout",
