@@ -24,7 +24,7 @@ def table(done: "Run") -> str:
     pace = f"{load.concurrency} at a time" if load.concurrency else f"{load.rate:g} requests/s, Poisson"
     lines = [
         f"{load.model} at {shown(load.url)}: {load.requests} requests, {pace}, prompts {load.prompt_tokens}, "
-        f"outputs {load.output_tokens} tokens, seed {load.seed}",
+        f"outputs {load.output_tokens} tokens, seed {load.seed}, nonce {done.nonce}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured {_window(summary)}",
         *_errors(done),
         f"prompts {_each(summary.prompt_tokens, summary)} and answers {_each(summary.output_tokens, summary)} tokens "

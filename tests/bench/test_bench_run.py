@@ -1,9 +1,11 @@
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,11 @@ def test_a_run_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert shown == written
     assert failed_gates(shown) <= MACHINE
     assert status == (0 if shown["valid"] else run_command.INVALID)
+    assert (shown["kind"], shown["schema_version"], shown["cut_off"]) == ("twofour.bench.run", 2, False)
+    assert shown["versions"]["uvloop"] == version("uvloop") and shown["command"][0] == "twofour"
+    assert shown["hardware"]["cpus"] == len(os.sched_getaffinity(0))
+    assert [record["planned_output_tokens"] for record in records] == [6] * 12
+    assert [record["planned_prompt_tokens"] for record in records] == [8] * 12
     assert shown["load"]["model"] == "mock" and shown["load"]["seed"] == 5
     assert shown["summary"]["completed"] == len(records) == 12
     assert shown["summary"]["ttft"]["p50"] > 0 and shown["summary"]["ttft"]["p99"] is None
@@ -52,6 +59,21 @@ def test_warm_up_and_run_share_no_prompt() -> None:
     prompts = [served.body["prompt"] for served in mock.served]
     assert len(prompts) == 12 + 5  # the warm-up: one alone, then as many as at once
     assert len({" ".join(prompt.split()[:4]) for prompt in prompts}) == len({*prompts}) == len(prompts)
+
+
+def test_the_same_seed_and_nonce_send_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
+    def sent(*words: str) -> list[dict[str, Any]]:
+        with serving(Script()) as mock:
+            bench(mock.url, "--concurrency", "1", "--prompt-tokens", "9~0.4", *words)
+        return [served.body for served in mock.served]
+
+    first, drawn = sent("--seed", "3", "--nonce", "mine"), sent("--seed", "3")
+    assert sent("--seed", "3", "--nonce", "mine") == first
+    assert "seed 3, nonce mine" in capsys.readouterr().out
+    for prompt, other in (
+        (one["prompt"].split(), two["prompt"].split()) for one, two in zip(first, drawn, strict=True)
+    ):
+        assert prompt[:4] != other[:4] and prompt[4:] == other[4:]
 
 
 def test_a_person_sees_numbers_gates_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
