@@ -180,9 +180,10 @@ def _rounds(
     try:
         for round_ in range(experiment.rounds):
             for name in experiment.order(round_, tuple(arms)):
-                endpoint = arms[name].endpoint
-                with arms[name].running():
-                    run = measure(experiment.load(endpoint.url, endpoint.model, round_), api_key)
+                arm = arms[name]
+                load = experiment.load(arm.endpoint.url, arm.endpoint.model, round_, _nonce(arm, round_))
+                with arm.running():
+                    run = measure(load, api_key)
                 runs.append(ArmRun(name, round_, run))
                 step(f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}")
     except KeyboardInterrupt:
@@ -191,6 +192,14 @@ def _rounds(
             raise
         return whole, True
     return runs, False
+
+
+def _nonce(arm: Arm, round_: int) -> str | None:
+    """The same texts for all arms where each has a server of its own that has seen nothing before.
+
+    What runs already may be one server under two addresses, or know the texts from a run before: it gets its own.
+    """
+    return f"round {round_}" if arm.server else None
 
 
 def answer(endpoint: Endpoint) -> str | None:

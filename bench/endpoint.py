@@ -67,7 +67,7 @@ class Endpoint:
         status, body = self._exchange("GET", "/metrics", None, _GLANCE_S)
         try:
             return state(body.decode()) if status == 200 else None
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:

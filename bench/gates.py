@@ -101,7 +101,10 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{value * 1000:.1f} ms" if unit == "s" else f"{value:.1%}"
 
 
-_LENGTH_REMEDY = "outputs are not as long as asked for; the server must honour ignore_eos and min_tokens"
+_LENGTH_REMEDY = (
+    "outputs are not as long as asked for; the server must honour ignore_eos and min_tokens, or with --plain the model "
+    "must not end by itself"
+)
 _PROMPT_REMEDY = "in the server's tokens prompts are not as long as asked for; its tokenizer splits plain English words"
 _SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower --rate"
 _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"

@@ -34,6 +34,7 @@ from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, track
 
 KIND = "twofour bench http"
+SCHEMA_VERSION = 1
 TIMEOUT_S = 60.0
 PROMPT = "The quick brown fox jumps over the lazy dog near the bank of the river."
 _REMEDY = 'ask "python -m twofour.bench.scripted_server MODEL" the same, and see what it says'
@@ -87,6 +88,7 @@ def document(found: dict[Cell, list[Lap]], model: str, seconds: float) -> dict[s
     """The result, without what ran it on which machine. A range is that over rounds."""
     return {
         "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
         "model": model,
         "prompt": PROMPT,
         "rounds": len(next(iter(found.values()))),

@@ -35,6 +35,7 @@ from twofour.serve.linear import SparseLinear
 from twofour.serve.loading import load_model
 
 KIND = "twofour bench overhead"
+SCHEMA_VERSION = 1
 GOAL = 1.15  # of the bare step's time
 
 Turn = Callable[[], list[float]]  # seconds of each step
@@ -87,6 +88,7 @@ def document(found: Overhead, model: str, context: int, steps: int) -> dict[str,
     ratio = paired_ratio(list(zip(found.bare_s, found.engine_s, strict=True)), seed=0)
     return {
         "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
         "model": model,
         "dtype": found.dtype,
         "context": context,

@@ -32,6 +32,7 @@ from twofour.prune.folder import write_whole
 from twofour.prune.quality import gaps_closed
 
 KIND = "twofour.bench.pruning"  # of the document
+SCHEMA_VERSION = 1  # documents from before it was written down have the same
 FIRST = "first"
 MIX = "+"  # between the sources of a calibration
 KEY = ("calibration", "samples", "seed", "preset", "values")
@@ -66,7 +67,9 @@ def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
     require_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     halves = split(asked.text, folder)
-    results = {"kind": KIND} | (json.loads(out.read_text()) if out.exists() else _empty(asked))
+    results = {"kind": KIND, "schema_version": SCHEMA_VERSION} | (
+        json.loads(out.read_text()) if out.exists() else _empty(asked)
+    )
     if results["about"] != _about(asked):
         raise InputError(f"{out} holds runs of {results['about']}, not of {_about(asked)}; give another --out")
     done = [{key: run[key] for key in KEY} for run in results["runs"]]

@@ -12,7 +12,6 @@ from twofour.bench import client, decode, endpoint, gates, metrics, wire, worklo
 from twofour.bench.client import Job, Session
 from twofour.bench.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.gates import Gate
-from twofour.bench.hardware import versions
 from twofour.bench.metrics import Summary
 from twofour.bench.records import Record, Request
 from twofour.bench.workload import Lengths
@@ -134,7 +133,7 @@ def _names(status: int, body: bytes, url: str) -> list[str]:
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
-    """The run as JSON: what was asked, what came of it, whether it counts."""
+    """The run as JSON, without what ran it on which machine: what was asked, what came of it, whether it counts."""
     load = asdict(run.load) | {
         "url": wire.shown(run.load.url),
         "prompt_tokens": str(run.load.prompt_tokens),
@@ -145,7 +144,6 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
         "load": load | {"nonce": run.nonce},
-        "versions": versions(),
         "valid": run.valid,
         "cut_off": run.cut_off,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],

@@ -33,14 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
     )
     parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule and the texts (default: 0)")
     parser.add_argument(
         "--nonce",
         metavar="TEXT",
-        help="what prompts begin with follows from it, to send the same again (default: drawn)",
+        help="makes prompts begin like no others; the same seed and nonce send the same again, which a server may have "
+        "cached (default: drawn, and printed)",
     )
     parser.add_argument(
-        "--plain", action="store_true", help="without ignore_eos and the like, for a server that refuses them"
+        "--plain",
+        action="store_true",
+        help="without ignore_eos and the like, which some servers refuse; serve a model there that has no end token",
     )
     parser.add_argument(
         "--timeout",

@@ -24,18 +24,19 @@ def table(done: "Run") -> str:
     pace = f"{load.concurrency} at a time" if load.concurrency else f"{load.rate:g} requests/s, Poisson"
     lines = [
         f"{load.model} at {shown(load.url)}: {load.requests} requests, {pace}, prompts {load.prompt_tokens}, "
-        f"outputs {load.output_tokens} tokens, seed {load.seed}",
+        f"outputs {load.output_tokens} tokens, seed {load.seed}, nonce {done.nonce}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured {_window(summary)}",
         *_errors(done),
         f"prompts {_each(summary.prompt_tokens, summary)} and answers {_each(summary.output_tokens, summary)} tokens "
         "each by the server's count",
         *_on_the_wire(summary),
         "",
-        f"{'ms':28}{'n':>8}{'mean':>10}" + "".join(f"{f'p{p}':>10}" for p in FEWEST),
+        f"{'ms':28}{'n':>8}{'real n':>8}{'mean':>10}" + "".join(f"{f'p{p}':>10}" for p in FEWEST),
         *(_row(label, getattr(summary, name)) for name, label in _ROWS.items()),
         "",
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
         f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s{_offered(load)}",
+        "real n: how many independent values the gaps amount to, as those of one request are alike",
         f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
         "",
         *(_verdict(gate) for gate in done.gates),
@@ -81,7 +82,7 @@ def _row(label: str, values: Distribution) -> str:
     for p, fewest in FEWEST.items():
         percentile = getattr(values, f"p{p}")
         cells.append(f"n < {fewest}" if percentile is None else _milliseconds(percentile))
-    return f"{label:28}{values.n:>8}" + "".join(f"{cell:>10}" for cell in cells)
+    return f"{label:28}{values.n:>8}{values.independent:>8}" + "".join(f"{cell:>10}" for cell in cells)
 
 
 def _milliseconds(seconds: float | None) -> str:

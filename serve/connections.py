@@ -176,7 +176,7 @@ class TimelyProtocol(H11Protocol):
         """A new one, or that of the request whose body has gone wrong, which the access log has or will have."""
         if self.cycle is None or self.cycle.response_complete:
             return choose_id(None)
-        scope = self.cycle.scope
+        scope: Any = self.cycle.scope
         return str(scope["state"].setdefault("request_id", choose_id(header(scope, b"x-request-id"))))
 
     def _still_sending(self) -> bool:

@@ -26,7 +26,7 @@ class Report:
     @property
     def cut_off(self) -> bool:
         """An interrupt ended it; the rounds until then are kept."""
-        return bool(self.document["cut_off"])
+        return bool(self.document.get("cut_off"))
 
     def json(self) -> str:
         return json.dumps(self.document, allow_nan=False)

@@ -47,6 +47,7 @@ class Feed:
         self._engine, self._prompts = engine, prompts
         self._arrivals: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+        self.tokens = 0  # that came, taken by next() or not
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._follow(index, prompt)) for index, prompt in enumerate(self._prompts)]
@@ -77,6 +78,7 @@ class Feed:
             async with aclosing(pieces):
                 async for piece in pieces:
                     finish = piece.finish
+                    self.tokens += len(piece.tokens)
                     self._arrivals.put_nowait((index, piece))
             if finish is None:
                 raise ServerError("the engine left a sequence without an end")
@@ -107,7 +109,8 @@ class Generation:
 
     @property
     def used_tokens(self) -> int:
-        return self.job.prompt_tokens + sum(choice.generated_tokens for choice in self.choices)
+        """Those too that were made for a client which took none of them."""
+        return self.job.prompt_tokens + self._feed.tokens
 
     async def __aenter__(self) -> Self:
         await self._feed.__aenter__()

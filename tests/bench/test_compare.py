@@ -79,6 +79,8 @@ def test_two_folders(scripted: Path) -> None:
     ]
     asked = [[record["output_tokens"] for record in each["records"]] for each in found["runs"]]
     assert asked == [[6] * 8] * 6
+    loads = [(each["load"]["seed"], each["load"]["nonce"]) for each in found["runs"]]
+    assert loads == [(0, "round 0")] * 3 + [(2, "round 1")] * 3  # servers that have seen nothing: the same texts
     assert all(record["error"] is None for each in found["runs"] for record in each["records"])
     tpot = found["metrics"]["tpot_mean"]
     assert tpot["to_torch_dense"]["ratio"]["point"] < tpot["ratio"]["point"] < 1
@@ -149,6 +151,9 @@ def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], 
     assert quality["sparse_perplexity"] == pytest.approx(12.182, abs=1e-3)  # exp 2.5
     assert 0.7 < quality["agreement"] < 0.8  # every fourth token is missed
     assert quality["kl"] is None
+    assert (
+        len({each["load"]["nonce"] for each in report.document["runs"]}) == 2
+    )  # may be one server: texts of their own
     assert report.document["placement"] is None and report.document["cost"]["price"] is None
     assert any("No price: the servers were running already" in note for note in report.document["notes"])
     assert all(alive(int(path.read_text())) for path in tmp_path.glob("*.pid"))  # not ours to stop

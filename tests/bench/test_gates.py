@@ -46,6 +46,12 @@ def test_each_defect_fails_its_own_gate_and_no_other() -> None:
     assert failing(late) == {"send_lag_p99"}
     assert failing(short) == {"output_length"}
     assert failing(cached) == {"prefix_cache"}
+    assert failing(good, hits=0.02) == {"prefix_cache"}  # by the server's own counters
+    assert judged(cached, hits=0.0)["prefix_cache"].value == pytest.approx(3 * 90 / 2000)  # the worse of both
+    assert failing([replace(r, prompt_tokens=14) for r in good]) == {"prompt_length"}
+    assert failing([replace(r, prompt_tokens=6) for r in good]) == {"prompt_length"}
+    assert judged([replace(r, prompt_tokens=14) for r in good])["prompt_length"].value == pytest.approx(0.2)
+    assert failing([replace(r, prompt_tokens=12) for r in good]) == set()  # its own tokens, such as a first one
     assert failing(broken) == {"errors"}
     assert failing(good, lags=(0.001,) * 90 + (0.05,) * 10) == {"loop_lag_p99"}
     assert failing(good, pressure=0.11) == {"cpu_pressure"}

@@ -6,9 +6,11 @@ from datetime import date
 from statistics import geometric_mean
 from typing import Any
 
+import numpy as np
 import pytest
 from bench_findings import CLOSED, OF_URLS, PRICE, SPEEDS, findings, run
 
+from twofour.bench import metrics
 from twofour.bench.experiment import ARMS, ArmFacts
 from twofour.bench.gates import Gate
 from twofour.bench.report import rows
@@ -135,16 +137,31 @@ def test_one_round_proves_nothing() -> None:
     assert found["metrics"]["tpot_mean"]["verdict"] == "unclear"
 
 
+def test_a_percentile_that_a_round_has_too_few_requests_for_is_that_of_all_rounds() -> None:
+    found = findings(SPEEDS, replace(CLOSED, requests=16))
+    p95 = document(found)["metrics"]["ttft_p95"]
+    for arm in ARMS:
+        runs = [each.run for each in found.runs if each.arm == arm]
+        assert all(run.summary.ttft.p95 is None and run.summary.measured == 16 for run in runs)
+        times = [record.chunks[0].at - (record.sent_at or 0.0) for run in runs for record in run.records]
+        assert p95[arm] == pytest.approx(np.percentile(times, 95))
+    assert p95["pooled"] and p95["verdict"] == "unclear"
+    assert p95["ratio"] == {"point": pytest.approx(p95["sparse"] / p95["dense"]), "low": None, "high": None, "n": 1}
+    assert p95["to_torch_dense"]["ratio"]["point"] == pytest.approx(p95["sparse"] / p95["torch_dense"])
+    assert document(found)["metrics"]["ttft_p50"]["pooled"] is False
+    few = document(findings(SPEEDS, replace(CLOSED, requests=12)))["metrics"]["ttft_p95"]
+    assert few["dense"] is None and few["ratio"] is None  # 48 are too few, too
+
+
 def test_a_figure_that_one_run_lacks_is_null() -> None:
-    few = document(findings(SPEEDS, replace(CLOSED, requests=3)))
-    assert few["metrics"]["ttft_p50"] == {
-        "unit": "s",
-        "better": "lower",
-        **dict.fromkeys(ARMS),
-        "ratio": None,
-        "verdict": None,
-        "to_torch_dense": {"ratio": None, "verdict": None},
-    }
+    found = findings(SPEEDS)
+    failed = [replace(record, error="reset: gone") for record in found.runs[-1].run.records]
+    last = replace(found.runs[-1].run, records=failed, summary=metrics.summarise(failed, 100.0))
+    few = document(replace(found, runs=[*found.runs[:-1], replace(found.runs[-1], run=last)]))
+    ttft = few["metrics"]["ttft_p50"]
+    assert found.runs[-1].arm == "dense"
+    assert (ttft["dense"], ttft["ratio"], ttft["verdict"], ttft["pooled"]) == (None, None, None, False)
+    assert ttft["torch_dense"] and ttft["sparse"] and ttft["to_torch_dense"]["ratio"]
     assert "not measured" in Report(few).table()
 
 

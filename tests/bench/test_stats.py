@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench import stats
-from twofour.bench.stats import FEWEST, distribution, paired_ratio, trend
+from twofour.bench.stats import FEWEST, distribution, independent, paired_ratio, trend
 from twofour.prune.errors import InputError
 
 
@@ -124,3 +124,29 @@ def test_the_error_of_a_trend_covers_none_about_95_times_in_a_hundred(alike: flo
         slope, error = trend(list(map(float, range(80))), values, [])
         covered += abs(slope) <= 2 * error
     assert 0.90 <= covered / runs <= 0.99
+
+
+def test_a_group_counts_between_once_and_as_often_as_it_has_values() -> None:
+    draw, groups, size = random.Random(5), 40, 25
+    unlike = [[draw.gauss(0, 1) for _ in range(size)] for _ in range(groups)]
+    shift = [draw.gauss(0, 0.5) for _ in range(groups)]
+    alike = [[value + add for value in group] for group, add in zip(unlike, shift, strict=True)]
+    same = [[float(index)] * size for index in range(groups)]
+    assert independent(same) == groups
+    assert independent(unlike) > 0.8 * groups * size
+    by_hand = groups * size / (1 + (size - 1) * 0.25 / 1.25)  # the share of the variance that lies between the groups
+    assert independent(alike) == pytest.approx(by_hand, rel=0.35)
+
+
+def test_of_few_groups_and_of_single_values_each_group_counts_once() -> None:
+    assert [independent(given) for given in ([], [[]], [[1.0, 2.0, 3.0]], [[1.0, 2.0], [2.0, 1.0]])] == [0, 0, 1, 2]
+    assert independent([[float(value)] for value in range(30)]) == 30
+    assert independent([[1.0, 1.0]] * 10) == 20  # nothing differs
+
+
+def test_percentiles_go_by_the_independent_values() -> None:
+    values = [float(value) for value in range(1000)]
+    assert distribution(values).p99 is not None
+    few = distribution(values, independent=60)
+    assert (few.n, few.independent, few.p99, few.adjusted_p99) == (1000, 60, None, None)
+    assert few.p95 == distribution(values).p95 and few.mean == distribution(values).mean

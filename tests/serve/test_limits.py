@@ -1,5 +1,8 @@
 """What one key may ask for in a minute."""
 
+import asyncio
+import json
+import socket
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -11,6 +14,7 @@ from twofour.serve.edge.auth import digest
 from twofour.serve.edge.errors import RequestError
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.limits import Allowance, Limits, Settle, reserve
+from twofour.serve.openai.answer import Answer
 
 KEYS = (digest(b"first"), digest(b"second"))
 
@@ -136,6 +140,24 @@ def test_streams_side_by_side_cannot_overdraw(launch: Any) -> None:
         first.close()
         server.eventually(lambda: server.lifecycle.in_flight == 1)
         assert begin().status_code == 200
+
+
+def test_what_is_made_and_not_taken_counts(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that stops reading, and leaves when its answer is complete: 2 tokens of a prompt and 40."""
+
+    async def stuck(*of_the_answer: Any) -> None:
+        await asyncio.Event().wait()
+
+    server = launch(launch.engine("x" * 40), edge=EdgeConfig(api_keys=KEYS, limits=Limits(tokens_per_minute=100)))
+    body = json.dumps({"model": "m", "prompt": "hi", "max_tokens": 40, "stream": True})
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\nAuthorization: Bearer first\r\n"
+    with monkeypatch.context() as patch, socket.create_connection(server.address, timeout=10) as connection:
+        patch.setattr(Answer, "_write", stuck)
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
+        server.engine.ended.get(timeout=10)
+    server.eventually(lambda: server.lifecycle.in_flight == 0)
+    limited(ask(server, "first", max_tokens=80), "tokens")
+    assert ask(server, "first", max_tokens=50).status_code == 200
 
 
 def test_refused_requests_cost_no_tokens(launch: Any) -> None:
