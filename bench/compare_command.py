@@ -102,8 +102,10 @@ def run(args: argparse.Namespace) -> int:
             command=command_line(),
             progress=progress,
         )
-    page = report.write(args.out)
-    print(report.json() if args.json else report.table())
+    try:
+        page = report.write(args.out)
+    finally:
+        print(report.json() if args.json else report.table())
     print(f"report: {page.resolve()}", file=sys.stderr if args.json else sys.stdout)
     if report.cut_off:
         return ending.status

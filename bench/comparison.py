@@ -19,7 +19,7 @@ from twofour.bench import servers
 from twofour.bench.cost import Price, price_of
 from twofour.bench.endpoint import Endpoint, State
 from twofour.bench.experiment import ArmFacts, ArmRun, Experiment, Findings, arm_label
-from twofour.bench.hardware import hardware, usable_cpus, versions
+from twofour.bench.hardware import Hardware, hardware, usable_cpus, versions
 from twofour.bench.quality import Quality
 from twofour.bench.report.document import document
 from twofour.bench.report.report import Report
@@ -66,8 +66,7 @@ def compare(
         with servers.pinned(placement.client_cpus if placement else None):
             runs, cut_off = _rounds(arms, experiment, api_key, progress)
         facts = {name: arm.facts(talk=not cut_off) for name, arm in arms.items()}
-    if price is None and ours:
-        price = price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
+    priced = price or _price_of(machine, ours)
     return Report(
         document(
             Findings(
@@ -82,11 +81,19 @@ def compare(
                 quality=quality,
                 random_weights=random_weights,
                 question=QUESTION,
-                price=price,
+                price=priced if isinstance(priced, Price) else None,
+                unpriced=priced if isinstance(priced, str) else None,
                 cut_off=cut_off,
             )
         )
     )
+
+
+def _price_of(machine: Hardware, ours: bool) -> Price | str:
+    """What the servers' machine costs, or why that is not known."""
+    if not ours:
+        return "the servers were running already, and their machine is not known"
+    return price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
 
 
 @dataclass(frozen=True)

@@ -118,4 +118,5 @@ class Findings:
     random_weights: str | None  # the shape that the weights were made for; None: they are a real model's
     question: str
     price: Price | None
+    unpriced: str | None = None  # why there is no price
     cut_off: bool = False  # interrupted: these are the whole rounds until then

@@ -24,14 +24,15 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "seconds"):
         if not getattr(args, name) > 0:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be above 0")
-    from twofour.bench import out
+    from twofour.bench import interrupt, out
     from twofour.bench.hardware import provenance
     from twofour.bench.http_layer import PACKAGES, document, measure, table
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)
-    result = document(measure(args.model, args.rounds, args.seconds, to_stderr()), args.model, args.seconds)
-    result |= provenance(*PACKAGES)
+    with interrupt.in_order() as ending:
+        found = measure(args.model, args.rounds, args.seconds, to_stderr())
+    result = document(found, args.model, args.seconds) | provenance(*PACKAGES)
     text = json.dumps(result, allow_nan=False)
     out.deliver(text if args.json else table(result), args.out, text)
-    return 0
+    return interrupt.status_of(result["rounds"], args.rounds, ending)

@@ -1,6 +1,7 @@
 """SIGTERM and a closed terminal end a measurement as Ctrl-C does: servers are stopped, what was measured is kept."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,3 +36,11 @@ def in_order() -> Iterator[Ending]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def status_of(done: int, rounds: int, ending: Ending) -> int:
+    """The exit status after so many of the rounds, all or those until a signal came, which is said."""
+    if done == rounds:
+        return 0
+    print(f"interrupted after {done} of {rounds} rounds, which is all that is shown: run it again", file=sys.stderr)
+    return ending.status

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         isa.hold_torch(args.isa)
     import torch
 
-    from twofour.bench import out
+    from twofour.bench import interrupt, out
     from twofour.bench.hardware import hardware, versions
     from twofour.bench.kernels.document import document
     from twofour.bench.kernels.measure import Findings, measure
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
             write_whole(args.out, json.dumps(made, allow_nan=False) + "\n")
         return made
 
-    result = written(measure(plan, to_stderr(), written))
+    with interrupt.in_order():
+        result = written(measure(plan, to_stderr(), written))
     print(json.dumps(result, allow_nan=False) if args.json else table(result))
     return status(result, args.verify_never_slower)
 

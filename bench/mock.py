@@ -11,7 +11,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -39,6 +39,7 @@ class Script:
     cached_tokens: int | None = None
     drop_reused: bool = False  # a second request on a connection: closed without an answer
     close_after: bool = False  # closed after every response, unannounced
+    answers: Sequence[str] = ()  # whole responses, which are given in turn instead of streams
 
 
 @dataclass
@@ -104,6 +105,8 @@ class Server:
         if every and len(self.served) % every == 0:
             served.status = 503
             return _plain(writer, 503, {"error": {"message": "the mock refuses", "code": 503}})
+        if answers := self.script.answers:
+            return writer.write(answers[(len(self.served) - 1) % len(answers)].encode())
         writer.write(_STREAM_HEAD)
         await self._stream(served, writer)
 

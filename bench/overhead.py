@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from twofour.bench.stats import paired_ratio
-from twofour.bench.turns import alternate
+from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ModelError
 from twofour.prune.folder import resolve
 from twofour.serve.engine import child
@@ -63,7 +63,10 @@ class StandIn(nn.Module):
 
 
 def measure(model: str, context: int, steps: int, rounds: int) -> Overhead:
-    """Raises ModelError for a model without linears, or one that the engine cannot serve."""
+    """After an interrupt: of the whole rounds until then.
+
+    Raises ModelError for a model without linears, or one that the engine cannot serve.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -129,7 +132,7 @@ def _replace_linears(model: nn.Module) -> int:
 def _alternate(turns: dict[str, Turn], rounds: int) -> dict[str, tuple[float, ...]]:
     for turn in turns.values():
         turn()
-    found = alternate(turns, range(rounds))
+    found = whole_rounds(turns, range(rounds))
     return {f"{name}_s": tuple(map(median, laps)) for name, laps in found.items()}
 
 

@@ -26,7 +26,8 @@ def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
     if found.experiment.rate:
         said.append("An open loop offers all the same rate; cost needs a closed loop (--concurrency).")
     elif found.price is None:
-        said.append("No price is known for this machine; give --price-per-hour. The cost ratio needs none.")
+        why = found.unpriced or "none is known for this machine"
+        said.append(f"No price: {why}; give --price-per-hour. The cost ratio needs none.")
     warning = found.price.warning(found.started.date()) if found.price else None
     return [*said, f"Attention: {warning}."] if warning else said
 

@@ -155,6 +155,7 @@ def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], 
         len({each["load"]["nonce"] for each in report.document["runs"]}) == 2
     )  # may be one server: texts of their own
     assert report.document["placement"] is None and report.document["cost"]["price"] is None
+    assert any("No price: the servers were running already" in note for note in report.document["notes"])
     assert all(alive(int(path.read_text())) for path in tmp_path.glob("*.pid"))  # not ours to stop
 
 

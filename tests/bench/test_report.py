@@ -98,12 +98,22 @@ def test_the_cost_ratio_needs_no_price(whole: dict[str, Any]) -> None:
     free = document(findings(SPEEDS, price=None))
     assert free["cost"]["price"] is None and free["cost"]["blended"]["dense"] is None
     assert free["cost"]["blended"]["ratio"] == pytest.approx(whole["cost"]["blended"]["ratio"])
-    assert "--price-per-hour" in " ".join(free["notes"])
+    assert any("none is known for this machine; give --price-per-hour" in note for note in free["notes"])
+    why = document(findings(SPEEDS, price=None, unpriced="the price table has no NVIDIA H20"))
+    assert "No price: the price table has no NVIDIA H20; give --price-per-hour. The cost" in " ".join(why["notes"])
 
 
 def test_an_old_price_is_noted() -> None:
     old = document(findings(SPEEDS, price=replace(PRICE, as_of=date(2026, 1, 1))))
     assert any("days old" in note for note in old["notes"])
+
+
+def test_a_price_is_shown_with_its_age_at_the_run() -> None:
+    report = Report(document(findings(SPEEDS)))
+    assert "(a list, as of 2026-09-16, 4 days before the run)." in report.table()
+    assert "small box: a list, as of 2026-09-16, 4 days before the run<" in report.html()
+    given = Report(document(findings(SPEEDS, price=replace(PRICE, as_of=None))))
+    assert "for small box (a list)." in given.table() and "days before" not in given.html()
 
 
 def test_an_open_loop_has_no_cost_and_waits_count() -> None:
@@ -224,7 +234,7 @@ def test_the_table_a_person_reads(whole: dict[str, Any]) -> None:
     assert "perplexity" not in by_torch  # quality is measured once
     assert "ran:   torch dense: torch_dense for 210 linears; best dense: dense for 210 linears; 2:4: sparse" in text
     assert "Paris, dense." in text and "Paris, sparse." in text
-    assert "$0.36 per hour for small box (a list, as of 2026-09-16)" in text
+    assert "$0.36 per hour for small box (a list, as of 2026-09-16, " in text
     assert "2 at a time, prompts of 20 and answers of 10 tokens" in text
     claim = r"cost per token: 0\.\d{3}x \[0\.\d{3}, 0\.\d{3}\], better at this load; against torch dense 0\."
     assert re.search(claim, " ".join(text.split()))
