@@ -188,7 +188,8 @@ def _training(parts: Anatomy, config: PruneConfig) -> int:
 def _distilling(parts: Anatomy, config: PruneConfig) -> int:
     """Kept weights in training, and the logits of both models with their slope and one in between."""
     trained = round(_kept(parts.linears.values(), parts))
-    logits = 4 * _step_tokens(config) * _vocabulary(parts) * _element(parts)
+    slope = 4 if _dtype(parts) == torch.float16 else _element(parts)  # see `divergence`
+    logits = _step_tokens(config) * _vocabulary(parts) * (3 * _element(parts) + slope)
     return trained + logits + sum(_way_back(block, parts, config) for block in parts.blocks)
 
 
@@ -261,7 +262,11 @@ def _largest_together(parts: Anatomy) -> int:
 
 def _element(parts: Anatomy) -> int:
     """The bytes of a number in what forwards run in."""
-    return next(iter(parts.linears.values())).weight.element_size()
+    return _dtype(parts).itemsize
+
+
+def _dtype(parts: Anatomy) -> torch.dtype:
+    return next(iter(parts.linears.values())).weight.dtype
 
 
 def _vocabulary(parts: Anatomy) -> int:

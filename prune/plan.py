@@ -135,9 +135,7 @@ def _write_s(parts: Anatomy, source: Path, config: PruneConfig, writer: str) -> 
     written = sources.written(config)
     if not written:
         return 0.0
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = text.load_tokenizer(source)
     model, write_s = parts.model.to(writer), 0.0
     for texts, tokens in written:
         size, few = text.batch_samples(model, tokens), min(tokens, DECODED)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import calibrate, checkpoint, folder, footprint, heap, label, recipe, sources, windows
+from twofour.prune import calibrate, checkpoint, folder, footprint, heap, label, recipe, sources, text, windows
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import record
@@ -207,22 +207,17 @@ def store(parts: Anatomy, config: PruneConfig) -> Store:
 
 def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
     """Get the tokens to calibrate on, int64 [samples, length]."""
-    return sources.tokens(ready.parts.model, _tokenizer(ready), ready.config, progress, ready.decided.writer)
+    tokenizer = text.load_tokenizer(ready.source)
+    return sources.tokens(ready.parts.model, tokenizer, ready.config, progress, ready.decided.writer)
 
 
 def window_bos(ready: Prepared) -> str | None:
     """Return the token that windows of files and data sets begin with, None where they begin with their text."""
     if ready.config.stages.solver == "magnitude":  # which needs no tokenizer
         return None
-    tokenizer = _tokenizer(ready)
+    tokenizer = text.load_tokenizer(ready.source)
     bos = windows.bos(tokenizer)
     return None if bos is None else str(tokenizer.convert_ids_to_tokens(bos))
-
-
-def _tokenizer(ready: Prepared) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(ready.source, trust_remote_code=False)
 
 
 def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:

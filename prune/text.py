@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from twofour.prune import chat, windows
 from twofour.prune.attention import quick_attention
 from twofour.prune.decoding import draw, roomy_cache
-from twofour.prune.errors import InputError, NonFiniteError, TextError
+from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError
 from twofour.prune.progress import Progress, silent, track
 
 SEPARATOR = "<|endoftext|>"
@@ -32,6 +32,19 @@ BATCH_TOKENS = 1 << 15  # that it writes at a time
 CACHE_BYTES = 1 << 30  # of keys and values at a time
 
 Take = Callable[[int], int]  # the token that the model has drawn -> the one that stands in the text
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a folder; no code of the folder runs. Raises ModelError where it has none that works."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer("x")
+    except Exception as error:  # there is no end to what its files can hold
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise ModelError(f"the tokenizer of {folder} cannot be loaded ({reason}); take an intact copy") from error
+    return tokenizer
 
 
 def from_file(tokenizer: Any, path: Path, samples: int, length: int, seed: int) -> Tensor:

@@ -78,7 +78,7 @@ def measure(
         harness.require(tasks)
     model = load_model(path, kernels=kernels)
     dense = None if baseline is None else load_model(baseline)
-    tokenizer = _tokenizer(baseline or path)
+    tokenizer = text.load_tokenizer(resolve(baseline or path))
     if file is not None:
         start = bos(tokenizer)
         windows, source = quality.windows(text.tokens(tokenizer, file), window, limit, start), file.name
@@ -100,12 +100,6 @@ def _fresh_seed(path: str) -> int:
     manifest = resolve(path) / MANIFEST
     calibration = read_json(manifest).get("calibration") if manifest.exists() else None
     return SEED_STEP + int((calibration or {}).get("seed", 0))
-
-
-def _tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(resolve(path), trust_remote_code=False)
 
 
 def _logits(model: nn.Module) -> quality.Logits:

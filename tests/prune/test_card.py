@@ -164,3 +164,12 @@ def test_a_folder_without_a_label_is_refused(tiny_pruned_folder: Path, tiny_mode
     for folder in (tiny_pruned_folder, tiny_model_folder):  # the first has a manifest, not one of `prune`
         with pytest.raises(InputError, match="has no label of twofour prune"):
             add_quality(folder, "wiki", FIGURES)
+
+
+def test_a_label_with_half_a_character_is_refused(manifest: dict[str, Any], pruned: Path, tmp_path: Path) -> None:
+    shutil.copytree(pruned, tmp_path / "copy")
+    manifest["origin"]["commit"] = "\ud800"
+    (tmp_path / "copy" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"twofour\.json is no label as twofour prune writes it \(UnicodeEncode"):
+        convert(tmp_path / "copy", tmp_path / "out", "dense")
+    assert not (tmp_path / "out").exists()

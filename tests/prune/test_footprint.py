@@ -182,6 +182,13 @@ def qwen3(hidden: int, inner: int, blocks: int, heads: int) -> Anatomy:
     return anatomy.dissect(model.to(torch.bfloat16))
 
 
+def test_the_slope_of_float16_logits_is_float32() -> None:
+    halves = [anatomy.dissect(tiny("llama").to(dtype)) for dtype in (torch.float16, torch.bfloat16)]
+    asked = config(preset="best", samples=4, length=32)
+    more, less = (footprint.memory_bytes(parts, asked, on_disk=True) for parts in halves)
+    assert more - less == 64 * 101 * (4 - 2)  # of the tokens of a step, 101 in the vocabulary
+
+
 def test_text_is_written_where_the_whole_model_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 23 << 30
     monkeypatch.setattr(footprint, "device_bytes", lambda device: free)
