@@ -30,6 +30,7 @@ from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter
 
 KIND = "twofour.bench.peers"
+SCHEMA_VERSION = 1
 THAW_S, POLL_S = 60.0, 0.05
 REQUESTS, ROUNDS_OF_CLIENTS = 8, 2  # of a run: at least so many, and so many of each client
 
@@ -193,6 +194,7 @@ def document(found: Found, servers: Sequence[Peer], asked: Asked) -> dict[str, A
     first, complete = servers[0].name, found.cut_off is None
     return {
         "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
         "peers": [asdict(peer) | {"url": shown(peer.url)} for peer in servers],
         "load": {"prompt_tokens": str(asked.prompt_tokens), "output_tokens": str(asked.output_tokens)}
         | {"rounds": asked.rounds, "seed": asked.seed},

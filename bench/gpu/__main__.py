@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twofour.bench import interrupt
 from twofour.bench.gpu.day import GRACE_S, STAGES
 
 FAILED, NOTHING_MEASURED = 1, 3
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOTHING_MEASURED
     args.results.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    ended = [_stage(stage, args, began + STAGES[stage]) for stage in args.stages.split(",")]
+    with interrupt.in_order():
+        ended = [_stage(stage, args, began + STAGES[stage]) for stage in args.stages.split(",")]
     took = time.monotonic() - began
     _say(f"{len(ended)} stages in {took:.0f} s; the rows are in {args.results}, twofour bench report prints them")
     return FAILED if any(each.status != 0 for each in ended) else 0
@@ -73,10 +75,14 @@ def _command(stage: str, args: argparse.Namespace, seconds: float) -> list[str]:
 
 
 def _run(command: Sequence[str], limit_s: float) -> int | None:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        return subprocess.run(command, stdin=subprocess.DEVNULL, timeout=limit_s).returncode
+        return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return None
+    finally:  # also after an interrupt, which subprocess.run() would not wait behind
+        process.kill()
+        process.wait()
 
 
 def _ending(status: int | None) -> str:

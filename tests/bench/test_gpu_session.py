@@ -6,6 +6,7 @@ Triton's interpreter and a stand-in for cuSPARSELt.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -145,6 +146,15 @@ def test_a_stage_that_hangs_is_ended_and_one_without_time_is_not_begun(
     monkeypatch.setattr(session, "GRACE_S", 0.5)
     status, starts = run_session(tmp_path, "if stage == 'device': time.sleep(600)", "--stages", "device,tests,steps")
     assert (status, starts) == (session.FAILED, ["device", "steps"])
+
+
+def test_a_session_that_is_killed_ends_its_stage(tmp_path: Path) -> None:
+    killing = "os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)"
+    with pytest.raises(SystemExit) as ended:
+        run_session(tmp_path, f"(folder / 'pid').write_text(str(os.getpid())); {killing}", "--stages", "device,steps")
+    assert ended.value.code == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "results" / "pid").read_text()), 0)
 
 
 def test_the_whole_session_is_over_in_nine_minutes_with_at_most_eight_files() -> None:
