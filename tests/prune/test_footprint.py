@@ -1,5 +1,6 @@
 """What a run takes: sizes by hand, and hidden states on disk, which change nothing but the memory."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,22 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_made(
 ) -> None:
     assert main(["prune", str(tiny_model_folder), "-o", str(tmp_path / "out"), "--memory-limit", "100MB"]) == 1
     assert "with hidden states on disk" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        lambda: torch.empty(1 << 62, dtype=torch.uint8),  # what torch itself raises where the host has no more
+        lambda: bytearray(1 << 62),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
+    ],
+)
+def test_memory_that_ends_is_said_to_have_ended(shortage: Callable[[], Any]) -> None:
+    said = r"memory ended \((CUDA out of|can't allocate|out of) memory.*\); free some .* --train blocks"
+    with pytest.raises(InputError, match=said), footprint.shortage_named():
+        list(shortage())
+    with pytest.raises(RuntimeError, match="another"), footprint.shortage_named():
+        raise RuntimeError("another")
 
 
 def test_sizes_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
