@@ -7,7 +7,7 @@ none. Of a stable queue at eight tenths of what the server can do, about one run
 
 from collections.abc import Sequence
 
-from twofour.bench.metrics import in_window, last_token, steady_window
+from twofour.bench.metrics import last_token
 from twofour.bench.records import Record
 from twofour.bench.stats import trend
 
@@ -29,13 +29,12 @@ def rate_shortfall(records: Sequence[Record]) -> float | None:
 
 
 def latency_drift(records: Sequence[Record]) -> float | None:
-    """How much the time to the end of an answer changed from the begin of the window to its end, of its mean."""
-    inside = in_window(records, steady_window(records))
-    found = _trend(inside)
+    """How much the time to the end of an answer changed from the first of these requests to the last, of its mean."""
+    found = _trend(records)
     if found is None:
         return None
     slope, error = found
-    good = _good(inside)
+    good = _good(records)
     asked_s = good[-1].scheduled_at - good[0].scheduled_at
     return max(0.0, abs(slope) - _ERRORS * error) * asked_s / (sum(map(_took_s, good)) / len(good))
 

@@ -53,6 +53,7 @@ def test_each_defect_fails_its_own_gate_and_no_other() -> None:
     assert judged([replace(r, prompt_tokens=14) for r in good])["prompt_length"].value == pytest.approx(0.2)
     assert failing([replace(r, prompt_tokens=12) for r in good]) == set()  # its own tokens, such as a first one
     assert failing(broken) == {"errors"}
+    assert failing([replace(r, error="cut off: the run was interrupted") if r.index < 3 else r for r in good]) == set()
     assert failing(good, lags=(0.001,) * 90 + (0.05,) * 10) == {"loop_lag_p99"}
     assert failing(good, pressure=0.11) == {"cpu_pressure"}
 

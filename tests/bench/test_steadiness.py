@@ -38,14 +38,15 @@ def test_twice_what_a_server_can_do_is_a_shortfall_of_half(seed: int) -> None:
     shortfall, drift = rate_shortfall(queue(64, 2.0, seed)), latency_drift(queue(64, 2.0, seed))
     assert shortfall and drift
     assert 0.3 < shortfall < 0.7
-    assert drift > 0.2
+    assert drift > 0.5
     exact = rate_shortfall([answered(float(i), 2.0 * i, 1, 2.0) for i in range(64)])
     assert exact == pytest.approx(0.5)  # one a second comes, every other second one is answered
 
 
 def test_a_server_that_keeps_up_falls_short_of_nothing() -> None:
-    found = [rate_shortfall(queue(64, 0.5, seed)) or 0.0 for seed in range(100)]
-    assert sum(share > 0.05 for share in found) <= 2
+    for n in (16, 64):
+        found = [rate_shortfall(queue(n, 0.5, seed)) or 0.0 for seed in range(100)]
+        assert sum(share > 0.05 for share in found) <= 5
     drifts = [latency_drift(queue(64, 0.3, seed)) or 0.0 for seed in range(100)]
     assert sum(drift > 0.2 for drift in drifts) <= 5
 
