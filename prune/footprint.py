@@ -26,6 +26,7 @@ from twofour.prune.errors import InputError
 from twofour.prune.recipe import Format, PruneConfig
 from twofour.prune.recover import step_tokens
 
+NO_MEMORY = "can't allocate memory"  # what torch's allocator says of the host
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator does not give back
 FACTORS = 2  # the factor of a Hessian and one in between, float32
 WEIGHTS = 6  # copies of a weight while it is solved, float32
@@ -101,8 +102,11 @@ def shortage_named() -> Iterator[None]:
     """Raise InputError, which says what to do, where memory ends all the same."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        reason = str(error).partition(". ")[0] or "out of memory"
+    except (RuntimeError, MemoryError) as error:  # of a GPU torch has an error of its own, of the host it has none
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and NO_MEMORY not in str(error):
+            raise
+        said = str(error)
+        reason = said[max(0, said.find(NO_MEMORY)) :].partition(". ")[0] or "out of memory"
         raise InputError(
             f"memory ended ({reason}); free some and run again, or train less at a time with --train blocks"
         ) from error

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import batches, calibrate, folder, heap, run, sources, text
+from twofour.prune import batches, calibrate, folder, footprint, heap, run, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import Batch
@@ -70,9 +70,11 @@ class Plan:
 def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     """Time the parts of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
     config = config or PruneConfig()
-    ready = prepare(folder.resolve(str(model), config.revision), config)
-    with heap.reused(), quick_attention(ready.parts.model), run.full_precision():
-        paces = measure(ready.parts, ready.source, ready.config, ready.decided.writer)
+    source = folder.resolve(str(model), config.revision)
+    with footprint.shortage_named():
+        ready = prepare(source, config)
+        with heap.reused(), quick_attention(ready.parts.model), run.full_precision():
+            paces = measure(ready.parts, ready.source, ready.config, ready.decided.writer)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.parts.blocks), ready.config)
     return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
 

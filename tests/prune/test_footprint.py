@@ -1,5 +1,6 @@
 """What a run takes: sizes by hand, and hidden states on disk, which change nothing but the memory."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,13 @@ import pytest
 import torch
 import transformers
 from pruned_families import tiny
-from torch import Tensor
 
 from twofour.prune import PruneConfig, anatomy, batches, footprint, prepare, prune, run, text
 from twofour.prune.anatomy import Anatomy
-from twofour.prune.attention import quick_attention
 from twofour.prune.checkpoint import digests
 from twofour.prune.errors import InputError
 from twofour.prune.progress import silent
 from twofour.prune.prune_command import memory_size
-from twofour.prune.recover import step_tokens
 from twofour.serve.cli import main
 
 MODEL_BYTES = 2 * (320 * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96))  # of the tiny model, bfloat16
@@ -117,57 +115,6 @@ def test_without_a_limit_the_memory_of_the_host_decides(parts: Anatomy, monkeypa
     for limit, on_disk in ((needed, False), (needed - 1, True), (least - 1, True)):  # it may be enough all the same
         monkeypatch.setattr(footprint, "host_bytes", lambda limit=limit: limit)
         assert footprint.states_on_disk(parts, config()) is on_disk
-
-
-def masks_held(parts: Anatomy, asked: PruneConfig) -> int:
-    """The bytes that the batches of a text hold of masks: a storage counts once, and one that is expanded as it is."""
-    ids = torch.ones(asked.text_samples, asked.length, dtype=torch.int64)
-    with quick_attention(parts.model):
-        found = batches.record(parts, ids, batch_tokens=step_tokens(ids.numel()) if asked.stages.trains else None)
-    masks = [call.kwargs.get("attention_mask") for batch in found for call in batch.calls]
-    held = {mask.untyped_storage().data_ptr(): mask.untyped_storage().nbytes() for mask in masks if mask is not None}
-    return sum(held.values())
-
-
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3", "opt"])
-def test_masks_are_counted(family: str, implementation: str) -> None:
-    parts = anatomy.dissect(tiny(family))  # a sliding window has 6 tokens
-    if family != "gemma2":  # which is always eager
-        parts.model.set_attn_implementation(implementation)  # type: ignore[operator]
-    for preset in ("fast", "balanced"):
-        for length in (4, 16):
-            asked = config(preset=preset, samples=40, length=length)
-            assert footprint._masks(parts, asked) == masks_held(parts, asked)
-            with_masks = footprint.memory_bytes(parts, asked, on_disk=True)
-            assert with_masks - footprint.PROCESS_BYTES >= footprint.model_bytes(parts) + footprint._masks(parts, asked)
-
-
-def kept_by_a_step(parts: Anatomy, ids: Tensor) -> int:
-    """The bytes that one block keeps for its way back, but for weights and what the batch holds anyway."""
-    with quick_attention(parts.model):
-        (batch,) = batches.record(parts, ids, batch_tokens=ids.numel())
-        held = [*parts.model.parameters(), *(each for each in batch.calls[0].kwargs.values() if each is not None)]
-        outside = {part.untyped_storage().data_ptr() for part in held if isinstance(part, Tensor)}
-        kept: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            kept.update({} if storage.data_ptr() in outside else {storage.data_ptr(): storage.nbytes()})
-            return tensor
-
-        for linear in parts.linears.values():
-            linear.weight.requires_grad_(True)
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            batches.run_block(parts.blocks[0], 0, batch.hidden, batch)
-    return sum(kept.values())
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2"])  # the weights of eager attention are not as few
-def test_what_a_step_keeps_is_not_more_than_is_counted(family: str) -> None:
-    parts = anatomy.dissect(tiny(family, hidden_size=64, max_position_embeddings=512).to(torch.bfloat16))
-    counted = footprint._way_back(parts.blocks[0], parts, config(samples=4, length=256))
-    assert counted / 2 < kept_by_a_step(parts, torch.ones(2, 256, dtype=torch.int64)) < counted
 
 
 def qwen3(hidden: int, inner: int, blocks: int, heads: int) -> Anatomy:
@@ -278,6 +225,22 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_made(
 ) -> None:
     assert main(["prune", str(tiny_model_folder), "-o", str(tmp_path / "out"), "--memory-limit", "100MB"]) == 1
     assert "with hidden states on disk" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        lambda: torch.empty(1 << 62, dtype=torch.uint8),  # what torch itself raises where the host has no more
+        lambda: bytearray(1 << 62),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
+    ],
+)
+def test_memory_that_ends_is_said_to_have_ended(shortage: Callable[[], Any]) -> None:
+    said = r"memory ended \((CUDA out of|can't allocate|out of) memory.*\); free some .* --train blocks"
+    with pytest.raises(InputError, match=said), footprint.shortage_named():
+        list(shortage())
+    with pytest.raises(RuntimeError, match="another"), footprint.shortage_named():
+        raise RuntimeError("another")
 
 
 def test_sizes_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
