@@ -17,7 +17,7 @@ import torch
 from twofour.prune.errors import InputError, TwofourError
 from twofour.prune.folder import resolve
 from twofour.prune.recipe import peak_memory_bytes
-from twofour.serve.engine import capacity
+from twofour.serve.engine import capacity, order
 from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import grammars
 from twofour.serve.engine.intact import require_intact
@@ -99,7 +99,13 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     made = _captured(config, model, runner, room)
     info = _info(config, model, room, made)
     blocks = Blocks(count, config.block_size)
-    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, config.prefix_cache)
+    scheduler = Scheduler(
+        blocks,
+        config.max_num_seqs,
+        config.max_num_batched_tokens,
+        config.prefix_cache,
+        shares_output=model.device.type != "cpu",  # where equal requests get equal bits: runners/tiles.py
+    )
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     loop = Loop(
         made.graphs or runner,
@@ -160,10 +166,14 @@ def _info(config: EngineConfig, model: Any, room: capacity.Capacity, made: Captu
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         sparse=report.sparse,
-        notes=(*report.notes, *room.notes, *([made.note] if made.note else [])),
+        notes=tuple(filter(None, (*report.notes, *room.notes, made.note, _order_note(config, model)))),
         cuda_graphs=len(made.graphs) if made.graphs else 0,
         cuda_graph_bytes=made.nbytes,
     )
+
+
+def _order_note(config: EngineConfig, model: Any) -> str | None:
+    return order.note(model, config.max_num_batched_tokens) if model.device.type == "cpu" else None
 
 
 def _eos_token_ids(model: Any) -> tuple[int, ...]:

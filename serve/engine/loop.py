@@ -195,7 +195,8 @@ class Loop:
 
 def _chunk(turn: Turn) -> Chunk:
     sequence, start, stop = turn.sequence, turn.sequence.computed, turn.sequence.computed + turn.tokens
-    return Chunk(sequence.tokens[start:stop], start, sequence.blocks, sequence.wanted(turn.tokens))
+    prompt = max(0, min(stop, len(sequence.prompt.tokens)) - start)
+    return Chunk(sequence.tokens[start:stop], start, sequence.blocks, sequence.wanted(turn.tokens), prompt)
 
 
 def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
