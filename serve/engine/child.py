@@ -22,6 +22,7 @@ from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import grammars
 from twofour.serve.engine.intact import require_intact
 from twofour.serve.engine.loop import Loop
+from twofour.serve.engine.memory import memory_of
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
 from twofour.serve.engine.runners import cuda_graphs
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
@@ -144,11 +145,10 @@ def _check(config: EngineConfig) -> None:
 
 def _capacity(config: EngineConfig, model: Any, layers: dict[int, LayerShape]) -> capacity.Capacity:
     bytes_per_token = sum(shape.numbers_per_token for shape in layers.values()) * model.dtype.itemsize
-    on_gpu = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else capacity.free_cpu_bytes()
-    share = capacity.GPU_SHARE if on_gpu else capacity.CPU_SHARE
+    share = capacity.GPU_SHARE if model.device.type == "cuda" else capacity.CPU_SHARE
     limit = capacity.context_limit(model.config.get_text_config())
-    return capacity.decide(config, limit, bytes_per_token, free, share)
+    memory = memory_of(model.device, weight_report(model).weight_bytes)
+    return capacity.decide(config, limit, bytes_per_token, memory, share)
 
 
 def _info(config: EngineConfig, model: Any, room: capacity.Capacity, made: Captured) -> EngineInfo:

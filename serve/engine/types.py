@@ -25,7 +25,7 @@ class EngineConfig:
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 512
     block_size: int = 16  # tokens in one cache block
-    kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a memory limit
+    kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a share of memory
     cuda_graphs: bool = True  # on a GPU, capture decode steps and replay them
     prefix_cache: bool = True  # what one prompt has computed, the next with the same beginning takes over
 
