@@ -4,11 +4,14 @@ FD is its end of a socket pair that nobody else holds. It ends when it is told t
 closed, which is what the death of its parent does.
 """
 
+import gc
 import io
 import logging
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,7 +22,7 @@ from twofour.prune.folder import resolve
 from twofour.prune.recipe import peak_memory_bytes
 from twofour.serve.engine import capacity, order
 from twofour.serve.engine.blocks import Blocks
-from twofour.serve.engine.grammar import grammars
+from twofour.serve.engine.grammar import any_object, grammars
 from twofour.serve.engine.intact import require_intact
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.memory import memory_of
@@ -29,6 +32,7 @@ from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, atte
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
+from twofour.serve.engine.warm import warm_up
 from twofour.serve.loading import load_model, weight_report
 
 log = logging.getLogger(__name__)
@@ -61,9 +65,11 @@ def main() -> int:
     except Exception as error:  # whatever a model folder can hold: the parent gets one line, the log the rest
         log.exception("the engine cannot start")
         return _give_up(pipe, f"{type(error).__name__}: {error}")
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no later collection looks at it, which would take as long as many steps
     try:
         pipe.send_bytes(encode({"info": info}))
-        loop.run(lambda timeout_s: receive(pipe, timeout_s), lambda report: send(pipe, report))
+        loop.run(partial(receive, pipe), partial(send, pipe), partial(send_begun, pipe))
     except (BrokenPipeError, ConnectionResetError):
         log.warning("the server is gone; the engine ends")
     return 0
@@ -108,6 +114,10 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
         shares_output=model.device.type != "cpu",  # where equal requests get equal bits: runners/tiles.py
     )
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
+    warm_step = warm_up(made.graphs or runner, config, info, constrain, any_object())
+    if made.graphs:
+        made.graphs.replayed = 0
+    info = replace(info, warm_step=warm_step)
     loop = Loop(
         made.graphs or runner,
         scheduler,
@@ -206,6 +216,10 @@ def receive(pipe: Connection, timeout_s: float) -> list[Command] | None:
 
 def send(pipe: Connection, report: Report) -> None:
     pipe.send_bytes(encode({"report": report}))
+
+
+def send_begun(pipe: Connection, tokens: int) -> None:
+    pipe.send_bytes(encode({"begun": tokens}))
 
 
 if __name__ == "__main__":

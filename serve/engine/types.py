@@ -118,6 +118,7 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # fallbacks: what a user must know
     cuda_graphs: int = 0  # captured decode steps; 0: every step is run as it is
     cuda_graph_bytes: int = 0  # of device memory, which they took
+    warm_step: "StepRecord | None" = None  # the largest step before it was ready, which nothing was the first of
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,10 @@ class Engine(Protocol):
 
     @property
     def heartbeat_age_s(self) -> float: ...
+
+    @property
+    def step_limit_s(self) -> float:
+        """How old the heartbeat may be because of the step under way, by what steps have taken; 0: there is none."""
 
     @property
     def restarts(self) -> int:
