@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO := .demo
 PARITY := .parity
+RESULTS ?= bench/results
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
 QUALITY := $(DEMO)/quality.json
@@ -14,6 +15,8 @@ REPORT := $(DEMO)/report/report.html
 # Their tests and dashboards judge this server; nothing of theirs is kept in the repository.
 VLLM := 0.33.0
 VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
+# Carries the vocabulary of Mistral 7B; what else is in it is not installed.
+MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
 .PHONY: demo develop test test-all test-slow test-faults test-conformance judges gpu parity lint types clean
 
@@ -52,11 +55,11 @@ test-conformance: judges
 	$(BIN)/pytest -m "slow and not gpu" tests/conformance
 
 # All that the conformance tests need of the package index.
-judges: $(VENV)/.conformance $(VLLM_SOURCE) $(DENSE)
+judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)
 
 # Offline and with nothing installed: torch, triton, transformers and pytest of the machine image are enough.
 gpu:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --results $(RESULTS)
 
 # Our SparseGPT and Wanda against llm-compressor's, which has an environment of its own.
 parity: $(PARITY)/.installed | $(DENSE)
@@ -85,6 +88,9 @@ $(VENV)/.conformance: $(VENV)/.develop
 $(VLLM_SOURCE): $(VENV)/.conformance
 	VLLM_VERSION_OVERRIDE=$(VLLM) VLLM_TARGET_DEVICE=empty \
 	  $(BIN)/pip download --quiet --no-deps --no-binary vllm --no-build-isolation --dest $(@D) vllm==$(VLLM)
+
+$(MISTRAL): $(VENV)/.conformance
+	$(BIN)/pip download --quiet --no-deps --dest $(@D) mistral-common==1.13.1
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml setup.py
 	$(BIN)/pip install --quiet --editable ".[demo,bench]" --constraint constraints.txt

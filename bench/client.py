@@ -4,59 +4,83 @@ A read is stored with its time, and only the framing is looked at, to find the e
 JSON are decoded when the run is over. Requests are made into bytes before it starts, and the garbage
 collector is off. Open loop (no `concurrency`): every request leaves at its time, whatever is still under
 way. Closed loop: so many workers send one request after another; the first request runs alone, and the
-workers then start spread over the time that it took, so that they do not march in step.
+workers then start spread over the time that it took, so that they do not march in step. Connections stay open
+from one load to the next, so that a warm-up leaves them for the run.
 """
 
 import asyncio
 import gc
 import json
+import resource
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
-from typing import cast
 
-from twofour.bench import decode, wire, workload
+from twofour.bench import wire, workload
+from twofour.bench.connection import Connection
 from twofour.bench.decode import Exchange
-from twofour.bench.records import Record, Request
+from twofour.bench.records import Request
 
 TICK_S = 0.005
 
 
-def drive(
-    url: str,
-    model: str,
-    requests: Sequence[Request],
-    concurrency: int | None,
-    api_key: str | None,
-    timeout_s: float,
-    nonce: str,
-    lags: list[float] | None = None,
-    on_end: Callable[[], None] | None = None,
-    plain: bool = False,
-) -> list[Record]:
-    """Send the requests and return their records in the same order.
+class Session:
+    """Loads on one server, one after another."""
 
-    `plain`: with nothing that OpenAI's API does not have, so the model itself must not end an answer early.
-    `lags` is filled with the lateness of the event loop in seconds, `on_end` is called after every request.
-    """
-    to = wire.target(url)
-    jobs = [Job(request, _message(to, model, request, api_key, nonce, plain)) for request in requests]
-    client = Client(to, timeout_s, on_end)
-    load = _open_loop(client, jobs) if concurrency is None else _closed_loop(client, jobs, concurrency)
+    def __init__(self, client: "Client", runner: asyncio.Runner) -> None:
+        self._client = client
+        self._runner = runner
+
+    def send(
+        self,
+        jobs: Sequence["Job"],
+        concurrency: int | None,
+        lags: list[float] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Drive a load to its end; what came of each request stands in its job.
+
+        `lags` is filled with the lateness of the event loop in seconds, `on_end` is called after every request.
+        An interrupt ends what is under way, and comes out of here as KeyboardInterrupt.
+        """
+        self._client.on_end = on_end
+        load = _open_loop if concurrency is None else partial(_closed_loop, concurrency)
+        self._runner.run(_observed(load(self._client, jobs), lags if lags is not None else []))
+
+
+@contextmanager
+def connected(url: str, idle_s: float) -> Iterator[Session]:
+    """A session for the length of a `with` block. idle_s: see Connection."""
+    client = Client(wire.target(url), idle_s, None)
+    raise_file_limit()
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_observed(client, load, lags if lags is not None else []))
-    return [decode.record(job.exchange) for job in jobs]
+        try:
+            yield Session(client, runner)
+        finally:
+            client.close()
 
 
 @dataclass
 class Job:
     request: Request
-    message: bytes
+    message: bytes = field(repr=False)  # the key is in it
     exchange: Exchange = field(init=False)
 
     def __post_init__(self) -> None:
         self.exchange = Exchange(self.request.index)
+
+
+def jobs(
+    url: str, model: str, requests: Sequence[Request], nonce: str, api_key: str | None = None, plain: bool = False
+) -> list[Job]:
+    """The requests as bytes.
+
+    `plain`: with nothing that OpenAI's API does not have, so the model itself must not end an answer early.
+    """
+    to = wire.target(url)
+    return [Job(request, _message(to, model, request, api_key, nonce, plain)) for request in requests]
 
 
 def _message(to: wire.Target, model: str, request: Request, api_key: str | None, nonce: str, plain: bool) -> bytes:
@@ -74,7 +98,8 @@ def _message(to: wire.Target, model: str, request: Request, api_key: str | None,
     return wire.post(to, "/completions", json.dumps(body).encode(), api_key)
 
 
-async def _observed(client: "Client", load: Coroutine[None, None, None], lags: list[float]) -> None:
+async def _observed(load: Coroutine[None, None, None], lags: list[float]) -> None:
+    await asyncio.sleep(0)  # connections that were closed since the last load are heard of
     ticker = asyncio.create_task(_tick(lags))
     try:
         await load
@@ -82,7 +107,6 @@ async def _observed(client: "Client", load: Coroutine[None, None, None], lags: l
         ticker.cancel()
         with suppress(asyncio.CancelledError):
             await ticker
-        client.close()
 
 
 async def _tick(lags: list[float]) -> None:
@@ -107,7 +131,7 @@ async def _until(due_at: float) -> None:
         await asyncio.sleep(left_s)
 
 
-async def _closed_loop(client: "Client", jobs: Sequence[Job], concurrency: int) -> None:
+async def _closed_loop(concurrency: int, client: "Client", jobs: Sequence[Job]) -> None:
     queue = iter(jobs)
     first = next(queue, None)
     if first is None:
@@ -132,30 +156,33 @@ async def _send_now(client: "Client", job: Job) -> None:
 
 
 class Client:
-    """The connections to one server. `send` gives every exchange its one ending; it raises nothing."""
+    """The connections to one server. `send` gives every exchange its one ending; it raises nothing of its own."""
 
-    def __init__(self, to: wire.Target, timeout_s: float, on_end: Callable[[], None] | None) -> None:
+    def __init__(self, to: wire.Target, idle_s: float, on_end: Callable[[], None] | None) -> None:
         self._to = to
-        self._timeout_s = timeout_s
-        self._on_end = on_end
+        self._idle_s = idle_s
+        self.on_end = on_end
         self._idle: list[Connection] = []
 
     async def send(self, job: Job) -> None:
         exchange = job.exchange
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._attempts(job)
+            await self._attempts(job)
+        except asyncio.CancelledError:
+            exchange.error = "cut off: the run was interrupted"
+            raise
         except TimeoutError:
-            exchange.error = f"timeout: no end after {self._timeout_s:g} s"
+            exchange.error = f"timeout: nothing came for {self._idle_s:g} s"
         except wire.WireError as error:
             exchange.error = f"protocol: {error}"
         except ConnectionResetError as error:
             exchange.error = f"reset: {error}"
         except OSError as error:
             exchange.error = f"connect: {error}"
-        exchange.done_at = exchange.done_at or perf_counter()
-        if self._on_end:
-            self._on_end()
+        finally:
+            exchange.done_at = exchange.done_at or perf_counter()
+        if self.on_end:
+            self.on_end()
 
     async def _attempts(self, job: Job) -> None:
         connection = self._reused()
@@ -167,9 +194,9 @@ class Client:
                 if connection.heard:
                     raise
                 job.exchange.reconnected = True
-        await self._ask(await self._connect(), job)
+        await self._ask(await self._connect(job.exchange), job)
 
-    async def _ask(self, connection: "Connection", job: Job) -> None:
+    async def _ask(self, connection: Connection, job: Job) -> None:
         try:
             await connection.ask(job.message, job.exchange)
         finally:
@@ -178,86 +205,30 @@ class Client:
             else:
                 connection.close()
 
-    def _reused(self) -> "Connection | None":
+    def _reused(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable:
                 return connection
         return None
 
-    async def _connect(self) -> "Connection":
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, self._to.host, self._to.port)
+    async def _connect(self, exchange: Exchange) -> Connection:
+        loop, exchange.connecting_at = asyncio.get_running_loop(), perf_counter()
+        async with asyncio.timeout(self._idle_s):
+            _, connection = await loop.create_connection(lambda: Connection(self._idle_s), self._to.host, self._to.port)
+        exchange.connected_at = perf_counter()
         return connection
 
     def close(self) -> None:
-        for connection in self._idle:
-            connection.close()
+        while self._idle:
+            self._idle.pop().close()
 
 
-class Connection(asyncio.Protocol):
-    """One socket, one request at a time: it notes what arrives and when."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport
-        self._response = wire.Response()
-        self._exchange: Exchange | None = None
-        self._ended: asyncio.Future[None] | None = None
-        self.lost = False
-
-    @property
-    def heard(self) -> bool:
-        """A byte of the current response has arrived."""
-        return self._response.started
-
-    @property
-    def reusable(self) -> bool:
-        return self._response.done and self._response.keep_alive and not self.lost
-
-    async def ask(self, message: bytes, exchange: Exchange) -> None:
-        self._response, self._exchange = wire.Response(), exchange
-        self._ended = asyncio.get_running_loop().create_future()
-        self._transport.write(message)
-        exchange.sent_at = perf_counter()
-        await self._ended
-
-    def close(self) -> None:
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        at = perf_counter()
-        exchange = self._exchange
-        if exchange is None or self._response.done:  # nobody asked
-            return self.close()
-        try:
-            body = self._response.feed(data)
-        except wire.WireError as error:
-            return self._fail(error)
-        if exchange.headers_at is None and self._response.status is not None:
-            exchange.headers_at, exchange.status = at, self._response.status
-        if body:
-            exchange.reads.append((at, body))
-        if self._response.done:
-            self._finish(at)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
-        if self._response.end():
-            self._finish(perf_counter())
-        else:
-            self._fail(ConnectionResetError("the server closed the connection before the end of the response"))
-
-    def _finish(self, at: float) -> None:
-        if self._exchange and self._ended and not self._ended.done():
-            self._exchange.done_at = at
-            self._ended.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
-        if self._ended and not self._ended.done():
-            self._ended.set_exception(error)
+def raise_file_limit() -> None:
+    """As many connections at once as the system allows: the usual limit ends at some thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a system that says unlimited and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

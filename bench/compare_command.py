@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofour.bench import shapes
-from twofour.bench.run_command import INVALID, read_key
+from twofour.bench.run_command import INVALID, KEY_HELP, read_key
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_load(parser.add_argument_group("load, the same for all"))
     _add_quality(parser.add_argument_group("quality"))
     parser.add_argument("--threads", type=int, metavar="N", help="of a server (default: all CPUs but one)")
-    parser.add_argument("--api-key-file", type=Path, metavar="F", help="a file that holds the key of both URLs")
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help=f"{KEY_HELP}, for both URLs")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="USD", help="of this machine (default: from a dated table)"
     )
@@ -80,6 +80,7 @@ def _add_quality(group: "argparse._ArgumentGroup") -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import cost, quality
     from twofour.bench.comparison import compare
+    from twofour.bench.hardware import command_line
     from twofour.bench.report.report import claim
     from twofour.prune.progress import to_stderr
 
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             api_key=read_key(args.api_key_file),
             logs=args.out,
-            command=["twofour", *sys.argv[1:]],
+            command=command_line(),
             progress=progress,
         )
     page = report.write(args.out)

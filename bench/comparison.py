@@ -25,6 +25,7 @@ from twofour.bench.report.document import document
 from twofour.bench.report.report import Report
 from twofour.bench.run import measure, served_model
 from twofour.bench.servers import Options, Placement, Server
+from twofour.bench.wire import shown
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter, silent
 
@@ -146,7 +147,7 @@ def _arms(
 
 def _running_already(url: str, api_key: str | None) -> Arm:
     endpoint = Endpoint(url, served_model(url, api_key), api_key)
-    return Arm(url, endpoint, None, None, endpoint.scrape())
+    return Arm(shown(url), endpoint, None, None, endpoint.scrape())
 
 
 def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placement, options: Options) -> Arm:

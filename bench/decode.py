@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from twofour.bench import wire
 from twofour.bench.records import Chunk, Record
 
 _ERROR_LENGTH = 300
@@ -23,6 +24,8 @@ class Exchange:
 
     index: int
     scheduled_at: float = 0.0
+    connecting_at: float | None = None
+    connected_at: float | None = None
     sent_at: float | None = None
     headers_at: float | None = None
     status: int | None = None
@@ -32,11 +35,13 @@ class Exchange:
     reconnected: bool = False
 
 
-def record(exchange: Exchange) -> Record:
-    """The record of an exchange. Its `error` is `kind: detail`; `done_at` is when it ended, well or not."""
+def record(exchange: Exchange, api_key: str | None = None) -> Record:
+    """The record of an exchange. Its `error` is `kind: detail`, without the key; `done_at`: it ended, well or not."""
     known = Record(
         exchange.index,
         exchange.scheduled_at,
+        connecting_at=exchange.connecting_at,
+        connected_at=exchange.connected_at,
         sent_at=exchange.sent_at,
         headers_at=exchange.headers_at,
         done_at=exchange.done_at,
@@ -44,11 +49,11 @@ def record(exchange: Exchange) -> Record:
         reconnected=exchange.reconnected,
     )
     if exchange.status is not None and exchange.status >= 400:
-        known.error = _refusal(exchange)
+        known.error = _refusal(exchange, api_key)
         return known
     stream = _Stream(known)
     for at, line in _events(exchange.reads):
-        stream.take(at, line)
+        stream.take(at, wire.hidden(line, api_key))
     known.coalesced_reads = _repeats([chunk.at for chunk in known.chunks])
     known.error = exchange.error or known.error or stream.complaint()
     return known
@@ -125,8 +130,8 @@ def _repeats(times: list[float]) -> int:
     return len({at for at, after in pairwise(times) if at == after})
 
 
-def _refusal(exchange: Exchange) -> str:
-    body = b"".join(payload for _, payload in exchange.reads)
+def _refusal(exchange: Exchange, api_key: str | None) -> str:
+    body = wire.hidden(b"".join(payload for _, payload in exchange.reads), api_key)
     try:
         detail = _message(json.loads(body))
     except ValueError:

@@ -3,7 +3,7 @@
 import http.client
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twofour.bench import wire
@@ -42,7 +42,7 @@ class Endpoint:
 
     url: str
     model: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
     def ready(self, path: str = "/ready") -> bool:
         """Whether it says so. Servers of other makes do at /health."""
@@ -64,29 +64,40 @@ class Endpoint:
         payload = json.dumps({"model": self.model, **question}).encode()
         status, body = self._exchange("POST", path, payload, _ANSWER_S)
         if status != 200:
-            raise ServerError(f"{self.url}{path} answers with status {status}: {body[:200].decode(errors='replace')}")
+            raise ServerError(
+                f"{wire.shown(self.url)}{path} answers with status {status}: {body[:200].decode(errors='replace')}"
+            )
         try:
             answer = json.loads(body)
         except ValueError:
-            raise ServerError(f"{self.url}{path} does not answer with JSON; is it an OpenAI-compatible API?") from None
+            raise ServerError(
+                f"{wire.shown(self.url)}{path} does not answer with JSON; is it an OpenAI-compatible API?"
+            ) from None
         if not isinstance(answer, dict):
-            raise ServerError(f"{self.url}{path} answers with a {type(answer).__name__}; expected an object")
+            raise ServerError(
+                f"{wire.shown(self.url)}{path} answers with a {type(answer).__name__}; expected an object"
+            )
         return answer
 
     def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
-        to = wire.target(self.url)
-        headers = {"Content-Type": "application/json"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
-        connection = http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
-        try:
-            connection.request(method, to.base.removesuffix("/v1") + path, body, headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise ServerError(f"no answer from {self.url}{path} ({error!r}); is the server up?") from error
-        finally:
-            connection.close()
+        return exchange(self.url, self.api_key, method, path, body, timeout_s)
+
+
+def exchange(
+    url: str, api_key: str | None, method: str, path: str, body: bytes | None = None, timeout_s: float = _GLANCE_S
+) -> tuple[int, bytes]:
+    """Status and body of one request; `path` begins with /v1 or is one beside it."""
+    to = wire.target(url)
+    headers = {"Content-Type": "application/json", **wire.authorization(api_key)}
+    connection = http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
+    try:
+        connection.request(method, to.outside(path), body, headers)
+        response = connection.getresponse()
+        return response.status, wire.hidden(response.read(), api_key)
+    except (OSError, http.client.HTTPException) as error:
+        raise ServerError(f"no answer from {wire.shown(url)}{path} ({error!r}); is the server up?") from error
+    finally:
+        connection.close()
 
 
 def state(metrics: str) -> State:

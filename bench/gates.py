@@ -97,8 +97,21 @@ def _errors(records: Sequence[Record]) -> float | None:
     return sum(bool(kind(record)) for record in records) / len(records) if records else None
 
 
+def send_lag(record: Record) -> float | None:
+    """How late the client was, the time in which the server took the connection left out.
+
+    None where the request was never sent, or sent twice: the time between belongs to the server that closed.
+    """
+    if record.sent_at is None or record.reconnected:
+        return None
+    waited = record.sent_at - record.scheduled_at
+    if record.connected_at is None or record.connecting_at is None:
+        return waited
+    return waited - (record.connected_at - record.connecting_at)
+
+
 def _send_lag(records: Sequence[Record]) -> float | None:
-    return _p99([record.sent_at - record.scheduled_at for record in records if record.sent_at is not None])
+    return _p99([lag for lag in map(send_lag, records) if lag is not None])
 
 
 def _p99(values: Sequence[float]) -> float | None:

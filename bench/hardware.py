@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from twofour.bench.wire import shown
+
 # The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.
 _ISA = (
     *("avx2", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_vbmi", "avx512_bf16"),
@@ -64,9 +66,14 @@ def versions(*more: str) -> dict[str, str | None]:
     return {"python": platform.python_version(), **{name: _version(name) for name in (*_PACKAGES, *more)}}
 
 
+def command_line() -> list[str]:
+    """This command as a result may keep it: without passwords and keys in addresses."""
+    return ["twofour", *map(shown, sys.argv[1:])]
+
+
 def provenance(*more: str) -> dict[str, Any]:
     """What a result was made by, and on: this command, the versions of packages and of `more`, this machine."""
-    return {"command": ["twofour", *sys.argv[1:]], "versions": versions(*more), "hardware": hardware().as_dict()}
+    return {"command": command_line(), "versions": versions(*more), "hardware": hardware().as_dict()}
 
 
 def usable_cpus() -> list[int]:

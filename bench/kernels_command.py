@@ -20,8 +20,8 @@ ISAS = ("avx2", "avx512", "avx512bf16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Multiply by random weights of a model's shapes, 2:4 and dense, in turns and with cold caches. The machine's "
-        "bandwidth and the ceiling it implies come first. Exit status 3: nothing was measured, or a validity gate "
-        f"failed; {SLOWER}: --verify-never-slower failed."
+        "bandwidth and the ceiling it implies come first. Exit status 3: nothing or not all was measured, a "
+        f"contender was wrong or failed, or a validity gate did; {SLOWER}: --verify-never-slower failed."
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", type=Path, metavar="DIR", help="the shapes of a model folder, packed or dense")
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"exit with status {SLOWER} where what is served is slower than torch dense",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the document there, with every round")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the document, with every round, written after each cell"
+    )
     parser.add_argument("--json", action="store_true", help="print the document instead of the table")
 
 
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     from twofour.bench.hardware import hardware, versions
     from twofour.bench.kernels.document import document
-    from twofour.bench.kernels.measure import measure
+    from twofour.bench.kernels.measure import Findings, measure
     from twofour.bench.kernels.table import table
     from twofour.prune.folder import refuse_existing, write_whole
     from twofour.prune.progress import to_stderr
@@ -64,13 +66,18 @@ def run(args: argparse.Namespace) -> int:
         refuse_existing(args.out)
         if not args.out.parent.is_dir():
             raise OutputError(f"{args.out.parent} is no folder; make it or choose another --out")
-    found = measure(plan, to_stderr())
+    command, machine = ["twofour", *sys.argv[1:]], hardware()
     torch_isa = torch.backends.cpu.get_cpu_capability()
-    result = document(found, ["twofour", *sys.argv[1:]], hardware(), versions(), torch_isa, isa.torch_environment())
-    text = json.dumps(result, allow_nan=False)
-    if args.out:
-        write_whole(args.out, text + "\n")
-    print(text if args.json else table(result))
+
+    def written(found: Findings) -> dict[str, Any]:
+        """The document of what was found so far; on disk, too, if there is a place for it."""
+        made = document(found, command, machine, versions(), torch_isa, isa.torch_environment())
+        if args.out:
+            write_whole(args.out, json.dumps(made, allow_nan=False) + "\n")
+        return made
+
+    result = written(measure(plan, to_stderr(), written))
+    print(json.dumps(result, allow_nan=False) if args.json else table(result))
     return status(result, args.verify_never_slower)
 
 

@@ -1,18 +1,25 @@
 """A server that logs the truth and misbehaves on request, to prove the client's numbers.
 
-It speaks streamed `/v1/completions` and `/v1/models` with one word per token. What it sent and when stands
-in `Mock.served`, one entry per request that it heard. It keeps no promise about speed: compare counts and
-orders with it, and times only within what the machine allows.
+It speaks streamed `/v1/completions` and `/v1/models` with one word per token, in a process of its own, so that it takes
+no turn from the client's event loop. What it sent and when stands in `Mock.served`, one entry per request that it
+heard, once it has ended. It keeps no promise about speed: compare counts and orders with it, and times only within what
+the machine allows.
 """
 
 import asyncio
 import json
-import threading
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Literal, cast
+
+from twofour.bench.client import loop_factory, no_garbage_collection
+
+_END_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,24 +46,34 @@ class Served:
     """What happened to one request, by the server's clock, which is the client's on the same host."""
 
     received_at: float
+    path: str
+    authorization: str | None
     body: dict[str, Any]
     status: int = 200
     written: list[tuple[float, int]] = field(default_factory=list)  # a chunk was written: when, tokens
 
 
+@dataclass
 class Mock:
+    """The mock as its user sees it; what happened is known when it has ended."""
+
+    url: str
+    served: list[Served] = field(default_factory=list)
+    connections: int = 0
+
+
+class Server:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.served: list[Served] = []
         self.connections = 0
-        self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+    async def serve(self) -> None:
+        """Print where it listens, and serve until the input ends."""
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=2**24)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ready.set()
-        await stop.wait()
+        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
         server.close()
         for task in self._tasks:
             task.cancel()
@@ -69,7 +86,7 @@ class Mock:
             heard = 0
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                body = await reader.readexactly(_content_length(head))
+                body = await reader.readexactly(int(_field(head, b"content-length") or 0))
                 heard += 1
                 if self.script.drop_reused and heard > 1:
                     break
@@ -81,7 +98,7 @@ class Mock:
     async def _answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         if head.startswith(b"GET "):
             return _plain(writer, 200, {"object": "list", "data": [{"id": "mock", "object": "model"}]})
-        served = Served(perf_counter(), json.loads(body))
+        served = Served(perf_counter(), head.split()[1].decode(), _field(head, b"authorization"), json.loads(body))
         self.served.append(served)
         every = self.script.refuse_every
         if every and len(self.served) % every == 0:
@@ -134,26 +151,34 @@ class Mock:
 
 @contextmanager
 def serving(script: Script) -> Iterator[Mock]:
-    """Run a mock in a thread of its own for the length of a `with` block."""
-    mock, ready = Mock(script), threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        thread = threading.Thread(target=runner.run, args=(mock.serve(ready, stop),), name="mock")
-        thread.start()
-        ready.wait()
+    """Run a mock in a process of its own for the length of a `with` block."""
+    command = [sys.executable, "-P", "-m", "twofour.bench.mock", json.dumps(asdict(script))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        mock = Mock(process.stdout.readline().strip())
         try:
             yield mock
         finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join()
+            told = json.loads(process.communicate(timeout=_END_S)[0])
+            mock.served = [Served(**served) for served in told["served"]]
+            mock.connections = told["connections"]
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its user's Ctrl-C is none of its business
+    server = Server(Script(**json.loads(sys.argv[1])))
+    with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(server.serve())
+    print(json.dumps({"served": [asdict(served) for served in server.served], "connections": server.connections}))
 
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def _content_length(head: bytes) -> int:
-    lines = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    return int(lines[0].partition(b":")[2]) if lines else 0
+def _field(head: bytes, name: bytes) -> str | None:
+    lines = [line.partition(b":") for line in head.split(b"\r\n")]
+    values = [value.strip().decode() for key, _, value in lines if key.lower() == name]
+    return values[0] if values else None
 
 
 def _event(data: dict[str, Any]) -> bytes:
@@ -168,3 +193,7 @@ def _plain(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> N
     payload = json.dumps(body).encode()
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
     writer.write(head.encode() + payload)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ from twofour.bench.run import Load, Run, measure, served_model
 from twofour.bench.servers import signal_group
 from twofour.bench.stats import Distribution, paired_ratio
 from twofour.bench.turns import order
+from twofour.bench.wire import shown
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter
@@ -36,7 +37,7 @@ REQUESTS, ROUNDS_OF_CLIENTS = 8, 2  # of a run: at least so many, and so many of
 class Peer:
     """A server by the name that the table gives it.
 
-    plain: it knows OpenAI's API only, see client.drive. group: its process group, to be frozen; None: it stays awake.
+    plain: it knows OpenAI's API only, see client.jobs. group: its process group, to be frozen; None: it stays awake.
     """
 
     name: str
@@ -97,7 +98,9 @@ def peers(given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] =
     parts = [text.partition("=") for text in given]
     names = [name for name, _, _ in parts]
     if len(set(names)) < len(names) or not all(name and "://" in url for name, _, url in parts):
-        raise InputError(f"{' '.join(given)} does not name servers; give NAME=URL or NAME=URL#MODEL, each name once")
+        raise InputError(
+            f"{shown(' '.join(given))} does not name servers; give NAME=URL or NAME=URL#MODEL, each name once"
+        )
     groups = dict(map(_group, pids))
     if unknown := {*plain, *groups} - set(names):
         raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain and --pid")
@@ -158,7 +161,7 @@ def document(found: Mapping[Cell, Sequence[Run]], servers: Sequence[Peer], asked
     first = servers[0].name
     return {
         "kind": KIND,
-        "peers": [asdict(peer) for peer in servers],
+        "peers": [asdict(peer) | {"url": shown(peer.url)} for peer in servers],
         "load": {"prompt_tokens": str(asked.prompt_tokens), "output_tokens": str(asked.output_tokens)}
         | {"rounds": asked.rounds, "seed": asked.seed},
         "cells": [_cell(cell, runs, found[cell[0], first]) for cell, runs in found.items()],

@@ -17,6 +17,7 @@ from typing import Any
 
 from twofour.bench import child, workload
 from twofour.bench.endpoint import Endpoint
+from twofour.bench.wire import shown
 from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError, ServerError
 
@@ -126,14 +127,14 @@ def _score(endpoint: Endpoint, text: str) -> Score:
             [max(top, key=top.get) for top in given["top_logprobs"][1:]],
         )
     except (KeyError, TypeError, ValueError):
-        raise ServerError(f"{endpoint.url} does not score a prompt (echo with logprobs)") from None
+        raise ServerError(f"{shown(endpoint.url)} does not score a prompt (echo with logprobs)") from None
 
 
 def _choice(endpoint: Endpoint, question: Mapping[str, Any]) -> dict[str, Any]:
     try:
         choice: dict[str, Any] = endpoint.ask("/v1/completions", question)["choices"][0]
     except (KeyError, IndexError, TypeError):
-        raise ServerError(f"{endpoint.url} answers a completion without choices") from None
+        raise ServerError(f"{shown(endpoint.url)} answers a completion without choices") from None
     return choice
 
 

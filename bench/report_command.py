@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import pruning
+    from twofour.bench.gpu import sheet
+    from twofour.bench.gpu import table as gpu
     from twofour.bench.kernels import plan
     from twofour.bench.kernels import table as kernels
     from twofour.bench.report.report import Report
@@ -29,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         document = json.loads(args.file.read_text(encoding="utf-8"))
         kind = document["kind"]
-        tables: dict[str, Callable[[dict[str, Any]], str]] = {plan.KIND: kernels.table, pruning.KIND: pruning.table}
+        tables: dict[str, Callable[[dict[str, Any]], str]] = {
+            plan.KIND: kernels.table,
+            pruning.KIND: pruning.table,
+            sheet.KIND: gpu.table,
+        }
         table = tables[kind](document) if kind in tables else Report(document).table()
         wanted = {args.svg: pruning.chart, args.tokens_svg: pruning.tokens_chart}
         drawn = {file: charts.alone(draw(document)) for file, draw in wanted.items() if file and kind == pruning.KIND}

@@ -1,10 +1,9 @@
 """One load test of one server: warm up, drive, sum up, check."""
 
-import http.client
 import json
 import platform
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from time import perf_counter
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from twofour import __version__
-from twofour.bench import client, gates, metrics, wire, workload
+from twofour.bench import client, decode, endpoint, gates, metrics, wire, workload
+from twofour.bench.client import Job, Session
 from twofour.bench.gates import Gate
 from twofour.bench.metrics import Summary
 from twofour.bench.records import Record, Request
@@ -37,7 +37,7 @@ class Load:
     output_tokens: Lengths
     seed: int
     timeout_s: float
-    plain: bool = False  # see client.drive
+    plain: bool = False  # see client.jobs
 
 
 @dataclass(frozen=True)
@@ -59,59 +59,45 @@ def measure(load: Load, api_key: str | None = None, progress: Progress = silent)
     """Load-test a server that is up. Raises ServerError if it answers not one request of the warm-up."""
     requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
     nonce, lags = secrets.token_hex(4), list[float]()
-    warm_up(load, api_key, progress)
-    pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
-    records = _drive(load, requests, api_key, nonce, lags, counter("load", len(requests), progress))
-    checked = gates.check(requests, records, lags, pressure.share())
+    with client.connected(load.url, load.timeout_s) as session:
+        warm_up(session, load, api_key, progress)
+        jobs = _jobs(load, requests, nonce, api_key)
+        pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
+        session.send(jobs, load.concurrency, lags, counter("load", len(jobs), progress))
+        share = pressure.share()
+    records = [decode.record(job.exchange, api_key) for job in jobs]
+    checked = gates.check(requests, records, lags, share)
     summary = metrics.summarise(records, started_at)
     return Run(load, nonce, started, started_at, records, summary, checked)
 
 
-def warm_up(load: Load, api_key: str | None, progress: Progress = silent) -> None:
+def warm_up(session: Session, load: Load, api_key: str | None, progress: Progress = silent) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
     count = min(load.concurrency or _WARM_UP_AT_ONCE, load.requests) + 1  # the first runs alone
     requests = workload.plan(count, load.prompt_tokens, load.output_tokens, load.seed + 1)
-    on_end = counter("warm-up", count, progress)
-    records = _drive(load, requests, api_key, f"warm-up {secrets.token_hex(4)}", [], on_end, count)
+    jobs = _jobs(load, requests, f"warm-up {secrets.token_hex(4)}", api_key)
+    session.send(jobs, count, on_end=counter("warm-up", count, progress))
+    records = [decode.record(job.exchange, api_key) for job in jobs]
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key")
 
 
-def _drive(
-    load: Load,
-    requests: Sequence[Request],
-    api_key: str | None,
-    nonce: str,
-    lags: list[float],
-    on_end: Callable[[], None],
-    at_once: int | None = None,
-) -> list[Record]:
-    concurrency = at_once or load.concurrency
-    to = (load.url, load.model)
-    return client.drive(*to, requests, concurrency, api_key, load.timeout_s, nonce, lags, on_end, load.plain)
+def _jobs(load: Load, requests: Sequence[Request], nonce: str, api_key: str | None) -> list[Job]:
+    return client.jobs(load.url, load.model, requests, nonce, api_key, load.plain)
 
 
 def served_model(url: str, api_key: str | None = None) -> str:
     """The one model of the server at `url`."""
-    to = wire.target(url)
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    connection = http.client.HTTPConnection(to.host, to.port, timeout=10)
-    try:
-        connection.request("GET", f"{to.base}/models", headers=headers)
-        names = _names(connection.getresponse(), url)
-    except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"no answer from {url} ({error}); is the server up?") from error
-    finally:
-        connection.close()
+    status, body = endpoint.exchange(url, api_key, "GET", "/v1/models")
+    names = _names(status, body, wire.shown(url))
     if len(names) != 1:
-        raise InputError(f"{url} serves {', '.join(names) or 'no model'}; choose with --model")
+        raise InputError(f"{wire.shown(url)} serves {', '.join(names) or 'no model'}; choose with --model")
     return names[0]
 
 
-def _names(response: http.client.HTTPResponse, url: str) -> list[str]:
-    body = response.read()
-    if response.status != 200:
-        raise ServerError(f"{url} answers /v1/models with status {response.status}; check the address and the key")
+def _names(status: int, body: bytes, url: str) -> list[str]:
+    if status != 200:
+        raise ServerError(f"{url} answers /v1/models with status {status}; check the address and the key")
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):
@@ -121,6 +107,7 @@ def _names(response: http.client.HTTPResponse, url: str) -> list[str]:
 def document(run: Run, with_records: bool) -> dict[str, Any]:
     """The run as JSON: what was asked, what came of it, whether it counts."""
     load = asdict(run.load) | {
+        "url": wire.shown(run.load.url),
         "prompt_tokens": str(run.load.prompt_tokens),
         "output_tokens": str(run.load.output_tokens),
     }
@@ -143,6 +130,6 @@ def timeline(record: Record, started_at: float) -> dict[str, Any]:
     """A record as plain data, its times in seconds after the start of the run."""
     plain = asdict(record)
     plain["chunks"] = [[chunk.at - started_at, chunk.tokens] for chunk in record.chunks]
-    for name in ("scheduled_at", "sent_at", "headers_at", "done_at"):
+    for name in ("scheduled_at", "connecting_at", "connected_at", "sent_at", "headers_at", "done_at"):
         plain[name] = None if plain[name] is None else plain[name] - started_at
     return plain

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from twofour.bench.run import Load, Run
 
 INVALID = 3  # the exit status of a run that failed a gate
+KEY_HELP = "a file of API keys, one a line as for serve; the first is sent"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=600, metavar="SECONDS", help="per request (default: %(default)s)"
     )
-    parser.add_argument("--api-key-file", type=Path, metavar="F", help="a file that holds the API key")
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help=KEY_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
     parser.add_argument(
@@ -88,11 +89,10 @@ def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
 
 
 def read_key(file: Path | None) -> str | None:
-    """The key in a file; None: no file, no key."""
-    try:
-        return file.read_text().strip() if file else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the API key cannot be read from {file} ({error}); check --api-key-file") from error
+    """The first key in a file; None: no file, no key."""
+    from twofour.serve.key_file import keys
+
+    return keys(file)[0] if file else None
 
 
 def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from twofour.bench.gates import Gate, quantity
 from twofour.bench.metrics import kind
 from twofour.bench.run import Run
 from twofour.bench.stats import FEWEST, Distribution
+from twofour.bench.wire import shown
 
 _ROWS = {
     "ttft": "time to first token",
@@ -22,7 +23,7 @@ def table(done: "Run") -> str:
     load, summary = done.load, done.summary
     pace = f"{load.concurrency} at a time" if load.concurrency else f"{load.rate:g} requests/s, Poisson"
     lines = [
-        f"{load.model} at {load.url}: {load.requests} requests, {pace}, prompts {load.prompt_tokens}, "
+        f"{load.model} at {shown(load.url)}: {load.requests} requests, {pace}, prompts {load.prompt_tokens}, "
         f"outputs {load.output_tokens} tokens, seed {load.seed}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured after the ramp",
         *_errors(done),

@@ -5,10 +5,12 @@ without the framing (chunked, by Content-Length, or to the end of the connection
 at.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from twofour.prune.errors import InputError
+from twofour.serve.key_file import fits_header
 
 _LONGEST_HEAD = 65536
 
@@ -19,44 +21,73 @@ class WireError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the API of a server is: `base` is the path that ends in /v1."""
+    """Where the API of a server is: `base` is the path that ends in /v1, `query` goes with every request."""
 
     host: str
     port: int
     base: str
+    query: str = field(default="", repr=False)
+
+    def path(self, of_api: str) -> str:
+        """As it is asked for: `of_api` is what comes after /v1."""
+        return f"{self.base}{of_api}?{self.query}" if self.query else f"{self.base}{of_api}"
+
+    def outside(self, path: str) -> str:
+        """The same of a path beside the API, such as /metrics."""
+        return replace(self, base=self.base.removesuffix("/v1")).path(path)
 
 
 def target(url: str) -> Target:
     parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+    if "@" in parts.netloc:
+        raise InputError(f"{shown(url)} has a user or a password in it; give the address without, see --api-key-file")
     if parts.scheme == "https":
         raise InputError(
             "the load client speaks no TLS, it would blur the times; give the http address behind the proxy"
         )
     if parts.scheme != "http" or not parts.hostname:
-        raise InputError(f"{url!r} is not the address of a server; write http://host:port")
+        raise InputError(f"{shown(url)!r} is not the address of a server; write http://host:port")
     base = parts.path.rstrip("/")
-    return Target(parts.hostname, _port(url, parts.netloc), base if base.endswith("/v1") else f"{base}/v1")
+    base = base if base.endswith("/v1") else f"{base}/v1"
+    return Target(parts.hostname, _port(url, parts.netloc), base, parts.query)
 
 
 def _port(url: str, netloc: str) -> int:
     try:
         return urlsplit(f"//{netloc}").port or 80
     except ValueError:
-        raise InputError(f"the port in {url!r} is not a number from 1 to 65535") from None
+        raise InputError(f"the port in {shown(url)!r} is not a number from 1 to 65535") from None
+
+
+def shown(text: str) -> str:
+    """An address, or whatever holds one, as it may be printed and kept: without user, password and keys."""
+    text = re.sub(r"(//)[^/@\s]*@", r"\1...@", text)
+    return re.sub(r"([?&])(?!api-version=)([^=&#\s]+)=[^&#\s]*", r"\1\2=...", text) if "//" in text else text
+
+
+def hidden(said: bytes, api_key: str | None) -> bytes:
+    """What a server said, without the key, should it have sent that back."""
+    return said.replace(api_key.encode(), b"...") if api_key else said
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The header of a key. Raises InputError, which does not quote it, where a header cannot carry it."""
+    if api_key and not fits_header(api_key):
+        raise InputError("the API key has a space, a line end or more than ASCII in it; give one key as it was issued")
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def post(to: Target, path: str, body: bytes, api_key: str | None) -> bytes:
     """The bytes of a POST of JSON."""
     host = f"[{to.host}]" if ":" in to.host else to.host
     lines = [
-        f"POST {to.base}{path} HTTP/1.1",
+        f"POST {to.path(path)} HTTP/1.1",
         f"Host: {host}:{to.port}",
         "Content-Type: application/json",
         "Accept: text/event-stream",
         f"Content-Length: {len(body)}",
+        *(f"{name}: {value}" for name, value in authorization(api_key).items()),
     ]
-    if api_key:
-        lines.append(f"Authorization: Bearer {api_key}")
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 

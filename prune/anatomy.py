@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from twofour.prune import checkpoint, experts
-from twofour.prune.errors import ModelError, NonFiniteError
+from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError
 from twofour.prune.experts import Expert, Experts
+from twofour.prune.folder import read_config
 from twofour.prune.packed import FLOAT_DTYPES
 from twofour.prune.pattern import GROUP
+from twofour.prune.skeleton import misfits, skeleton
 
 MULTIMODAL_KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")
 
@@ -66,27 +68,34 @@ def refuse_config(config: Mapping[str, Any]) -> None:
 
     kind = config.get("model_type")
     if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "an unknown method")
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        method = method or "an unknown method"
         raise ModelError(f"the model is already quantised ({method}); give the unquantised original")
     if found := [key for key in MULTIMODAL_KEYS if key in config]:
         raise ModelError(f"{kind} is multimodal ({found[0]} in config.json); give a text-only causal language model")
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{kind} is an encoder-decoder; give a causal language model")
-    if kind not in CAUSAL:
+    if not isinstance(kind, str) or kind not in CAUSAL:
         raise ModelError(
             f"this transformers knows no causal language model {kind!r}; upgrade it, or give a supported model"
         )
 
 
 def load(folder: Path) -> nn.Module:
-    """Load a dense causal language model for reading, in the dtype it is stored in. Safetensors only, no code."""
+    """Load a dense causal language model for reading. Safetensors only, no code.
+
+    Its dtype is the one that its linears are stored in, whatever config.json says of it.
+    """
     from transformers import AutoModelForCausalLM
 
-    with checkpoint.Weights(folder):
-        pass  # every file is there and intact
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
+    stored = stored_dtype(folder)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=stored, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # there is no end to what a folder can hold
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"transformers cannot load {folder} ({type(error).__name__}: {reason})") from error
     checkpoint.require_loaded(report, folder)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(torch.stack(tensor.aminmax())).all()):
@@ -94,6 +103,30 @@ def load(folder: Path) -> nn.Module:
             raise NonFiniteError(f"{name} is NaN or infinite at {place}; take an intact copy of the model")
     loaded: nn.Module = model.eval().requires_grad_(False)
     return loaded
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the dtype in which the files of a folder hold what can be pruned; nothing is loaded for it.
+
+    Raises ModelError where that is several, or none that can be pruned, and CheckpointError where config.json and the
+    tensors contradict each other.
+    """
+    with checkpoint.Weights(folder) as tensors:
+        model = skeleton(read_config(folder), tensors)
+        if faults := list(misfits(model, tensors)):
+            raise CheckpointError(faults[0])
+        parts = dissect(model)
+        names = stored_names(parts, folder)
+        dtypes = {tensors.dtype(f"{names[name]}.weight"): names[name] for name in parts.linears}
+    if len(dtypes) != 1:
+        found = ", ".join(f"{dtype} as {name} is" for dtype, name in sorted(dtypes.items()))
+        raise ModelError(
+            f"the linears are stored in several dtypes ({found}); give a model whose linears have one dtype"
+        )
+    (dtype,) = dtypes
+    if dtype not in checkpoint.FLOATS:
+        raise ModelError(f"the linears are stored as {dtype}; give a model in bfloat16, float16 or float32")
+    return checkpoint.FLOATS[dtype]
 
 
 def dissect(model: nn.Module) -> Anatomy:
@@ -188,10 +221,15 @@ def _refuse_shared_memory(anatomy: Anatomy) -> None:
     owner_of: dict[int, str] = {}
     for name, module in anatomy.model.named_modules():
         if name not in anatomy.linears:
-            owner_of |= {p.data_ptr(): f"{name}.{own}" for own, p in module.named_parameters(recurse=False)}
+            owner_of |= {_place(p): f"{name}.{own}" for own, p in module.named_parameters(recurse=False)}
     for name, linear in anatomy.linears.items():
-        if other := owner_of.setdefault(linear.weight.data_ptr(), f"{name}.weight"):
+        if other := owner_of.setdefault(_place(linear.weight), f"{name}.weight"):
             _require_own(name, other)
+
+
+def _place(parameter: Tensor) -> int:
+    """Where it lies; on the meta device, which has no places, parameters are tied only by being one."""
+    return id(parameter) if parameter.is_meta else parameter.data_ptr()
 
 
 def _require_own(name: str, owner: str) -> None:

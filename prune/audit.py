@@ -1,19 +1,20 @@
 """The verb `check`: is this folder what `prune` wrote? Every fault is found and named, not only the first."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from twofour.prune import checkpoint, pattern
+from twofour.prune import anatomy, checkpoint, experts, pattern
 from twofour.prune.checkpoint import MANIFEST, Weights
-from twofour.prune.errors import CheckpointError, PatternError
+from twofour.prune.errors import CheckpointError, PatternError, TwofourError
 from twofour.prune.folder import read_config, read_json
-from twofour.prune.packed import Packed, validate
+from twofour.prune.packed import FLOAT_DTYPES, Packed, validate
 from twofour.prune.recipe import Format
+from twofour.prune.skeleton import misfits, skeleton
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Kind:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. `kinds`: the pruned linears by their last name."""
+    """What was found. `kinds`: the pruned linears by their last name. `dense`: those that the label leaves dense."""
 
     folder: str
     form: Format | None
     kinds: dict[str, Kind] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    dense: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -47,7 +49,8 @@ class Report:
 def check(folder: Path | str) -> Report:
     """Verify pattern, shapes, digests and manifest of a pruned folder, packed or dense.
 
-    Linears are only read where config.json says how.
+    Which linears must be 2:4 is asked of the model that config.json describes, not of the manifest. Linears are only
+    read where config.json says how.
     """
     folder = Path(folder)
     try:
@@ -55,40 +58,100 @@ def check(folder: Path | str) -> Report:
         weights = Weights(folder)
     except CheckpointError as error:
         return Report(str(folder), None, faults=[str(error)])
-    unreadable = list(_config_faults(config, weights.form))
-    faults = list(_manifest_faults(folder, manifest)) + unreadable
-    kinds: defaultdict[str, list[Kind]] = defaultdict(list)
     with weights:
-        for name in () if unreadable else manifest.get("linears", {}):
+        unreadable = list(_config_faults(config, weights.form))
+        faults = [*_digest_faults(folder, manifest), *unreadable]
+        if unreadable:
+            return Report(str(folder), weights.form, faults=faults)
+        try:
+            model = Model(config, manifest, weights, linears_of(config, weights))
+        except TwofourError as error:
+            return Report(str(folder), weights.form, faults=[*faults, str(error)])
+        kinds: defaultdict[str, list[Kind]] = defaultdict(list)
+        for name in model.pruned:
             try:
-                kinds[name.rpartition(".")[2]].append(_kind(weights, name, manifest, config))
+                kinds[name.rpartition(".")[2]].append(_kind(model, name))
             except (CheckpointError, PatternError) as error:
                 faults.append(str(error))
-        faults += _strangers(weights, manifest)
-    return Report(str(folder), weights.form, {name: _sum(found) for name, found in kinds.items()}, faults)
+        faults += [*_label_faults(model), *_strangers(model)]
+    counts = {name: _sum(found) for name, found in kinds.items()}
+    return Report(str(folder), weights.form, counts, faults, model.dense)
 
 
-def _kind(weights: Weights, name: str, manifest: dict[str, Any], config: dict[str, Any]) -> Kind:
-    weight = _packed(weights, name, config) if weights.form == "packed" else _dense(weights, name)
-    expected = tuple(manifest["linears"][name]["shape"])
-    if tuple(weight.shape) != expected:
-        raise CheckpointError(f"{name} has shape {list(weight.shape)}, the manifest says {list(expected)}")
+@dataclass(frozen=True)
+class Model:
+    """A pruned folder taken apart. expected: the linears of its decoder blocks, with their shapes (out, in)."""
+
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    weights: Weights
+    expected: Mapping[str, tuple[int, int]]
+
+    @property
+    def listed(self) -> Mapping[str, Any]:
+        """The linears that the label calls pruned."""
+        linears = self.manifest.get("linears")
+        return linears if isinstance(linears, dict) else {}
+
+    @property
+    def dense(self) -> list[str]:
+        """The linears of the decoder blocks that the label leaves dense."""
+        left = self.manifest.get("dense")
+        return [name for name in self.expected if isinstance(left, dict) and name in left and name not in self.listed]
+
+    @property
+    def pruned(self) -> list[str]:
+        """The linears of the decoder blocks that must be 2:4."""
+        dense = set(self.dense)
+        return [name for name in self.expected if name not in dense]
+
+
+def linears_of(config: Mapping[str, Any], weights: Weights) -> dict[str, tuple[int, int]]:
+    """Return the linears of the decoder blocks, by the names they are stored under, with their shapes (out, in).
+
+    Raises CheckpointError or ModelError where config.json describes no such model, or one of other shapes.
+    """
+    model = skeleton(config, weights)
+    if faults := list(misfits(model, weights)):
+        raise CheckpointError(faults[0])
+    stored = {f"{module}.weight" for module in weights.modules()}
+    linears = anatomy.dissect(model).linears
+    return {
+        experts.stored_name(name, stored) or name: (linear.out_features, linear.in_features)
+        for name, linear in linears.items()
+    }
+
+
+def _kind(model: Model, name: str) -> Kind:
+    read = _packed if model.weights.form == "packed" else _dense
+    weight = read(model, name)
+    _require_shape(tuple(weight.shape), model, name)
+    _require_finite(weight, name)
     return Kind(1, weight.numel(), int((weight == 0).sum()))
 
 
-def _packed(weights: Weights, name: str, config: dict[str, Any]) -> torch.Tensor:
-    packed = read_packed(weights, name, config["quantization_config"])
+def _require_shape(found: tuple[int, ...], model: Model, name: str) -> None:
+    entry = model.listed.get(name)
+    listed = entry.get("shape") if isinstance(entry, dict) else None
+    if entry is not None and listed != list(found):
+        raise CheckpointError(f"{name} has shape {list(found)}, the manifest says {listed}")
+    if found != model.expected[name]:
+        raise CheckpointError(f"{name} has shape {list(found)}, by config.json it has {list(model.expected[name])}")
+
+
+def _packed(model: Model, name: str) -> torch.Tensor:
+    packed = read_packed(model.weights, name, model.config["quantization_config"])
     validate(packed, name)
-    weight = packed.unpack()
-    _require_finite(weight, name)
-    return weight
+    return packed.unpack()
 
 
-def read_packed(weights: Weights, name: str, quantization: dict[str, Any]) -> Packed:
+def read_packed(weights: Weights, name: str, quantization: Mapping[str, Any]) -> Packed:
     """Read the stored tensors of one linear. Raises CheckpointError where one is missing or of another dtype."""
     for part in ("values", "positions"):
         if f"{name}.{part}" not in weights:
             raise CheckpointError(f"{name}.{part} is missing; take an intact copy of the model")
+    if f"{name}.weight" in weights:
+        raise CheckpointError(f"{name} is stored twice, packed and as {name}.weight; take an intact copy of the model")
     values, promised = weights[f"{name}.values"], quantization.get("values_dtype")
     if (found := checkpoint.dtype_name(values.dtype)) != promised:
         raise CheckpointError(f"{name} has {found} values, config.json says {promised}; take an intact copy")
@@ -96,11 +159,13 @@ def read_packed(weights: Weights, name: str, quantization: dict[str, Any]) -> Pa
     return Packed(values, weights[f"{name}.positions"], weights.get(f"{name}.scales"), columns)
 
 
-def _dense(weights: Weights, name: str) -> torch.Tensor:
-    if f"{name}.weight" not in weights:
+def _dense(model: Model, name: str) -> torch.Tensor:
+    if f"{name}.weight" not in model.weights:
         raise CheckpointError(f"{name}.weight is missing; take an intact copy of the model")
-    weight = weights[f"{name}.weight"]
-    _require_finite(weight, name)
+    weight, named = model.weights[f"{name}.weight"], checkpoint.named_dtype(model.config)
+    if weight.dtype not in FLOAT_DTYPES or weight.dtype != (named or weight.dtype):
+        found, says = checkpoint.dtype_name(weight.dtype), checkpoint.dtype_name(named or weight.dtype)
+        raise CheckpointError(f"{name} is stored as {found}, config.json says {says}; take an intact copy")
     pattern.require(weight, name)
     return weight
 
@@ -114,12 +179,39 @@ def _sum(kinds: list[Kind]) -> Kind:
     return Kind(len(kinds), sum(kind.weights for kind in kinds), sum(kind.zeros for kind in kinds))
 
 
-def _strangers(weights: Weights, manifest: dict[str, Any]) -> Iterator[str]:
-    for name in set(weights.bases()) - set(manifest.get("linears", {})):
-        yield f"{name} is packed but not in the manifest; prune again or convert from the dense form"
+def _strangers(model: Model) -> Iterator[str]:
+    """What is packed or listed and is no linear of the model, or left dense and not stored so."""
+    for name in sorted(set(model.weights.bases()) - set(model.pruned)):
+        yield f"{name} is packed, but no linear that config.json and {MANIFEST} call pruned; take an intact copy"
+    if model.weights.form == "packed":
+        ignored = model.config["quantization_config"].get("ignore")
+        if ignored != checkpoint.others(model.weights, model.weights.bases()):
+            yield "config.json ignores other modules than those that are not packed; take an intact copy"
 
 
-def _manifest_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
+def _label_faults(model: Model) -> Iterator[str]:
+    """Where the manifest and the tensors contradict each other."""
+    for name in model.pruned:
+        if name not in model.listed:
+            yield f"{name} belongs to the decoder blocks, but {MANIFEST} does not list it; take an intact copy"
+    for name in sorted(model.listed.keys() - model.expected.keys()):
+        yield f"{MANIFEST} lists {name}, which is no linear of the decoder blocks by config.json; take an intact copy"
+    known = {"format_version": checkpoint.FORMAT_VERSION, "pattern": "2:4", "values": _values(model)}
+    for key, found in known.items():
+        said = model.manifest.get(key, found)
+        said = said.get("dtype") if key == "values" and isinstance(said, dict) else said
+        if said != found:
+            yield f"{MANIFEST} says {key} {said!r}, the folder has {found!r}; take an intact copy or convert it again"
+
+
+def _values(model: Model) -> str | None:
+    """The dtype of the pruned weights as they are stored."""
+    part = "values" if model.weights.form == "packed" else "weight"
+    stored = [f"{name}.{part}" for name in model.pruned if f"{name}.{part}" in model.weights]
+    return checkpoint.dtype_name(model.weights[stored[0]].dtype) if stored else None
+
+
+def _digest_faults(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     recorded = manifest.get("sha256")
     if not isinstance(recorded, dict) or not manifest.get("linears"):
         yield f"{MANIFEST} lists no linears or no digests; take an intact copy"
@@ -134,7 +226,7 @@ def _manifest_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{name} differs from its digest in {MANIFEST}; take an intact copy"
 
 
-def _config_faults(config: dict[str, Any], form: Format) -> Iterator[str]:
+def _config_faults(config: Mapping[str, Any], form: Format) -> Iterator[str]:
     quantization = config.get("quantization_config") or {}
     if form == "dense":
         if quantization:
@@ -145,5 +237,8 @@ def _config_faults(config: dict[str, Any], form: Format) -> Iterator[str]:
     except CheckpointError as error:
         yield str(error)
         return
-    if quantization["values_dtype"] == "int8" and checkpoint.named_dtype(config) is None:
+    named, values = checkpoint.named_dtype(config), quantization["values_dtype"]
+    if values == "int8" and named is None:
         yield "config.json names no dtype of the model, which int8 values do not tell; take an intact copy"
+    if values != "int8" and named is not None and checkpoint.dtype_name(named) != values:
+        yield f"config.json says {checkpoint.dtype_name(named)}, but has {values} values; take an intact copy"

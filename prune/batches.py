@@ -5,7 +5,7 @@ First the model runs once over the text with a stand-in for every block that not
 that any block can be run alone, on the states that the blocks before it have left.
 
 The states of the whole text are as large as some blocks; they are in memory, or on disk where memory is short. A block
-may be on another device than the states: what it is called with goes there, and its outputs come back.
+may be on another device than the states: what it is called with goes there, and what becomes a state comes back.
 
 A model whose blocks do more than map hidden states to hidden states is found by a trial on a few tokens and refused.
 """
@@ -121,13 +121,15 @@ def record(
 def propagate(block: Block, index: int, batches: list[Batch]) -> None:
     """Run the pruned block and keep its outputs as the inputs of the next."""
     for batch in batches:
-        batch.hidden = run_block(block, index, batch.hidden, batch)
+        hidden = batch.hidden
+        batch.hidden = run_block(block, index, hidden, batch).to(hidden.device)
 
 
 def follow_dense(block: Block, index: int, batches: list[Batch]) -> None:
     """Run the dense block on the states of the dense model."""
     for batch in batches:
-        batch.dense = run_block(block, index, batch.hidden if batch.dense is None else batch.dense, batch)
+        before = batch.hidden if batch.dense is None else batch.dense
+        batch.dense = run_block(block, index, before, batch).to(before.device)
 
 
 def require_finite(index: int, batches: list[Batch]) -> None:
@@ -148,11 +150,11 @@ def _require_finite(what: str, states: Tensor, positions: Positions) -> None:
 
 
 def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:  # [samples, length, width]
-    """Run a block as the model would at that place in the batch."""
+    """Run a block as the model would at that place in the batch; what it returns is where the block is."""
     call, device = batch.calls[index], next(block.module.parameters()).device
     output = block.module(hidden.to(device), *_moved(call.args, device), **_moved(call.kwargs, device))
     result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result.to(hidden.device)
+    return result
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -137,29 +137,43 @@ def likeness(text: str, sampled: bool, calibration: Mapping[str, Any] | None) ->
 def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name what was done to the base model, and by what."""
     preset, machine = manifest["preset"], manifest["machine"]
+    if commit := manifest["origin"].get("commit"):
+        yield "commit of the base model", commit
     yield (
         "preset" if preset else "method",
         f"{preset} (masks by {manifest['method']})" if preset else manifest["method"],
     )
-    yield "kept weights", f"{manifest['values']['dtype']}"
+    yield "kept weights", _values(manifest["values"])
     yield "calibration", _calibration(manifest["calibration"])
     yield "recovery", _recovery(manifest["recovery"])
-    yield "time", f"{manifest['minutes']:.1f} minutes on {machine['device']} ({machine['processor']})"
+    yield "time", f"{manifest['minutes']:.1f} minutes on {machine['device']} ({processor(manifest)})"
     yield "peak memory", f"{manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
     yield "versions", ", ".join(f"{package} {version}" for package, version in manifest["versions"].items())
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    once = values.get("rounded_once_to")
+    return f"{values['dtype']}, read back from {once['dtype']}, to which they were rounded" if once else values["dtype"]
+
+
+def processor(manifest: Mapping[str, Any]) -> str:
+    """The name of what did the work: of the GPU where there was one."""
+    machine = manifest["machine"]
+    return str(machine.get("gpu") or machine["processor"])
 
 
 def _calibration(calibration: Mapping[str, Any] | None) -> str:
     if calibration is None:
         return "none"
     length = calibration["length"]
-    parts = [f"{_source(each['source'])}, {each['samples']} x {length} tokens" for each in calibration["sources"]]
+    parts = [f"{_source(each)}, {each['samples']} x {length} tokens" for each in calibration["sources"]]
     return f"{'; '.join(parts)}; seed {calibration['seed']}"
 
 
-def _source(name: str) -> str:
+def _source(source: Mapping[str, Any]) -> str:
+    name, digest = source["source"], source.get("sha256")
     written = {SELF: "text sampled from the dense model", CHAT: "conversations sampled from the dense model"}
-    return written.get(name, name)
+    return f"{name} (SHA-256 {digest[:12]}...)" if digest else written.get(name, name)
 
 
 def _recovery(recovery: Mapping[str, Any] | None) -> str:

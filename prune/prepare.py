@@ -1,15 +1,18 @@
 """What is decided before a run begins: the model is loaded, and what cannot be done with it here is refused."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from twofour.prune import anatomy, folder, footprint, sources, text
+from twofour.prune import anatomy, checkpoint, folder, footprint, sources, text
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.errors import InputError
 from twofour.prune.recipe import PruneConfig
+from twofour.prune.request import Begun, Decided, go_on
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,14 @@ class Prepared:
     parts: Anatomy
     names: dict[str, str]  # under which its folder stores the weights of a linear
     config: PruneConfig
-    fallbacks: list[str]
+    decided: Decided
     on_disk: bool  # hidden states are
     forward: torch.dtype
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """What is done otherwise than was asked, or than the model says, and why."""
+        return dtype_notes(folder.read_config(self.source), self.parts.stored) + self.decided.fallbacks
 
     @property
     def disk_bytes(self) -> int:
@@ -35,8 +43,8 @@ class Prepared:
         return footprint.memory_bytes(self.parts, self.config, self.on_disk)
 
 
-def prepare(source: Path, config: PruneConfig) -> Prepared:
-    """Load the model of a folder and decide what can be done with it here.
+def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Prepared:
+    """Load the model of a folder and decide what can be done with it here. begun: the run that goes on.
 
     Raises ModelError or InputError for what a run could not do: before it starts, and for `prune --plan`, too.
     """
@@ -50,8 +58,24 @@ def prepare(source: Path, config: PruneConfig) -> Prepared:
         text.refuse_length(parts.model, config.length)
     forward = forward_dtype(parts, config)
     parts.model.to(forward)
-    config, fallbacks = footprint.affordable(parts, config)
-    return Prepared(source, parts, names, config, fallbacks, footprint.states_on_disk(parts, config), forward)
+    decided = go_on(config, decide(parts, config), begun)
+    config = decided.config(config)
+    return Prepared(source, parts, names, config, decided, footprint.states_on_disk(parts, config), forward)
+
+
+def decide(parts: Anatomy, config: PruneConfig) -> Decided:
+    """Decide what the memory that is free now allows."""
+    affordable, fallbacks = footprint.affordable(parts, config)
+    return Decided(affordable.train, config.device, fallbacks)
+
+
+def dtype_notes(config: Mapping[str, Any], stored: torch.dtype) -> list[str]:
+    """Say so where config.json names another dtype than the linears are stored in, which counts."""
+    named = checkpoint.named_dtype(config)
+    if named in (None, stored):
+        return []
+    says, holds = checkpoint.dtype_name(named), checkpoint.dtype_name(stored)
+    return [f"config.json of the base model says {says}, its linears are stored as {holds}: they stay what they are"]
 
 
 def require_device(device: str) -> None:

@@ -1,5 +1,6 @@
 """What a pruning run is asked to do, and the manifest that says what it did."""
 
+import hashlib
 import platform
 import resource
 import sys
@@ -9,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from twofour.prune.errors import InputError
+import twofour
+from twofour.prune.errors import InputError, TextError
 
 Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
 Preset = Literal["fast", "balanced", "best"]
@@ -57,6 +59,8 @@ class PruneConfig:
     preset: by time and memory; without a method, None is "balanced".
     method: the solver by name instead of a preset, without recovery.
     train: kept weights with all others of the model, or block by block; "auto" is the model where memory allows it.
+    blocks_as_begun: blocks are trained no longer than they are before the whole; set where a run that was to train the
+        whole goes on without that.
     calibration: a source or several, which share the samples evenly, see `sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
@@ -83,6 +87,7 @@ class PruneConfig:
     device: str = "cpu"
     memory_limit_bytes: int | None = None
     revision: str | None = None
+    blocks_as_begun: bool = False
 
     def __post_init__(self) -> None:
         if self.preset and self.method:
@@ -152,7 +157,9 @@ class PruneConfig:
         if self.method:
             return Stages(self.method)
         stages = PRESETS[self.preset or DEFAULT_PRESET]
-        return stages.by_blocks() if self.train == "blocks" else stages
+        if self.train != "blocks":
+            return stages
+        return stages._replace(model_passes=0) if self.blocks_as_begun else stages.by_blocks()
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:
@@ -196,6 +203,7 @@ def manifest(
     seconds: float,
     recovery: Mapping[str, Any] | None = None,
     fallbacks: Sequence[str] = (),
+    digests: Mapping[str, str] | None = None,  # of the files among the sources, see `file_digests`
 ) -> dict[str, Any]:
     """Make the manifest of a run."""
     return {
@@ -206,7 +214,7 @@ def manifest(
         "preset": config.chosen,
         "method": config.stages.solver,
         "values": _values(config, stored_dtype),
-        "calibration": _calibration(config),
+        "calibration": _calibration(config, digests),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in linears.items()},
@@ -214,7 +222,7 @@ def manifest(
         "dense": dict(dense),
         "fallbacks": list(fallbacks),  # what else cannot be done as asked is refused
         "forward_dtype": forward_dtype,
-        "machine": {"device": config.device, "threads": threads, "processor": platform.machine()},
+        "machine": _machine(config.device, threads),
         "versions": versions(),
         "minutes": round(seconds / 60, 3),
         "peak_memory_bytes": peak_memory_bytes(),
@@ -226,11 +234,43 @@ def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
     return {"dtype": stored_dtype} if config.values == "model" else {"dtype": "int8", "scale_columns": 0}
 
 
-def _calibration(config: PruneConfig) -> dict[str, Any] | None:
+def file_digests(config: PruneConfig) -> dict[str, str]:
+    """SHA-256 of each file that is calibrated on, by its source. Raises TextError, naming it, where one is not read."""
+    if config.stages.solver == "magnitude":
+        return {}
+    return {
+        source: _sha256(source)
+        for source in config.sources
+        if source not in (SELF, CHAT) and not source.startswith(HUB)
+    }
+
+
+def _sha256(source: str) -> str:
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise TextError(f"{source} cannot be read ({error.strerror}); give a text file") from error
+
+
+def _machine(device: str, threads: int) -> dict[str, Any]:
+    machine = {"device": device, "threads": threads, "processor": platform.machine()}
+    if device == "cpu":
+        return machine
+    import torch
+
+    return {**machine, "gpu": torch.cuda.get_device_name(device)}
+
+
+def _calibration(config: PruneConfig, digests: Mapping[str, str] | None) -> dict[str, Any] | None:
     if config.stages.solver == "magnitude":
         return None
     return {
-        "sources": [{"source": _named(source), "samples": samples} for source, samples in config.shares.items()],
+        "sources": [
+            {"source": _named(source), "samples": samples}
+            | ({"sha256": digests[source]} if digests and source in digests else {})
+            for source, samples in config.shares.items()
+        ],
         "samples": config.text_samples,
         "length": config.length,
         "tokens": config.text_tokens,
@@ -253,8 +293,9 @@ def _solver(config: PruneConfig) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes a result, by package."""
-    packages = ("twofour", "torch", "transformers", "tokenizers", "safetensors")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = ("torch", "transformers", "tokenizers", "safetensors")
+    own = {"python": platform.python_version(), "twofour": twofour.__version__}
+    return own | {name: version(name) for name in packages}
 
 
 def peak_memory_bytes() -> int:

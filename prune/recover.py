@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from twofour.prune.anatomy import Anatomy, Block
 from twofour.prune.batches import Batch, logits, logits_behind, run_block
@@ -72,7 +72,8 @@ def block_loss(block: Block, index: int, batches: list[Batch]) -> Loss:
     def loss(part: int) -> Tensor:
         batch = batches[part]
         assert batch.dense is not None, "the walk follows the dense model where blocks are recovered"
-        return relative_error(run_block(block, index, batch.hidden, batch), batch.dense)
+        found = run_block(block, index, batch.hidden, batch)
+        return relative_error(found, batch.dense.to(found.device))
 
     return loss
 
@@ -115,22 +116,28 @@ def divergence(found: Tensor, wanted: Tensor) -> Tensor:  # [..., vocabulary] tw
 
 
 class _Divergence(torch.autograd.Function):
-    """The slope of a token's divergence is q - p, so one pass gives both, and some tokens at a time are enough."""
+    """The slope of a token's divergence is q - p, so one pass gives both, and some tokens at a time are enough.
+
+    It is kept in the dtype of the logits, but for float16 in float32: most of it is below what float16 can hold, until
+    it is multiplied by the scale of the loss.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, found: Tensor, wanted: Tensor) -> Tensor:  # [tokens, vocabulary] twice -> []
-        slope, sums = torch.empty_like(found), []
+    def forward(ctx: Any, found: Tensor, wanted: Tensor) -> Tensor:  # [tokens, vocabulary] twice -> []
+        wide = torch.float32 if found.dtype == torch.float16 else found.dtype
+        slope, sums = torch.empty_like(found, dtype=wide), []
         size = max(1, CHUNK_BYTES // (4 * found.shape[-1]))
         for part, some, goal in zip(slope.split(size), found.split(size), wanted.split(size), strict=True):
             log_q, log_p = some.float().log_softmax(-1), goal.float().log_softmax(-1)
             p = log_p.exp()
-            sums.append((p * (log_p - log_q)).sum())
+            sums.append(torch.where(p > 0, p * (log_p - log_q), 0.0).sum())  # 0 log 0 is 0
             part.copy_(log_q.exp_().sub_(p).div_(len(found)))
         ctx.save_for_backward(slope)
+        ctx.dtype = found.dtype
         return torch.stack(sums).sum() / len(found)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
-        return slope * gradient, None
+        return torch.mul(slope, gradient, out=torch.empty_like(slope, dtype=ctx.dtype)), None

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from twofour.prune import charts, pages
-from twofour.prune.card import NOT_MEASURED, QUALITY_HEAD, QUALITY_NOTE, done, quality_rows
+from twofour.prune.card import NOT_MEASURED, QUALITY_HEAD, QUALITY_NOTE, done, processor, quality_rows
 
 REPORT = "report.html"
 WORST = 10
@@ -82,7 +82,7 @@ def _figures(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     shown = [
         ("mean loss of a linear", f"{fmean(linear['loss'] for linear in linears.values()):.4f}", "relative"),
         ("largest", f"{loss:.4f}", top),
-        ("time", f"{manifest['minutes']:.1f} min", manifest["machine"]["processor"]),
+        ("time", f"{manifest['minutes']:.1f} min", processor(manifest)),
         ("peak memory", f"{manifest['peak_memory_bytes'] / 2**30:.2f} GiB", "resident"),
     ]
     whole = (manifest["recovery"] or {}).get("model")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import calibrate, checkpoint, folder, heap, label, recipe, sources
+from twofour.prune import calibrate, checkpoint, folder, footprint, heap, label, recipe, sources
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import record
@@ -19,7 +19,7 @@ from twofour.prune.calibrate import NewStatistic, PrunedBlock, Solve, Store
 from twofour.prune.card import trained
 from twofour.prune.checkpoint import SparseWeight
 from twofour.prune.errors import InputError
-from twofour.prune.journal import Journal, OnDemand, model_stamps, request
+from twofour.prune.journal import Journal, OnDemand
 from twofour.prune.kept import Rounding
 from twofour.prune.origin import origin
 from twofour.prune.packed import pack
@@ -27,6 +27,7 @@ from twofour.prune.prepare import Prepared, prepare
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import PruneConfig, PrunedLinear
 from twofour.prune.recover import Recovery, distil, recover_block, step_tokens
+from twofour.prune.request import model_stamps, request, threads_note
 from twofour.prune.rounding import as_int8, to_int8
 from twofour.prune.solvers.gptq import gptq
 from twofour.prune.solvers.magnitude import magnitude
@@ -87,10 +88,10 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), model_stamps(source)
-    with journal, folder.new_folder(Path(out), inside=journal.folder) as part:
-        ready = prepare(source, config)
-        config = ready.config
-        journal.begin(request(config, ready.forward, before))
+    with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
+        ready = prepare(source, config, journal.begun)
+        config, digests = ready.config, recipe.file_digests(ready.config)
+        journal.begin(request(config, ready.forward, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
         if model_stamps(source) != before:
@@ -108,7 +109,8 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             threads=torch.get_num_threads(),
             seconds=journal.spent_s,
             recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
-            fallbacks=pruned.fallbacks,
+            fallbacks=pruned.fallbacks + threads_note(journal.threads),
+            digests=digests,
         )
         label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)

@@ -34,13 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except TwofourError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}", error)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _complain("", error)
         return 130
     except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _complain(message: str, error: BaseException) -> None:
+    """Print a message and what else is to be said of the error."""
+    for line in filter(None, [message, *getattr(error, "__notes__", ())]):
+        print(line, file=sys.stderr)
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -31,9 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, child: Sequence[str] | None = None) -> int:
     """Serve until told to stop. `child`: what python is given to run in the place of the engine process."""
-    from twofour.serve import listening
+    from twofour.serve import crowd, listening
 
     set_up_logging()
+    crowd.raise_open_files()
     with listening.listen(args.host, args.port) as listener:
         return run_on(listener, args, child)
 

@@ -27,6 +27,7 @@ class SparseLinear(nn.Module):
 
     def __init__(self, packed: Packed, bias: Tensor | None = None, kernels: str = "auto") -> None:
         super().__init__()
+        self._dtype: torch.dtype | None = None
         self.out_features, self.in_features = packed.shape
         self.scale_columns = packed.scale_columns
         self.kernels = kernels
@@ -48,21 +49,24 @@ class SparseLinear(nn.Module):
     @property
     def kernel_bytes(self) -> int:
         """Resident bytes of the weight."""
-        return self.packed().nbytes if self.choice is None else self.choice.kernel.nbytes
+        return self.packed().nbytes if self.choice is None else self.choice.nbytes
 
     def packed(self) -> Packed:
         """Return the weight as it is stored."""
         if self.values is not None and self.positions is not None:
             return Packed(self.values, self.positions, self.scales, self.scale_columns)
         assert self.choice is not None
-        return self.choice.kernel.packed()
+        return self.choice.packed()
 
-    def prepare(self, kernels: str, name: str = "weight") -> None:
-        """Give the weight to a kernel. Raises CheckpointError if the stored tensors are corrupt."""
+    def prepare(self, kernels: str, name: str = "weight", dtype: torch.dtype | None = None) -> None:
+        """Give the weight to a kernel. Raises CheckpointError if the stored tensors are corrupt.
+
+        `dtype`: of the activations, where it is known.
+        """
         packed = self.packed()
         validate(packed, name)
-        self.kernels, self.choice = kernels, select.choose(packed, kernels)
-        self._sample = packed.values.new_empty(0)
+        self.kernels, self._dtype, self.choice = kernels, dtype, select.choose(packed, kernels, dtype)
+        self._sample = packed.values.new_empty(0, dtype=dtype if self.choice.rounded else None)
         self.values = self.positions = self.scales = None
 
     def forward(self, x: Tensor) -> Tensor:  # [..., in] -> [..., out]
@@ -90,7 +94,7 @@ class SparseLinear(nn.Module):
         if scales is not None:  # as integers, which a change of dtype leaves alone
             self.scales = fn(scales.view(torch.int32)).view(torch.float32)
         if ready:
-            self.prepare(self.kernels)
+            self.prepare(self.kernels, dtype=self._dtype and fn(torch.empty(0, dtype=self._dtype)).dtype)
         return self
 
     def _stays(self, fn: Callable[[Tensor], Tensor]) -> bool:
@@ -111,7 +115,7 @@ class SparseLinear(nn.Module):
         self._hold(Packed(**copies, scale_columns=packed.scale_columns))
         super()._load_from_state_dict(state_dict, prefix, *args)
         if ready:
-            self.prepare(self.kernels)
+            self.prepare(self.kernels, dtype=self._dtype)
 
 
 def _require_same_kind(dtype: torch.dtype, values: Tensor | None, prefix: str) -> None:

@@ -30,13 +30,14 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model for inference, packed linears as `SparseLinear`.
 
-    dtype None is the checkpoint's, device None is cuda where there is one. Raises CheckpointError, ModelError or
-    InputError, naming what is wrong; never runs code of the folder.
+    dtype None is the checkpoint's, device None is cuda where there is one; one like cuda:1 becomes the current device.
+    Raises CheckpointError, ModelError or InputError, naming what is wrong; never runs code of the folder.
     """
     select.require_name(kernels)
     folder = resolve(path_or_id, revision)
     form = checkpoint.form_of(folder)
     _refuse_config(read_config(folder), form)
+    to = _device(device)
     with left_unprepared():
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -48,14 +49,14 @@ def load_model(
             ignore_mismatched_sizes=True,  # refused below, by name
         )
     _require_complete(report, path_or_id)
-    loaded: PreTrainedModel = model.to(_device(device)).eval().requires_grad_(False)
+    loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
     _choose_kernels(loaded, kernels)
     return loaded
 
 
 def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
     for name, sparse in sparse_linears(model):
-        sparse.prepare(kernels, name)
+        sparse.prepare(kernels, name, model.dtype)
     for name, linear in list(model.named_modules()):
         if type(linear) is nn.Linear:
             crossover = select.dense_crossover(linear.weight, kernels, _is_head(model, linear))
@@ -83,10 +84,23 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _device(name: str | None) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
+def _device(name: str | None) -> torch.device:
+    """The device, made the current one: not all that multiplies on a GPU looks where its tensors are."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"no device is named {name!r}; choose cpu, cuda or one like cuda:1") from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
         raise InputError("this machine has no CUDA device that torch can use; choose --device cpu")
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise InputError(
+                f"there is no {device}, torch sees {torch.cuda.device_count()} CUDA devices; choose another"
+            )
+        torch.cuda.set_device(device)
+    return device
 
 
 @dataclass(frozen=True)
@@ -133,9 +147,17 @@ def _notes(sparse: dict[str, SparseLinear]) -> Iterator[str]:
             f"{len(expanded)} of {len(sparse)} 2:4 linears are expanded to dense ({', '.join(reasons)}): "
             "they take as much memory and time as dense"
         )
+    yield from _dropped(sparse)
     slower = sum(linear.choice is not None and linear.choice.note == select.SLOWER for linear in sparse.values())
     if slower:
         yield f"{slower} of {len(sparse)} 2:4 linears are kept dense: {select.SLOWER}"
     uses_cusparselt = any(linear.choice and linear.choice.kernel.name == "cusparselt" for linear in sparse.values())
     if uses_cusparselt and (warning := cusparselt.warning()):
         yield warning
+
+
+def _dropped(sparse: dict[str, SparseLinear]) -> Iterator[str]:
+    """Kernels that could not be built or raced, and for how many linears."""
+    counts = Counter(reason for linear in sparse.values() if linear.choice for reason in linear.choice.dropped)
+    for reason, count in counts.items():
+        yield f"dropped: {reason} ({count} of {len(sparse)} 2:4 linears)"

@@ -69,9 +69,6 @@ class EngineMetrics:
         self._refused = Counter(
             "vllm:admission_rejections", "Refused by the queue.", (*LABELS, "reason"), registry=registry
         )
-        self.unknown_fields = Counter(
-            "twofour:unknown_fields", "Request fields that nobody here knows.", registry=registry
-        )
         self.stalled_streams = Counter(
             "twofour:stalled_streams", "Streams cut because the client did not read.", registry=registry
         )

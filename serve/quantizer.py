@@ -59,10 +59,10 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(linear, nn.Linear) and name not in config.ignore:
                 model.set_submodule(name, SparseLinear.empty(linear, dtype, config.scale_columns))
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         for name, linear in sparse_linears(model):
             if not linear.packed().values.is_meta and not _leave.get():
-                linear.prepare("auto", name)
+                linear.prepare("auto", name, model.dtype)
         return model
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:

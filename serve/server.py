@@ -14,19 +14,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from twofour.prune.errors import InputError, ServerError
+from twofour.serve.acceptor import Acceptor
 from twofour.serve.connections import TimelyProtocol
+from twofour.serve.crowd import Crowd, connection_limit
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.supervise import DEFAULT, Patience, keep_running
 from twofour.serve.engine.types import Engine, EngineInfo
 
-MAX_CONNECTIONS = 4096
 MAX_HEAD_BYTES = 65536
-IDLE_S = 75  # longer than load balancers keep theirs (60 s): who closes last cannot lose a request
 LAST_WORDS_S = 3  # for answers that are written but not yet sent
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,19 @@ def no_password() -> str:
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn, without the signal handlers that would end streams before their time."""
+    """uvicorn, with connections that are counted and timed, and without the signal handlers that would end streams
+    before their time."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config, state = self.config, self.server_state
+        crowd = Crowd(connection_limit())
+
+        def make() -> TimelyProtocol:
+            return TimelyProtocol(crowd, config, state, {})
+
+        acceptors: list[Any] = [Acceptor(listener, crowd, make, config.ssl) for listener in sockets or ()]
+        self.servers = acceptors
+        self.started = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -138,10 +151,8 @@ def http_config(app: ASGIApp, tls: Tls | None = None) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        limit_concurrency=MAX_CONNECTIONS,
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,
-        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=LAST_WORDS_S,
     )
 

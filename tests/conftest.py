@@ -139,3 +139,9 @@ def large_heads_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "2:4": prune_by_magnitude(dense, folder / "2of4"),
         "2:4 int8": prune_by_magnitude(dense, folder / "int8", scale_columns=0),
     }
+
+
+@pytest.fixture(scope="session")
+def large_int8_folder(large_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed copy of it with int8 values."""
+    return prune_by_magnitude(large_model_folder, tmp_path_factory.mktemp("models") / "large-int8", scale_columns=0)

@@ -1,11 +1,11 @@
 """The contenders: every way to multiply by one matrix, in as many copies as it takes to find none of them in a cache.
 
 The weights are random and drawn from the seed: what a multiplication costs does not depend on the values. A 2:4 weight
-keeps a random pair of every group of four; a dense one keeps all. Every product is checked against float64 before any
+keeps a random pair of every group of four; a dense one keeps all. Every product is checked against float64 before its
 time is taken, so that no wrong result is ever fast.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,17 +18,20 @@ from torch.nn import functional
 from twofour.bench.kernels.plan import Matrix
 from twofour.prune.errors import TwofourError
 from twofour.prune.packed import VALID_NIBBLES, Packed, join_nibbles
-from twofour.serve.kernels import cpu, select
+from twofour.serve.kernels import cpu, cusparselt, select
 from twofour.serve.kernels.cpu import CpuWeight
+from twofour.serve.kernels.cusparselt import CusparseltKernel
 from twofour.serve.kernels.select import Kernel
 
 Product = Callable[[Tensor], Tensor]  # [tokens, columns] -> [tokens, rows]
+K = TypeVar("K", bound=Kernel)
 
 MOST_RING_BYTES = 1 << 28  # of the copies of one contender
 CHECKED_ROWS = 32
 # A bfloat16 result is rounded once or twice. Sums may be float32 in any order, and x of int8 kernels has 16 bits. For
-# many tokens our int8 weights are expanded to bfloat16, each rounded.
-ROUNDING, SUMMING, INT8_SUMMING = 2.0**-7, 2.0**-14, 2.0**-9
+# many tokens our int8 weights are expanded to bfloat16, each rounded. cuSPARSELt may round the sum of each split to
+# bfloat16 before it adds them up.
+ROUNDING, SUMMING, INT8_SUMMING, SPLIT_SUMMING = 2.0**-7, 2.0**-14, 2.0**-9, 2.0**-11
 _INT8 = 127
 
 
@@ -54,24 +57,35 @@ class Form:
     copies: Iterator[Product]
 
 
-def sparse_forms(matrix: Matrix, seed: int) -> list[Form]:
+Makers = Mapping[str, Callable[[], Form]]  # by name: each may fail by itself
+
+
+def sparse_makers(matrix: Matrix, seed: int) -> Makers:
     """On the CPU, by a 2:4 weight: what `twofour serve` runs, and our kernels by name."""
     packed, integers = random_packed(matrix, seed), random_integers(matrix, seed)
-    return [
-        served(packed),
-        _cpu_form("2:4 bf16", CpuWeight.from_packed(packed), packed.unpack()),
-        _cpu_form("2:4 int8", CpuWeight.from_packed(integers), integers.unpack(), INT8_SUMMING),
-    ]
+    return {
+        "served": lambda: served(packed),
+        "2:4 bf16": lambda: _cpu_form("2:4 bf16", CpuWeight.from_packed(packed), packed.unpack()),
+        "2:4 int8": lambda: _cpu_form("2:4 int8", CpuWeight.from_packed(integers), integers.unpack(), INT8_SUMMING),
+    }
+
+
+def dense_makers(matrix: Matrix, seed: int) -> Makers:
+    """On the CPU, by a dense weight: torch, and our own kernel, which is the best dense."""
+    weight = random_dense(matrix, seed)
+    return {
+        "torch bf16": lambda: torch_dense(weight),
+        "torch int8": lambda: _torch_int8(matrix, seed),
+        "dense twin": lambda: _cpu_form("dense twin", CpuWeight.from_dense(weight.clone()), weight),
+    }
+
+
+def sparse_forms(matrix: Matrix, seed: int) -> list[Form]:
+    return [make() for make in sparse_makers(matrix, seed).values()]
 
 
 def dense_forms(matrix: Matrix, seed: int) -> list[Form]:
-    """On the CPU, by a dense weight: torch, and our own kernel, which is the best dense."""
-    weight = random_dense(matrix, seed)
-    return [
-        torch_dense(weight),
-        _torch_int8(matrix, seed),
-        _cpu_form("dense twin", CpuWeight.from_dense(weight.clone()), weight),
-    ]
+    return [make() for make in dense_makers(matrix, seed).values()]
 
 
 def with_copies(forms: Sequence[Form], ring: int) -> list[Contender]:
@@ -99,8 +113,15 @@ def copies_of(weight_bytes: int, ring: int) -> int:
 def served(packed: Packed, kernels: str = "auto", name: str = "served") -> Form:
     choice = select.choose(packed, kernels)
     kernel = choice.kernel
-    contender = _contender(name, kernel.name, kernel.nbytes, packed.unpack())
-    return Form(replace(contender, note=choice.note), _copies(kernel, _kernel_product))
+    is_split = kernel.name == CusparseltKernel.name
+    notes = [choice.note, *choice.dropped, cusparselt.warning() if is_split else None]
+    form = by_kernel(name, kernel, packed.unpack())
+    contender = replace(
+        form.contender,
+        note="; ".join(note for note in notes if note) or None,
+        summing=SPLIT_SUMMING if is_split else SUMMING,
+    )
+    return replace(form, contender=contender)
 
 
 def torch_dense(weight: Tensor) -> Form:
@@ -124,6 +145,11 @@ def _torch_int8(matrix: Matrix, seed: int) -> Form:
 def _cpu_form(name: str, weight: CpuWeight, dense: Tensor, summing: float = SUMMING) -> Form:
     contender = replace(_contender(name, cpu.available(), weight.nbytes, dense), summing=summing)
     return Form(contender, _copies(weight, lambda copy: partial(cpu.linear, weight=copy)))
+
+
+def by_kernel(name: str, kernel: K, dense: Tensor, product: Callable[[K], Product] | None = None) -> Form:
+    """A contender by a kernel's layout. `dense` [rows, columns]: the weight; `product`: if not the kernel's own."""
+    return Form(_contender(name, kernel.name, kernel.nbytes, dense), _copies(kernel, product or _kernel_product))
 
 
 def _kernel_product(kernel: Kernel) -> Product:
@@ -152,7 +178,7 @@ def random_dense(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # b
 
 def random_packed(matrix: Matrix, seed: int, device: str = "cpu") -> Packed:
     rows, columns = matrix
-    return Packed(random_dense((rows, columns // 2), seed, device), _random_positions(matrix, seed).to(device))
+    return Packed(random_dense((rows, columns // 2), seed, device), _random_positions(matrix, seed, device))
 
 
 def random_integers(matrix: Matrix, seed: int) -> Packed:
@@ -164,11 +190,11 @@ def random_integers(matrix: Matrix, seed: int) -> Packed:
     return Packed(values, _random_positions(matrix, seed), scales)
 
 
-def _random_positions(matrix: Matrix, seed: int) -> Tensor:  # uint8 [rows, ceil(columns / 8)]
+def _random_positions(matrix: Matrix, seed: int, device: str = "cpu") -> Tensor:  # uint8 [rows, ceil(columns / 8)]
     rows, columns = matrix
-    draw = torch.Generator().manual_seed(seed)
-    kinds = torch.randint(len(VALID_NIBBLES), (rows, columns // 4), generator=draw)
-    return join_nibbles(torch.tensor(VALID_NIBBLES, dtype=torch.uint8)[kinds])
+    draw = torch.Generator(device).manual_seed(seed)
+    kinds = torch.randint(len(VALID_NIBBLES), (rows, columns // 4), device=device, generator=draw)
+    return join_nibbles(torch.tensor(VALID_NIBBLES, dtype=torch.uint8, device=device)[kinds])
 
 
 def activations(tokens: int, columns: int, seed: int, device: str = "cpu") -> Tensor:  # bfloat16
@@ -188,5 +214,5 @@ def require_right(found: Sequence[Contender], x: Tensor) -> None:  # x: [tokens,
             raise TwofourError(
                 f"{each.name} ({each.kernel}) multiplies wrongly: {float(y[token, row]):g} in token {token}, row "
                 f"{each.checked_rows[row]} of {len(x)} tokens x {x.shape[1]} columns, {float(exact[token, row]):g} is "
-                "right; nothing was timed: do not use this kernel on this machine"
+                "right; it is not timed: do not use this kernel on this machine"
             )

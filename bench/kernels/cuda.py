@@ -6,13 +6,13 @@ CUDA events.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from twofour.bench.kernels.ceiling import PASSES, Ceiling
-from twofour.bench.kernels.contenders import Contender, Form, random_dense, random_packed, served, torch_dense
+from twofour.bench.kernels.contenders import Contender, Form, Makers, random_dense, random_packed, served, torch_dense
 from twofour.bench.kernels.plan import Matrix, Plan
 from twofour.bench.kernels.race import Turn
 from twofour.prune.errors import InputError
@@ -49,13 +49,18 @@ def copy_ceiling() -> Ceiling:
     return Ceiling("copy", 2 * COPY_BYTES, tuple(_seconds(lambda: to.copy_(source)) for _ in range(PASSES)))
 
 
-def forms(part: str, matrix: Matrix, seed: int) -> list[Form]:
-    dense = torch_dense(random_dense(matrix, seed, "cuda"))
+def makers(part: str, matrix: Matrix, seed: int) -> Makers:
+    dense = {"torch bf16": lambda: torch_dense(random_dense(matrix, seed, "cuda"))}
     if part == "lm_head":
-        return [dense]
+        return dense
     packed = random_packed(matrix, seed, "cuda")
-    named = [served(packed, kernel, f"2:4 {kernel}") for kernel in KERNELS if not _refusal(matrix, kernel)]
-    return [served(packed), *named, dense]
+    able = [kernel for kernel in KERNELS if not _refusal(matrix, kernel)]
+    named = {f"2:4 {kernel}": partial(served, packed, kernel, f"2:4 {kernel}") for kernel in able}
+    return {"served": partial(served, packed), **named, **dense}
+
+
+def forms(part: str, matrix: Matrix, seed: int) -> list[Form]:
+    return [make() for make in makers(part, matrix, seed).values()]
 
 
 def refusals(plan: Plan) -> dict[str, str]:
@@ -70,6 +75,8 @@ def _refusal(matrix: Matrix, kernel: str) -> str:
         served(random_packed(matrix, 0, "cuda"), kernel)
     except InputError as error:
         return str(error)
+    except Exception:  # no refusal: it fails again where it should multiply, and is dropped by name
+        return ""
     return ""
 
 
@@ -104,7 +111,8 @@ def _captured(contender: Contender, x: Tensor) -> torch.cuda.CUDAGraph:
             product(x)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph):
+    # Where a capture fails, torch leaves its stream the current one; the outer context does not.
+    with torch.inference_mode(), torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         for product in contender.products:
             product(x)
     return graph

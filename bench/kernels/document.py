@@ -13,7 +13,7 @@ import numpy as np
 
 from twofour.bench.hardware import Hardware
 from twofour.bench.kernels.ceiling import BYTES_PER_WEIGHT, Ceiling
-from twofour.bench.kernels.measure import Cell, Findings
+from twofour.bench.kernels.measure import Cell, Dropped, Findings
 from twofour.bench.kernels.never_slower import name, never_slower
 from twofour.bench.kernels.plan import KIND, Matrix, Model
 from twofour.bench.stats import paired_ratio
@@ -63,12 +63,26 @@ def document(
         "models": [_model(model) for model in plan.models],
         "ceiling": _ceiling(found.ceilings) if found.ceilings else None,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in found.gates],
-        "valid": bool(found.cells) and all(gate.passed is not False for gate in found.gates),
+        "complete": found.complete,
+        "dropped": [_dropped(each) for each in found.dropped],
+        "valid": _is_valid(found),
         "sums": sums,
         "never_slower": never_slower(cells, sums, seed),
         "not_measured": dict(found.not_measured),
         "cells": cells,
     }
+
+
+def _is_valid(found: Findings) -> bool:
+    """All was measured, and nobody was wrong."""
+    return (
+        bool(found.cells) and found.complete and not found.dropped and all(g.passed is not False for g in found.gates)
+    )
+
+
+def _dropped(each: Dropped) -> dict[str, Any]:
+    where = {"part": each.part, "rows": each.matrix[0], "columns": each.matrix[1], "tokens": each.tokens}
+    return where | {"contender": each.contender, "reason": each.reason}
 
 
 def _clock(device: str, threads: int) -> str:

@@ -1,12 +1,15 @@
 """The measurement: the ceiling, then every matrix at every number of tokens, then the ceiling again."""
 
 import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from twofour.bench.gates import Gate, Pressure
 from twofour.bench.kernels import contenders, cuda
@@ -15,8 +18,12 @@ from twofour.bench.kernels.contenders import Contender, Form
 from twofour.bench.kernels.isa import held
 from twofour.bench.kernels.plan import Matrix, Plan
 from twofour.bench.kernels.race import Lap, Turn, cpu_turn, race
+from twofour.prune.errors import TwofourError
 from twofour.prune.progress import Progress, Step, counter, silent
 from twofour.serve.kernels import cpu
+from twofour.serve.kernels.race import Failed
+
+log = logging.getLogger(__name__)
 
 MOST_PRESSURE, MOST_DRIFT, MOST_SHARE = 0.10, 0.15, 1.10
 
@@ -41,8 +48,19 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A contender that failed or was wrong, and where; `tokens` None: for all numbers of tokens."""
+
+    part: str
+    matrix: Matrix
+    tokens: int | None
+    contender: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Findings:
-    """`not_measured`: why there are no cells, or, by contender, why it has none."""
+    """`not_measured`: why there are no cells, or, by contender, why it has none. Not `complete`: as far as it got."""
 
     plan: Plan
     started: datetime
@@ -53,81 +71,160 @@ class Findings:
     gates: tuple[Gate, ...] = ()
     cells: tuple[Cell, ...] = ()
     not_measured: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[Dropped, ...] = ()
+    complete: bool = True
 
 
-def measure(plan: Plan, progress: Progress = silent) -> Findings:
-    """Raises TwofourError where a kernel gives a wrong product."""
+Keep = Callable[[Findings], object]  # what was found so far, after every cell
+
+
+def measure(plan: Plan, progress: Progress = silent, keep: Keep = lambda found: None) -> Findings:
+    """A contender that fails or is wrong is dropped, with its reason. After an interrupt: what was found until then."""
     if plan.device == "cuda":
-        return _measure_cuda(plan, progress)
+        return _measure_cuda(plan, progress, keep)
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:
         with held(plan.isa) as reason:
-            return _without(plan, cpu.available(), reason) if reason else _measure_cpu(plan, progress)
+            return _without(plan, cpu.available(), reason) if reason else _measure_cpu(plan, progress, keep)
     finally:
         torch.set_num_threads(threads)
 
 
-def _measure_cpu(plan: Plan, progress: Progress) -> Findings:
+def _measure_cpu(plan: Plan, progress: Progress, keep: Keep) -> Findings:
     started, pressure = datetime.now(UTC), Pressure()
     cache_bytes = last_level_cache_bytes()
     ring = contenders.ring_bytes(cache_bytes)
     before = _announced(read_ceilings(plan.threads, cache_bytes), progress)
-    cells = tuple(_cells(plan, ring, progress))
+    begun = Findings(plan, started, cpu.available(), ring, cache_bytes, _best_first(before, before), complete=False)
+    found = _cells(begun, progress, keep)
+    if not found.complete:
+        return found
     after = read_ceilings(plan.threads, cache_bytes)
     best = _best_first(before, after)
-    gates = (_pressure_gate(pressure.share()), _drift(before, after), _share_gate(cells, best[0]))
-    return Findings(plan, started, cpu.available(), ring, cache_bytes, best, gates, cells)
+    gates = (_pressure_gate(pressure.share()), _drift(before, after), _share_gate(found.cells, best[0]))
+    return replace(found, ceilings=best, gates=gates)
 
 
-def _measure_cuda(plan: Plan, progress: Progress) -> Findings:
+def _measure_cuda(plan: Plan, progress: Progress, keep: Keep) -> Findings:
     if reason := cuda.missing():
         return _without(plan, "none", reason)
     started = datetime.now(UTC)
     cache_bytes = cuda.cache_bytes()
     ring = contenders.ring_bytes(cache_bytes)
     before = _announced([cuda.copy_ceiling()], progress)
-    cells = tuple(_cells(plan, ring, progress))
+    begun = Findings(plan, started, cuda.target(), ring, cache_bytes, tuple(before), not_measured=cuda.NOT_MEASURED)
+    found = _cells(replace(begun, complete=False), progress, keep)
+    if not found.complete:
+        return found
     after = [cuda.copy_ceiling()]
     best, refused = _best_first(before, after), {**cuda.NOT_MEASURED, **cuda.refusals(plan)}
-    gates = (_drift(before, after), _share_gate(cells, best[0]))
-    return Findings(plan, started, cuda.target(), ring, cache_bytes, best, gates, cells, refused)
+    gates = (_drift(before, after), _share_gate(found.cells, best[0]))
+    return replace(found, ceilings=best, gates=gates, not_measured=refused)
 
 
-def _cells(plan: Plan, ring: int, progress: Progress) -> list[Cell]:
+def _cells(begun: Findings, progress: Progress, keep: Keep) -> Findings:
+    """All cells, kept after each; or those until an interrupt, and then it is not complete."""
+    found, plan = begun, begun.plan
     parts = [("linear", matrix, plan.tokens) for matrix in plan.linears]
     parts += [("lm_head", matrix, tuple(plan.head_tokens)) for matrix in plan.heads if plan.head_tokens]
     step = counter("cells", sum(len(tokens) for _, _, tokens in parts), progress)
-    cells: list[Cell] = []
-    for part, matrix, tokens in parts:
-        found = contenders.with_copies(_forms(plan, part, matrix), ring)
-        for count in tokens:
-            cells.append(_cell(plan, part, matrix, count, found))
-            step(f"{part} {matrix[0]} x {matrix[1]}, {count} tokens")
-        del found
-        gc.collect()  # a ring is hundreds of megabytes; none waits for the next
-    return cells
+    try:
+        for part, matrix, tokens in parts:
+            row = Row(plan, part, matrix)
+            row.make(begun.ring_bytes)
+            for count in tokens:
+                cells = row.cell(count)
+                found = replace(found, cells=(*found.cells, *cells), dropped=(*found.dropped, *row.take_dropped()))
+                keep(found)
+                step(f"{part} {matrix[0]} x {matrix[1]}, {count} tokens")
+            del row
+            gc.collect()  # a ring is hundreds of megabytes; none waits for the next
+    except KeyboardInterrupt:
+        return found
+    return replace(found, complete=True)
 
 
-def _forms(plan: Plan, part: str, matrix: Matrix) -> list[Form]:
+class Row:
+    """A matrix and its contenders. One that fails is dropped, from here on or from a cell, and the others go on."""
+
+    def __init__(self, plan: Plan, part: str, matrix: Matrix) -> None:
+        self._plan, self._part, self._matrix = plan, part, matrix
+        self._contenders: list[Contender] = []
+        self._dropped: list[Dropped] = []
+
+    def make(self, ring: int) -> None:
+        forms: list[Form] = []
+        for name, make in _makers(self._plan, self._part, self._matrix).items():
+            with self._dropping(name, None):
+                forms.append(make())
+        with self._dropping("all", None):
+            self._contenders = contenders.with_copies(forms, ring)
+
+    def cell(self, tokens: int) -> list[Cell]:
+        """One cell, or none where nobody is left."""
+        x = contenders.activations(tokens, self._matrix[1], self._plan.seed, self._plan.device)
+        turns: dict[str, Turn] = {}
+        for each in self._contenders:
+            with self._dropping(each.name, tokens):
+                contenders.require_right([each], x)
+                turns[each.name] = _turn(self._plan, each, x)
+        laps = self._race(turns, tokens)
+        entries = {
+            each.name: Entry(each.kernel, each.weight_bytes, len(each.products), each.note, laps[each.name])
+            for each in self._contenders
+            if each.name in laps
+        }
+        return [Cell(self._part, self._matrix, tokens, entries)] if entries else []
+
+    def take_dropped(self) -> list[Dropped]:
+        """Those since the last time."""
+        taken, self._dropped = self._dropped, []
+        return taken
+
+    def _race(self, turns: dict[str, Turn], tokens: int) -> dict[str, Lap]:
+        while turns:
+            named = {name: _naming(name, turn) for name, turn in turns.items()}
+            try:
+                return race(named, self._plan.rounds, self._plan.target_s)
+            except Failed as failed:
+                self._drop(failed.form, tokens, failed.cause)
+                del turns[failed.form]
+        return {}
+
+    @contextmanager
+    def _dropping(self, contender: str, tokens: int | None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a kernel, its compiler or its library raises
+            self._drop(contender, tokens, error)
+
+    def _drop(self, contender: str, tokens: int | None, error: Exception) -> None:
+        is_ours = isinstance(error, TwofourError)
+        log.warning("%s is dropped: %s", contender, error, exc_info=None if is_ours else error)
+        reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
+        self._dropped.append(Dropped(self._part, self._matrix, tokens, contender, reason.partition("\n")[0]))
+
+
+def _makers(plan: Plan, part: str, matrix: Matrix) -> contenders.Makers:
     if plan.device == "cuda":
-        return cuda.forms(part, matrix, plan.seed)
-    dense = contenders.dense_forms(matrix, plan.seed)
-    return dense if part == "lm_head" else [*contenders.sparse_forms(matrix, plan.seed), *dense]
+        return cuda.makers(part, matrix, plan.seed)
+    dense = contenders.dense_makers(matrix, plan.seed)
+    return dense if part == "lm_head" else {**contenders.sparse_makers(matrix, plan.seed), **dense}
 
 
-def _cell(plan: Plan, part: str, matrix: Matrix, tokens: int, found: Sequence[Contender]) -> Cell:
-    x = contenders.activations(tokens, matrix[1], plan.seed, plan.device)
-    contenders.require_right(found, x)
-    turns: dict[str, Turn] = {
-        each.name: cuda.turn(each, x) if plan.device == "cuda" else cpu_turn(each, x, plan.threads) for each in found
-    }
-    laps = race(turns, plan.rounds, plan.target_s)
-    entries = {
-        each.name: Entry(each.kernel, each.weight_bytes, len(each.products), each.note, laps[each.name])
-        for each in found
-    }
-    return Cell(part, matrix, tokens, entries)
+def _turn(plan: Plan, contender: Contender, x: Tensor) -> Turn:
+    return cuda.turn(contender, x) if plan.device == "cuda" else cpu_turn(contender, x, plan.threads)
+
+
+def _naming(name: str, turn: Turn) -> Turn:
+    def named(calls: int) -> float:
+        try:
+            return turn(calls)
+        except Exception as error:
+            raise Failed(name, error) from error
+
+    return named
 
 
 def _announced(ceilings: list[Ceiling], progress: Progress) -> list[Ceiling]:
@@ -148,7 +245,8 @@ def _drift(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> Gate:
 def _share_gate(cells: Sequence[Cell], ceiling: Ceiling) -> Gate:
     """Nothing is faster than memory: then the ceiling is wrong, or a weight was found in a cache."""
     entries = [entry for cell in cells for entry in cell.entries.values()]
-    highest_share = max(ceiling.best_s(entry.weight_bytes) / median(entry.lap.seconds) for entry in entries)
+    shares = [ceiling.best_s(entry.weight_bytes) / median(entry.lap.seconds) for entry in entries]
+    highest_share = max(shares, default=None)
     return Gate("share_of_ceiling", highest_share, MOST_SHARE, "share", "the ceiling was disturbed; run again")
 
 

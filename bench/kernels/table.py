@@ -1,6 +1,6 @@
 """The result for the eye, from the document alone: the ceiling, each model's sum, then every matrix."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _RATIO_WIDTH = 25
@@ -11,7 +11,11 @@ _LEGEND = (
 
 
 def table(document: Mapping[str, Any]) -> str:
-    absent = ["", *(f"not measured: {who}: {why}" for who, why in document["not_measured"].items())]
+    absent = [
+        "",
+        *(f"not measured: {who}: {why}" for who, why in document["not_measured"].items()),
+        *_failures(document),
+    ]
     if not document["cells"]:
         return "\n".join([*_heading(document), *absent])
     lines = [*_heading(document), *_LEGEND, "", *_ceiling(document["ceiling"])]
@@ -44,6 +48,20 @@ def verdict(judged: Mapping[str, Any]) -> list[str]:
     return [*lines, f"  {word}: {len(judged['failures'])} of {judged['judged']} cells are slower"]
 
 
+def _failures(document: Mapping[str, Any]) -> list[str]:
+    """Who was dropped, what is known against those who were not, and whether all was measured."""
+    lines = [
+        f"dropped: {each['contender']}, {each['part']} {each['rows']:,} x {each['columns']:,}"
+        + (f", {each['tokens']} tokens" if each["tokens"] else "")
+        + f": {each['reason']}"
+        for each in document.get("dropped", ())
+    ]
+    known = (cell["contenders"].items() for cell in document["cells"])
+    notes = {(who, figures["note"]) for own in known for who, figures in own if who != "served" and figures["note"]}
+    lines += [f"note: {who}: {note}" for who, note in sorted(notes)]
+    return lines if document.get("complete", True) else [*lines, "incomplete: it ended before all was measured"]
+
+
 def _heading(document: Mapping[str, Any]) -> list[str]:
     isa, torch_isa, threads = document["isa"], document["torch_isa"], document["threads"]
     held = " ".join(f"{name}={value}" for name, value in document["torch_environment"].items())
@@ -74,15 +92,20 @@ def _model(model: Mapping[str, Any], sums: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _block(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Times, bandwidths and ratios of rows that have the same contenders, one line for each number of tokens."""
-    names, ratios = list(rows[0]["contenders"]), list(rows[0]["ratios"])
-    lines = [_line("ms", names, 18)]
-    lines += [_line(row["tokens"], [_time(row["contenders"][each]) for each in names], 18) for row in rows]
-    lines += [_line("GB/s", names, 18)]
-    lines += [_line(row["tokens"], [_bandwidth(row["contenders"][each]) for each in names], 18) for row in rows]
-    lines += [_line("faster", ratios, _RATIO_WIDTH)]
-    lines += [_line(row["tokens"], [_ratio(row["ratios"][each]) for each in ratios], _RATIO_WIDTH) for row in rows]
-    return lines
+    """Times, bandwidths and ratios, one line for each number of tokens; a dash where a contender was dropped."""
+    lines = [*_part("ms", rows, "contenders", _time, 18), *_part("GB/s", rows, "contenders", _bandwidth, 18)]
+    return [*lines, *_part("faster", rows, "ratios", _ratio, _RATIO_WIDTH)]
+
+
+def _part(
+    title: str, rows: Sequence[Mapping[str, Any]], key: str, shown: Callable[[Mapping[str, Any]], str], width: int
+) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row[key]))
+    cells = [[shown(row[key][name]) if name in row[key] else "-" for name in names] for row in rows]
+    return [
+        _line(title, names, width),
+        *(_line(row["tokens"], own, width) for row, own in zip(rows, cells, strict=True)),
+    ]
 
 
 def _line(first: object, cells: Sequence[str], width: int) -> str:

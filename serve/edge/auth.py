@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.prune.errors import InputError
+from twofour.serve import key_file
 from twofour.serve.edge.errors import send_error, unauthorized
 from twofour.serve.edge.ids import header
 
@@ -16,14 +16,7 @@ Digests = tuple[bytes, ...]
 
 def read_keys(path: Path) -> Digests:
     """The digests of the keys in a file, one key a line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the API keys in {path}: {error}; give a text file") from error
-    digests = tuple(digest(line.strip().encode()) for line in lines if line.strip())
-    if not digests:
-        raise InputError(f"{path} holds no API key; write one key a line")
-    return digests
+    return tuple(digest(key.encode()) for key in key_file.keys(path))
 
 
 def digest(key: bytes) -> bytes:

@@ -10,6 +10,7 @@ from twofour.prune.errors import TwofourError
 Headers = Mapping[str, str]
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+CLOSE: Headers = {"Connection": "close"}
 
 
 class RequestError(TwofourError):
@@ -61,6 +62,11 @@ def overloaded(message: str) -> RequestError:
     return RequestError(503, message, type=SERVER, code="engine_overloaded", headers={"Retry-After": "1"})
 
 
+def crowded() -> RequestError:
+    message = "the server has as many connections as it can hold; try again shortly"
+    return RequestError(503, message, type=SERVER, code="engine_overloaded", headers={"Retry-After": "1", **CLOSE})
+
+
 def not_ready(message: str, headers: Headers | None = None) -> RequestError:
     return RequestError(503, message, type=SERVER, code="not_ready", headers={"Retry-After": "1", **(headers or {})})
 
@@ -77,6 +83,11 @@ def internal(request_id: str) -> RequestError:
 def not_finite() -> RequestError:
     message = "the model's logits are not finite for this prompt; use another prompt, or check the model"
     return RequestError(500, message, type=SERVER, code="non_finite", headers={"x-should-retry": "false"})
+
+
+def not_followed() -> RequestError:
+    message = "response_format: the schema cannot be followed with this model's tokens; write a simpler one"
+    return invalid(message, "response_format")
 
 
 async def send_error(scope: Scope, send: Send, error: RequestError) -> None:

@@ -1,21 +1,29 @@
-"""What can be refused from the headers alone."""
+"""What can be refused from the headers alone, once it is known who asks."""
+
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.serve.edge.errors import RequestError, invalid, send_error
+from twofour.serve.edge.errors import CLOSE, RequestError, invalid, send_error
 from twofour.serve.edge.ids import header
 
 MAX_HEADERS = 128
-CLOSE = {"Connection": "close"}
+
+Rule = Callable[[Scope], RequestError | None]
+
+
+def ambiguous(scope: Scope) -> RequestError | None:
+    """Two parties that disagree about which length counts see two different requests. So this comes before the question
+    who asks, as h11's own refusals do: it is about where a request ends, whoever's it is, and ends the connection."""
+    if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
+        return RequestError(400, "both Content-Length and Transfer-Encoding; send one", headers=CLOSE)
+    return None
 
 
 def fault(scope: Scope) -> RequestError | None:
-    """The first thing wrong with a request's head, if any."""
+    """The first other thing wrong with a request's head, if any."""
     if len(scope["headers"]) > MAX_HEADERS:
         return RequestError(431, f"more than {MAX_HEADERS} headers; send fewer", headers=CLOSE)
-    if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
-        # Two parties that disagree about which of them counts see two different requests.
-        return RequestError(400, "both Content-Length and Transfer-Encoding; send one", headers=CLOSE)
     if scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None:
         return invalid("requests from other origins are not allowed; use a server-side client")
     if scope["method"] == "POST" and not is_json(header(scope, b"content-type")):
@@ -30,12 +38,14 @@ def is_json(content_type: bytes | None) -> bool:
     )
 
 
-class Framing:
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+class Refuse:
+    """Requests that a rule finds fault with."""
+
+    def __init__(self, app: ASGIApp, rule: Rule) -> None:
+        self._app, self._rule = app, rule
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = fault(scope)
+        error = self._rule(scope)
         if error is None:
             await self._app(scope, receive, send)
         else:

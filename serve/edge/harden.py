@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from twofour.serve.edge.auth import Auth, Digests
 from twofour.serve.edge.bodies import BodyLimit
 from twofour.serve.edge.cors import Cors
-from twofour.serve.edge.framing import Framing
+from twofour.serve.edge.framing import Refuse, ambiguous, fault
 from twofour.serve.edge.lifecycle import PROBES, DrainGate, Lifecycle
 from twofour.serve.edge.limits import Limits, RateLimit
 from twofour.serve.edge.observe import Observe, Watcher
@@ -31,8 +31,9 @@ def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, *watchers: Wa
     guarded: ASGIApp = BodyLimit(app, config.max_body_bytes, config.body_deadline_s)
     guarded = DrainGate(guarded, lifecycle)
     guarded = RateLimit(guarded, config.limits)
+    guarded = Refuse(guarded, fault)
     guarded = Auth(guarded, config.api_keys, config.open_paths)
-    guarded = Framing(guarded)
+    guarded = Refuse(guarded, ambiguous)
     guarded = Cors(guarded, config.cors_origins)
     guarded = Observe(guarded, watchers)
     return http_only(guarded, app)

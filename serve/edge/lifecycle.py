@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.serve.edge.errors import not_ready, send_error
+from twofour.serve.edge.errors import CLOSE, crowded, not_ready, send_error
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})  # served to the end
 
@@ -48,7 +48,7 @@ class Lifecycle:
 
 
 class DrainGate:
-    """Count requests in; turn new ones away while draining."""
+    """Count requests in; turn new ones away while draining, and where the server has no room for their connection."""
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app, self._lifecycle = app, lifecycle
@@ -57,7 +57,9 @@ class DrainGate:
         if scope["path"] in PROBES:
             return await self._app(scope, receive, send)
         if self._lifecycle.draining:
-            error = not_ready("the server is shutting down; try another one", {"Connection": "close"})
+            error = not_ready("the server is shutting down; try another one", CLOSE)
             return await send_error(scope, send, error)
+        if scope["state"].get("crowded"):
+            return await send_error(scope, send, crowded())
         with self._lifecycle.entered():
             await self._app(scope, receive, send)

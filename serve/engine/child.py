@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from twofour.prune.errors import InputError, TwofourError
 from twofour.prune.folder import resolve
@@ -56,6 +57,7 @@ def main() -> int:
     sys.stderr = Lossy(sys.stderr.detach(), line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     ignore_signals()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tqdm.monitor_interval = 0  # bars are drawn while the model loads; no thread looks after them when it is served
     logging.getLogger("twofour.serve.kernels").setLevel(logging.INFO)  # a first start races them, for seconds
     pipe = Connection(int(sys.argv[1]))
     try:

@@ -14,6 +14,9 @@ import numpy
 import torch
 from torch import Tensor
 
+from twofour.serve.engine.matching import matcher_of
+from twofour.serve.engine.types import NOT_FOLLOWED
+
 GRAMMARS_KEPT = 64
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ValueError(f"the grammar cannot be followed: {self._matcher.get_error()[:200]}")
+            raise ValueError(f"{NOT_FOLLOWED}: {self._matcher.get_error()[:200]}")
 
 
 Constrain = Callable[[str], Constraint]
@@ -65,9 +68,7 @@ def grammars(model: str, revision: str | None, vocab_size: int, eos: tuple[int, 
 
     @lru_cache(maxsize=GRAMMARS_KEPT)
     def matcher(grammar: str) -> Any:
-        from llguidance import LLMatcher
-
-        return LLMatcher(prepared, grammar, log_level=0)
+        return matcher_of(prepared, grammar)
 
     return lambda grammar: Constraint(matcher(grammar).deep_copy(), vocab_size)
 

@@ -14,6 +14,8 @@ import torch
 
 from twofour.prune.footprint import host_bytes
 
+GPU_OWN = 1 << 30  # of a GPU's memory, for the driver, the code of kernels and what they work in
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -27,7 +29,7 @@ def memory_of(device: torch.device, weight_bytes: int) -> Memory:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what loading no longer needs
         free, total = torch.cuda.mem_get_info(device)
-        return Memory(total - weight_bytes, free)
+        return Memory(total - GPU_OWN - weight_bytes, free)
     return Memory(host_bytes() - weight_bytes, free_cpu_bytes())
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from twofour.prune.errors import NonFiniteError
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import NOT_FINITE, Logprob, Sampling
+from twofour.serve.engine.types import NOT_FINITE, NOT_FOLLOWED, Logprob, Sampling
 
 GREEDY_BELOW = 1e-5  # smaller temperatures leave the likeliest token only, and would overflow
 
@@ -105,7 +105,7 @@ def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
     if sequence.constraint:
         row[~sequence.constraint.allowed().to(row.device)] = -torch.inf
         if row.max() == -torch.inf:
-            raise ValueError("no token is allowed")
+            raise ValueError(f"{NOT_FOLLOWED}: no token is allowed")
     return row
 
 

@@ -62,6 +62,9 @@ class Prompt:
     salt: str = ""  # prefix-cache hits are shared only under equal salts
 
 
+NOT_FOLLOWED = (
+    "the grammar cannot be followed"  # in `Piece.error` of a sequence whose grammar is too large, or ends nowhere
+)
 NOT_FINITE = "the model's logits are not finite"  # `Piece.error` of a sequence that got NaN or infinity
 
 

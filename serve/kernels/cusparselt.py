@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from twofour.prune.errors import InputError
 from twofour.prune.packed import Packed, pack
-from twofour.serve.kernels.cusparselt_search import DEFAULT, Time, Tuning, graph_time_s, search
+from twofour.serve.kernels.cusparselt_search import DEFAULT, Time, Tuning, graph_time_s, ring, search
 
 ROWS = COLUMNS = 16  # the multiples that cuSPARSELt asks of a 16-bit weight, [out, in]
 TOKENS = 8  # and of the other operand
@@ -47,7 +47,8 @@ class CusparseltKernel:
     @classmethod
     def from_packed(cls, packed: Packed) -> "CusparseltKernel":
         dense = packed.unpack()
-        return cls(torch._cslt_compress(dense.masked_fill_(dense == 0, 0.0)), *packed.shape)
+        with torch.cuda.device_of(dense):
+            return cls(torch._cslt_compress(dense.masked_fill_(dense == 0, 0.0)), *packed.shape)
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +59,9 @@ class CusparseltKernel:
         if not buckets or min(buckets) < 1:
             raise InputError(f"a search takes numbers of tokens from 1 on, got {list(buckets)}")
         padded = sorted({tokens + -tokens % TOKENS for tokens in buckets})
-        found = tuple((tokens, search(self.blob, self.columns, tokens, time_s)) for tokens in padded)
+        with torch.cuda.device_of(self.blob):
+            blobs = ring(self.blob)
+            found = tuple((tokens, search(blobs, self.columns, tokens, time_s)) for tokens in padded)
         return replace(self, tuning=Tuning(version() or 0, found))
 
     def with_tuning(self, tuning: Tuning) -> "CusparseltKernel":
@@ -87,7 +90,8 @@ def _linear(x: Tensor, blob: Tensor, bias: Tensor | None, rows: int, columns: in
         return x.new_empty(*x.shape[:-1], rows)
     padded = functional.pad(flat, (0, 0, 0, -len(flat) % TOKENS)).contiguous()
     chosen = Tuning.from_numbers(0, algorithms).algorithm(len(padded)) if algorithms else DEFAULT
-    y: Tensor = torch._cslt_sparse_mm(blob, padded.t(), bias=bias, transpose_result=True, **vars(chosen))
+    with torch.cuda.device_of(blob):  # the library looks at the current device
+        y: Tensor = torch._cslt_sparse_mm(blob, padded.t(), bias=bias, transpose_result=True, **vars(chosen))
     return y[: len(flat)].view(*x.shape[:-1], rows)
 
 

@@ -42,9 +42,10 @@ class DenseKernel:
     name: ClassVar[str] = "dense"
 
     @classmethod
-    def from_packed(cls, packed: Packed, crossover_tokens: int) -> "DenseKernel":
+    def from_packed(cls, packed: Packed, crossover_tokens: int, dtype: torch.dtype = torch.bfloat16) -> "DenseKernel":
+        """int8 values become `dtype`, that of the activations; others stay."""
         is_int8 = packed.scales is not None
-        weight = packed.unpack().to(torch.bfloat16) if is_int8 else packed.unpack()
+        weight = packed.unpack().to(dtype) if is_int8 else packed.unpack()
         return cls(weight, packed if is_int8 else None, crossover_tokens)
 
     @property

@@ -1,7 +1,8 @@
 """How long each way to multiply takes for each number of tokens, and what follows from it.
 
 A way is a kernel held to its path for few tokens or to that for many. All ways take turns, on copies of their weight
-that together exceed the caches, as the layers of a model do.
+that together exceed the caches, as the layers of a model do. A form that cannot take part ends the race by its name;
+whoever races decides whether the others race again.
 """
 
 import copy
@@ -9,7 +10,8 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import median
 from typing import Protocol
 
@@ -41,6 +43,14 @@ class Way(Protocol):
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor: ...
 
 
+class Failed(Exception):
+    """A form that raised instead of multiplying; the cause is what it raised."""
+
+    def __init__(self, form: str, cause: Exception) -> None:
+        super().__init__(form, cause)
+        self.form, self.cause = form, cause
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """Seconds of one form of a weight, by its path for few tokens and by that for many."""
@@ -65,15 +75,30 @@ class Result:
         )
 
 
-def race(forms: Mapping[str, Way], columns: int, device: torch.device, most_tokens: int = ALWAYS) -> dict[str, Result]:
-    """Race forms of one weight [out, columns], on steps of up to `most_tokens` tokens."""
-    rings = {name: _ring(form) for name, form in forms.items()}
+def race(
+    forms: Mapping[str, Way], columns: int, device: torch.device, dtype: torch.dtype, most_tokens: int = ALWAYS
+) -> dict[str, Result]:
+    """Race forms of one weight [out, columns] on steps of up to `most_tokens` tokens, activations in `dtype`.
+
+    Raises Failed for the first form that cannot take part.
+    """
+    rings: dict[str, list[Way]] = {}
+    for name, form in forms.items():
+        with _named(name):
+            rings[name] = _ring(form)
     found = {name: Result({}, {}) for name in forms}
     for tokens in TRAFFIC:
         if tokens <= most_tokens:
-            x = torch.randn(tokens, columns, device=device).to(torch.bfloat16)
-            _bucket(rings, x, found)
+            _bucket(rings, torch.randn(tokens, columns, device=device).to(dtype), found)
     return found
+
+
+@contextmanager
+def _named(form: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a kernel, its compiler or its library raises
+        raise Failed(form, error) from error
 
 
 def _ring(form: Way) -> list[Way]:
@@ -82,12 +107,12 @@ def _ring(form: Way) -> list[Way]:
 
 
 def _bucket(rings: Mapping[str, Sequence[Way]], x: Tensor, found: Mapping[str, Result]) -> None:
-    turns = {
-        (name, few): _turn([_held(form, few) for form in ring], x, few)
-        for name, ring in rings.items()
-        for few in (True, False)
-    }
+    turns: dict[tuple[str, bool], Callable[[], float]] = {}
     with torch.inference_mode():
+        for name, few in itertools.product(rings, (True, False)):
+            with _named(name):
+                turns[name, few] = _turn([_held(form, few) for form in rings[name]], x, few)
+                turns[name, few]()  # what the first call sets up is not counted
         for (name, few), seconds in _take_turns(turns).items():
             (found[name].few if few else found[name].many)[len(x)] = median(seconds)
 
@@ -100,13 +125,12 @@ def _held(form: Way, few: bool) -> Way:
 def _take_turns(turns: Mapping[tuple[str, bool], Callable[[], float]]) -> dict[tuple[str, bool], list[float]]:
     fewest, most = CALLS
     seconds: dict[tuple[str, bool], list[float]] = {key: [] for key in turns}
-    for turn in turns.values():
-        turn()  # what the first call sets up is not counted
     for call in range(most):
         if call >= fewest and sum(map(sum, seconds.values())) > BUCKET_S * len(turns):
             break
         for key, turn in turns.items():
-            seconds[key].append(turn())
+            with _named(key[0]):
+                seconds[key].append(turn())
     return seconds
 
 
@@ -131,7 +155,8 @@ def _cuda_turn(ring: Sequence[Way], x: Tensor) -> Callable[[], float]:
         ring[0](x, None)  # compiles
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Where a capture fails, torch leaves its stream the current one; the outer context does not.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             for way in ring:
                 way(x, None)
 

@@ -1,25 +1,29 @@
 """Which kernel multiplies by a weight: the one that was asked for by name, or the one that won a race.
 
 Each shape is raced once on a machine, all forms that can take the weight against dense; see race.py for how, and
-verdicts.py for where the outcome is kept. A 2:4 weight that would be slower than dense becomes dense.
+verdicts.py for where the outcome is kept. A 2:4 weight that would be slower than dense becomes dense. A candidate that
+cannot be built or raced is dropped and named (trial.py): it keeps no model from loading, and an outcome without it is
+not its defeat.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from twofour.prune.errors import InputError
 from twofour.prune.packed import Packed
-from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, triton_linear, verdicts
+from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, trial, triton_linear, verdicts
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
+from twofour.serve.kernels.rounded import Rounded, rounded
+from twofour.serve.kernels.trial import Place
 from twofour.serve.kernels.verdicts import Verdict
 
 log = logging.getLogger(__name__)
@@ -45,12 +49,16 @@ class Kernel(Protocol):
         """x W^T + bias, [..., in] -> [..., out]."""
 
 
+Build = Callable[[Packed, int], Kernel]  # with its crossover, in tokens
+W = TypeVar("W", bound=race.Way)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A kernel, the device it runs on, and why it may refuse a weight."""
 
     device: str
-    build: Callable[[Packed, int], Kernel]  # with its crossover, in tokens
+    build: Build
     refusal: Callable[[Packed], str | None]
 
 
@@ -72,24 +80,64 @@ CROSSOVERS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel of one linear. `note`: why it multiplies by a dense weight where a 2:4 one was looked for."""
+    """The kernel of one linear. `note`: why it multiplies by a dense weight where a 2:4 one was looked for.
+
+    `dropped`: candidates that could not take part, and why. `rounded`: what gives int8 values back where the kernel
+    has them in the dtype of the activations.
+    """
 
     kernel: Kernel
     note: str | None = None
+    dropped: tuple[str, ...] = ()
+    rounded: Rounded | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.kernel.nbytes + (self.rounded.nbytes if self.rounded else 0)
+
+    def packed(self) -> Packed:
+        """Return the weight as it is stored."""
+        held = self.kernel.packed()
+        return self.rounded.stored(held) if self.rounded else held
 
 
-def choose(packed: Packed, kernels: str = "auto") -> Choice:
-    """Build the kernel for a weight on its device. Raises InputError for a name that is unknown or refuses."""
+def choose(packed: Packed, kernels: str = "auto", dtype: torch.dtype | None = None) -> Choice:
+    """Build the kernel for a weight on its device. Raises InputError for a name that is unknown or refuses.
+
+    `dtype` is that of the activations, where it is known. int8 values are rounded to it where no kernel takes them.
+    """
     require_name(kernels)
     if kernels == "reference":
-        return Choice(ReferenceKernel.from_packed(packed))
+        return _expanded(packed, dtype)
+    if dtype is None or packed.scales is None or _takes_int8(packed, kernels):
+        return _choose(packed, kernels, dtype)
+    held, back = rounded(packed, dtype)
+    return replace(_choose(held, kernels, dtype), rounded=back)
+
+
+def _takes_int8(packed: Packed, kernels: str) -> bool:
+    names = CANDIDATES if kernels == "auto" else [kernels]
+    return any(_refusal(CANDIDATES[name], packed) is None for name in names)
+
+
+def _choose(packed: Packed, kernels: str, dtype: torch.dtype | None) -> Choice:
     refusals = {name: _refusal(candidate, packed) for name, candidate in CANDIDATES.items()}
     if kernels != "auto":
         if refusals[kernels]:
             raise InputError(f"the kernel {kernels} was asked for, but {refusals[kernels]}; choose auto")
         return Choice(CANDIDATES[kernels].build(packed, _crossover(packed)))
     able = {name: CANDIDATES[name].build for name, refusal in refusals.items() if refusal is None}
-    return _fastest(packed, able) if able else Choice(ReferenceKernel.from_packed(packed), _why(packed, refusals))
+    return _fastest(packed, able, _place(packed, dtype)) if able else _expanded(packed, dtype, _why(packed, refusals))
+
+
+def _expanded(
+    packed: Packed, dtype: torch.dtype | None, why: str | None = None, dropped: tuple[str, ...] = ()
+) -> Choice:
+    if packed.scales is None or dtype is None:
+        return Choice(ReferenceKernel.from_packed(packed), why, dropped)
+    held, back = rounded(packed, dtype)
+    return Choice(ReferenceKernel.from_packed(held), why, dropped, back)
 
 
 def require_name(kernels: str) -> None:
@@ -110,41 +158,73 @@ def dense_crossover(weight: Tensor, kernels: str, is_head: bool) -> int:
         return built_in.crossover_tokens
     forms = {DenseKernel.name: lambda: DenseKernel(weight, None, ALWAYS)}
     shape = f"{weight.shape[0]} x {weight.shape[1]} dense{' head' if is_head else ''}"
-    most_tokens = DECODE_TOKENS if is_head else ALWAYS
-    return _verdict(weight.device, weight.shape[1], shape, forms, built_in, most_tokens).crossover_tokens
+    place = Place(shape, weight.shape[1], weight.device, weight.dtype)
+    return _verdict(place, forms, built_in, DECODE_TOKENS if is_head else ALWAYS).crossover_tokens
 
 
-def _fastest(packed: Packed, able: Mapping[str, Callable[[Packed, int], Kernel]]) -> Choice:
-    builds = {**able, DenseKernel.name: DenseKernel.from_packed}
+def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
+    """The winner of those that are able. Where one is dropped on the way, that of the others."""
+    reasons = trial.dropped(place)
+    left = {name: build for name, build in able.items() if name not in reasons}
+    dropped = tuple(f"{name}: {reasons[name]}" for name in able if name in reasons)
+    if not left:
+        return _expanded(packed, place.dtype, "; ".join(dropped), dropped)
+    builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=place.dtype)}
     forms = {name: partial(build, packed, ALWAYS) for name, build in builds.items()}
-    built_in = Verdict(next(iter(able)), _crossover(packed))
-    verdict = _verdict(packed.values.device, packed.shape[1], _shape(packed), forms, built_in)
-    kernel = builds[verdict.form](packed, verdict.crossover_tokens)
-    return Choice(kernel, SLOWER if verdict.form == DenseKernel.name else None)
+    verdict = _verdict(place, forms, Verdict(next(iter(left)), _crossover(packed)))
+    kernel = _attempt(place, verdict.form, partial(builds[verdict.form], packed, verdict.crossover_tokens))
+    if kernel is None or len(trial.dropped(place)) > len(reasons):
+        return _fastest(packed, able, place)
+    return Choice(kernel, SLOWER if verdict.form == DenseKernel.name else None, dropped)
+
+
+def _attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
+    """Dense cannot be dropped: where it fails nothing works."""
+    return build() if name == DenseKernel.name else trial.attempt(place, name, build)
 
 
 def _verdict(
-    device: torch.device,
-    columns: int,
-    shape: str,
-    forms: Mapping[str, Callable[[], race.Way]],
-    built_in: Verdict,
-    most_tokens: int = ALWAYS,
+    place: Place, forms: Mapping[str, Callable[[], race.Way]], built_in: Verdict, most_tokens: int = ALWAYS
 ) -> Verdict:
     """What was decided for this shape on this machine, or is decided now."""
-    machine = verdicts.machine(device)
-    known = verdicts.find(machine, shape)
-    if known is not None and known.form in forms:
+    machine = verdicts.machine(place.device)
+    known = verdicts.find(machine, place.shape)
+    if known is not None and known.form in forms and not _is_back(place, known, forms):
         return known
     if not verdicts.can_keep():
         return built_in
     started = time.perf_counter()
-    results = race.race({name: build() for name, build in forms.items()}, columns, device, most_tokens)
-    verdict = winner(results)
-    verdicts.keep(machine, shape, verdict, {name: asdict(result) for name, result in results.items()})
-    took = time.perf_counter() - started
-    log.info("raced %s in %.1f s: %s", shape, took, verdict)
+    results = _raced(place, forms, most_tokens)
+    verdict = replace(winner(results), dropped=tuple(trial.dropped(place)))
+    seconds = {name: asdict(result) | _warned(name) for name, result in results.items()}
+    verdicts.keep(machine, place.shape, verdict, seconds)
+    log.info("raced %s in %.1f s: %s", place.shape, time.perf_counter() - started, verdict)
     return verdict
+
+
+def _is_back(place: Place, known: Verdict, forms: Mapping[str, Callable[[], race.Way]]) -> bool:
+    """Whether a form that had been dropped when this was decided can take part now."""
+    return any(_attempt(place, name, forms[name]) is not None for name in known.dropped if name in forms)
+
+
+def _raced(place: Place, forms: Mapping[str, Callable[[], race.Way]], most_tokens: int) -> dict[str, Result]:
+    """Race the forms that can take part."""
+    tried = {name: _attempt(place, name, build) for name, build in forms.items()}
+    built = {name: form for name, form in tried.items() if form is not None}
+    while True:
+        try:
+            return race.race(built, place.columns, place.device, place.dtype, most_tokens)
+        except race.Failed as failed:
+            if failed.form == DenseKernel.name:
+                raise failed.cause from None
+            trial.drop(place, failed.form, failed.cause)
+            del built[failed.form]
+
+
+def _warned(name: str) -> dict[str, str]:
+    """What is known against the library that these seconds were measured with."""
+    warning = cusparselt.warning() if name == cusparselt.CusparseltKernel.name else None
+    return {"warning": warning} if warning else {}
 
 
 def winner(results: Mapping[str, Result]) -> Verdict:
@@ -156,9 +236,13 @@ def winner(results: Mapping[str, Result]) -> Verdict:
     return Verdict(form, results[form].crossover_tokens())
 
 
-def _shape(packed: Packed) -> str:
+def _place(packed: Packed, dtype: torch.dtype | None) -> Place:
+    """int8 values take activations of any dtype, bfloat16 as a rule; others take their own."""
     (rows, columns), values = packed.shape, str(packed.values.dtype).removeprefix("torch.")
-    return f"{rows} x {columns} 2:4 {values}" + (f" / {packed.scale_columns}" if packed.scale_columns else "")
+    x = packed.values.dtype if packed.scales is None else dtype or torch.bfloat16
+    scales = f" / {packed.scale_columns}" if packed.scale_columns else ""
+    other = f" by {x}" if packed.scales is not None and x != torch.bfloat16 else ""
+    return Place(f"{rows} x {columns} 2:4 {values}{scales}{other}", columns, packed.values.device, x)
 
 
 def _crossover(packed: Packed) -> int:
@@ -170,7 +254,11 @@ def _refusal(candidate: Candidate, packed: Packed) -> str | None:
     device = packed.values.device.type
     if device != candidate.device:
         return f"it runs on {candidate.device}, the weight is on {device}"
-    return candidate.refusal(packed)
+    try:
+        return candidate.refusal(packed)
+    except Exception as error:  # a library that is there and broken, for one
+        log.warning("a kernel cannot say whether it takes a weight", exc_info=True)
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _why(packed: Packed, refusals: Mapping[str, str | None]) -> str:

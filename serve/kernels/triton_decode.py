@@ -48,6 +48,7 @@ def available() -> str:
 def _old_triton(major: int) -> str:
     import triton
 
+    # Up to 3.8, products into one sum after another are compiled wrongly for sm_10x (triton-lang/triton#10821).
     least = (3, 9) if major >= 10 else (3, 6)
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     return "" if version >= least else f"none: triton {triton.__version__} is older than {least[0]}.{least[1]}"
@@ -79,7 +80,8 @@ def _linear(
         if not len(flat):
             y = x.new_empty(0, len(values))
         elif len(flat) <= min(crossover, triton_plan.MAX_TOKENS):
-            y = _decode(flat, values, codes, arrivals, bias, splits)
+            tile = triton_plan.tile(len(flat), _capability(x.device))
+            y = decode(flat, values, codes, arrivals, bias, splits, tile)
         else:
             y = _multiply_expanded(flat, values, codes, bias)
     return y.view(*x.shape[:-1], len(values))
@@ -112,11 +114,11 @@ def _capability(device: torch.device) -> triton_plan.Capability:
     return traits(device)[1]
 
 
-def _decode(
-    x: Tensor, values: Tensor, codes: Tensor, arrivals: Tensor, bias: Tensor | None, splits: int
+def decode(
+    x: Tensor, values: Tensor, codes: Tensor, arrivals: Tensor, bias: Tensor | None, splits: int, tile: triton_plan.Tile
 ) -> Tensor:  # [tokens, columns] -> [tokens, rows]
+    """Multiply by the kernel for few tokens, cut as `tile` says."""
     tokens, rows, quarter = len(x), len(values), codes.shape[1]
-    tile = triton_plan.tile(tokens, _capability(x.device))
     from twofour.serve.kernels import triton_kernels
 
     planes = tile.tokens > 16
@@ -148,11 +150,12 @@ def _widened(x: Tensor, columns: int) -> Tensor:
 def _multiply_expanded(x: Tensor, values: Tensor, codes: Tensor, bias: Tensor | None) -> Tensor:
     _capability(values.device)  # refuses a device without the kernels
     with triton_scratch.borrowed(len(values), x.shape[1], values) as dense:
-        _expand(values, codes, dense)
+        expand(values, codes, dense)
         return F.linear(x, dense, bias)
 
 
-def _expand(values: Tensor, codes: Tensor, dense: Tensor) -> None:
+def expand(values: Tensor, codes: Tensor, dense: Tensor) -> None:
+    """Write the dense weight [rows, columns]."""
     from twofour.serve.kernels import triton_kernels
 
     (rows, columns), quarter = dense.shape, codes.shape[1]

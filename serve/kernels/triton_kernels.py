@@ -152,6 +152,20 @@ def _load_halves(
 
 
 @triton.jit
+def _settled(sums: tl.tensor, PORTABLE: tl.constexpr) -> tl.tensor:
+    """Use the sums, so that the last product of a step has ended before the next step writes into its registers.
+
+    On sm_90 products run on behind the program and read their weights from registers meanwhile. Triton waits for all
+    but the last of a step, and up to 3.7 the next step expands its weights into the same registers. The copy itself
+    is optimised away.
+    """
+    if PORTABLE:
+        return sums
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [sums], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def _sum_steps(
     words_at: tl.tensor,
     codes_at: tl.tensor,
@@ -180,6 +194,7 @@ def _sum_steps(
                     plane_at = inputs_at + (quarter * 4 * QUARTER + half * 2) + done * 4
                     plane = _load(plane_at, inside_pairs, OVERRUN > 0)
                 sums = _add_product(sums, halves[half * 4 + quarter], plane, DTYPE, PORTABLE)
+        sums = _settled(sums, PORTABLE)
     return sums
 
 

@@ -1,16 +1,19 @@
 """What races have decided, kept as JSON that people can read and delete: one file in the user's cache folder.
 
 `$TWOFOUR_CACHE/kernels.json`, by default `~/.cache/twofour/kernels.json`. Verdicts stand under the machine that they
-hold for: processor, instruction set, threads, and the versions of the kernels and of torch. Where the folder cannot
-be written nothing is raced, and the built-in verdicts hold.
+hold for: processor, instruction set, threads, and the versions of the kernels and of torch; of a GPU the versions of
+its driver and of the compiler and the library behind its kernels. Where the folder cannot be written nothing is raced,
+and the built-in verdicts hold.
 """
 
 import hashlib
 import json
 import logging
 import os
+import re
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verdict:
-    """The form that a weight takes, and up to how many tokens its path for few is taken."""
+    """The form that a weight takes, and up to how many tokens its path for few is taken.
+
+    `dropped`: forms that could not take part, so that nothing was decided about them.
+    """
 
     form: str
     crossover_tokens: int
+    dropped: tuple[str, ...] = ()
 
 
 def file() -> Path:
@@ -50,9 +57,11 @@ def can_keep() -> bool:
 def find(machine: str, shape: str) -> Verdict | None:
     """What was decided before, if anything was."""
     known = _book(file()).get(machine, {}).get(shape)
+    if known is None:
+        return None
     try:
-        return Verdict(known["form"], int(known["crossover_tokens"])) if known else None
-    except (KeyError, TypeError, ValueError):
+        return Verdict(known["form"], int(known["crossover_tokens"]), tuple(known.get("dropped", ())))
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -96,8 +105,27 @@ def machine(device: torch.device) -> str:
 
 def _gpu(properties: Any) -> str:
     sparse = torch.backends.cusparselt.version()
-    versions = f"cuda {torch.version.cuda}, cusparselt {sparse}, torch {torch.__version__}"
-    return f"{properties.name}, {properties.multi_processor_count} SMs, kernels {_kernels()}, {versions}"
+    versions = f"cuda {torch.version.cuda}, cusparselt {sparse}, triton {_triton()}, torch {torch.__version__}"
+    where = f"{properties.name}, {properties.multi_processor_count} SMs, driver {_driver()}"
+    return f"{where}, kernels {_kernels()}, {versions}"
+
+
+@cache
+def _triton() -> str:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@cache
+def _driver(told: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of the NVIDIA driver, as its kernel module tells it: "NVRM version: ...  570.124.06  ..."."""
+    try:
+        words = told.read_text().partition("\n")[0].split()
+    except OSError:
+        return "unknown"
+    return next((word for word in words if re.fullmatch(r"\d+(\.\d+)+", word)), "unknown")
 
 
 @cache

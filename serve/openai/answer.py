@@ -88,7 +88,8 @@ class Answer(Response):
     async def _generation(self) -> AsyncIterator[Generation]:
         serving = self._serving
         with serving.admission.admitted(self._job.prompts):
-            generation = Generation(self._job, serving.engine, serving.metrics, serving.vocabulary.decode)
+            decode, spell = serving.vocabulary.decode, serving.vocabulary.spelling.said
+            generation = Generation(self._job, serving.engine, serving.metrics, decode, spell)
             async with generation:
                 self._spend(self._job.prompt_tokens)
                 try:

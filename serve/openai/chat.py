@@ -20,6 +20,7 @@ from twofour.serve.openai.replies import (
 )
 from twofour.serve.openai.sampling import room, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
+from twofour.serve.openai.spelling import text_of
 from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 
@@ -82,5 +83,6 @@ class ChatWriter:
         return {**self._one(logprob.token, logprob.logprob), "top_logprobs": top}
 
     def _one(self, token: int, logprob: float) -> TopLogprob:
-        text = self._vocabulary.token_text(token)
-        return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode())}
+        spelling = self._vocabulary.spelling
+        text, said = text_of(spelling.bytes_of(token)), spelling.said(token)
+        return {"token": text, "logprob": finite(logprob), "bytes": list(said)}

@@ -12,6 +12,7 @@ from twofour.serve.openai.protocol import MAX_PROMPTS, CompletionRequest
 from twofour.serve.openai.replies import CompletionChoice, CompletionLogprobs, finish_reason, finite
 from twofour.serve.openai.sampling import known_ids, room, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
+from twofour.serve.openai.spelling import is_whole, offsets, text_of
 from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 DEFAULT_MAX_TOKENS = 16
@@ -73,14 +74,13 @@ def echo_of(serving: Serving, prompt: str | list[int]) -> str:
 
 
 class CompletionWriter:
-    """Keeps, for each choice, how far its logprobs have come in the text."""
+    """Says the prompt before each choice's first text, where that is wanted."""
 
     id_prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, vocabulary: Vocabulary, job: Job, echoes: Sequence[str | None], logprobs: bool) -> None:
         self._vocabulary, self._job, self._logprobs = vocabulary, job, logprobs
-        self._unsaid = list(echoes)
-        self._offsets = [0] * len(echoes)
+        self._echoes, self._said = echoes, [echo is None for echo in echoes]
 
     def opening(self, index: int) -> Sequence[CompletionChoice]:
         return ()
@@ -90,36 +90,42 @@ class CompletionWriter:
 
     def whole(self, delta: Delta) -> CompletionChoice:
         logprobs = self._scores(delta) if self._logprobs else None
-        echo, self._unsaid[delta.index] = self._unsaid[delta.index], None
+        echo = "" if self._said[delta.index] else self._echo(delta.index)
+        self._said[delta.index] = True
         return {
             "index": delta.index,
-            "text": (echo or "") + delta.text,
+            "text": echo + delta.text,
             "logprobs": logprobs,
             "finish_reason": finish_reason(delta.finish),
         }
 
+    def _echo(self, index: int) -> str:
+        return self._echoes[index] or ""
+
     def _scores(self, delta: Delta) -> CompletionLogprobs:
         """Of the new tokens, after those of the prompt where it is echoed for the first time."""
         scored = list(zip(self._job.prompts[delta.index].tokens, delta.prompt_logprobs, strict=False))
+        echo = self._echo(delta.index)
+        begun = offsets(echo, [self._vocabulary.spelling.bytes_of(token) for token, _ in scored])
+        begun += [len(echo) + offset for offset in delta.offsets]
         scored += [(logprob.token, logprob) for logprob in delta.logprobs]
-        texts = [self._vocabulary.token_text(token) for token, _ in scored]
         return {
-            "text_offset": self._advance(delta.index, texts),
+            "text_offset": begun,
             "token_logprobs": [None if score is None else finite(score.logprob) for _, score in scored],
-            "tokens": texts,
+            "tokens": [self._name(token) for token, _ in scored],
             "top_logprobs": [None if score is None else self._top(score) for _, score in scored],
         }
 
-    def _advance(self, index: int, texts: Sequence[str]) -> list[int]:
-        offsets = []
-        for text in texts:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(text)
-        return offsets
-
     def _top(self, score: Logprob) -> dict[str, float]:
-        """By text; of two tokens with the same text, the likelier. The token itself is always there."""
-        top: dict[str, float] = {}
-        for token, logprob in (*score.top, (score.token, score.logprob)):
-            top.setdefault(self._vocabulary.token_text(token), finite(logprob))
-        return top
+        """By name, best first; the token itself is always there. Of several with one name it has that, or the best."""
+        values = dict((*score.top, (score.token, score.logprob)))
+        named: dict[str, int] = {self._name(score.token): score.token}
+        for token in values:
+            named.setdefault(self._name(token), token)
+        own = {token: name for name, token in named.items()}
+        return {own.get(token, f"token_id:{token}"): finite(value) for token, value in values.items()}
+
+    def _name(self, token: int) -> str:
+        """The token's text; as OpenAI shows it where that is a part of a character."""
+        raw = self._vocabulary.spelling.bytes_of(token)
+        return text_of(raw) if is_whole(raw) else f"bytes:{text_of(raw)}"

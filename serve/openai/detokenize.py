@@ -9,17 +9,19 @@ short window of ids is decoded twice, with and without the newest, and the diffe
 The window is cut back after each character, so that a token costs the same however long the text is.
 """
 
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Sequence
 
 Decode = Callable[[Sequence[int]], str]
+Spell = Callable[[int], bytes]
 INCOMPLETE = "\ufffd"  # what a decoder makes of a character's first bytes
 CONTEXT = 6  # ids kept before the new ones
 LONGEST_WAIT = 64  # ids without a complete character: this is no character
 
 
 class Detokenizer:
-    def __init__(self, decode: Decode, prompt: Sequence[int] = ()) -> None:
-        self._decode = decode
+    def __init__(self, decode: Decode, spell: Spell, prompt: Sequence[int] = ()) -> None:
+        self._decode, self._spell = decode, spell
         self._ids = list(prompt[-CONTEXT:])
         self._read = len(self._ids)
 
@@ -33,8 +35,10 @@ class Detokenizer:
         return text
 
     def flush(self) -> str:
-        """What is left at the end, incomplete or not."""
+        """What is left at the end, without the beginning of a character that was cut."""
         text = self._new_text()
+        if is_cut(b"".join(map(self._spell, self._ids[self._read :]))):
+            text = text.rstrip(INCOMPLETE)
         self._advance()
         return text
 
@@ -46,6 +50,13 @@ class Detokenizer:
     def _advance(self) -> None:
         self._ids = self._ids[-CONTEXT:]
         self._read = len(self._ids)
+
+
+def is_cut(raw: bytes) -> bool:
+    """Ends within a character."""
+    decoder = getincrementaldecoder("utf-8")("replace")
+    decoder.decode(raw)
+    return decoder.getstate()[0] != b""
 
 
 def shared(one: str, other: str) -> int:

@@ -6,12 +6,14 @@ the GIL. What it does not implement it says, so that an answer never follows hal
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 
 from twofour.serve.edge.errors import RequestError, invalid, unsupported
+from twofour.serve.engine.matching import matcher_of
 from twofour.serve.openai.protocol import ResponseFormat
 
 MAX_SCHEMA_CHARACTERS = 1 << 16
@@ -19,6 +21,13 @@ MAX_SCHEMA_CHARACTERS = 1 << 16
 OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 ANY_OBJECT = {"type": "object"}
 PARAM = "response_format"
+# Fewer than the engine's: a model's tokens cross borders in the grammar, and meet more items than bytes do.
+MAX_ITEMS = 6400
+# Texts that are tried before a schema is accepted: as much as there may be, as little, and something else.
+PREFERRED = (b'",:{[', b'}]"', b'ntf0-]}",')
+STEPS, WALKS_S = 256, 2.0
+MAX_COUNTED = 100  # llguidance writes out every way to choose properties: seconds for some hundred of them
+Kind = TypeVar("Kind")
 
 
 async def grammar_of(given: ResponseFormat | None) -> str | None:
@@ -41,11 +50,27 @@ def schema_of(given: ResponseFormat) -> dict[str, Any]:
 def text_of(schema: dict[str, Any]) -> str:
     try:
         text = json.dumps(schema)
+        counted = sum(map(len, found(schema, "properties", dict))) > MAX_COUNTED and found_counts(schema)
     except RecursionError as error:
         raise refused("it is nested too deep") from error
+    if counted:
+        raise refused(f"minProperties and maxProperties are for {MAX_COUNTED} properties at most")
     if len(text) > MAX_SCHEMA_CHARACTERS:
         raise refused(f"it is longer than {MAX_SCHEMA_CHARACTERS} characters")
     return text
+
+
+def found_counts(schema: object) -> bool:
+    return any(True for name in ("minProperties", "maxProperties") for _ in found(schema, name, int))
+
+
+def found(schema: object, keyword: str, kind: type[Kind]) -> Iterator[Kind]:
+    """The keyword's values, wherever they are in a schema; a property of that name has a schema for a value."""
+    inside = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    if isinstance(schema, dict) and isinstance(value := schema.get(keyword), kind):
+        yield value
+    for part in inside:
+        yield from found(part, keyword, kind)
 
 
 @lru_cache(maxsize=64)
@@ -56,13 +81,32 @@ def compiled(schema: str) -> str:
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)
     except ValueError as error:
         raise refused("it is not valid") from error
-    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
-    matcher.compute_bitmask()
+    matcher = matcher_of(byte_tokenizer(), grammar, MAX_ITEMS)
+    until = monotonic() + WALKS_S
+    for preferred in PREFERRED:
+        walk(matcher.deep_copy(), preferred, until)
+    return str(grammar)
+
+
+def walk(matcher: Any, preferred: bytes, until: float) -> None:
+    """Write a text that the grammar allows: some that cannot be followed are so only in the middle of one."""
+    for step in range(STEPS):
+        allowed = allowed_bytes(matcher)
+        if matcher.is_stopped() and step:
+            return
+        if not allowed and not matcher.is_accepting():
+            raise refused("no text satisfies it")
+        if not allowed or monotonic() > until:
+            return
+        ranked = sorted(allowed, key=lambda byte: (preferred.find(byte) % 256, byte))
+        matcher.consume_token(ranked[0])
+
+
+def allowed_bytes(matcher: Any) -> list[int]:
+    mask = matcher.compute_bitmask()
     if matcher.is_error():
         raise refused(reason(matcher.get_error()))
-    if matcher.is_stopped():
-        raise refused("no text satisfies it")
-    return grammar
+    return [byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1]
 
 
 def refused(why: str) -> RequestError:

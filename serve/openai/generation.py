@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self, cast
 
 from twofour.prune.errors import ServerError
-from twofour.serve.edge.errors import RequestError, internal, not_finite
-from twofour.serve.engine.types import NOT_FINITE, Engine, Finish, Piece, Prompt
+from twofour.serve.edge.errors import RequestError, internal, not_finite, not_followed
+from twofour.serve.engine.types import NOT_FINITE, NOT_FOLLOWED, Engine, Finish, Piece, Prompt
 from twofour.serve.metrics import EngineMetrics, Timeline
 from twofour.serve.openai.choice import Choice
-from twofour.serve.openai.detokenize import Decode
+from twofour.serve.openai.detokenize import Decode, Spell
 from twofour.serve.openai.errors import engine_unavailable
 
 log = logging.getLogger("twofour.openai")
@@ -88,9 +88,9 @@ def unless_error(piece: Piece | Exception) -> Piece:
 class Generation:
     """A job under way. `advance` until it is `done`."""
 
-    def __init__(self, job: Job, engine: Engine, metrics: EngineMetrics, decode: Decode) -> None:
+    def __init__(self, job: Job, engine: Engine, metrics: EngineMetrics, decode: Decode, spell: Spell) -> None:
         self.job = job
-        self.choices = [Choice(i, prompt, job.stops, decode) for i, prompt in enumerate(job.prompts)]
+        self.choices = [Choice(i, prompt, job.stops, decode, spell) for i, prompt in enumerate(job.prompts)]
         self.timelines = [Timeline(metrics, prompt, job.arrived_at) for prompt in job.prompts]
         self._engine = engine
         self._feed = Feed(engine, job.prompts)
@@ -144,4 +144,6 @@ class Generation:
         log.error("request %s: %s: %s", self.job.request_id, piece.finish, piece.error)
         if piece.error == NOT_FINITE:
             return not_finite()
+        if NOT_FOLLOWED in (piece.error or ""):
+            return not_followed()
         return internal(self.job.request_id) if self._engine.ready else engine_unavailable()

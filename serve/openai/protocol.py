@@ -1,22 +1,21 @@
-"""What clients may send. Types are strict: "4" is not 4, true is not 1. Unknown fields pass and are counted.
+"""What clients may send. Types are strict: "4" is not 4, true is not 1.
 
-Fields that OpenAI or vLLM know and this server does not implement are refused unless their value is neutral
-(`NEUTRAL`): ignored in silence, they would change what the answer means.
+Fields that are not here are looked up in parameters.py, which refuses them unless they are known to change nothing.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from twofour.serve.edge.errors import invalid, unsupported
+from twofour.serve.edge.errors import invalid
 
 MAX_LOGPROBS = 20
 MAX_N = 128
 MAX_PROMPTS = 128
 MAX_BIASES = 300
 INT64 = 2**63
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+SHORT = 1024  # characters
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=SHORT)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -65,11 +64,13 @@ class GenerationRequest(Strict):
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
-    # Taken and of no effect here: they say something about the client, not about the text.
+    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=SHORT)] | None = None
+    # Of no effect here (parameters.IGNORED): they say something about the client, not about the text.
     user: str | None = None
     metadata: Any = None
     safety_identifier: Any = None
     prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
     parallel_tool_calls: Any = None
 
 
@@ -109,89 +110,34 @@ class DetokenizeRequest(Strict):
     tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
 
 
-# Field -> the values that change nothing. None never does.
-NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "suffix": ("",),
-    "best_of": (1,),
-    "prompt_logprobs": (),
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "functions": ([],),
-    "function_call": ("none",),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "reasoning_effort": ("none",),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "documents": ([],),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "use_beam_search": (False,),
-    "length_penalty": (1.0,),
-    "prompt_embeds": (),
-    "logits_processors": ([],),
-    "skip_special_tokens": (True,),
-    "include_stop_str_in_output": (False,),
-    "truncate_prompt_tokens": (),
-    "add_special_tokens": (False,),  # of a chat
-    "echo": (False,),  # of a chat
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "logprob_token_ids": (),
-    "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
-    "return_token_offsets": (False,),
-    "return_prompt_text": (False,),
-    "return_weight_versions": (False,),
-    "priority": (0,),
-    "cache_salt": (),
-    "kv_transfer_params": (),
-    "ec_transfer_params": (),
-    "vllm_xargs": ({},),
-    "repetition_detection": (),
-    "thinking_token_budget": (),
-    "watermarking": (),
-}
-
-
-DESCRIBE = "describe the tools in a message, and ask for their arguments with response_format"
-REMEDIES = {
-    **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), DESCRIBE),
-    **dict.fromkeys(("structured_outputs", "guided_json"), "use response_format"),
-    "chat_template_kwargs": "the template is the operator's",
-    "chat_template": "the template is the operator's",
-}
-
-
-def refuse_unsupported(body: Strict) -> int:
-    """Refuse what is known and not implemented; return how many fields nobody knows."""
-    extra = body.model_extra or {}
-    for field, neutral in NEUTRAL.items():
-        value = extra.get(field)
-        if value is not None and not any(same(value, other) for other in neutral):
-            raise unsupported(field, REMEDIES.get(field, "leave it out"))
-    return sum(field not in NEUTRAL for field in extra)
-
-
-def same(value: object, neutral: object) -> bool:
-    """Equal, and both numbers or neither: true is not 1."""
-    return isinstance(value, bool) is isinstance(neutral, bool) and value == neutral
-
-
-def check_together(body: GenerationRequest) -> None:
+def check_together(body: Strict) -> None:
     """The rules that join two fields."""
-    if body.stream_options is not None and not body.stream:
-        raise invalid("stream_options needs stream: true", "stream_options")
+    if isinstance(body, GenerationRequest):
+        check_stream(body)
+        check_format(body)
     if isinstance(body, ChatRequest) and body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
     if isinstance(body, CompletionRequest) and body.max_tokens == 0 and not body.echo:
         raise invalid("max_tokens: 0 needs echo: true", "max_tokens")
+    if isinstance(body, TokenizeRequest) and body.messages is None:
+        for name in ("add_generation_prompt", "continue_final_message"):
+            if getattr(body, name) is not None:
+                raise invalid(f"{name} needs messages", name)
+
+
+def check_stream(body: GenerationRequest) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options needs stream: true", "stream_options")
+
+
+def check_format(body: GenerationRequest) -> None:
+    """A schema ends its text where it is complete: nothing can keep that open."""
+    given = body.response_format
+    if given is None:
+        return
+    if given.json_schema is not None and given.type != "json_schema":
+        raise invalid(f"response_format: a json_schema needs the type json_schema, not {given.type}", "response_format")
+    for name in ("min_tokens", "ignore_eos"):
+        if given.type != "text" and getattr(body, name):
+            message = f"{name} cannot be kept where response_format ends the text; leave one of them out"
+            raise invalid(message, name, "unsupported_parameter")

@@ -99,4 +99,4 @@ def serving_of(request: Request) -> Serving:
 
 
 def caller_of(request: Request) -> Caller:
-    return Caller(request_id(request.scope), request.scope["state"]["began_at"])
+    return Caller(request_id(request.scope), request.scope["state"]["began_at"], request.scope["state"].get("key"))

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.errors import RequestError
@@ -12,7 +13,8 @@ from twofour.serve.metrics import EngineMetrics
 from twofour.serve.openai.admission import Admission
 from twofour.serve.openai.errors import engine_unavailable
 from twofour.serve.openai.generation import Job
-from twofour.serve.openai.protocol import GenerationRequest, Strict, check_together, refuse_unsupported
+from twofour.serve.openai.parameters import refuse_unserved
+from twofour.serve.openai.protocol import GenerationRequest, Strict, check_together
 from twofour.serve.openai.sampling import nth, stops_of
 from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
@@ -23,6 +25,7 @@ class Caller:
 
     request_id: str
     arrived_at: float
+    key: int | None = None  # which API key it has, of those in the file
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,35 @@ class Serving:
             raise model_not_found()
 
     def check(self, body: Strict) -> None:
-        self.metrics.unknown_fields.inc(refuse_unsupported(body))
+        refuse_unserved(body)
         if isinstance(body, GenerationRequest):
             self.check_model(body.model)
-            check_together(body)
+        check_together(body)
 
     def job(self, caller: Caller, body: GenerationRequest, prompts: Sequence[tuple[Tokens, Sampling]]) -> Job:
         n = body.n or 1
         self.metrics.observe("request_params_n", n)
-        sequences = tuple(self._prompt(tokens, nth(sampling, i)) for tokens, sampling in prompts for i in range(n))
+        digests = self.config.edge.api_keys
+        salt = salt_of(b"" if caller.key is None else digests[caller.key], body.cache_salt)
+        sequences = tuple(
+            self._prompt(tokens, nth(sampling, i), salt) for tokens, sampling in prompts for i in range(n)
+        )
         return Job(caller.request_id, caller.arrived_at, sequences, n, stops_of(body))
 
-    def _prompt(self, tokens: Tokens, sampling: Sampling) -> Prompt:
+    def _prompt(self, tokens: Tokens, sampling: Sampling, salt: str) -> Prompt:
         # Not the request id, which a client may use twice.
-        return Prompt(f"{next(self.numbers)}", tokens, sampling)
+        return Prompt(f"{next(self.numbers)}", tokens, sampling, salt)
+
+
+def salt_of(key: bytes, given: str | None) -> str:
+    """With whom cached prefixes are shared: nobody of another key, nobody of another salt; all, where neither is.
+
+    `key` is a digest, of a fixed length or empty, so that no two pairs look alike.
+    """
+    if not key and given is None:
+        return ""
+    salted = b"" if given is None else b"+" + given.encode()
+    return sha256(len(key).to_bytes(1, "big") + key + salted).hexdigest()
 
 
 def model_not_found() -> RequestError:

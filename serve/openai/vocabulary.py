@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -12,6 +11,7 @@ from jinja2 import TemplateError
 from twofour.prune.errors import ModelError
 from twofour.serve.edge.errors import RequestError, invalid, unsupported
 from twofour.serve.openai.protocol import Message
+from twofour.serve.openai.spelling import Spelling
 from twofour.serve.openai.user_text import Said, StandIns, UserText
 
 RENDER_DEADLINE_S = 2.0
@@ -40,7 +40,7 @@ class Vocabulary:
         self._user_text = UserText(self._backend)
         self._longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)))
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
-        self.token_text = lru_cache(maxsize=1 << 16)(self._token_text)
+        self.spelling = Spelling(self._backend)
 
     def check_length(self, characters: int, limit: int, param: str) -> None:
         """Refuse unread, by its length alone, a text that cannot fit `limit` tokens."""
@@ -93,9 +93,6 @@ class Vocabulary:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary spells them."""
         return list(self._tokenizer.convert_ids_to_tokens(ids))
-
-    def _token_text(self, token: int) -> str:
-        return self.decode_all([token])
 
     def _encode(self, text: str, special_tokens: bool) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)

@@ -1,12 +1,17 @@
 import gc
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from itertools import accumulate
 from typing import Any
 
 import pytest
 
-from twofour.bench import client, metrics
+from twofour.bench import client, decode, metrics
+from twofour.bench.client import Session
 from twofour.bench.mock import Mock, Script, serving
 from twofour.bench.records import Record, Request
 from twofour.bench.workload import Lengths, lengths, marked, plan
@@ -15,8 +20,25 @@ from twofour.prune.errors import InputError
 N = 24
 
 
-def drive(mock: Mock, requests: list[Request], concurrency: int | None = 4, **more: Any) -> list[Record]:
-    return client.drive(mock.url, "mock", requests, concurrency, None, more.pop("timeout_s", 30.0), "nonce", **more)
+def drive(
+    mock: Mock, requests: list[Request], concurrency: int | None = 4, idle_s: float = 30.0, **more: Any
+) -> list[Record]:
+    with client.connected(mock.url, idle_s) as session:
+        return send(session, mock.url, requests, concurrency, **more)
+
+
+def send(
+    session: Session,
+    url: str,
+    requests: list[Request],
+    concurrency: int | None,
+    plain: bool = False,
+    nonce: str = "nonce",
+    **more: Any,
+) -> list[Record]:
+    jobs = client.jobs(url, "mock", requests, nonce, plain=plain)
+    session.send(jobs, concurrency, **more)
+    return [decode.record(job.exchange) for job in jobs]
 
 
 def against(script: Script, n: int = N, **more: Any) -> tuple[Mock, list[Record], list[Request]]:
@@ -94,7 +116,7 @@ def test_servers_differ_in_the_usage_that_they_send(usage: Any, counts: str) -> 
 def test_each_way_to_fail_has_its_name_and_its_one_ending(script: Script, kind: str, chunks: int) -> None:
     requests = plan(6, Lengths(8), Lengths(5), seed=1)
     with serving(script) as mock:
-        records = drive(mock, requests, timeout_s=0.2)
+        records = drive(mock, requests, idle_s=0.2)
     assert [metrics.kind(record) for record in records] == [kind] * 6
     assert [len(record.chunks) for record in records] == [chunks] * 6
     assert all(record.done_at and record.done_at >= record.scheduled_at for record in records)
@@ -125,7 +147,8 @@ def test_where_nothing_listens_every_request_says_so() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        records = client.drive(url, "m", plan(3, Lengths(8), Lengths(2), 0), 2, None, 5.0, "n")
+        with client.connected(url, 5.0) as session:
+            records = send(session, url, plan(3, Lengths(8), Lengths(2), 0), 2)
     assert [metrics.kind(record) for record in records] == ["connect"] * 3
     assert all(record.sent_at is None for record in records)
 
@@ -142,7 +165,7 @@ def test_a_closed_loop_keeps_its_number_under_way() -> None:
 def test_an_open_loop_waits_for_no_answer() -> None:
     requests = plan(N, Lengths(8), Lengths(5), seed=2, rate=200.0)
     with serving(Script(hang_after=0)) as mock:
-        records = drive(mock, requests, None, timeout_s=0.3)
+        records = drive(mock, requests, None, idle_s=0.3)
     assert len(mock.served) == mock.connections == N
     starts = [record.scheduled_at - records[0].scheduled_at for record in records]
     assert starts == pytest.approx([request.at_s - requests[0].at_s for request in requests])
@@ -168,7 +191,7 @@ def test_what_is_asked_for() -> None:
 def test_nothing_but_the_api_of_openai() -> None:
     request = plan(1, Lengths(8), Lengths(3), 0)[0]
     with serving(Script()) as mock:
-        client.drive(mock.url, "mock", [request], 1, None, 10.0, "nonce", plain=True)
+        drive(mock, [request], plain=True)
     assert mock.served[0].body == {
         "model": "mock",
         "prompt": marked(request, "nonce"),
@@ -205,5 +228,60 @@ def test_no_requests_no_records() -> None:
 
 
 def test_https_is_refused_before_anything_is_sent() -> None:
-    with pytest.raises(InputError, match="TLS"):
-        client.drive("https://127.0.0.1", "m", [], 1, None, 1.0, "n")
+    with pytest.raises(InputError, match="TLS"), client.connected("https://127.0.0.1", 1.0):
+        pass
+
+
+def test_connections_of_one_load_are_there_for_the_next() -> None:
+    requests = plan(9, Lengths(8), Lengths(3), 0)
+    with serving(Script(token_s=0.005)) as mock, client.connected(mock.url, 10.0) as session:
+        first = send(session, mock.url, requests, 3, nonce="warm-up")
+        then = send(session, mock.url, requests, 3)
+        in_open_loop = send(session, mock.url, plan(2, Lengths(8), Lengths(3), 0, rate=500.0), None)
+    assert mock.connections == 3
+    assert sum(record.connected_at is not None for record in first) == 3
+    assert all(record.connected_at is None for record in [*then, *in_open_loop])
+
+
+def test_the_time_of_connecting_is_known_and_no_lag_of_the_client() -> None:
+    _, records, _ = against(Script(), n=3, concurrency=1)
+    first = records[0]
+    assert first.connecting_at and first.connected_at and first.sent_at
+    assert first.scheduled_at <= first.connecting_at < first.connected_at <= first.sent_at
+    assert records[1].connecting_at is None
+
+
+def test_an_answer_may_take_longer_than_the_time_out_as_long_as_something_comes() -> None:
+    _, records, _ = against(Script(token_s=0.05, first_token_s=0.05), n=1, concurrency=1, idle_s=0.2)
+    first = records[0]
+    assert first.error is None and first.done_at and first.sent_at
+    assert first.done_at - first.sent_at > 0.2
+
+
+def test_an_interrupt_ends_what_is_under_way_and_leaves_the_rest_unsent() -> None:
+    requests, ended = plan(6, Lengths(8), Lengths(4), 0), []
+
+    def on_end() -> None:
+        ended.append(1)
+        if len(ended) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with serving(Script(token_s=0.02)) as mock:
+        jobs = client.jobs(mock.url, "mock", requests, "nonce")
+        with pytest.raises(KeyboardInterrupt), client.connected(mock.url, 10.0) as session:
+            session.send(jobs, 1, on_end=on_end)
+    records = [decode.record(job.exchange) for job in jobs]
+    assert [metrics.kind(record) for record in records if record.sent_at] == ["", "", "cut off"]
+    assert all(record.done_at for record in records if record.sent_at)
+
+
+def test_as_many_sockets_as_the_system_allows() -> None:
+    code = """
+import resource
+from twofour.bench.client import raise_file_limit
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+raise_file_limit()
+assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most, resource.getrlimit(resource.RLIMIT_NOFILE)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,6 +22,8 @@ from twofour.prune import pattern
 from twofour.prune.errors import TwofourError
 from twofour.prune.packed import pack, validate
 from twofour.serve.kernels.cpu import extension
+from twofour.serve.kernels.reference import ReferenceKernel
+from twofour.serve.kernels.select import Choice
 
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
 
@@ -112,3 +114,39 @@ def test_a_product_that_is_no_number_is_wrong(found: list[Contender]) -> None:
     broken = replace(found[0], products=(lambda x: torch.full((len(x), MATRIX[0]), torch.nan),))
     with pytest.raises(TwofourError, match="multiplies wrongly: nan"):
         require_right([broken], activations(1, MATRIX[1], 0))
+
+
+@pytest.mark.parametrize("splits", [1, 4, 16])
+def test_sums_of_splits_may_be_rounded_before_they_are_added_up(splits: int) -> None:
+    """As cuSPARSELt may; at the longest row of an 8B model this is more than another order of float32 sums is."""
+    columns = 14_336
+    packed = contenders.random_packed((64, columns), 0)
+    weight, x = packed.unpack(), activations(4, columns, 0)
+    served = contenders.served(packed, "reference").contender
+
+    def split(x: Tensor) -> Tensor:
+        parts = zip(x.float().chunk(splits, -1), weight.float().chunk(splits, -1), strict=True)
+        total = torch.zeros(len(x), len(weight)).bfloat16()
+        for own, of in parts:
+            total = total + (own @ of.t()).bfloat16()
+        return total
+
+    contender = replace(served, products=(split,), summing=contenders.SPLIT_SUMMING)
+    require_right([contender], x)
+    if splits == 16:
+        with pytest.raises(TwofourError, match="multiplies wrongly"):
+            require_right([replace(contender, summing=contenders.SUMMING)], x)
+    lost = replace(contender, products=(lambda x: split(x.index_fill(1, torch.arange(0, columns, 16), 0)),))
+    with pytest.raises(TwofourError, match="multiplies wrongly"):
+        require_right([lost], x)
+
+
+def test_what_is_known_against_the_library_stands_beside_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = contenders.random_packed(MATRIX, 0)
+    stand_in = ReferenceKernel.from_packed(packed)
+    monkeypatch.setattr(ReferenceKernel, "name", "cusparselt")
+    monkeypatch.setattr(contenders.select, "choose", lambda *_: Choice(stand_in, dropped=("triton: no compiler",)))
+    monkeypatch.setattr(torch.backends.cusparselt, "version", lambda: 800)
+    form = contenders.served(packed)
+    assert form.contender.note is not None and form.contender.summing == contenders.SPLIT_SUMMING
+    assert "triton: no compiler; cuSPARSELt 0.8.0 is slow" in form.contender.note

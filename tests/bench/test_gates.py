@@ -46,6 +46,18 @@ def test_each_defect_fails_its_own_gate_and_no_other() -> None:
     assert failing(good, pressure=0.11) == {"cpu_pressure"}
 
 
+def test_time_that_the_server_took_to_connect_is_not_the_clients() -> None:
+    far = [replace(r, sent_at=1.2, connecting_at=1.0002, connected_at=1.1998) for r in records(200)]
+    assert judged(far)["send_lag_p99"].value == pytest.approx(0.0004)
+    slow_to_begin = [replace(r, sent_at=1.2, connecting_at=1.1, connected_at=1.15) for r in records(200)]
+    assert judged(slow_to_begin)["send_lag_p99"].value == pytest.approx(0.15)
+
+
+def test_a_request_that_was_sent_twice_says_nothing_about_lag() -> None:
+    twice = [replace(r, sent_at=1.5, reconnected=True) for r in records(3)]
+    assert judged(twice)["send_lag_p99"].value is None
+
+
 def test_at_the_limit_a_gate_still_passes() -> None:
     short = [replace(r, output_tokens=6) if r.index == 0 else r for r in records(200)]
     gate = judged(short)["output_length"]

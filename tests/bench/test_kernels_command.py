@@ -1,10 +1,13 @@
 """The verb: a real run on small matrices, exit codes, instruction sets, and input that is refused."""
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,16 @@ import pytest
 import torch
 
 from twofour.bench import kernels_command
-from twofour.bench.kernels import ceiling, isa, measure
+from twofour.bench.kernels import ceiling, contenders, isa, measure
+from twofour.bench.kernels.contenders import Form
 from twofour.bench.kernels.plan import Model, Plan, of_folder, of_shape
 from twofour.bench.kernels.race import race
+from twofour.bench.kernels.table import table
 from twofour.bench.kernels_command import SLOWER, status
 from twofour.bench.run_command import INVALID
 from twofour.bench.shapes import SHAPES
 from twofour.prune.errors import InputError, TwofourError
+from twofour.prune.packed import Packed
 from twofour.serve import cli
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import extension
@@ -78,16 +84,95 @@ def assert_measured(document: dict[str, Any]) -> None:
     assert document["never_slower"]["judged"] == 8
 
 
+WORDS = ("--tokens", "1,64", "--rounds", "2")
+
+
 @needs_kernels
 @pytest.mark.usefixtures("brief")
-def test_a_wrong_product_is_refused_not_timed(
-    tiny_pruned_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_product_is_dropped_not_timed(
+    tiny_pruned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = cpu.linear
+    right, out = cpu.linear, tmp_path / "kernels.json"
     monkeypatch.setattr(cpu, "linear", lambda *args, **named: right(*args, **named) * 1.05)
-    assert cli.main(["bench", "kernels", "--model", str(tiny_pruned_folder), "--tokens", "1"]) == 1
-    captured = capsys.readouterr()
-    assert "multiplies wrongly" in captured.err and not captured.out
+    code, printed = run(capsys, "--model", str(tiny_pruned_folder), *WORDS, "--out", str(out))
+    document = json.loads(out.read_text())
+    assert code == INVALID and not document["valid"] and document["complete"]
+    assert {name for cell in document["cells"] for name in cell["contenders"]} == {"torch bf16", "torch int8"}
+    assert len(document["cells"]) == 10
+    dropped = {each["contender"] for each in document["dropped"]}
+    assert dropped == {"served", "2:4 bf16", "2:4 int8", "dense twin"}
+    assert all("multiplies wrongly" in each["reason"] for each in document["dropped"])
+    assert "dropped: served, linear 64 x 64, 1 tokens: served (cpu) multiplies wrongly" in printed
+
+
+@needs_kernels
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("when", ["built", "copied", "checked", "timed"])
+def test_a_contender_that_fails_costs_no_other_its_figures(
+    tiny_pruned_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    """At whatever moment, and in a cell only where it fails there."""
+    real, calls = contenders.served, itertools.count()
+
+    def fail_at(number: int) -> None:
+        if next(calls) == number:
+            raise RuntimeError("out of resources\nmore")
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        fail_at(0 if when == "checked" else 1)  # of one cell
+        return x @ weight.t()
+
+    def served(packed: Packed) -> Form:
+        nonlocal weight
+        if when == "built" and packed.shape == (96, 64):
+            raise RuntimeError("out of resources\nmore")
+        form = real(packed)
+        if packed.shape != (96, 64) or when == "built":
+            return form
+        weight = packed.unpack()
+        return replace(form, copies=failing() if when == "copied" else itertools.repeat(product))
+
+    def failing() -> Iterator[contenders.Product]:
+        yield product
+        raise RuntimeError("out of resources")
+
+    weight = torch.empty(0)
+    monkeypatch.setattr(contenders, "served", served)
+    code, printed = run(capsys, "--model", str(tiny_pruned_folder), *WORDS, "--json")
+    document = json.loads(printed)
+    names = {(cell["rows"], cell["columns"], cell["tokens"]): set(cell["contenders"]) for cell in document["cells"]}
+    (dropped,) = document["dropped"]
+    whole = when in ("built", "copied")
+    assert code == INVALID and dropped["reason"] == "RuntimeError: out of resources"
+    assert dropped["contender"] == ("all" if when == "copied" else "served") and dropped["rows"] == 96
+    assert dropped["tokens"] == (None if whole else 1)
+    assert "served" in names[64, 64, 1] and "served" in names[64, 96, 64]
+    if when != "copied":
+        assert "served" not in names[96, 64, 1] and "torch bf16" in names[96, 64, 1]
+        assert ("served" in names[96, 64, 64]) != whole
+    assert table(document)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("brief")
+def test_what_was_measured_is_on_disk_after_every_cell_and_stays_after_an_interrupt(
+    tiny_pruned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, seen = tmp_path / "kernels.json", list[int]()
+    timed = measure.race
+
+    def racing(*args: Any) -> dict[str, Any]:
+        seen.append(len(json.loads(out.read_text())["cells"]) if out.exists() else 0)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return timed(*args)
+
+    monkeypatch.setattr(measure, "race", racing)
+    code, printed = run(capsys, "--model", str(tiny_pruned_folder), *WORDS, "--out", str(out))
+    document = json.loads(out.read_text())
+    assert seen == [0, 1, 2, 3] and len(document["cells"]) == 3
+    assert code == INVALID and not document["complete"] and not document["valid"]
+    assert document["ceiling"]["bytes_per_s"] > 0 and "incomplete: it ended before all was measured" in printed
 
 
 @pytest.mark.parametrize("verify", [False, True])

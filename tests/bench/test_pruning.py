@@ -1,5 +1,6 @@
 """Presets compared: the halves of a text, the share of the gap, and a real comparison of a tiny model."""
 
+import hashlib
 import json
 import math
 import re
@@ -97,10 +98,10 @@ def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: 
     mixed, alone = compare(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
     pruned = tmp_path / "work" / f"{tiny_model_folder.name}-first-text.txt+more.txt-3-0-fast-model-16"
     manifest = json.loads((pruned / "twofour.json").read_text())
-    assert manifest["calibration"]["sources"] == [
-        {"source": "first-text.txt", "samples": 2},
-        {"source": "more.txt", "samples": 1},
-    ]
+    first, other = manifest["calibration"]["sources"]
+    assert (first["source"], first["samples"]) == ("first-text.txt", 2)
+    digest = hashlib.sha256(more.read_bytes()).hexdigest()
+    assert other == {"source": "more.txt", "samples": 1, "sha256": digest}
     assert mixed["overfit_nats"] is None and mixed["kl_nats"] != alone["kl_nats"]
     assert table({"runs": [mixed]}).splitlines()[2].startswith("| first+more.txt | 3 | 0 | fast |")
 

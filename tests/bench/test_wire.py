@@ -84,6 +84,13 @@ def test_an_address_is_read() -> None:
     assert wire.target("http://[::1]:8").host == "::1"
 
 
+def test_a_query_goes_with_every_request() -> None:
+    to = wire.target("http://host/pre?api-version=1")
+    assert wire.post(to, "/completions", b"", None).startswith(b"POST /pre/v1/completions?api-version=1 HTTP/1.1")
+    assert to.outside("/metrics") == "/pre/metrics?api-version=1"
+    assert wire.target("http://host").outside("/v1/models") == "/v1/models"
+
+
 @pytest.mark.parametrize("url", ["https://host", "ftp://host", "http://", "", "http://host:99999", "http://h:x"])
 def test_a_wrong_address_is_refused(url: str) -> None:
     with pytest.raises(InputError):

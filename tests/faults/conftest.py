@@ -153,7 +153,7 @@ class Start:
 
     def launch(self, *flags: str, model: Path | None = None, env: dict[str, str] | None = None, **how: Any) -> Server:
         """Start a server and do not wait for it."""
-        settings = json.dumps({"patience": how.pop("patience", {}), "engine": how.pop("engine", {})})
+        settings = json.dumps({name: how.pop(name, {}) for name in ("patience", "engine", "deadlines")})
         log_path = self._folder / f"{len(self._servers)}.log"
         served = ["--served-model-name", "m", "--dtype", "float32", "--device", "cpu", "--threads", "1", "--port", "0"]
         with log_path.open("w") as log:

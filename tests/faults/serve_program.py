@@ -1,8 +1,9 @@
 """`twofour serve` with an engine that can be hurt.
 
-python serve_program.py '{"patience": {...}, "engine": {...}}' serve-arguments...
+python serve_program.py '{"patience": {...}, "engine": {...}, "deadlines": {...}}' serve-arguments...
 
-The first argument holds fields of `Patience` and of `EngineConfig` that have no flag.
+The first argument holds fields of `Patience` and of `EngineConfig` that have no flag, and seconds that a connection
+may last: by phase, and `unread`.
 """
 
 import argparse
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from twofour.prune.errors import TwofourError
-from twofour.serve import command, listening, server
+from twofour.serve import command, connections, listening, server
 from twofour.serve.engine import process
 from twofour.serve.engine.supervise import Patience
 
 settings = json.loads(sys.argv[1])
 server.serve = partial(server.serve, patience=Patience(**settings["patience"]))  # type: ignore[assignment]
+unread_s = settings["deadlines"].pop("unread", connections.UNREAD_S)
+connections.UNREAD_S, connections.UNREAD_OPEN_S = unread_s, 2 * unread_s
+connections.DEADLINES_S.update({connections.Phase(name): s for name, s in settings["deadlines"].items()})
 engine = process.ProcessEngine
 process.ProcessEngine = lambda config, child: engine(  # type: ignore[assignment, misc]
     replace(config, **settings["engine"]), child=child

@@ -141,6 +141,12 @@ def swapped(folder: Path) -> None:
     index(folder, {name: file for half, file in zip(halves, files, strict=True) for name in half})
 
 
+def missing_shard(folder: Path) -> None:
+    """The first of two shards, which holds all but one tensor."""
+    shutil.move(folder / WEIGHTS, folder / "model.twofour-00001-of-00002.safetensors")
+    index(folder, {f"{NAME}.values": "model.twofour-00002-of-00002.safetensors"})
+
+
 def escape(folder: Path) -> None:
     shutil.move(folder / WEIGHTS, folder.parent / WEIGHTS)
     index(folder, {f"{NAME}.values": f"../{WEIGHTS}"})
@@ -155,7 +161,7 @@ CORRUPT: dict[str, tuple[Damage, str]] = {
     "payload bit flip": (bytes_of(lambda data: data.__setitem__(-1, data[-1] ^ 1)), f"{WEIGHTS} differs"),
     "duplicate tensor": (bytes_of(duplicate), WEIGHTS),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no model.safetensors"),
-    "missing shard": (lambda folder: index(folder, {f"{NAME}.values": "other.safetensors"}), "other.safetensors"),
+    "missing shard": (missing_shard, "model.twofour-00002-of-00002.safetensors"),
     "index mismatch": (lambda folder: index(folder, {"zzz.weight": WEIGHTS}), "zzz.weight"),
     "swapped shards": (swapped, "model.twofour-0000"),
     "symlink escape": (escape, "outside the folder"),

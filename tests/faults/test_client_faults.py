@@ -156,7 +156,7 @@ HOSTILE: dict[str, tuple[bytes, set[int]]] = {
     "a billion choices": (b'{"model": "m", "prompt": "a", "n": 1000000000}', {400}),
     "fewer than none": (b'{"model": "m", "prompt": "a", "max_tokens": -1}', {400}),
     "a token that is none": (b'{"model": "m", "prompt": [-1]}', {400}),
-    "unknown fields": (b'{"model": "m", "prompt": "a", "max_tokens": 2, "zzz": {"a": [1]}}', {200}),
+    "unknown fields": (b'{"model": "m", "prompt": "a", "max_tokens": 2, "zzz": {"a": [1]}}', {400}),
     "duplicate keys": (b'{"model": "m", "prompt": "a", "max_tokens": 2, "max_tokens": 3}', {200, 400}),
 }
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from twofour.prune import PruneConfig, check, prune, run, text
 from twofour.prune.checkpoint import Weights, digests
 from twofour.prune.errors import InputError, ModelError, NonFiniteError, OutputError, TwofourError
+from twofour.prune.progress import Step
 
 SMALL: dict[str, Any] = {"samples": 4, "length": 32}
 FAST = PruneConfig(preset="fast", **SMALL)
@@ -33,12 +34,21 @@ def copied(folder: Path, out: Path, change: Change = lambda tensors: None) -> Pa
     return out
 
 
-def fails(source: Path, out: Path, kind: type[TwofourError], message: str, config: PruneConfig = FAST) -> None:
+def fails(
+    source: Path,
+    out: Path,
+    kind: type[TwofourError],
+    message: str,
+    config: PruneConfig = FAST,
+    left: Sequence[str] = (),
+) -> None:
+    """left: what the run had done before it failed, which is the user's to remove."""
     before, around = digests(source), sorted(out.parent.iterdir()) if out.parent.is_dir() else []
     with pytest.raises(kind, match=message):
         prune(source, out, config)
     assert digests(source) == before
-    assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == around
+    kept = [out.parent / name for name in left]
+    assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == sorted([*around, *kept])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -66,7 +76,7 @@ def test_an_activation_that_overflows_is_named_with_layer_and_token(tiny_float32
     ids = text.from_file(tokenizer, tmp_path / "text", **SMALL, seed=0)
     ((sample, position),) = (ids == z).nonzero().tolist()
     place = rf"layers\.0\.self_attn\.q_proj are too large .* at sample {sample}, position {position};"
-    fails(source, tmp_path / "out", NonFiniteError, place, config)
+    fails(source, tmp_path / "out", NonFiniteError, place, config, [".out.unfinished"])
 
 
 @pytest.mark.parametrize("method", ["sparsegpt", "refine", "wanda"])
@@ -135,7 +145,33 @@ def test_a_model_that_changes_while_it_is_pruned(
     monkeypatch.setattr(run, "pruned_blocks", and_change)
     with pytest.raises(InputError, match="source changed while it was pruned; run again on a model that stays"):
         prune(source, tmp_path / "out", FAST)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.unfinished", "source"]
+    with pytest.raises(InputError, match=r"holds an unfinished run with another model; .* or remove that folder"):
+        prune(source, tmp_path / "out", FAST)
+
+
+KILLED = """
+import os, signal, sys
+from twofour.prune import PruneConfig, prune, recover
+
+recover.logits = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+prune(sys.argv[1], sys.argv[2], PruneConfig(samples=4, length=32))
+"""
+
+
+def test_killed_where_the_whole_is_trained_and_then_done_without_it(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """As the kernel kills a process for whose training there is no memory."""
+    words = [sys.executable, "-c", KILLED, str(tiny_model_folder), str(tmp_path / "out")]
+    assert subprocess.run(words, capture_output=True, timeout=120).returncode == -9
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.unfinished").glob("block-*")}
+    assert len(times) == 2
+
+    def unchanged(step: Step) -> None:
+        assert {path: path.stat().st_mtime_ns for path in times} == times
+
+    manifest = prune(tiny_model_folder, tmp_path / "out", PruneConfig(train="blocks", **SMALL), unchanged).manifest
+    assert manifest["recovery"]["model"] is None and "when it went on" in manifest["fallbacks"][0]
+    assert check(tmp_path / "out").ok and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 FILL = """

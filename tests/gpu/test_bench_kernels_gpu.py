@@ -24,6 +24,7 @@ def test_every_contender_is_measured_and_none_beats_the_copy_bandwidth_by_far() 
     plan = Plan((Model("m", {MATRIX: 2}, (4096, 2048)),), (1, 16, 256), device="cuda", rounds=3, target_s=0.005)
     found = measure(plan)
     assert found.isa.startswith("sm_") and len(found.ceilings) == 1
+    assert found.complete and not found.dropped
     assert [(cell.part, cell.tokens) for cell in found.cells] == [
         *(("linear", 1), ("linear", 16), ("linear", 256), ("lm_head", 1), ("lm_head", 16))
     ]

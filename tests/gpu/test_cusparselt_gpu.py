@@ -11,7 +11,7 @@ from twofour.prune.packed import Packed, pack
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.serve.kernels import cusparselt
 from twofour.serve.kernels.cusparselt import CusparseltKernel
-from twofour.serve.kernels.cusparselt_search import Algorithm, Tuning, _mm_search
+from twofour.serve.kernels.cusparselt_search import Algorithm, Tuning, _mm_search, algorithms
 
 pytestmark = [
     pytest.mark.gpu,
@@ -66,6 +66,24 @@ def test_a_search_finds_an_algorithm_for_each_bucket_and_can_be_kept() -> None:
     assert tuned.tuning and [tokens for tokens, _ in tuned.tuning.algorithms] == [8, 16, 64, 256]
     kept = Tuning.from_numbers(tuned.tuning.library_version, tuned.tuning.numbers)
     assert replace(tuned, tuning=None).with_tuning(kept).tuning == tuned.tuning
+
+
+@pytest.mark.parametrize("tokens", [8, 64])
+def test_every_algorithm_and_split_is_right_or_refused(tokens: int) -> None:
+    packed = packed_weight(1024, 14_336)
+    kernel, x = CusparseltKernel.from_packed(packed), inputs(tokens, 14_336)
+    propose = _mm_search()
+    assert propose is not None
+    *_, count = propose(kernel.blob, x.t(), None, None, None, True)
+    taken = 0
+    for found in algorithms(count, tokens):
+        try:
+            y = replace(kernel, tuning=Tuning(0, ((tokens, found),)))(x, None)
+        except RuntimeError:
+            continue
+        assert_product(y, x, packed, None)
+        taken += found.split_k > 1
+    assert taken  # or the search for splits is for nothing
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

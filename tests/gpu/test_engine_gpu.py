@@ -1,5 +1,7 @@
 """A packed tiny model on a device: its logits by every kernel, and the engine that serves it."""
 
+import gc
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from twofour.serve.engine import child
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.kernels import triton_decode
-from twofour.serve.loading import load_model
+from twofour.serve.loading import load_model, weight_report
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,6 +40,51 @@ def test_the_engine_gives_the_same_tokens_alone_and_in_a_batch(tiny_pruned_folde
     together = generate(loop, prompts)
     assert [len(tokens) for tokens in alone] == [8] * 4
     assert [together[prompt.id] for prompt in prompts] == alone
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a single CUDA device")
+@pytest.mark.parametrize("kernels", ["auto", "triton", "cusparselt"])
+def test_a_model_on_the_second_gpu(tiny_pruned_folder: Path, kernels: str) -> None:
+    ids = torch.tensor([TOKENS], device="cuda:1")
+    try:
+        with torch.inference_mode():
+            expected = load_model(str(tiny_pruned_folder), "cuda:1", kernels="reference")(ids).logits.float()
+            found = load_model(str(tiny_pruned_folder), "cuda:1", kernels=kernels)(ids).logits.float()
+    finally:
+        torch.cuda.set_device(0)
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_model_loads_under_auto_with_a_cache_that_can_be_written(
+    tiny_pruned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """All kernels are raced for real."""
+    monkeypatch.setenv("TWOFOUR_CACHE", str(tmp_path / "cache"))
+    model = load_model(str(tiny_pruned_folder), "cuda", dtype=dtype)
+    assert not [note for note in weight_report(model).notes if "dropped" in note]
+    raced = json.loads((tmp_path / "cache" / "kernels.json").read_text())
+    (shapes,) = raced.values()
+    assert len(shapes) == 4 and all(dtype in shape for shape in shapes)
+    assert all({"triton", "dense"} <= kept["seconds"].keys() for kept in shapes.values())
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_int8_takes_less_memory_than_dense_at_every_moment(
+    large_model_folder: Path, large_int8_folder: Path, kernels: str
+) -> None:
+    """Where it is expanded, as much, and what gives its stored form back."""
+    peaks = []
+    for each, asked in ((large_model_folder, "auto"), (large_int8_folder, kernels)):
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        model = load_model(str(each), "cuda", kernels=asked)
+        peaks.append(torch.cuda.max_memory_allocated())
+        expected = {"auto": {"triton", "cusparselt"}, "reference": {"reference"}}[kernels]
+        assert each == large_model_folder or weight_report(model).kernels.keys() <= expected
+        del model
+    assert peaks[1] < peaks[0] * (1 if kernels == "auto" else 1.25)
 
 
 def generate(loop: child.Loop, prompts: list[Prompt]) -> dict[str, list[int]]:

@@ -1,14 +1,22 @@
 """Pruning with one block at a time on the GPU, the model in the memory of the host."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from pruned_families import tiny, tokens
 
-from twofour.prune import PruneConfig, check, prune
+from twofour.prune import PruneConfig, anatomy, calibrate, check, prune
+from twofour.prune.anatomy import Block
+from twofour.prune.batches import Batch, follow_dense, record
+from twofour.prune.kept import KeptWeights, Outcome, learn
 from twofour.prune.plan import plan
 from twofour.prune.recipe import Preset
+from twofour.prune.recover import block_loss, distil, divergence
+from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.statistics import Norms
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -44,3 +52,48 @@ def test_a_plan_moves_what_the_run_moves(tiny_model_folder: Path, tmp_path: Path
     assert min(planned.sampling_s, planned.pruning_s, planned.recovery_s) > 0 and planned.fallbacks == []
     prune(tiny_model_folder, tmp_path / "out", config)
     assert check(tmp_path / "out").ok
+
+
+def distilled(dtype: torch.dtype) -> tuple[float, Outcome]:
+    """The loss of a pruned random model after training, measured in float32, and what training says."""
+    dense, ids = tiny("llama", initializer_range=0.2, vocab_size=8192), tokens(24)
+    parts = anatomy.dissect(copy.deepcopy(dense).to(dtype))
+    batches = record(parts, ids, batch_tokens=32)
+    list(calibrate.walk(parts, batches, lambda w, _: magnitude(w), Norms, recover=train_nothing, device="cuda"))
+    parts.model.to("cuda")
+    outcome = distil(parts, ids, batches, passes=4, seed=0)
+    with torch.no_grad():
+        found = divergence(parts.model.cpu().float()(ids).logits, dense(ids).logits)  # type: ignore[operator]
+    return float(found), outcome
+
+
+def train_nothing(block: Block, index: int, batches: list[Batch]) -> Outcome:
+    return Outcome(1.0, 1.0, 0)
+
+
+def test_float16_is_trained_as_well_as_float32() -> None:
+    (half, outcome), (full, expected) = distilled(torch.float16), distilled(torch.float32)
+    assert outcome.after < outcome.before and half == pytest.approx(full, rel=0.02)
+    assert outcome.before - outcome.after == pytest.approx(expected.before - expected.after, rel=0.1)
+
+
+def test_a_loss_too_small_for_float16_moves_weights_as_in_float32() -> None:
+    torch.manual_seed(0)
+    weight, x = magnitude(torch.randn(8, 16)).half(), torch.randn(32, 16).half()
+    moments = {}
+    for dtype in (torch.float16, torch.float32):
+        linear = torch.nn.Linear(16, 8, bias=False, device="cuda", dtype=dtype).requires_grad_(False)
+        linear.weight.copy_(weight)
+        kept, inputs = KeptWeights([linear], torch.float16, 0.01), x.to("cuda", dtype)
+        learn(kept, lambda part, on=linear, i=inputs: on(i).float().square().mean() * 1e-8, 0, 1.0)  # type: ignore[misc]
+        moments[dtype] = kept.state()["exp_avg.0"]
+    torch.testing.assert_close(*moments.values(), rtol=0.01, atol=1e-12)
+
+
+def test_the_loss_of_a_block_is_computed_on_the_device(tiny_model_folder: Path) -> None:
+    parts = anatomy.dissect(anatomy.load(tiny_model_folder))
+    batches = record(parts, torch.arange(4, 132).view(4, 32))
+    parts.blocks[0].module.to("cuda")
+    follow_dense(parts.blocks[0], 0, batches)
+    assert batches[0].dense is not None and batches[0].dense.device.type == "cpu"
+    assert block_loss(parts.blocks[0], 0, batches)(0).device.type == "cuda"

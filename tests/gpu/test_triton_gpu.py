@@ -85,7 +85,7 @@ def test_the_expansion_and_the_stored_form_are_exact(rows: int, columns: int) ->
     packed = packed_weight(rows, columns)
     kernel = TritonKernel.from_packed(packed)
     dense = torch.full((rows, columns), torch.nan, dtype=BF16, device="cuda")
-    triton_decode._expand(kernel.weight.values, kernel.weight.codes, dense)
+    triton_decode.expand(kernel.weight.values, kernel.weight.codes, dense)
     assert torch.equal(dense, packed.unpack())
     assert torch.equal(kernel.packed().values, packed.values)
     assert torch.equal(kernel.packed().positions, packed.positions)

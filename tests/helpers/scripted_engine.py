@@ -58,6 +58,7 @@ class ScriptedEngine:
     restarts: int = 0
     steps: list[StepRecord] = field(default_factory=list)
     step_sizes: dict[int, int] = field(default_factory=dict)
+    scores: Callable[[int], Logprob] | None = None  # of a token; None: as `score` says
 
     def __post_init__(self) -> None:
         self._release, self._died = asyncio.Event(), asyncio.Event()
@@ -138,8 +139,11 @@ class ScriptedEngine:
             last = position == len(reply) - 1
             piece = first if position == 0 else Piece(prompt.id)
             finish = Finish.STOP if stops else Finish.LENGTH if last else None
-            scores = () if sampling.logprobs is None else (score(token, sampling.logprobs),)
+            scores = () if sampling.logprobs is None else (self._score(token, sampling.logprobs),)
             yield replace(piece, tokens=(token,), logprobs=scores, finish=finish, stopped_by=token if stops else None)
+
+    def _score(self, token: int, k: int) -> Logprob:
+        return score(token, k) if self.scores is None else self.scores(token)
 
     async def _act(self, position: int) -> None:
         await asyncio.sleep(0)

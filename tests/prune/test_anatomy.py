@@ -1,14 +1,22 @@
 """What of a model is pruned, what stays dense, and every model that is refused before any work."""
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers as hf
 from pruned_families import FAMILIES, SHAPE, tiny
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from twofour.prune import anatomy
-from twofour.prune.errors import ModelError
+from twofour.prune import PruneConfig, anatomy, prune
+from twofour.prune.errors import ModelError, TwofourError
+from twofour.prune.folder import read_config, write_json
+from twofour.prune.recipe import Format
+from twofour.prune.weights import Weights
 
 
 def refused(model: nn.Module, message: str) -> None:
@@ -77,6 +85,80 @@ def test_configs_that_are_refused(case: str) -> None:
     config, message = CONFIGS[case]
     with pytest.raises(ModelError, match=message):
         anatomy.refuse_config(config)
+
+
+@pytest.mark.parametrize("quantization", [["gptq"], "gptq", 4])
+def test_a_quantisation_of_any_kind_is_refused(quantization: Any) -> None:
+    with pytest.raises(ModelError, match=r"quantised \(an unknown method\)"):
+        anatomy.refuse_config({"model_type": "llama", "quantization_config": quantization})
+
+
+@pytest.mark.parametrize("kind", [["llama"], {}, 5])
+def test_a_model_type_that_is_no_name_is_refused(kind: Any) -> None:
+    with pytest.raises(ModelError, match="knows no causal language model"):
+        anatomy.refuse_config({"model_type": kind})
+
+
+Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
+
+
+def changed(source: Path, folder: Path, change: Change) -> Path:
+    """Copy a model with another config.json, or other tensors."""
+    shutil.copytree(source, folder)
+    config, tensors = read_config(folder), load_file(folder / "model.safetensors")
+    change(config, tensors)
+    write_json(folder / "config.json", config)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("form", ["packed", "dense"])
+def test_the_dtype_is_that_of_the_files(tiny_model_folder: Path, tmp_path: Path, form: Format) -> None:
+    """config.json names another: nothing gets wider by that, and what is written names the right one."""
+    source = changed(tiny_model_folder, tmp_path / "source", lambda config, _: config.update(dtype="float32"))
+    report = prune(source, tmp_path / "out", PruneConfig(method="magnitude", format=form))
+    assert report.manifest["values"] == {"dtype": "bfloat16"}
+    (note,) = report.manifest["fallbacks"]
+    assert note.startswith("config.json of the base model says float32, its linears are stored as bfloat16")
+    config = read_config(tmp_path / "out")
+    assert config["dtype"] == "bfloat16"
+    with Weights(source) as before, Weights(tmp_path / "out") as after:
+        assert {after.dtype(name) for name in after if not name.endswith("positions")} == {"BF16"}
+        assert sum(tensor.nbytes for tensor in after.values()) <= sum(tensor.nbytes for tensor in before.values())
+
+
+def test_other_tensors_keep_their_dtypes(tiny_model_folder: Path, tmp_path: Path) -> None:
+    def change(_: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].float()
+
+    source = changed(tiny_model_folder, tmp_path / "source", change)
+    prune(source, tmp_path / "out", PruneConfig(method="magnitude"))
+    with Weights(tmp_path / "out") as weights:
+        assert weights.dtype("model.norm.weight") == "F32" and weights.dtype("model.embed_tokens.weight") == "BF16"
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+CONTRADICTIONS: dict[str, tuple[Change, str]] = {
+    "two dtypes": (lambda _, t: t.update({UP: t[UP].float()}), f"several dtypes .*F32 as {UP.removesuffix('.weight')}"),
+    "another dtype": (lambda _, t: t.update({n: w.to(torch.float64) for n, w in t.items()}), "stored as F64; give"),
+    "another shape": (
+        lambda c, _: c.update(vocab_size=10**15),
+        r"embed_tokens\.weight has shape \[320, 64\], by config",
+    ),
+    "many blocks": (lambda c, _: c.update(num_hidden_layers=10**15), "num_hidden_layers 10+, the files hold"),
+    "other blocks": (lambda c, _: c.update(num_hidden_layers=3), r"stores no model\.layers\.2\.self_attn"),
+    "no model": (lambda c, _: c.update(num_attention_heads="four"), "describes no model that transformers can make"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_config_that_contradicts_the_tensors_is_refused_before_anything_is_loaded(
+    tiny_model_folder: Path, tmp_path: Path, case: str
+) -> None:
+    change, message = CONTRADICTIONS[case]
+    folder = changed(tiny_model_folder, tmp_path / "source", change)
+    with pytest.raises(TwofourError, match=message):
+        anatomy.stored_dtype(folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,7 @@
 """The card says what the manifest says, in front matter that the hub reads, and what it does not know it says too."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from twofour.prune import PruneConfig, check, prune
 from twofour.prune.card import card, likeness
 from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.convert import convert
-from twofour.prune.errors import InputError
+from twofour.prune.errors import CheckpointError, InputError
 from twofour.prune.folder import read_json
 from twofour.prune.label import add_quality
+from twofour.prune.report import page
 
 FIGURES = {
     "window_tokens": 512,
@@ -53,6 +55,33 @@ def test_a_run_leaves_a_card(pruned: Path, manifest: dict[str, Any]) -> None:
     assert "| method | wanda |" in text and "4 x 32 tokens; seed 0" in text
     assert "`lm_head`: outside the decoder blocks" in text and "Fallbacks from what was asked: none." in text
     assert "twofour eval tiny-2of4 --baseline DENSE --label" in text
+
+
+def test_what_a_figure_depends_on_is_named(manifest: dict[str, Any]) -> None:
+    int8 = {"dtype": "int8", "scale_columns": 0}
+    source = {"source": "notes.txt", "samples": 4, "sha256": "ba7816bf8f01cfea"}
+    manifest |= {
+        "origin": manifest["origin"] | {"commit": "0123abcd"},
+        "machine": manifest["machine"] | {"device": "cuda", "gpu": "NVIDIA H100"},
+        "calibration": manifest["calibration"] | {"sources": [source]},
+        "values": {"dtype": "bfloat16", "rounded_once_to": int8},
+    }
+    text = card(manifest, "m", "packed")
+    assert "| commit of the base model | 0123abcd |" in text and "on cuda (NVIDIA H100)" in text
+    assert "notes.txt (SHA-256 ba7816bf8f01...), 4 x 32 tokens" in text
+    assert "| kept weights | bfloat16, read back from int8, to which they were rounded |" in text
+    assert "NVIDIA H100" in page(manifest, "m")
+
+
+def test_a_label_that_is_none_is_refused(pruned: Path, tmp_path: Path) -> None:
+    """Its digests fit, what the card is made of does not."""
+    shutil.copytree(pruned, tmp_path / "copy")
+    for change in ({"linears": 5}, {"machine": None}, {"origin": ["x"]}, {"minutes": "long"}):
+        manifest = read_json(pruned / MANIFEST) | change
+        (tmp_path / "copy" / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match=r"twofour\.json"):
+            convert(tmp_path / "copy", tmp_path / "out", "packed")
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_largest_loss_of_a_kind_is_named(manifest: dict[str, Any]) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import save_file
 
 from twofour.prune import checkpoint, folder
 from twofour.prune.checkpoint import Weights
-from twofour.prune.errors import CheckpointError, ModelError, OutputError
+from twofour.prune.errors import CheckpointError, InputError, ModelError, OutputError
 from twofour.prune.packed import pack
 from twofour.prune.rounding import to_int8
 
@@ -36,6 +38,80 @@ def test_index_cannot_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="outside the folder"):
         Weights(tmp_path)
+
+
+def indexed(folder: Path, files: dict[str, list[str]], weight_map: dict[str, Any]) -> None:
+    """Write files that hold the tensors named, each full of ones, and an index."""
+    for file, names in files.items():
+        save_file({name: torch.ones(2) for name in names}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_a_single_file_beside_an_index_of_others_is_refused(tmp_path: Path) -> None:
+    indexed(tmp_path, {"model.safetensors": ["a"], "a.safetensors": ["a"]}, {"a": "a.safetensors"})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors and .*index\.json, which names other files; remove"):
+        Weights(tmp_path)
+
+
+def test_an_index_of_the_single_file_is_no_contradiction(tmp_path: Path) -> None:
+    indexed(tmp_path, {"model.safetensors": ["a", "b"]}, dict.fromkeys("ab", "model.safetensors"))
+    with Weights(tmp_path) as weights:
+        assert set(weights) == {"a", "b"}
+
+
+def test_shards_and_their_index_agree(tmp_path: Path) -> None:
+    indexed(
+        tmp_path, {"x.safetensors": ["a"], "y.safetensors": ["a", "b"]}, {"a": "x.safetensors", "b": "y.safetensors"}
+    )
+    with pytest.raises(CheckpointError, match=r"x\.safetensors and y\.safetensors both hold a"):
+        Weights(tmp_path)
+    indexed(tmp_path, {"x.safetensors": ["a", "c"]}, {"a": "x.safetensors"})
+    with pytest.raises(CheckpointError, match=r"x\.safetensors holds c, which .*index\.json does not name"):
+        Weights(tmp_path)
+
+
+@pytest.mark.parametrize("file", [5, None, ["x.safetensors"], {}, "", "..", "\0", "x" * 300, "\ud800"])
+def test_an_index_names_files_of_the_folder(tmp_path: Path, file: Any) -> None:
+    indexed(tmp_path, {"x.safetensors": ["a"]}, {"a": file})
+    with pytest.raises(CheckpointError, match="take an intact copy"):
+        Weights(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["transformers_weights", "configuration_files"])
+def test_a_config_that_sends_transformers_to_other_files_is_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({key: "other"}))
+    with pytest.raises(CheckpointError, match=f"names {key}, by which transformers reads other files than twofour"):
+        folder.read_config(tmp_path)
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    assert folder.resolve(str(tmp_path)) == tmp_path
+    with pytest.raises(InputError, match="is a folder, which has no revision abc; leave out --revision"):
+        folder.resolve(str(tmp_path), "abc")
+
+
+def test_weights_of_a_hub_model_are_fetched_once() -> None:
+    single, shard = "model.safetensors", "model-00001-of-00002.safetensors"
+    packed = ["model.twofour.safetensors", "model.twofour-00001-of-00002.safetensors"]
+    indexes = ["model.safetensors.index.json", "model.safetensors.index.twofour.json"]
+    copies = ["consolidated.safetensors", "original/consolidated.00.safetensors", "model.fp16.safetensors", "model.bin"]
+    fetched = filter_repo_objects([single, shard, *packed, *indexes, *copies], allow_patterns=folder.SNAPSHOT)
+    assert list(fetched) == [single, shard, *packed, *indexes]
+
+
+def test_a_folder_with_an_adapter_is_refused(tmp_path: Path) -> None:
+    for name in ("config.json", "adapter_config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds adapter_config\.json, .* merge them into it first"):
+        folder.read_config(tmp_path)
+
+
+def test_json_that_is_too_deep_or_no_json_again_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        folder.read_json(tmp_path / "deep.json")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be written as JSON"):
+        folder.write_json(tmp_path / "config.json", {"a": float("inf")})
 
 
 def test_two_forms_are_refused(tiny_pruned_folder: Path, tiny_model_folder: Path) -> None:

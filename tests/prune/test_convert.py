@@ -1,6 +1,7 @@
 """From one form to another and back, byte for byte."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from twofour.prune import checkpoint
 from twofour.prune.audit import check
-from twofour.prune.convert import convert, from_bitmask
+from twofour.prune.checkpoint import MANIFEST
+from twofour.prune.convert import convert
 from twofour.prune.errors import CheckpointError
-from twofour.prune.folder import read_config, write_json
+from twofour.prune.folder import read_config, read_json, write_json
 from twofour.prune.packed import Packed
 from twofour.serve.loading import load_model
 
@@ -57,21 +59,50 @@ def test_packed_int8_to_packed_is_the_same(tiny_int8_folder: Path, tmp_path: Pat
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def reconfigured(folder: Path, config: dict[str, Any]) -> None:
+    """Change config.json, with digests that fit."""
+    write_json(folder / "config.json", config)
+    checkpoint.write_manifest(folder, read_json(folder / MANIFEST))
+
+
+def test_the_label_says_that_values_were_int8(tiny_int8_folder: Path, tmp_path: Path) -> None:
+    columns = read_config(tiny_int8_folder)["quantization_config"]["scale_columns"]
+    int8 = {"dtype": "int8", "scale_columns": columns}
+    write_json(tiny_int8_folder / MANIFEST, read_json(tiny_int8_folder / MANIFEST) | {"values": int8})
+    convert(tiny_int8_folder, tmp_path / "same", "packed")
+    convert(tiny_int8_folder, tmp_path / "zeros", "dense")
+    convert(tmp_path / "zeros", tmp_path / "again", "packed")
+    assert read_json(tmp_path / "same" / MANIFEST)["values"] == int8
+    for out in ("zeros", "again"):
+        now = {"dtype": "bfloat16", "rounded_once_to": int8}
+        assert read_json(tmp_path / out / MANIFEST)["values"] == now and check(tmp_path / out).ok
+
+
+def test_damage_gets_no_new_digests(tiny_pruned_folder: Path, tmp_path: Path) -> None:
+    path = tiny_pruned_folder / "model.twofour.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"is not what twofour wrote: model\.twofour\.safetensors differs"):
+        convert(tiny_pruned_folder, tmp_path / "out", "dense")
+    assert not (tmp_path / "out").exists()
+
+
 def test_int8_values_do_not_tell_the_dtype_of_the_model(tiny_int8_folder: Path, tmp_path: Path) -> None:
     config = {key: value for key, value in read_config(tiny_int8_folder).items() if key != "dtype"}
     for changed in (config, config | {"dtype": "int32"}):
-        write_json(tiny_int8_folder / "config.json", changed)
-        with pytest.raises(CheckpointError, match=r"config\.json names no dtype to write model\.layers"):
+        reconfigured(tiny_int8_folder, changed)
+        with pytest.raises(CheckpointError, match=r"config\.json names no dtype of the model"):
             convert(tiny_int8_folder, tmp_path / "zeros", "dense")
         assert any("config.json names no dtype" in fault for fault in check(tiny_int8_folder).faults)
-    write_json(tiny_int8_folder / "config.json", config | {"torch_dtype": "bfloat16"})  # as it was called before
+    reconfigured(tiny_int8_folder, config | {"torch_dtype": "bfloat16"})  # as it was called before
     convert(tiny_int8_folder, tmp_path / "zeros", "dense")
 
 
 def test_a_packed_folder_of_an_unknown_kind_is_refused(tiny_pruned_folder: Path, tmp_path: Path) -> None:
     config = read_config(tiny_pruned_folder)
     for quantization in ({}, config["quantization_config"] | {"format_version": 2}):
-        write_json(tiny_pruned_folder / "config.json", config | {"quantization_config": quantization})
+        reconfigured(tiny_pruned_folder, config | {"quantization_config": quantization})
         with pytest.raises(CheckpointError, match=r"config\.json says"):
             convert(tiny_pruned_folder, tmp_path / "out", "dense")
 
@@ -83,17 +114,6 @@ def test_dense_form_is_plain_transformers_with_the_same_logits(tiny_pruned_folde
     ids = torch.arange(40)[None]
     with torch.no_grad():
         assert torch.equal(plain(ids).logits, ours(ids).logits)
-
-
-def test_the_old_bitmask() -> None:
-    weight = torch.tensor([[0, 1, 2, 0, 3, 0, 0, 4, 0, 5, 0, 6], [7, 0, 0, 8, 0, 9, 1, 0, 2, 0, 0, 3]]).float()
-    bits = torch.zeros(2, 16, dtype=torch.int)
-    bits[:, :12] = weight != 0
-    bitmask = (bits.view(2, 2, 8) << torch.arange(8)).sum(-1).to(torch.uint8)
-    compressed = weight[weight != 0].view(2, 6)
-    assert torch.equal(from_bitmask(compressed, bitmask, torch.tensor([[2], [12]])), weight)
-    with pytest.raises(CheckpointError, match="does not fit"):
-        from_bitmask(compressed[:1], bitmask, torch.tensor([[2], [12]]))
 
 
 def test_a_dense_model_has_nothing_to_pack(tiny_model_folder: Path, tmp_path: Path) -> None:

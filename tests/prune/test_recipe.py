@@ -1,14 +1,17 @@
 """Which recipes make no sense, what the manifest says, and how progress reads."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from twofour.prune import progress
-from twofour.prune.errors import InputError
+import twofour
+from twofour.prune import progress, recipe
+from twofour.prune.errors import InputError, TextError
 from twofour.prune.progress import Step
-from twofour.prune.recipe import PruneConfig, PrunedLinear, manifest
+from twofour.prune.recipe import PruneConfig, PrunedLinear, file_digests, manifest
 
 BAD: dict[str, Any] = {
     "preset": "fastest",
@@ -122,6 +125,29 @@ def test_every_source_is_on_the_label_and_no_path_of_this_machine() -> None:
     assert found == [{"source": name, "samples": 5 if name == "self" else 3} for name in names]
 
 
+def test_files_that_are_calibrated_on_have_their_digests_on_the_label(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"abc")
+    config = PruneConfig(calibration=("self", str(file), "hub:owner/name"), samples=3)
+    digests = file_digests(config)
+    document = manifest("m", config, {}, {}, {}, "bfloat16", "float32", 2, 9.0, digests=digests)
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-2
+    assert document["calibration"]["sources"] == [
+        {"source": "self", "samples": 1},
+        {"source": "notes.txt", "samples": 1, "sha256": sha256},
+        {"source": "hub:owner/name", "samples": 1},
+    ]
+    assert file_digests(PruneConfig(method="magnitude", calibration="gone.txt")) == {}
+    with pytest.raises(TextError, match=r"gone\.txt cannot be read"):
+        file_digests(PruneConfig(calibration="gone.txt"))
+
+
+def test_the_gpu_has_its_name_on_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Fast {device}")
+    assert label(PruneConfig(device="cuda:1"))["machine"]["gpu"] == "Fast cuda:1"
+    assert "gpu" not in label(PruneConfig())["machine"]
+
+
 @pytest.mark.parametrize("calibration", [(), ("self", ""), ("self", "chat", "self")])
 def test_sources_that_make_no_sense(calibration: tuple[str, ...]) -> None:
     with pytest.raises(
@@ -173,3 +199,10 @@ def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
             show(Step(stage, done, 2, 1.0 * done, "loss 0.1"))
     captured = capsys.readouterr()
     assert captured.out == "" and "2/2" in captured.err and "two: 100%" in captured.err
+
+
+def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(recipe, "version", lambda name: asked.append(name) or "1")
+    assert recipe.versions()["twofour"] == twofour.__version__
+    assert "torch" in asked and "twofour" not in asked

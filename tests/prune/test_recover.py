@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from twofour.prune import anatomy, calibrate, pattern, recover
 from twofour.prune.anatomy import Block
-from twofour.prune.batches import Batch, record
-from twofour.prune.kept import Outcome
+from twofour.prune.batches import Batch, follow_dense, record
+from twofour.prune.kept import KeptWeights, Outcome, learn
 from twofour.prune.recover import Recovery, distil, divergence, recover_block, relative_error, step_tokens
 from twofour.prune.solvers.magnitude import magnitude
 from twofour.prune.statistics import Norms
@@ -132,6 +132,73 @@ def test_the_divergence_is_that_of_the_distributions_in_parts_too(monkeypatch: p
         assert leaf.grad is not None
         torch.testing.assert_close(result.detach().double(), expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(leaf.grad, slope, rtol=1e-4, atol=1e-7)
+
+
+def cosine(found: Tensor, wanted: Tensor) -> float:
+    return float(nn.functional.cosine_similarity(found.double().flatten(), wanted.double().flatten(), dim=0))
+
+
+def test_the_slope_of_float16_logits_is_that_of_float64() -> None:
+    """Of 512 tokens of a vocabulary of 1000, where almost all of it is less than float16 can hold."""
+    generator = torch.Generator().manual_seed(1)
+    wanted = (4 * torch.randn(512, 1000, generator=generator)).half()
+    found = (wanted + 0.05 * torch.randn(512, 1000, generator=generator)).half()
+    slope = (found.double().softmax(-1) - wanted.double().softmax(-1)) / 512
+    assert float((slope.half() == 0).double().mean()) > 0.9
+    leaf = found.clone().requires_grad_()
+    (divergence(leaf, wanted) * 2.0**16).backward()
+    assert leaf.grad is not None and leaf.grad.dtype == torch.float16
+    assert cosine(leaf.grad, slope) > 0.9999
+    assert float((leaf.grad == 0).double().mean()) < 0.5
+
+
+def gradients(dtype: torch.dtype, start: nn.Module, dense: nn.Module, ids: Tensor) -> dict[str, Tensor]:
+    """Of the divergence of a pruned model from a dense one, by linear, as the optimiser is given them."""
+    pruned, target = copy.deepcopy(start).to(dtype), copy.deepcopy(dense).to(dtype)
+    parts = anatomy.dissect(pruned)
+    kept = KeptWeights(parts.linears.values(), torch.float32, 0.001)
+    with torch.no_grad():
+        wanted = target(ids).logits
+    learn(kept, lambda part: divergence(pruned(ids).logits, wanted), 0, 1.0)
+    moments = kept.state()
+    return {name: moments[f"exp_avg.{n}"] for n, name in enumerate(parts.linears)}
+
+
+def test_float16_models_are_trained_along_the_slope_of_float32() -> None:
+    """Whose predictions differ by little, as they do after some training, so their slopes are small."""
+    dense, ids = tiny("llama", initializer_range=0.2, vocab_size=8192).to(torch.float16), tokens(24)
+    start = copy.deepcopy(dense)
+    walk(start, ids, None)
+    for name, linear in anatomy.dissect(start).linears.items():
+        dense.get_submodule(name).weight.copy_(linear.weight * 1.02)
+    found, wanted = (gradients(dtype, start, dense, ids) for dtype in (torch.float16, torch.float32))
+    cosines = {name: cosine(found[name], wanted[name]) for name in wanted}
+    assert min(cosines.values()) > 0.998, cosines  # 0.990 without a scale
+
+
+def test_tokens_that_the_dense_model_rules_out_cost_nothing() -> None:
+    found, wanted = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    wanted[..., 5] = -float("inf")
+    both = found.clone()
+    both[..., 5] = -float("inf")
+    p = wanted.double().softmax(-1)
+    for logits in (found, both):
+        leaf = logits.clone().requires_grad_()
+        result = divergence(leaf, wanted)
+        result.backward()
+        terms = p * (wanted.double().log_softmax(-1) - logits.double().log_softmax(-1))
+        assert float(result.detach()) == pytest.approx(float(torch.where(p > 0, terms, 0.0).sum(-1).mean()), rel=1e-5)
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad.double(), (logits.double().softmax(-1) - p) / 6, rtol=1e-4, atol=1e-7)
+
+
+def test_the_loss_of_a_block_is_computed_where_the_block_is() -> None:
+    parts, ids = anatomy.dissect(llama()), tokens(4)
+    batches = record(parts, ids, batch_tokens=32)
+    follow_dense(parts.blocks[0], 0, batches)
+    parts.blocks[0].module.to("meta")  # as a GPU: another device than that of the states
+    assert recover.block_loss(parts.blocks[0], 0, batches)(0).device.type == "meta"
+    assert batches[0].hidden.device.type == "cpu"
 
 
 def test_every_token_counts_by_its_own_size() -> None:

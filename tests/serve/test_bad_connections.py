@@ -67,7 +67,7 @@ FRAMING = {
     "two lengths": (f"{HEAD}Content-Length: 5\r\nContent-Length: 6\r\n\r\n{BODY}", b"400"),
     "a length in words": (f"{HEAD}Content-Length: five\r\n\r\n{BODY}", b"400"),
     "a negative length": (f"{HEAD}Content-Length: -1\r\n\r\n{BODY}", b"400"),
-    "an unknown coding": (f"{HEAD}Transfer-Encoding: gzip\r\n\r\n{BODY}", b"501"),
+    "an unknown coding": (f"{HEAD}Transfer-Encoding: gzip\r\n\r\n{BODY}", b"400"),
     "no host": ("GET /health HTTP/1.1\r\n\r\n", b"400"),
     "no HTTP": ("hello\r\n\r\n", b"400"),
     "200 KB of header": (f"GET /health HTTP/1.1\r\nHost: h\r\nX-Big: {'a' * 200_000}\r\n\r\n", b"431"),

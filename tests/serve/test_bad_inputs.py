@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from twofour.serve.openai.protocol import NEUTRAL
-
 Refused = Callable[..., dict[str, Any]]
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -91,6 +89,10 @@ def send(server: Any, path: str, body: dict[str, Any]) -> Any:
     return server.client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
 
 
+def said(path: str, text: str) -> dict[str, Any]:
+    return {"prompt": text} if path == TEXT else {"messages": [{"role": "user", "content": text}]}
+
+
 @pytest.mark.parametrize(("name", "value"), cases(BAD_TEXT_FIELDS))
 def test_bad_fields_of_completions(shared: Any, refused: Refused, name: str, value: Any) -> None:
     answer = send(shared, TEXT, {"model": "m", "prompt": "hi", name: value})
@@ -165,51 +167,12 @@ def test_half_a_character_anywhere(shared: Any, refused: Refused, path: str) -> 
         {"\ud800": 1},
         {"logit_bias": {"\ud800": 1}},
     ):
-        answer = send(
-            shared, path, {"model": "m", "prompt": "hi", "messages": [{"role": "user", "content": "hi"}], **body}
-        )
+        answer = send(shared, path, {"model": "m", **said(path, "hi"), **body})
         assert answer.status_code in (200, 400, 404)
         assert answer.status_code == 200 or set(answer.json()["error"]) == {"message", "type", "param", "code"}
-    answer = send(shared, path, {"model": "m", "prompt": "\ud800", "messages": [{"role": "user", "content": "\ud800"}]})
+    answer = send(shared, path, {"model": "m", **said(path, "\ud800")})
     param = "prompt" if path == TEXT else "messages"
     assert "unicode" in refused(answer, 400, None, param)["message"]
-
-
-UNSUPPORTED = {
-    "suffix": "x",
-    "best_of": 3,
-    "prompt_logprobs": -1,
-    "tools": [{"type": "function"}],
-    "tool_choice": "auto",
-    "functions": [{"name": "f"}],
-    "guided_regex": "(a+)+$",
-    "guided_choice": [],
-    "guided_json": {"$ref": "#"},
-    "structured_outputs": {"regex": "("},
-    "prompt_embeds": "gASVAA==",
-    "use_beam_search": True,
-    "truncate_prompt_tokens": 5,
-    "chat_template": "{{ 1 }}",
-    "chat_template_kwargs": {"tokenize": True},
-    "audio": {"voice": "alloy"},
-    "web_search_options": {},
-}
-
-
-@pytest.mark.parametrize(("name", "value"), UNSUPPORTED.items())
-@pytest.mark.parametrize("path", [TEXT, CHAT])
-def test_known_and_unsupported(shared: Any, refused: Refused, path: str, name: str, value: Any) -> None:
-    said = {"prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
-    refused(shared.client.post(path, json={"model": "m", **said, name: value}), 400, "unsupported_parameter", name)
-
-
-def test_true_is_no_neutral_one(shared: Any, refused: Refused) -> None:
-    refused(shared.complete(best_of=True), 400, "unsupported_parameter", "best_of")
-    refused(shared.complete(store=0), 400, "unsupported_parameter", "store")
-
-
-def test_neutral_fields_pass_as_null(shared: Any) -> None:
-    assert shared.complete(**dict.fromkeys(NEUTRAL)).status_code == 200
 
 
 @pytest.mark.parametrize("scheme", ["http", "file"])

@@ -100,6 +100,15 @@ def test_logprobs(shared: Any) -> None:
     }
 
 
+def test_the_bytes_of_the_tokens_are_those_of_the_text(shared: Any) -> None:
+    """Of whole characters and of their parts; the token that ends the text has none in it."""
+    scores = shared.chat(logprobs=True).json()["choices"][0]["logprobs"]["content"]
+    assert b"".join(bytes(score["bytes"]) for score in scores) == REPLY.encode()
+    assert [score["token"] for score in scores if not score["token"].isascii()] == []
+    assert "\\xf0" in [score["token"] for score in scores]
+    assert (scores[-1]["token"], scores[-1]["bytes"]) == ("<|end|>", [])
+
+
 def test_streamed_logprobs_cover_every_token(shared: Any) -> None:
     documents = events(shared.chat(stream=True, logprobs=True, stream_options={"include_usage": True}).text)
     parts = [choice["logprobs"] for document in documents for choice in document["choices"]]

@@ -1,9 +1,14 @@
 """Text completions as a client sees them."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import sentencepiece_kind
+from scripted_engine import ScriptedEngine
+
+from twofour.serve.engine.types import Logprob
 
 REPLY = "hello wörld, 🤗 all"
 
@@ -193,11 +198,40 @@ def test_infinite_logprobs_are_finite_in_json(shared: Any) -> None:
     assert min(top.values()) == -9999.0
 
 
-def test_of_two_tokens_with_one_text_the_likelier_is_told(launch: Any) -> None:
-    server = launch(launch.engine(reply="é"))  # its first byte has the text of any half character
+def test_parts_of_characters_are_told_apart(launch: Any) -> None:
+    server = launch(launch.engine(reply="é"))
+    choice = server.complete(max_tokens=1, logprobs=2).json()["choices"][0]
+    scores = choice["logprobs"]
+    assert scores["tokens"] == ["bytes:\\xc3"]
+    assert scores["top_logprobs"] == [{"bytes:\\xc4": -0.25, "bytes:\\xc3": -1.5}]
+    assert choice["text"] == "", "a character that the limit cuts is not shown"
+
+
+def pieces_server(launch: Any, reply: Sequence[str]) -> Any:
+    """One that answers in a SentencePiece vocabulary."""
+    launch.tokenizer = sentencepiece_kind.build_tokenizer()
+    ids = launch.tokenizer.convert_tokens_to_ids(list(reply))
+    return launch(ScriptedEngine(len(launch.tokenizer), 2, lambda prompt: ids))
+
+
+def test_spaces_and_offsets_of_pieces(launch: Any) -> None:
+    server = pieces_server(launch, ["▁he", "ll", "o", "▁", "<0xC3>", "<0xA9>", "▁w"])
+    choice = server.complete(prompt="he w", echo=True, logprobs=0, max_tokens=9).json()["choices"][0]
+    text, scores = choice["text"], choice["logprobs"]
+    assert text == "he w hello é w"
+    assert scores["tokens"] == ["<s>", " he", " w", " he", "ll", "o", " ", "bytes:\\xc3", "bytes:\\xa9", " w", "</s>"]
+    assert scores["text_offset"] == [0, 0, 2, 4, 7, 9, 10, 11, 11, 12, 14]
+
+
+def test_tokens_with_one_text_keep_their_own_values(launch: Any) -> None:
+    """The token itself has its text; lm-eval must see that another one is likelier."""
+    server = pieces_server(launch, ["h"])
+    letter, byte = launch.tokenizer.convert_tokens_to_ids(["h", "<0x68>"])
+    top = ((byte, -0.1), (letter, -3.0))
+    server.engine.scores = lambda token: Logprob(token, -3.0 if token == letter else -0.1, top)
     scores = server.complete(max_tokens=1, logprobs=2).json()["choices"][0]["logprobs"]
-    assert scores["tokens"] == ["\ufffd"]
-    assert scores["top_logprobs"] == [{"\ufffd": -0.25}]
+    assert scores["tokens"] == ["h"]
+    assert scores["top_logprobs"] == [{f"token_id:{byte}": -0.1, "h": -3.0}]
 
 
 def test_prompt_that_fills_the_context_can_be_scored(shared: Any) -> None:
@@ -205,13 +239,3 @@ def test_prompt_that_fills_the_context_can_be_scored(shared: Any) -> None:
     assert shared.complete(prompt=ids, echo=True, max_tokens=0, logprobs=0).status_code == 200
     refused = shared.complete(prompt=ids, max_tokens=1)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
-
-
-def test_unknown_fields_pass_and_are_counted(shared: Any) -> None:
-    before = shared.metric("twofour:unknown_fields_total")
-    assert shared.complete(something_new={"a": 1}, another=2, user="me").status_code == 200
-    assert shared.metric("twofour:unknown_fields_total") == before + 2
-
-
-def test_neutral_values_of_unsupported_fields_pass(shared: Any) -> None:
-    assert shared.complete(suffix="", best_of=1, logit_bias={}).status_code == 200

@@ -16,7 +16,7 @@ from torch import Tensor
 from twofour.prune.errors import InputError
 from twofour.prune.packed import Packed, pack
 from twofour.prune.solvers.magnitude import magnitude
-from twofour.serve.kernels import cusparselt, select
+from twofour.serve.kernels import cusparselt, cusparselt_search, select
 from twofour.serve.kernels.cusparselt import CusparseltKernel
 from twofour.serve.kernels.cusparselt_search import Algorithm, Tuning
 
@@ -29,6 +29,8 @@ class Library:
     def __init__(self) -> None:
         self.weights: list[Tensor] = []
         self.asked: list[tuple[int, Algorithm]] = []
+        self.blobs: list[int] = []  # addresses
+        self.wrong: set[Algorithm] = set()
 
     def compress(self, dense: Tensor) -> Tensor:
         assert dense.dim() == 2 and dense.is_contiguous() and dense.dtype in (torch.bfloat16, torch.float16)
@@ -46,7 +48,9 @@ class Library:
         assert other.t().is_contiguous() and transpose_result and other.shape[1]
         assert bias is None or (bias.dtype == weight.dtype and bias.shape == (weight.shape[0],))
         self.asked.append((other.shape[1], Algorithm(**chosen)))
-        return torch.nn.functional.linear(other.t(), weight, bias)
+        self.blobs.append(blob.data_ptr())
+        y = torch.nn.functional.linear(other.t(), weight, bias)
+        return y * 1.1 if Algorithm(**chosen) in self.wrong else y
 
 
 @pytest.fixture(autouse=True)
@@ -97,14 +101,14 @@ def test_every_number_of_tokens_gets_the_algorithm_of_its_bucket(library: Librar
 
 
 def propose(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let torch's search propose Algorithm(2, 4, 1) of 5, and note the shapes that it is asked about."""
+    """Let torch's search propose Algorithm(2, 4, 1) of 5, and note what it is asked about."""
     proposals: list[Any] = []
 
     def mm_search(
         blob: Tensor, other: Tensor, bias: None, alpha: None, dtype: None, transposed: bool
     ) -> tuple[int, int, int, int]:
         assert other.t().is_contiguous() and other.shape[1] % 8 == 0 and transposed
-        proposals.append(other.shape)
+        proposals.append(other)
         return 2, 4, 1, 5
 
     monkeypatch.setattr(torch._C, "_cusparselt", SimpleNamespace(mm_search=mm_search), raising=False)
@@ -129,11 +133,13 @@ def test_a_search_keeps_the_fastest_of_the_default_the_proposal_and_the_best(
     for times, fastest in (
         ({proposed: 1.0}, proposed),
         ({Algorithm(4): 1.0, proposed: 2.0}, Algorithm(4)),
+        ({Algorithm(3, 8, 2): 1.0, Algorithm(4): 2.0}, Algorithm(3, 8, 2)),  # a split that nobody proposed
         ({}, Algorithm()),  # a tie
     ):
         tuned = kernel().tuned((1, 8, 20), timer(library, times))
         assert tuned.tuning == Tuning(801, ((8, fastest), (24, fastest)))
-    assert proposals[:2] == [(64, 8), (64, 24)]
+    assert [x.shape for x in proposals[:2]] == [(64, 8), (64, 24)]
+    assert all(len(x.unique()) > 8 * 32 for x in proposals)  # numbers, not ones: what they are costs power
 
 
 def test_an_algorithm_that_does_not_take_the_shape_loses(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +152,65 @@ def test_an_algorithm_that_does_not_take_the_shape_loses(library: Library, monke
         return 1.0
 
     assert kernel().tuned((8,), time_s).tuning == Tuning(801, ((8, Algorithm(3)),))
+
+
+def test_every_split_is_timed_where_tokens_are_few(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    propose(monkeypatch)
+    kernel().tuned((256, 264), timer(library, {}))
+    asked = {tokens: {found for count, found in library.asked if count == tokens} for tokens in (256, 264)}
+    splits = [(1, -1), *((split, mode) for split in (2, 4, 8) for mode in (1, 2))]
+    assert asked[256] == {Algorithm(number, *split) for number in range(5) for split in splits}
+    assert asked[264] == {*(Algorithm(number) for number in range(5)), Algorithm(2, 4, 1)}
+
+
+def test_the_weights_of_a_search_are_cold(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    propose(monkeypatch)
+    made = kernel()
+    monkeypatch.setattr(cusparselt_search, "RING_BYTES", 2 * made.nbytes + 1)
+    turns: list[list[int]] = []
+
+    def time_s(call: Any, calls: int) -> float:
+        before = len(library.blobs)
+        for _ in range(calls):
+            call()
+        turns.append(library.blobs[before:])
+        return 1.0
+
+    made.tuned((8,), time_s)
+    assert all(len(set(own[:3])) == 3 and own == (own[:3] * len(own))[: len(own)] for own in turns)
+
+
+def test_the_default_is_timed_before_torch_may_put_its_proposal_in_its_place(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a torch does that caches plans: from the search on, the default runs as fast as the proposal."""
+    proposals = propose(monkeypatch)
+    proposed = Algorithm(2, 4, 1)
+
+    def time_s(call: Any, calls: int) -> float:
+        call()
+        found = library.asked[-1][1]
+        return 1.0 if found == proposed or (found == Algorithm() and proposals) else 2.0
+
+    assert kernel().tuned((8,), time_s).tuning == Tuning(801, ((8, proposed),))
+
+
+def test_an_algorithm_with_another_product_loses(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    propose(monkeypatch)
+    library.wrong = {Algorithm(3)}
+    tuned = kernel().tuned((8,), timer(library, {Algorithm(3): 1.0, Algorithm(4): 2.0}))
+    assert tuned.tuning == Tuning(801, ((8, Algorithm(4)),))
+
+
+def test_a_search_that_the_library_refuses_keeps_the_default(
+    library: Library, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mm_search(*_: Any) -> tuple[int, int, int, int]:
+        raise RuntimeError("CUSPARSE_STATUS_NOT_SUPPORTED")
+
+    monkeypatch.setattr(torch._C, "_cusparselt", SimpleNamespace(mm_search=mm_search), raising=False)
+    assert kernel().tuned((8,), timer(library, {})).tuning == Tuning(801, ((8, Algorithm()),))
+    assert "cannot search for 8 tokens" in caplog.text
 
 
 def test_without_the_private_search_the_default_stays(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from twofour.prune.errors import ModelError
 from twofour.serve.engine import child
 from twofour.serve.engine.capacity import Capacity
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
-from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Launch, Shape, captured, inputs, shapes
+from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Launch, Shape, captured, full, inputs, shapes
 from twofour.serve.engine.types import EngineConfig
 
 SIZE, BLOCKS, CONTEXT = 4, 256, 1024
@@ -209,6 +210,45 @@ def test_prefill_and_tokens_without_wanted_logits_run_as_they_are() -> None:
     assert replaying.forward([Chunk([1, 2], 0, [0], range(1, 2)), Chunk([1], 0, [1], range(1))]).shape == (2, 64)
     assert replaying.forward([Chunk([1], 2, [0], range(0)), Chunk([1], 1, [1], range(1))]).shape == (1, 64)
     assert replaying.replayed == before
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 40))
+def test_a_full_step_has_all_rows_their_own_blocks_and_the_longest_table(rows: int, blocks: int, cache: int) -> None:
+    chunks = full(Shape(rows, blocks), SIZE, cache)
+    own = [block for chunk in chunks for block in chunk.blocks]
+    assert len(chunks) == min(rows, cache) and len(set(own)) == len(own) and max(own) < cache
+    assert max(len(chunk.blocks) for chunk in chunks) == (blocks if rows * blocks <= cache else max(1, cache // rows))
+    assert all(chunk.start // SIZE + 1 == len(chunk.blocks) <= blocks for chunk in chunks)
+    assert any(chunk.start % SIZE == 0 for chunk in chunks)
+
+
+@pytest.mark.parametrize("broken", range(len(SHAPES)))
+def test_a_single_wrong_recording_is_found_whichever_it_is(broken: int) -> None:
+    wrong = SHAPES[broken]
+
+    def capture(launch: Launch) -> Launch:
+        is_wrong = launch.args == (wrong,)  # type: ignore[attr-defined]
+        return (lambda: None) if is_wrong else tape(launch)
+
+    with pytest.raises(
+        ModelError, match=rf"replayed decode steps (of {wrong.rows} rows of {wrong.blocks} blocks )?give"
+    ):
+        DecodeGraphs(runner(), SHAPES, capture)
+
+
+def test_a_recording_that_is_wrong_in_its_last_row_alone_is_found() -> None:
+    def capture(launch: Launch) -> Launch:
+        replay, logits = tape(launch), launch.func.__self__._logits  # type: ignore[attr-defined]
+        (shape,) = launch.args  # type: ignore[attr-defined]
+
+        def replayed() -> None:
+            replay()
+            logits[shape.rows - 1] *= 1.01 if shape == Shape(5, 128) else 1
+
+        return replayed
+
+    with pytest.raises(ModelError, match=r"of 5 rows of 128 blocks give logits that differ by 1\.0%"):
+        DecodeGraphs(runner(), SHAPES, capture)
 
 
 def test_what_is_captured_is_measured() -> None:

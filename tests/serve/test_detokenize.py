@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twofour.serve.engine.types import Finish, Logprob, Piece, Prompt, Sampling
 from twofour.serve.openai.choice import Choice
-from twofour.serve.openai.detokenize import LONGEST_WAIT, Detokenizer
+from twofour.serve.openai.detokenize import LONGEST_WAIT, Detokenizer, is_cut
 
 
 def decode_bytes(ids: Sequence[int]) -> str:
@@ -17,8 +18,12 @@ def decode_bytes(ids: Sequence[int]) -> str:
     return bytes(token for token in ids if token < 256).decode(errors="replace")
 
 
+def spell(token: int) -> bytes:
+    return bytes([token]) if token < 256 else b""
+
+
 def spoken(ids: Sequence[int], prompt: Sequence[int] = ()) -> list[str]:
-    detokenizer = Detokenizer(decode_bytes, prompt)
+    detokenizer = Detokenizer(decode_bytes, spell, prompt)
     return [*(detokenizer.step(token) for token in ids), detokenizer.flush()]
 
 
@@ -34,7 +39,10 @@ def test_pieces_join_to_the_text_and_hold_whole_characters(text: str, prompt: st
 @settings(max_examples=300)
 @given(st.lists(st.integers(0, 300), max_size=60))
 def test_any_ids_give_what_decoding_them_gives(ids: list[int]) -> None:
-    assert "".join(spoken(ids)) == decode_bytes(ids)
+    said, whole = "".join(spoken(ids)), decode_bytes(ids)
+    if is_cut(b"".join(map(spell, ids))):
+        said, whole = said.rstrip("\ufffd"), whole.rstrip("\ufffd")
+    assert said == whole
 
 
 def test_a_character_that_the_prompt_began_is_completed() -> None:
@@ -42,8 +50,15 @@ def test_a_character_that_the_prompt_began_is_completed() -> None:
     assert "".join(spoken(emoji[2:] + b"!", b"hi " + emoji[:2])) == "🤗!"
 
 
-def test_an_incomplete_end_is_said_at_the_end() -> None:
-    assert spoken("é".encode()[:1]) == ["", "\ufffd"]
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_character_that_is_cut_is_not_said(kept: int) -> None:
+    assert "".join(spoken(b"hi " + "🤗".encode()[:kept])) == "hi "
+
+
+@pytest.mark.parametrize("said", ["a\ufffd".encode(), b"a\xff"])
+def test_what_looks_cut_and_is_not_is_said(said: bytes) -> None:
+    """The character for what is none, as the model wrote it; and a byte that begins none."""
+    assert "".join(spoken(said)) == "a\ufffd"
 
 
 def test_garbage_is_not_held_for_ever() -> None:
@@ -58,7 +73,7 @@ def test_a_token_costs_the_same_late_as_early() -> None:
         seen.append(len(ids))
         return decode_bytes(ids)
 
-    detokenizer = Detokenizer(decode, [65] * 1000)
+    detokenizer = Detokenizer(decode, spell, [65] * 1000)
     for _ in range(1000):
         detokenizer.step(65)
     for _ in range(1000):
@@ -68,7 +83,7 @@ def test_a_token_costs_the_same_late_as_early() -> None:
 
 def choice_of(stops: Sequence[str] = (), **sampling: Any) -> Choice:
     prompt = Prompt("1", (65,), Sampling(max_tokens=50, **sampling))
-    return Choice(0, prompt, stops, decode_bytes)
+    return Choice(0, prompt, stops, decode_bytes, spell)
 
 
 @settings(max_examples=200)
@@ -120,3 +135,14 @@ def test_scores_wait_for_their_text() -> None:
     delta = choice.take()
     assert delta is not None
     assert (delta.text, [score.logprob for score in delta.logprobs]) == ("é", [-1.0, -2.0])
+
+
+def test_where_tokens_begin_in_the_text() -> None:
+    """Parts of a character where it begins; what comes after a delta goes on from there."""
+    choice = choice_of(logprobs=0)
+    ids = tuple("aé🤗b".encode())
+    taken: list[int] = []
+    for token in ids:
+        choice.accept(Piece("1", (token,), logprobs=(Logprob(token, -1.0),)))
+        taken += delta.offsets if (delta := choice.take()) else ()
+    assert taken == [0, 1, 1, 2, 2, 2, 2, 3]

@@ -14,6 +14,7 @@ from twofour.prune.errors import InputError
 from twofour.serve.edge.auth import digest, read_keys
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.ids import choose_id
+from twofour.serve.edge.limits import Limits
 
 KEYS = EdgeConfig(api_keys=(digest(b"first"), digest(b"second")))
 JSON = "Content-Type: application/json\r\n"
@@ -75,6 +76,33 @@ def test_every_key_opens_and_only_probes_are_open(launch: Any) -> None:
         request = f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
         assert raw(server, request).startswith("HTTP/1.1 401"), path
     server.eventually(lambda: server.metric('twofour:rejected_requests_total{reason="invalid_api_key"') == 8)
+
+
+def test_who_asks_comes_before_what_is_wrong(launch: Any) -> None:
+    """With a wrong key, a request is refused for that, whatever else could be said of it."""
+    server = launch(edge=EdgeConfig(api_keys=KEYS.api_keys, max_body_bytes=10, limits=Limits(1)))
+    many = "".join(f"x-{number}: 1\r\n" for number in range(200))
+    origin = "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n"
+    wrong = {
+        "no body": post(""),
+        "no JSON": post("Content-Type: text/plain\r\nContent-Length: 1\r\n", "x"),
+        "too many headers": post(f"{JSON}{many}Content-Length: 2\r\n", "{}"),
+        "too large": post(f"{JSON}Content-Length: {len(BODY)}\r\n"),
+        "no route": "GET /nope HTTP/1.1\r\nHost: h\r\n\r\n",
+        "no method": "DELETE /v1/completions HTTP/1.1\r\nHost: h\r\n\r\n",
+        "another origin": f"OPTIONS /v1/completions HTTP/1.1\r\nHost: h\r\n{origin}\r\n",
+    }
+    for what, request in wrong.items():
+        assert raw(server, request).startswith("HTTP/1.1 401"), what
+    server.lifecycle.draining = True
+    assert raw(server, post(f"{JSON}Content-Length: 2\r\n", "{}")).startswith("HTTP/1.1 401")
+
+
+def test_where_a_request_ends_comes_before_who_asks(launch: Any) -> None:
+    """It is refused and the connection closed: nothing that follows may be taken for a request."""
+    smuggled = "0\r\n\r\nGET /health HTTP/1.1\r\nHost: h\r\n\r\n"
+    answer = raw(launch(edge=KEYS), post(f"{JSON}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", smuggled))
+    assert answer.startswith("HTTP/1.1 400") and answer.count("HTTP/1.1") == 1
 
 
 def test_the_host_header_opens_nothing(launch: Any) -> None:

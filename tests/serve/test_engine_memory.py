@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from twofour.prune.footprint import host_bytes
-from twofour.serve.engine.memory import free_cpu_bytes, group_free_bytes, memory_of
+from twofour.serve.engine.memory import GPU_OWN, free_cpu_bytes, group_free_bytes, memory_of
 
 MIB = 1 << 20
 STAT = "anon 5\ninactive_file 30\nactive_file 200\nslab_reclaimable 1000\nslab_unreclaimable 9"
@@ -47,3 +47,13 @@ def test_a_cpu_has_all_but_the_weights_whatever_is_free(monkeypatch: pytest.Monk
         monkeypatch.setattr("twofour.serve.engine.memory.free_cpu_bytes", lambda free=free: free)
         memory = memory_of(torch.device("cpu"), 7 * MIB)
         assert (memory.beside_weights, memory.free) == (host_bytes() - 7 * MIB, free)
+
+
+def test_memory_that_loading_no_longer_needs_is_given_back_before_a_gpu_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = [1000]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(5000 * MIB))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 9000 * MIB))
+    memory = memory_of(torch.device("cuda:1"), 1000 * MIB)
+    assert (memory.beside_weights, memory.free) == (9000 * MIB - GPU_OWN - 1000 * MIB, 5000 * MIB)

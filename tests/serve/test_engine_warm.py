@@ -17,7 +17,7 @@ VOCABULARY = 262_144
 # Notes in a file what is done, in order; "ready" when the engine says that it is.
 WATCHED = """
 import gc, sys, threading
-from twofour.serve.engine import child, grammar, sampler
+from twofour.serve.engine import child, grammar, loop, sampler
 from twofour.serve.engine.runners.generic import GenericRunner
 
 def watch(place, name, describe):
@@ -32,12 +32,13 @@ def step(runner, chunks):
     return "decode" if max(len(chunk.tokens) for chunk in chunks) == 1 else "prefill"
 
 def message(sent):
-    return f"ready, {threading.active_count()} thread, frozen {gc.get_freeze_count() > 0}" if "info" in sent else "news"
+    threads = [thread.name for thread in threading.enumerate()]
+    return f"ready, {threads}, frozen {gc.get_freeze_count() > 0}" if "info" in sent else "news"
 
 watch(grammar, "prepare", lambda *_: "tokenizer")
 watch(GenericRunner, "forward", step)
 watch(sampler, "probabilities", lambda *_: "drawn")
-watch(sampler, "score_prompt", lambda *_: "scored")
+watch(loop, "score_prompt", lambda *_: "scored")
 watch(sampler, "logprobs", lambda *_: "logprobs")
 watch(grammar.Constraint, "allowed", lambda *_: "grammar")
 watch(child, "encode", message)
@@ -77,7 +78,7 @@ def test_nothing_is_done_for_the_first_time_by_a_request(folder: Path, tmp_path:
         await engine.stop()
 
     asyncio.run(story())
-    before, _, after = notes.read_text().partition("ready, 1 thread, frozen True\n")
+    before, _, after = notes.read_text().partition("ready, ['MainThread'], frozen True\n")
     work = {"tokenizer", "prefill", "decode", "drawn", "scored", "logprobs", "grammar"}
     assert set(before.splitlines()) == work, "done before it was ready"
     assert set(after.splitlines()) - {"news"} == work - {"tokenizer"}, "done by the request, and nothing else"

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
+from twofour.serve.engine.types import NOT_FOLLOWED
+
 Refused = Callable[..., dict[str, Any]]
-ASK = {"model": "m", "prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
+ASK: dict[str, dict[str, Any]] = {
+    TEXT: {"model": "m", "prompt": "hi"},
+    CHAT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+}
 PATHS = pytest.mark.parametrize("path", [TEXT, CHAT])
 
 
@@ -19,7 +24,7 @@ def of_schema(schema: Any) -> dict[str, Any]:
 
 
 def ask(server: Any, path: str, format: Any) -> Any:
-    return server.client.post(path, json={**ASK, "response_format": format})
+    return server.client.post(path, json={**ASK[path], "response_format": format})
 
 
 def asked(server: Any) -> Any:
@@ -45,6 +50,11 @@ def test_clients_cannot_loosen_the_rules(shared: Any) -> None:
     assert asked(shared)["x-guidance"]["whitespace_pattern"] == " ?"
 
 
+def optional(count: int) -> dict[str, Any]:
+    properties = {f"p{i}": {"type": "string"} for i in range(count)}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
 BAD = {
     "no type": {},
     "unknown type": {"type": "xml"},
@@ -60,7 +70,27 @@ BAD = {
     "a file": of_schema({"$ref": "file:///etc/passwd"}),
     "too long": of_schema({"enum": ["x" * 70_000]}),
     "too many": of_schema({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(3000)}}),
+    "too many for one place": of_schema(optional(1700)),
+    "too many to count": of_schema({**optional(101), "minProperties": 1}),
+    "too many further on": of_schema(
+        {"type": "object", "properties": {"a": optional(1700)}, "required": ["a"], "additionalProperties": False}
+    ),
 }
+
+
+def test_a_form_of_1500_fields(shared: Any) -> None:
+    """More than llguidance takes of itself, which says so at the first brace of the answer only."""
+    assert ask(shared, CHAT, of_schema(optional(1500))).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_fails_only_with_the_models_tokens(launch: Any, refused: Refused, stream: bool) -> None:
+    """Is the request's fault, not the server's."""
+    failure = f"sampling failed: ValueError: {NOT_FOLLOWED}: too many items in SECRET"
+    server = launch(launch.engine(fail_after=0, failure=failure))
+    answer = server.chat(stream=stream, response_format={"type": "json_object"})
+    assert "SECRET" not in answer.text
+    refused(answer, 400, None, "response_format")
 
 
 @PATHS
@@ -72,7 +102,7 @@ def test_refused(shared: Any, refused: Refused, path: str, name: str) -> None:
 
 
 def test_nested_too_deep(shared: Any, refused: Refused) -> None:
-    body = "{" + ", ".join(f'"{name}": {json.dumps(value)}' for name, value in ASK.items())
+    body = "{" + ", ".join(f'"{name}": {json.dumps(value)}' for name, value in ASK[CHAT].items())
     deep = '{"type": "object", "properties": {"a": ' * 2000 + "{}" + "}}" * 2000
     body += f', "response_format": {{"type": "json_schema", "json_schema": {{"schema": {deep}}}}}}}'
     answer = shared.client.post(CHAT, content=body, headers={"Content-Type": "application/json"})

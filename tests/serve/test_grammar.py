@@ -115,6 +115,14 @@ def test_where_it_may_end_the_model_decides(say: Any, byte_tokenizer: Any) -> No
     assert (piece.finish, len(piece.tokens)) == (Finish.LENGTH, 7)
 
 
+def test_a_form_of_1500_fields(say: Any, byte_tokenizer: Any) -> None:
+    properties = {f"p{i}": {"type": "string", "maxLength": 1} for i in range(1500)}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    piece = say(ask("a", schema, max_tokens=12, logit_bias={byte_tokenizer.convert_tokens_to_ids("}"): -100.0}))["a"]
+    assert piece.error is None
+    assert byte_tokenizer.decode(piece.tokens).startswith(('{"p', '{ "p'))
+
+
 def test_a_grammar_that_cannot_be_followed_ends_its_own_sequence(say: Any) -> None:
     broken = Prompt("bad", (1, 2), Sampling(5, grammar='{"grammars": [{"lark_grammar": "start: ("}]}'))
     pieces = say(broken, ask("good", {"enum": ["red"]}))

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from twofour.prune.checkpoint import Weights
 from twofour.prune.errors import CheckpointError, InputError, ModelError
-from twofour.prune.packed import pack
+from twofour.prune.packed import Packed, pack
 from twofour.prune.solvers.magnitude import magnitude
-from twofour.serve.kernels import cpu
+from twofour.serve import loading
+from twofour.serve.kernels import cpu, select, trial
 from twofour.serve.linear import SparseLinear
 from twofour.serve.loading import load_model, weight_report
 from twofour.serve.quantizer import sparse_linears
@@ -138,3 +140,43 @@ def test_names_that_do_not_exist(tiny_pruned_folder: Path) -> None:
         load_model(str(tiny_pruned_folder), dtype="int4")
     with pytest.raises(InputError, match="is not a folder"):
         load_model("./nowhere")
+
+
+def test_a_kernel_that_cannot_be_built_keeps_no_model_from_loading(
+    tiny_pruned_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(packed: Packed, crossover_tokens: int) -> select.Kernel:
+        raise RuntimeError("Failed to find C compiler. Set CC.\nmore")
+
+    monkeypatch.setattr(trial, "_tried", {})
+    monkeypatch.setitem(
+        select.CANDIDATES, "cpu", replace(select.CANDIDATES["cpu"], build=build, refusal=lambda _: None)
+    )
+    report = weight_report(load_model(str(tiny_pruned_folder), device="cpu"))
+    dropped = "cpu: RuntimeError: Failed to find C compiler. Set CC."
+    assert report.kernels == {"reference": 14}
+    assert f"dropped: {dropped} (14 of 14 2:4 linears)" in report.notes
+    assert any(f"are expanded to dense ({dropped})" in note for note in report.notes)
+
+
+def test_a_gpu_by_its_number_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert loading._device("cuda:1") == torch.device("cuda:1") == current.pop()
+    assert loading._device(None) == loading._device("cuda") == torch.device("cuda") and not current
+    with pytest.raises(InputError, match="there is no cuda:2, torch sees 2 CUDA devices; choose another"):
+        loading._device("cuda:2")
+
+
+def test_devices_that_are_not_there_are_refused_before_anything_is_read(
+    tiny_pruned_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("read"))
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(InputError, match="no CUDA device that torch can use"):
+            load_model(str(tiny_pruned_folder), name)
+    with pytest.raises(InputError, match="no device is named 'gpu'"):
+        load_model(str(tiny_pruned_folder), "gpu")

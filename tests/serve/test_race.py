@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twofour.serve.kernels import race
-from twofour.serve.kernels.race import ALWAYS, PREFERENCE, TRAFFIC, Result
+from twofour.serve.kernels.race import ALWAYS, PREFERENCE, TRAFFIC, Failed, Result
 
 
 def brute_force(result: Result) -> int:
@@ -87,8 +87,38 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 def test_a_race_measures_every_path_in_every_bucket(clock: list[float]) -> None:
     quick, slow = Scripted(clock, 1.0), Scripted(clock, 3.0)
-    found = race.race({"quick": quick, "slow": slow}, 64, torch.device("cpu"), most_tokens=64)
+    found = race.race({"quick": quick, "slow": slow}, 64, torch.device("cpu"), torch.float32, most_tokens=64)
     assert found["quick"].few == {tokens: tokens for tokens in TRAFFIC if tokens <= 64}
     assert found["slow"].many == {tokens: 8 + 1.5 * tokens for tokens in TRAFFIC if tokens <= 64}
     assert found["quick"].crossover_tokens() == 16  # 8 + n / 2 is less than n from 32 tokens on
     assert {(few, 64) for few in (True, False)} <= set(quick.calls)
+
+
+@dataclass(frozen=True)
+class Broken(Scripted):
+    """Multiplies a few tokens, and more of them not."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> None:
+        if len(x) > 4:
+            raise RuntimeError("out of resources")
+
+
+def test_a_form_that_cannot_take_part_ends_the_race_by_its_name(clock: list[float]) -> None:
+    forms = {"good": Scripted(clock, 1.0), "bad": Broken(clock, 1.0)}
+    with pytest.raises(Failed) as failed:
+        race.race(forms, 64, torch.device("cpu"), torch.float32)
+    assert failed.value.form == "bad" and str(failed.value.cause) == "out of resources"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_activations_have_the_dtype_that_was_asked_for(clock: list[float], dtype: torch.dtype) -> None:
+    seen: set[torch.dtype] = set()
+
+    @dataclass(frozen=True)
+    class Noting(Scripted):
+        def __call__(self, x: Tensor, bias: Tensor | None) -> None:
+            seen.add(x.dtype)
+            super().__call__(x, bias)
+
+    race.race({"noting": Noting(clock, 1.0)}, 64, torch.device("cpu"), dtype, most_tokens=2)
+    assert seen == {dtype}

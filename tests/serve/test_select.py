@@ -7,7 +7,7 @@ import torch
 from twofour.prune.errors import InputError
 from twofour.prune.packed import pack
 from twofour.prune.solvers.magnitude import magnitude
-from twofour.serve.kernels import cpu, race, select, verdicts
+from twofour.serve.kernels import cpu, race, select, trial, verdicts
 from twofour.serve.kernels.race import ALWAYS, TRAFFIC, Result
 from twofour.serve.kernels.verdicts import Verdict
 
@@ -17,6 +17,11 @@ PACKED = pack(magnitude(torch.randn(48, 128).bfloat16()))
 
 def timed(seconds: float) -> Result:
     return Result(dict.fromkeys(TRAFFIC, seconds), dict.fromkeys(TRAFFIC, 2 * seconds))
+
+
+@pytest.fixture(autouse=True)
+def nothing_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_tried", {})
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_connections_send_at_once() -> None:
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_DEADLINE_S", 0.2)
+    monkeypatch.setitem(connections.DEADLINES_S, connections.Phase.HEAD, 0.2)
     running = launch()
     whole = b"GET /version HTTP/1.1\r\nHost: h\r\n\r\n"
     for before, begun in ((b"", b""), (b"", b"GET /version HT"), (b"", whole[:-2]), (whole, b"GET /")):
@@ -77,7 +77,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(launch: Any, monkeypatch: p
 
 
 def test_an_answer_may_take_longer_than_a_head(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_DEADLINE_S", 0.05)
+    monkeypatch.setitem(connections.DEADLINES_S, connections.Phase.HEAD, 0.05)
     running = launch(launch.engine(hold_after=2))
     with running.client.stream("POST", "/v1/completions", json=STREAM) as answer:
         lines = answer.iter_lines()

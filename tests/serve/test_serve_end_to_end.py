@@ -59,8 +59,8 @@ def server(model: Path) -> Iterator["Server"]:
 class Server:
     """`twofour serve`, as a supervisor runs it."""
 
-    def __init__(self, model: Path) -> None:
-        command = [sys.executable, "-c", PROGRAM, str(model), "--port", "0", "--threads", "1"]
+    def __init__(self, model: Path, *flags: str) -> None:
+        command = [sys.executable, "-c", PROGRAM, str(model), "--port", "0", "--threads", "1", *flags]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -146,3 +146,24 @@ def test_a_model_that_is_none(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "cannot load the tokenizer" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_who_finds_what_in_the_engine(model: Path, tmp_path: Path) -> None:
+    """The first of each pair computes, its repetition finds; the other of the pair finds nothing."""
+    keys = tmp_path / "keys"
+    keys.write_text("first\nsecond\n")
+    server = Server(model, "--api-key-file", str(keys))
+
+    def cached(key: str, **fields: Any) -> int:
+        ask = {"model": "tiny", "prompt": "a" * 60, "max_tokens": 1, **fields}
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{server.url}/v1/completions", json=ask, headers=headers, trust_env=False, timeout=60)
+        found: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return found
+
+    mine, other = {"cache_salt": "mine"}, {"cache_salt": "other"}
+    try:
+        assert [cached("first"), cached("first"), cached("second"), cached("second")] == [0, 48, 0, 48]
+        assert [cached("first", **mine), cached("first", **mine), cached("first", **other)] == [0, 48, 0]
+    finally:
+        server.close()

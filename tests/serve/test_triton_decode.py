@@ -186,7 +186,7 @@ def test_above_the_crossover_the_weight_is_expanded_bit_for_bit(columns: int) ->
 def test_more_tokens_than_counters_are_expanded_whatever_crossover_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(triton_decode, "_decode", None)
+    monkeypatch.setattr(triton_decode, "decode", None)
     packed = packed_weight(8, 64, torch.float16)
     x = inputs(triton_plan.MAX_TOKENS + 1, 64, torch.float16)
     y = linear(x, TritonWeight.from_packed(packed), crossover=10**9)
@@ -239,8 +239,8 @@ def test_prepare_launches_every_tile_and_the_expansion(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         triton_plan, "tile", lambda tokens, on: seen.append(tile(tokens, on).tokens) or tile(tokens, on)
     )
-    expand = triton_decode._expand
-    monkeypatch.setattr(triton_decode, "_expand", lambda *weight: seen.append(0) or expand(*weight))
+    expand = triton_decode.expand
+    monkeypatch.setattr(triton_decode, "expand", lambda *weight: seen.append(0) or expand(*weight))
     kernel = TritonKernel.from_packed(packed_weight(8, 64, torch.float16))
     seen.clear()
     kernel.prepare(inputs(1, 8, torch.float16)[0])

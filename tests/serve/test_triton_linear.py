@@ -25,12 +25,13 @@ def test_it_holds_one_copy_of_the_values_and_gives_the_stored_tensors_back() -> 
 
 def test_the_crossover_says_how_many_tokens_the_decode_kernel_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     ways: list[str] = []
-    for name in ("_decode", "_multiply_expanded"):
+    for name in ("decode", "_multiply_expanded"):
         monkeypatch.setattr(triton_decode, name, lambda x, *_, name=name: ways.append(name) or x.new_empty(len(x), 8))
+    monkeypatch.setattr(triton_decode, "_capability", lambda device: (9, 0))
     kernel = TritonKernel.from_packed(weight())
     for crossover, tokens in ((3, 3), (3, 4), (0, 1), (10**9, 129)):
         replace(kernel, crossover_tokens=crossover)(torch.zeros(tokens, 64).bfloat16(), None)
-    assert ways == ["_decode", "_multiply_expanded", "_multiply_expanded", "_multiply_expanded"]
+    assert ways == ["decode", "_multiply_expanded", "_multiply_expanded", "_multiply_expanded"]
 
 
 def test_a_refusal_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sass
 
 from twofour.serve.kernels import triton_plan
 
@@ -72,11 +73,19 @@ def main_loop(assembly: str) -> list[str]:
     return longest
 
 
+def disassembled(kernel: Any) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "decode.cubin")
+        cubin.write_bytes(kernel.asm["cubin"])
+        return tool("nvdisasm", "-c", str(cubin))
+
+
 def read(kernel: Any) -> MachineCode:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "decode.cubin")
         cubin.write_bytes(kernel.asm["cubin"])
-        loop, usage = main_loop(tool("nvdisasm", "-c", str(cubin))), tool("cuobjdump", "-res-usage", str(cubin))
+        usage = tool("cuobjdump", "-res-usage", str(cubin))
+    loop = main_loop(disassembled(kernel))
     spilled = re.search(r"STACK:(\d+) .*LOCAL:(\d+)", usage)
     assert spilled and loop
     return MachineCode(
@@ -148,3 +157,26 @@ def test_the_expansion_is_byte_permutes() -> None:
     """16 per 16 weights: the 20 instructions of the text less its 4 shifts, nothing added by the compiler."""
     kernel, tile = compiled(90, 16, "bf16", 1, QUARTER)
     assert read(kernel).main_loop["PRMT"] == weights_of_a_step(tile)
+
+
+@pytest.mark.parametrize("quarter", [QUARTER, 260])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("tokens", sorted(tokens for target, tokens in TILES if target == 90))
+def test_no_weight_is_overwritten_that_a_product_still_reads(tokens: int, dtype: str, quarter: int) -> None:
+    """Of Triton 3.6 and 3.7: they let the last product of a step run on into the next, which reuses its registers."""
+    kernel, _ = compiled(90, tokens, dtype, 4, quarter)
+    assembly = disassembled(kernel)
+    assert assembly.count("HGMMA") > 30 and not sass.overwritten(assembly)
+
+
+def test_an_overwritten_weight_is_seen() -> None:
+    """By hand: a loop that refills R8 to R11 while its own product may still read them."""
+    loop = [
+        *(".L_x_0:", "LDS.128 R8, [R2]", "HGMMA.64x16x16.F32.BF16 R24, R4, gdesc[UR8], R24"),
+        *("HGMMA.64x16x16.F32.BF16 R24, R8, gdesc[UR8], R24, gsb0", "@P0 BRA `(.L_x_0)"),
+        *("WARPGROUP.DEPBAR.LE gsb0, 0x0", "MOV R4, R2", "EXIT"),
+    ]
+    assembly = "\n".join(line if line[0] == "." else f"        /*{i:04x}*/  {line} ;" for i, line in enumerate(loop))
+    assert sass.overwritten(assembly) == ["0001: LDS.128 R8, [R2] "]
+    first = "        /*0001*/"
+    assert not sass.overwritten(assembly.replace(first, f"        /*00ff*/  WARPGROUP.DEPBAR.LE gsb0, 0x0 ;\n{first}"))

@@ -1,6 +1,8 @@
 import json
 import logging
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,10 +25,13 @@ def test_what_is_kept_is_found_under_its_machine_and_shape(folder: Path) -> None
     verdicts.keep("this machine", "16 x 64", Verdict("dense", 0), SECONDS)
     assert verdicts.find("this machine", "8 x 64") == Verdict("cpu", 96)
     assert verdicts.find("this machine", "16 x 64") == Verdict("dense", 0)
+    verdicts.keep("this machine", "24 x 64", Verdict("cpu", 0, ("triton",)), SECONDS)
+    verdicts._book.cache_clear()
+    assert verdicts.find("this machine", "24 x 64") == Verdict("cpu", 0, ("triton",))
     assert verdicts.find("another machine", "8 x 64") is None and verdicts.find("this machine", "9 x 64") is None
     kept = json.loads((folder / "kernels.json").read_text())
-    assert kept["this machine"]["8 x 64"] == {"form": "cpu", "crossover_tokens": 96, "seconds": {"cpu": {
-        "few": {"1": 0.5}, "many": {"1": 1.0}}}}  # fmt: skip
+    assert kept["this machine"]["8 x 64"] == {"form": "cpu", "crossover_tokens": 96, "dropped": [], "seconds": {
+        "cpu": {"few": {"1": 0.5}, "many": {"1": 1.0}}}}  # fmt: skip
 
 
 def test_what_others_wrote_meanwhile_stays(folder: Path) -> None:
@@ -65,3 +70,24 @@ def test_the_machine_is_another_with_other_threads() -> None:
     finally:
         torch.set_num_threads(before)
     assert "1 threads" in one and torch.__version__ in one
+
+
+def test_a_gpu_is_another_with_another_compiler_or_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="H200", multi_processor_count=132)
+    versions = {"triton": "3.6.0"}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(metadata, "version", lambda name: versions[name])
+    names = set()
+    for versions["triton"], driver in (("3.6.0", "570.1"), ("3.7.1", "570.1"), ("3.6.0", "580.2")):
+        verdicts._triton.cache_clear()
+        monkeypatch.setattr(verdicts, "_driver", lambda told=driver: told)
+        names.add(verdicts.machine(torch.device("cuda")))
+    verdicts._triton.cache_clear()
+    assert len(names) == 3 and all("H200, 132 SMs, driver " in name for name in names)
+
+
+def test_the_driver_tells_its_version(tmp_path: Path) -> None:
+    told = tmp_path / "version"
+    told.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Feb 26\nGCC version: gcc 12.3.0\n")
+    assert verdicts._driver(told) == "570.124.06"
+    assert verdicts._driver(tmp_path / "none") == "unknown"

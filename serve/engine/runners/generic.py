@@ -16,12 +16,14 @@ from transformers import AttentionInterface
 
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import Chunk, tiles
-from twofour.serve.engine.runners.paged import Layer, Rule, Split, Step, lay_out, parts
+from twofour.serve.engine.runners.attention import Rule
+from twofour.serve.engine.runners.paged import Layer, Split, Step, lay_out, parts
 
 ATTENTION = "twofour_paged"
 # What some models hand to their attention and this one does not compute: sinks, added biases.
 UNSUPPORTED = ("s_aux", "sinks", "position_bias", "head_mask")
 TRIAL_TOKENS = 24
+GOLDEN = 0.618034  # multiples of it, modulo 1, lie far from each other, those of neighbours most of all
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class GenericRunner:
     """Runs a model whose layers `attention_layers` has returned. Its cache has one block more: `scratch`, nobody's."""
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
-        self._model, self.block_size, self.scratch = model, block_size, block_count
+        self.model, self.block_size, self.scratch = model, block_size, block_count
         self.device: torch.device = model.device
         self.split: Split = tiles.parts if self.device.type == "cpu" else parts
         self._own_attention = "eager" if any(s.softcap for s in shapes.values()) or not model._supports_sdpa else "sdpa"
@@ -155,25 +157,25 @@ class GenericRunner:
 
     def compute(self, step: Step) -> Tensor:
         """Run the model over a step that is laid out, for the logits that it wants [wanted, vocabulary]."""
-        return _call(self._model, step.tokens, step.positions, step.wanted, paged=step)
+        return _call(self.model, step.tokens, step.positions, step.wanted, paged=step)
 
     def verify(self) -> None:
         """Raise ModelError unless chunked prefill and decode give the logits of the model's own attention."""
         error = self.deviation(self.forward)
         if not error < self.tolerance:
             raise ModelError(
-                f"{type(self._model).__name__} cannot be served: over paged attention its logits differ by "
+                f"{type(self.model).__name__} cannot be served: over paged attention its logits differ by "
                 f"{error:.1%} from its own"
             )
 
     @property
     def tolerance(self) -> float:
         """How much of a deviation is rounding."""
-        return 1e-3 if self._model.dtype == torch.float32 else 0.1
+        return 1e-3 if self.model.dtype == torch.float32 else 0.1
 
     def deviation(self, forward: Callable[[Sequence[Chunk]], Tensor]) -> float:
         """How far a decode step after chunked prefill is from the model's own logits, relative to their norm."""
-        tokens = [(7 * i + 1) % self._model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
+        tokens = [(7 * i + 1) % self.model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
         blocks = range(-(-TRIAL_TOKENS // self.block_size))
         cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
         for start, stop in pairwise(cuts):
@@ -183,9 +185,19 @@ class GenericRunner:
         own = self._own_logits(torch.tensor([tokens], device=self.device))
         return float((found - own).float().norm() / own.float().norm())
 
+    def occupy(self) -> None:
+        """Fill the whole cache as sequences might: with what one computes, in every block by another factor."""
+        count = min(TRIAL_TOKENS, self.block_size)
+        self.forward([Chunk(range(count), 0, [0], range(0), count)])
+        for layer in self.layers.values():
+            for cache in (layer.keys, layer.values):
+                factors = torch.arange(len(cache), device=self.device).mul(GOLDEN).frac().add(0.5)
+                cache[1:].copy_(cache[:1].expand_as(cache[1:]))
+                cache.mul_(factors.to(cache.dtype)[:, None, None, None])
+
     def _own_logits(self, tokens: Tensor) -> Tensor:
         try:
-            self._model.set_attn_implementation(self._own_attention)
-            return _call(self._model, tokens)
+            self.model.set_attn_implementation(self._own_attention)
+            return _call(self.model, tokens)
         finally:
-            self._model.set_attn_implementation(ATTENTION)
+            self.model.set_attn_implementation(ATTENTION)

@@ -17,13 +17,14 @@ near it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from twofour.serve.engine.runners import Chunk
+from twofour.serve.engine.runners.attention import Rule, decode, hiding, prefill
 
 SHORT = 256  # below this length a longer padding costs less than another group
 
@@ -36,14 +37,6 @@ class Layer:
     values: Tensor  # [blocks, size, key heads, value dim]
 
 
-class Rule(NamedTuple):
-    """How the tokens of a layer attend to each other."""
-
-    scale: float  # of the scores
-    window: int  # tokens, the attending one included; 0: unlimited
-    softcap: float = 0.0  # scores stay between this and its negative; 0: unlimited
-
-
 class Attending(Protocol):
     """Rows of the flat batch attended together."""
 
@@ -52,28 +45,6 @@ class Attending(Protocol):
 
     def attend(self, query: Tensor, layer: Layer, rule: Rule) -> Tensor:
         """Attend [rows, heads, dim] to the cached tokens of the sequences -> [rows, heads, value dim]."""
-
-
-def attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule, is_causal: bool) -> Tensor:
-    """Attend [batch, heads, rows, dim] to [batch, key heads, tokens, dim] -> [batch, heads, rows, value dim]."""
-    if rule.softcap:
-        return _capped(query, keys, values, mask, rule, is_causal)
-    return F.scaled_dot_product_attention(
-        query, keys, values, mask, scale=rule.scale, is_causal=is_causal, enable_gqa=query.shape[1] != keys.shape[1]
-    )
-
-
-def _capped(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule, is_causal: bool) -> Tensor:
-    """By hand, since torch's attention knows no cap; in the order and the dtypes of transformers' own."""
-    grouped = query.unflatten(1, (keys.shape[1], -1))  # [batch, key heads, heads / key heads, rows, dim]
-    scores = grouped @ keys[:, :, None].mT * rule.scale
-    scores = rule.softcap * torch.tanh(scores / rule.softcap)
-    if is_causal:
-        mask = hiding(torch.arange(query.shape[2], device=query.device)[:, None], keys.shape[2], 0, query.dtype)
-    if mask is not None:
-        scores = scores + (mask if is_causal else mask[:, :, None])
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ values[:, :, None]).flatten(1, 2)
 
 
 def length_groups(lengths: Sequence[int]) -> list[range]:
@@ -102,34 +73,41 @@ class Part:
         keys, values = self._gather(layer.keys), self._gather(layer.values)
         mask = self._mask(rows // count, rule.window, query)
         if count == rows:
-            return _decode(query, keys, values, mask, rule)
-        is_causal = self._plain_causal(rows, rule.window)
-        attended = attention(query.transpose(0, 1)[None], keys, values, mask, rule, is_causal)
-        return attended[0].transpose(0, 1)
+            return decode(query, keys, values, mask, rule)
+        seen = self._first_seen(rule.window)
+        return prefill(query, keys[:, :, seen:], values[:, :, seen:], mask, rule)
 
     def _gather(self, cache: Tensor) -> Tensor:  # -> [sequences, key heads, longest, dim]
         return gathered(cache, self.table, len(self.starts))[:, :, : self.longest]
 
-    def _plain_causal(self, rows: int, window: int) -> bool:
-        return self.longest == rows and self.longest <= (window or self.longest)
+    def _first_seen(self, window: int) -> int:
+        """Of one chunk: what lies before is out of the window of all its tokens."""
+        return max(0, self.starts[0] - window + 1) if window else 0
 
     def _sees_all(self, window: int) -> bool:
         """No sequence of a decoding group is padded or longer than its window."""
         return min(self.starts) == self.longest - 1 and self.longest <= (window or self.longest)
 
     def _mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
-        """What to add to the scores [sequences, 1, tokens, longest]: one for all layers of this window."""
+        """What to add to the scores [sequences, 1, tokens, seen]: one for all layers of this window."""
         key = (window, query.dtype)
         if key not in self.masks:
             self.masks[key] = self._new_mask(tokens, window, query)
         return self.masks[key]
 
     def _new_mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
-        if self._plain_causal(tokens, window) or (tokens == 1 and self._sees_all(window)):
+        if tokens == 1:
+            return None if self._sees_all(window) else self._hidden(tokens, window, query, 0)
+        if self.longest > (window or self.longest):
+            return self._hidden(tokens, window, query, self._first_seen(window))
+        if self.longest == tokens:
             return None
-        starts = torch.tensor(self.starts, device=query.device)
+        return self._hidden(tokens, 0, query, 0) if query.is_cpu else causal_lower_right(tokens, self.longest)
+
+    def _hidden(self, tokens: int, window: int, query: Tensor, seen: int) -> Tensor:
+        starts = torch.tensor(self.starts, device=query.device) - seen
         at = (starts[:, None] + torch.arange(tokens, device=query.device))[:, None, :, None]
-        return hiding(at, self.longest, window, query.dtype)
+        return hiding(at, self.longest - seen, window, query.dtype)
 
 
 @dataclass
@@ -150,26 +128,11 @@ class Bounded:
         key = (rule.window, query.dtype)
         if key not in self.masks:
             self.masks[key] = hiding(self.positions[:, None, None, None], keys.shape[2], rule.window, query.dtype)
-        return _decode(query, keys, values, self.masks[key], rule)
+        return decode(query, keys, values, self.masks[key], rule)
 
 
 def gathered(cache: Tensor, table: Tensor, sequences: int) -> Tensor:  # -> [sequences, key heads, tokens, dim]
     return cache.index_select(0, table).view(sequences, -1, *cache.shape[2:]).transpose(1, 2)
-
-
-def _decode(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
-    """One token of each sequence: the heads that share a key head stand where its tokens stand in prefill."""
-    grouped = torch.unflatten(query, 1, (keys.shape[1], -1))  # [sequences, key heads, heads / key heads, dim]
-    return attention(grouped, keys, values, mask, rule, is_causal=False).flatten(1, 2)
-
-
-def hiding(at: Tensor, longest: int, window: int, dtype: torch.dtype) -> Tensor:
-    """Minus infinity where a token at `at` [sequences, 1, tokens, 1] does not see one of the `longest`, else 0."""
-    of = torch.arange(longest, device=at.device)
-    hidden = of > at  # [sequences, 1, tokens, longest]
-    if window:
-        hidden |= of <= at - window
-    return torch.zeros(hidden.shape, dtype=dtype, device=at.device).masked_fill_(hidden, -torch.inf)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twofour.serve.engine.runners import Chunk
-from twofour.serve.engine.runners.paged import Attending, Bounded, Layer, Rule, attention, gathered, hiding, row, table
+from twofour.serve.engine.runners.attention import Rule, attention, hiding
+from twofour.serve.engine.runners.paged import Attending, Bounded, Layer, gathered, row, table
 
 TILE = 64  # positions
 
@@ -48,7 +49,7 @@ class Tiles:
         rows = query[first - self.start : last - self.start].transpose(0, 1)  # [heads, rows, dim]
         whole = F.pad(rows, (0, 0, first - begin, end - last))[None]
         mask = self._mask(begin, rule.window, query.dtype)
-        attended = attention(whole, keys[:, :, :end], values[:, :, :end], mask, rule, is_causal=False)
+        attended = attention(whole, keys[:, :, :end], values[:, :, :end], mask, rule)
         return attended[0, :, first - begin : last - begin].transpose(0, 1)
 
     def _mask(self, begin: int, window: int, dtype: torch.dtype) -> Tensor:  # [1, 1, tile, tokens up to its end]

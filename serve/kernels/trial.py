@@ -1,0 +1,80 @@
+"""Forms of a weight that could not be built or could not multiply: dropped by name, with the reason.
+
+What a candidate needs beyond itself (a C compiler, a library, a driver that knows the device) shows only when it is
+built and run. So the first of each shape multiplies once before it is trusted, and one that raises is dropped for that
+shape until the process ends. A device that does not answer after it is not a matter of candidates: that is raised.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from twofour.prune.errors import ServerError
+from twofour.serve.kernels.race import Way
+
+log = logging.getLogger(__name__)
+
+# All tiles of the Triton kernels, and the expansion: whatever a graph or a prompt may launch. A CPU compiles nothing.
+TRIAL_TOKENS = {"cuda": (1, 32, 64, 256)}
+
+W = TypeVar("W", bound=Way)
+_tried: dict[tuple["Place", str], str | None] = {}  # by form: why it was dropped; None: it multiplies
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a form is tried: weights of one shape [out, columns] on one device, activations in one dtype."""
+
+    shape: str
+    columns: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
+    """Build a form, and multiply by the first of this place; None, and it is dropped, if either fails."""
+    if _tried.get((place, name)):
+        return None
+    try:
+        form = build()
+        if (place, name) not in _tried:
+            _multiply(form, place)
+    except Exception as error:  # whatever a kernel, its compiler or its library raises
+        drop(place, name, error)
+        return None
+    _tried[place, name] = None
+    return form
+
+
+def drop(place: Place, name: str, error: Exception) -> None:
+    """Drop a form here. Raises ServerError if the device does not answer any more."""
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    try:
+        _wait(place.device)
+    except RuntimeError as broken:
+        raise ServerError(
+            f"{place.device} does not answer after the kernel {name} failed ({reason}); choose other --kernels"
+        ) from broken
+    log.warning("the kernel %s is dropped for %s", name, place.shape, exc_info=error)
+    _tried[place, name] = reason
+
+
+def dropped(place: Place) -> dict[str, str]:
+    """The forms that were dropped here, and why."""
+    return {name: reason for (where, name), reason in _tried.items() if where == place and reason}
+
+
+def _multiply(form: Way, place: Place) -> None:
+    with torch.inference_mode():
+        for tokens in TRIAL_TOKENS.get(place.device.type, (1,)):
+            form(torch.zeros(tokens, place.columns, dtype=place.dtype, device=place.device), None)
+    _wait(place.device)
+
+
+def _wait(device: torch.device) -> None:
+    """Until what was launched has ended: only then is an error of a kernel known."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
