@@ -5,7 +5,7 @@ the last bits differ, and with them, now and then, a text. So what stands at the
 
     prompt   by tiles of 64 positions, from 0 on, whatever chunks they come in. A tile has all its 64 rows, those that
              are not computed now are zero, and sees the keys up to its own end
-    output   each token for itself, over the keys up to the next multiple of 64, those with as many of them together;
+    output   each token for itself, over the keys up to the next multiple of 16, those with as many of them together;
              also where it is computed again, after a preemption
 
 What is not there is masked. So a token gets the same bits in one chunk or in several, alone or beside others, and over
@@ -24,7 +24,8 @@ from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.attention import Rule, attention, hiding
 from twofour.serve.engine.runners.paged import Attending, Bounded, Layer, gathered, row, table
 
-TILE = 64  # positions
+TILE = 64  # positions of a prompt
+STRIDE = 16  # keys, to a multiple of which those of a sampled token are filled up
 
 
 @dataclass
@@ -64,7 +65,7 @@ def parts(flat: list[Chunk], size: int, device: torch.device) -> Iterator[Attend
     """Split chunks, decodes first and by length, into what is attended together."""
     first = 0
     decodes = [chunk for chunk in flat if chunk.decodes]
-    for count, together in groupby(decodes, lambda chunk: _blocks(chunk.start, size)):
+    for count, together in groupby(decodes, lambda chunk: _blocks(chunk.start, STRIDE, size)):
         group = list(together)
         tables = row([block for chunk in group for block in table(chunk, count, size)], device).view(-1, count)
         yield Bounded(slice(first, first + len(group)), tables, row([chunk.start for chunk in group], device))
@@ -78,15 +79,15 @@ def _alone(chunk: Chunk, first: int, size: int, device: torch.device) -> Iterato
     """What a chunk computes of a prompt, and what it computes again of an output."""
     sampled, stop = chunk.start + chunk.prompt, chunk.start + len(chunk.tokens)
     if chunk.prompt:
-        blocks = row(table(chunk, _blocks(sampled - 1, size), size), device)
+        blocks = row(table(chunk, _blocks(sampled - 1, TILE, size), size), device)
         yield Tiles(slice(first, first + chunk.prompt), blocks, chunk.start)
-    for count, group in groupby(range(sampled, stop), lambda position: _blocks(position, size)):
+    for count, group in groupby(range(sampled, stop), lambda position: _blocks(position, STRIDE, size)):
         together = list(group)
         rows = slice(first + together[0] - chunk.start, first + together[-1] + 1 - chunk.start)
         yield Bounded(rows, row(table(chunk, count, size), device)[None], row(together, device))
 
 
-def _blocks(position: int, size: int) -> int:
-    """How many blocks hold all up to the end of the tile in which a token stands."""
-    end = (position // TILE + 1) * TILE
+def _blocks(position: int, step: int, size: int) -> int:
+    """How many blocks hold all up to the next multiple of `step` behind a position."""
+    end = (position // step + 1) * step
     return -(-end // size)
