@@ -40,8 +40,10 @@ $(SPARSE): | $(DENSE)
 $(DENSE): | $(VENV)/.demo
 	$(BIN)/twofour demo-model $@
 
+# Two files at a time, each with one thread: threads that wait for one another on busy cores are far slower. A file's
+# tests stay together, for they share servers and models.
 test: $(VENV)/.develop
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-all: test test-slow test-faults test-conformance
 

@@ -11,7 +11,6 @@ from one load to the next, so that a warm-up leaves them for the run.
 import asyncio
 import gc
 import json
-import resource
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,8 +21,10 @@ from twofour.bench import wire, workload
 from twofour.bench.connection import Connection
 from twofour.bench.decode import Exchange
 from twofour.bench.records import Request
+from twofour.serve.crowd import raise_open_files
 
 TICK_S = 0.005
+TIMER_S = 0.001  # what a loop's timers count in: so late is in time
 
 
 class Session:
@@ -54,7 +55,7 @@ class Session:
 def connected(url: str, idle_s: float) -> Iterator[Session]:
     """A session for the length of a `with` block. idle_s: see Connection."""
     client = Client(wire.target(url), idle_s, None)
-    raise_file_limit()
+    raise_open_files()
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             yield Session(client, runner)
@@ -113,7 +114,7 @@ async def _tick(lags: list[float]) -> None:
     while True:
         due_at = perf_counter() + TICK_S
         await asyncio.sleep(TICK_S)
-        lags.append(perf_counter() - due_at)
+        lags.append(max(0.0, perf_counter() - due_at - TIMER_S))
 
 
 async def _open_loop(client: "Client", jobs: Sequence[Job]) -> None:
@@ -126,9 +127,9 @@ async def _open_loop(client: "Client", jobs: Sequence[Job]) -> None:
 
 
 async def _until(due_at: float) -> None:
-    # A loop's timers count whole milliseconds and may fire early; a request must not.
+    # A loop's timers count whole milliseconds, so the last of them is spent in turns of the loop that wait for nothing.
     while (left_s := due_at - perf_counter()) > 0:
-        await asyncio.sleep(left_s)
+        await asyncio.sleep(max(0.0, left_s - TIMER_S))
 
 
 async def _closed_loop(concurrency: int, client: "Client", jobs: Sequence[Job]) -> None:
@@ -222,13 +223,6 @@ class Client:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
-
-
-def raise_file_limit() -> None:
-    """As many connections at once as the system allows: the usual limit ends at some thousand."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # a system that says unlimited and means less
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

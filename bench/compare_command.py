@@ -1,7 +1,6 @@
 """The verb `bench compare`: dense against 2:4, a table for the eye and a report for the record."""
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -78,7 +77,7 @@ def _add_quality(group: "argparse._ArgumentGroup") -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from twofour.bench import cost, quality
+    from twofour.bench import cost, interrupt, quality
     from twofour.bench.comparison import compare
     from twofour.bench.hardware import command_line
     from twofour.bench.report.report import claim
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     experiment, progress = _experiment(args), to_stderr()
     _refuse_unclear(args)
     claim(args.out)
-    with _ended_in_order(), _models(args, progress) as (dense, sparse):
+    with interrupt.in_order() as ending, _models(args, progress) as (dense, sparse):
         report = compare(
             dense,
             sparse,
@@ -103,9 +102,13 @@ def run(args: argparse.Namespace) -> int:
             command=command_line(),
             progress=progress,
         )
-    page = report.write(args.out)
-    print(report.json() if args.json else report.table())
+    try:
+        page = report.write(args.out)
+    finally:
+        print(report.json() if args.json else report.table())
     print(f"report: {page.resolve()}", file=sys.stderr if args.json else sys.stdout)
+    if report.cut_off:
+        return ending.status
     return 0 if report.valid else INVALID
 
 
@@ -127,21 +130,6 @@ def _models(args: argparse.Namespace, progress: "Progress") -> Iterator[tuple[st
     with tempfile.TemporaryDirectory(prefix="twofour-models-") as scratch:
         dense, sparse = random_model.pair(args.random_weights, args.models or Path(scratch), progress)
         yield str(dense), str(sparse)
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """SIGTERM and a closed terminal end this process as an exception does: its servers are stopped."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _experiment(args: argparse.Namespace) -> "Experiment":

@@ -19,7 +19,7 @@ from twofour.bench import servers
 from twofour.bench.cost import Price, price_of
 from twofour.bench.endpoint import Endpoint, State
 from twofour.bench.experiment import ArmFacts, ArmRun, Experiment, Findings, arm_label
-from twofour.bench.hardware import hardware, usable_cpus, versions
+from twofour.bench.hardware import Hardware, hardware, usable_cpus, versions
 from twofour.bench.quality import Quality
 from twofour.bench.report.document import document
 from twofour.bench.report.report import Report
@@ -64,10 +64,9 @@ def compare(
         if wanted and not ours:
             quality = qualities.of_servers(arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed)
         with servers.pinned(placement.client_cpus if placement else None):
-            runs = _rounds(arms, experiment, api_key, progress)
-        facts = {name: arm.facts() for name, arm in arms.items()}
-    if price is None and ours:
-        price = price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
+            runs, cut_off = _rounds(arms, experiment, api_key, progress)
+        facts = {name: arm.facts(talk=not cut_off) for name, arm in arms.items()}
+    priced = price or _price_of(machine, ours)
     return Report(
         document(
             Findings(
@@ -82,10 +81,19 @@ def compare(
                 quality=quality,
                 random_weights=random_weights,
                 question=QUESTION,
-                price=price,
+                price=priced if isinstance(priced, Price) else None,
+                unpriced=priced if isinstance(priced, str) else None,
+                cut_off=cut_off,
             )
         )
     )
+
+
+def _price_of(machine: Hardware, ours: bool) -> Price | str:
+    """What the servers' machine costs, or why that is not known."""
+    if not ours:
+        return "the servers were running already, and their machine is not known"
+    return price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,8 @@ class Arm:
         finally:
             self.server.freeze()
 
-    def facts(self) -> ArmFacts:
+    def facts(self, talk: bool) -> ArmFacts:
+        """talk: ask it for an answer, too, which may take its time."""
         with self.running():
             return ArmFacts(
                 given=self.given,
@@ -115,7 +124,7 @@ class Arm:
                 command=self.command,
                 before=self.before,
                 after=self.endpoint.scrape(),
-                answer=answer(self.endpoint),
+                answer=answer(self.endpoint) if talk else None,
             )
 
 
@@ -160,16 +169,37 @@ def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placem
     return Arm(model, endpoint, server, ["python", *command[1:]], before)  # as anyone can run it
 
 
-def _rounds(arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None, progress: Progress) -> list[ArmRun]:
+def _rounds(
+    arms: Mapping[str, Arm], experiment: Experiment, api_key: str | None, progress: Progress
+) -> tuple[list[ArmRun], bool]:
+    """The runs, and whether an interrupt ended them: then they are those of whole rounds, which pair up.
+
+    Where there is no whole round, the interrupt comes out of here.
+    """
     runs, step = list[ArmRun](), counter("measuring", experiment.rounds * len(arms), progress)
-    for round_ in range(experiment.rounds):
-        for name in experiment.order(round_, tuple(arms)):
-            endpoint = arms[name].endpoint
-            with arms[name].running():
-                run = measure(experiment.load(endpoint.url, endpoint.model, round_), api_key)
-            runs.append(ArmRun(name, round_, run))
-            step(f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}")
-    return runs
+    try:
+        for round_ in range(experiment.rounds):
+            for name in experiment.order(round_, tuple(arms)):
+                arm = arms[name]
+                load = experiment.load(arm.endpoint.url, arm.endpoint.model, round_, _nonce(arm, round_))
+                with arm.running():
+                    run = measure(load, api_key)
+                runs.append(ArmRun(name, round_, run))
+                step(f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}")
+    except KeyboardInterrupt:
+        whole = runs[: len(runs) // len(arms) * len(arms)]
+        if not whole:
+            raise
+        return whole, True
+    return runs, False
+
+
+def _nonce(arm: Arm, round_: int) -> str | None:
+    """The same texts for all arms where each has a server of its own that has seen nothing before.
+
+    What runs already may be one server under two addresses, or know the texts from a run before: it gets its own.
+    """
+    return f"round {round_}" if arm.server else None
 
 
 def answer(endpoint: Endpoint) -> str | None:

@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
             return self._fail(error)
         if exchange.headers_at is None and self._response.status is not None:
             exchange.headers_at, exchange.status = at, self._response.status
+            exchange.headers = self._response.headers
         if body:
             exchange.reads.append((at, body))
         if self._response.done:

@@ -7,21 +7,24 @@ With P dollars per hour, and Ti input and To output tokens per second as deliver
   out = r in; then (Ti in + To out) / 1e6 is the cost per second again
 
 The figures hold at the load of the run, the machine fully used: at 40 % utilisation each is 2.5 times as
-much. Prices age, so they are data (prices.yaml); the ratio of two arms on one machine needs none.
+much. Prices age, so they are data (prices.yaml); the ratio of two arms on one machine needs none. A machine that the
+table does not hold has no price, with the reason: the price of a similar one would be a guess.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from math import isfinite
 from typing import Any
 
-from twofour.bench.hardware import Hardware
+from twofour.bench.hardware import Gpu, Hardware
 from twofour.prune.errors import InputError
 
 OUTPUT_WEIGHT = 4.0  # r
 STALE_AFTER_DAYS = 90
+MEMORY_WITHIN = 0.1  # of what the table says: what a driver keeps for itself varies
+X86 = ("x86_64", "AMD64")
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,10 @@ def given(usd_per_hour: float) -> Price:
     return Price(usd_per_hour, "this machine", "--price-per-hour", "given")
 
 
-def price_of(machine: Hardware, on_gpu: bool, table: Mapping[str, Any] | None = None) -> Price | None:
-    """The table's price of such a machine; None where it has none."""
+def price_of(machine: Hardware, on_gpu: bool, table: Mapping[str, Any] | None = None) -> Price | str:
+    """The table's price of such a machine, or why it has none."""
     table = table or prices()
-    return _gpu_price(machine, table) if on_gpu else _cpu_price(machine.cpus, table)
+    return _gpu_price(machine.gpus, table) if on_gpu else _cpu_price(machine, table)
 
 
 def prices() -> dict[str, Any]:
@@ -85,21 +88,41 @@ def cost(usd_per_hour: float, input_tokens_per_s: float, output_tokens_per_s: fl
     )
 
 
-def _cpu_price(cpus: int, table: Mapping[str, Any]) -> Price | None:
-    listing = table["cpu"]
-    large_enough = [row for row in listing["instances"] if row["cpus"] >= cpus]
+def _cpu_price(machine: Hardware, table: Mapping[str, Any]) -> Price | str:
+    """Of the cheapest instance that has its CPUs and its memory."""
+    if machine.system.split()[-1] not in X86:
+        return f"the price table has x86-64 instances only, and this machine is {machine.system}"
+    if machine.memory_bytes is None:
+        return "this system does not say how much memory it has"
+    gib = machine.memory_bytes / 2**30
+    rows = [{**listing, **row} for listing in table["cpu"] for row in listing["instances"]]
+    large_enough = [row for row in rows if row["cpus"] >= machine.cpus and row["memory_gib"] >= gib]
     if not large_enough:
-        return None
-    row = min(large_enough, key=lambda row: float(row["usd_per_hour"]))
-    return _price({**listing, **row})
+        return f"no instance of the price table has {machine.cpus} CPUs and {gib:.0f} GiB of memory"
+    return _price(min(large_enough, key=lambda row: float(row["usd_per_hour"])))
 
 
-def _gpu_price(machine: Hardware, table: Mapping[str, Any]) -> Price | None:
-    """Of one GPU; None where there are several kinds, or one that the table does not know."""
-    names = {gpu.name for gpu in machine.gpus}
-    fitting = [row for row in table["gpu"] for name in names if all(word in name for word in row["match"])]
-    return _price(fitting[0]) if len(names) == 1 and fitting else None
+def _gpu_price(gpus: Sequence[Gpu], table: Mapping[str, Any]) -> Price | str:
+    """Of all GPUs of the machine, which are of one kind: named alike by the driver, with as much memory."""
+    if not gpus:
+        return "no GPU was found"
+    kinds = sorted({f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in gpus})
+    if len(kinds) > 1:
+        return f"the machine has GPUs of several kinds: {', '.join(kinds)}"
+    row = next((row for row in table["gpu"] if _is_such(row, gpus[0])), None)
+    return _price(row, len(gpus)) if row else f"the price table has no {kinds[0]}"
 
 
-def _price(row: Mapping[str, Any]) -> Price:
-    return Price(row["usd_per_hour"], row["name"], row["source"], row["kind"], row["as_of"])
+def _is_such(row: Mapping[str, Any], gpu: Gpu) -> bool:
+    as_large = abs(gpu.memory_bytes / (row["memory_gib"] * 2**30) - 1) <= MEMORY_WITHIN
+    return as_large and spelled(gpu.name) in map(spelled, row["names"])
+
+
+def spelled(name: str) -> str:
+    """A GPU's name without what drivers spell one way or another: the maker before it, hyphens, case."""
+    return " ".join(name.lower().replace("-", " ").split()).removeprefix("nvidia ")
+
+
+def _price(row: Mapping[str, Any], count: int = 1) -> Price:
+    name = f"{count} x {row['name']}" if count > 1 else row["name"]
+    return Price(count * row["usd_per_hour"], name, row["source"], row["kind"], row["as_of"])

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,16 @@ class State:
     prefix_queried_tokens: int | None
 
 
+def prefix_hit_share(before: State | None, after: State | None) -> float | None:
+    """Share of the prompt tokens between two scrapes that were found in a prefix cache, by the server's counters."""
+    hits = [state.prefix_hit_tokens for state in (before, after) if state]
+    queried = [state.prefix_queried_tokens for state in (before, after) if state]
+    if len(hits) < 2 or None in hits or None in queried:
+        return None
+    asked = (queried[1] or 0) - (queried[0] or 0)
+    return ((hits[1] or 0) - (hits[0] or 0)) / asked if asked else None
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A server and the model to ask it for."""
@@ -56,7 +67,7 @@ class Endpoint:
         status, body = self._exchange("GET", "/metrics", None, _GLANCE_S)
         try:
             return state(body.decode()) if status == 200 else None
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +116,10 @@ def state(metrics: str) -> State:
     from prometheus_client.parser import text_string_to_metric_families
 
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
-    values = {(sample.name, *_tag(sample.labels)): int(sample.value) for sample in samples if _counts(sample.name)}
+    values: Counter[tuple[str, ...]] = Counter()
+    for sample in samples:  # several engines behind one server, each with its own
+        if _counts(sample.name):
+            values[sample.name, *_tag(sample.labels)] += int(sample.value)
     return State(
         Memory(
             values.get(("twofour:weight_bytes", "total")),

@@ -60,8 +60,8 @@ class Experiment:
         turned = (*arms[turns:], *arms[:turns])
         return turned if round_ % 2 == 0 else turned[::-1]
 
-    def load(self, url: str, model: str, round_: int) -> Load:
-        """The same schedule for all arms; every second seed, as the warm-up uses the next one."""
+    def load(self, url: str, model: str, round_: int, nonce: str | None = None) -> Load:
+        """The same schedule for all arms; every second seed, as the warm-up uses the next one. nonce: see Load."""
         return Load(
             url=url,
             model=model,
@@ -72,6 +72,7 @@ class Experiment:
             output_tokens=self.output_tokens,
             seed=self.seed + 2 * round_,
             timeout_s=self.timeout_s,
+            nonce=nonce,
         )
 
     def __str__(self) -> str:
@@ -117,3 +118,5 @@ class Findings:
     random_weights: str | None  # the shape that the weights were made for; None: they are a real model's
     question: str
     price: Price | None
+    unpriced: str | None = None  # why there is no price
+    cut_off: bool = False  # interrupted: these are the whole rounds until then

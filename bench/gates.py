@@ -7,12 +7,14 @@ neither passed nor failed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import numpy as np
 
-from twofour.bench.metrics import kind
+from twofour.bench.metrics import first_token, in_window, kind, sent, steady_window
 from twofour.bench.records import Record, Request
+from twofour.bench.steadiness import latency_drift, rate_shortfall
 
 PRESSURE = Path("/proc/pressure/cpu")
 
@@ -61,20 +63,31 @@ def check(
     records: Sequence[Record],
     lags: Sequence[float],
     pressure: float | None,
+    concurrency: int | None,
+    prefix_hits: float | None = None,
 ) -> list[Gate]:
-    """The gates of one run: `lags` as `client.drive` fills it, `pressure` from `Pressure.share`."""
+    """The gates of one run. concurrency: None, an open loop. prefix_hits: share by the server's own counters.
+
+    `lags` as `Session.send` fills it, `pressure` from `Pressure.share`.
+    """
+    lag_s = lag_limit_s(records)
+    # A closed loop begins with one request alone. An open one does not; where it overflows, its window begins late.
+    alike = records if concurrency is None else in_window(records, steady_window(records))
     return [
         Gate("errors", _errors(records), 0.01, "share", "look at the errors, then lower the load"),
-        Gate("send_lag_p99", _send_lag(records), 0.010, "s", "the client is late; give it a core of its own"),
-        Gate("loop_lag_p99", _p99(lags), 0.010, "s", "the client is late; give it a core of its own"),
+        Gate("send_lag_p99", _send_lag(records), lag_s, "s", "the client is late; give it a core of its own"),
+        Gate("loop_lag_p99", _p99(lags), min(lag_s, _GAPS_S), "s", "the client is late; give it a core of its own"),
         Gate("cpu_pressure", pressure, 0.10, "share", "something waits for a CPU; stop it, or pin threads"),
+        *([] if concurrency else [Gate("rate_shortfall", rate_shortfall(records), 0.05, "share", _SHORTFALL_REMEDY)]),
+        Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY),
+        Gate("prompt_length", _wrong_prompts(requests, records), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
         Gate(
             "prefix_cache",
-            _cached(records),
+            max((share for share in (_cached(records), prefix_hits) if share is not None), default=None),
             0.01,
             "share",
-            "turn the server's prefix cache off, or restart it",
+            "turn the server's prefix cache off, restart it, or let the run choose its --nonce",
         ),
     ]
 
@@ -90,11 +103,27 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{value * 1000:.1f} ms" if unit == "s" else f"{value:.1%}"
 
 
-_LENGTH_REMEDY = "outputs are not as long as asked for; the server must honour ignore_eos and min_tokens"
+_LENGTH_REMEDY = (
+    "outputs are not as long as asked for; the server must honour ignore_eos and min_tokens, or with --plain the model "
+    "must not end by itself"
+)
+_PROMPT_REMEDY = "in the server's tokens prompts are not as long as asked for; its tokenizer splits plain English words"
+_SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower --rate"
+_DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"
+_GAPS_S = 0.010  # a late loop blurs the gaps between tokens too, however long the first of them takes
+_OWN_TOKENS = 2  # of a prompt, such as one that begins a text
+
+
+def lag_limit_s(records: Sequence[Record]) -> float:
+    """A twentieth of the median time to the first token, which lateness would be part of; 1 ms is what a timer can."""
+    times = [first_token(record) - sent(record) for record in records if record.error is None]
+    return max(0.001, 0.05 * median(times)) if times else 0.001
 
 
 def _errors(records: Sequence[Record]) -> float | None:
-    return sum(bool(kind(record)) for record in records) / len(records) if records else None
+    """Those that an interrupt has cut off are no errors of the server."""
+    kinds = [kind(record) for record in records if kind(record) != "cut off"]
+    return sum(map(bool, kinds)) / len(kinds) if kinds else None
 
 
 def send_lag(record: Record) -> float | None:
@@ -123,6 +152,14 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
     known = [record for record in records if record.error is None and record.output_tokens is not None]
     wrong = sum(record.output_tokens != asked[record.index] for record in known)
     return wrong / len(known) if known else None
+
+
+def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record]) -> float | None:
+    """How far the server's count of the prompts' tokens lies from the plan; up to two a prompt may be its own."""
+    planned = {request.index: request.prompt_tokens for request in requests}
+    known = [(planned[record.index], record.prompt_tokens) for record in records if record.prompt_tokens is not None]
+    asked, counted = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
+    return max(0, abs(counted - asked) - _OWN_TOKENS * len(known)) / asked if asked else None
 
 
 def _cached(records: Sequence[Record]) -> float | None:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from twofour.bench import control_groups
 from twofour.bench.wire import shown
 
 # The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.
@@ -34,7 +35,7 @@ class Hardware:
 
     system: str
     cpu: str | None
-    cpus: int  # logical CPUs that this process may use: what a cloud sells as vCPUs
+    cpus: int  # logical CPUs that this process may use, or has the time of: what a cloud sells as vCPUs
     isa: tuple[str, ...]
     memory_bytes: int | None
     gpus: tuple[Gpu, ...]
@@ -50,13 +51,13 @@ class Hardware:
 
 
 def hardware() -> Hardware:
-    cpuinfo = _text(Path("/proc/cpuinfo"))
+    cpuinfo, installed = _text(Path("/proc/cpuinfo")), memory_bytes(_text(Path("/proc/meminfo")))
     return Hardware(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu_name(cpuinfo),
         cpus=len(usable_cpus()),
         isa=instruction_sets(cpuinfo),
-        memory_bytes=memory_bytes(_text(Path("/proc/meminfo"))),
+        memory_bytes=min(filter(None, [installed, control_groups.memory_bytes()]), default=None),
         gpus=gpus(_nvidia_smi()),
     )
 
@@ -77,9 +78,11 @@ def provenance(*more: str) -> dict[str, Any]:
 
 
 def usable_cpus() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    """Those that this process may run on; of those only as many as its control group lets it have the time of."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    allowed = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
+    quota = control_groups.cpus()
+    return allowed if quota is None else allowed[: max(1, int(quota))]
 
 
 def cpu_name(cpuinfo: str) -> str | None:

@@ -24,17 +24,15 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "seconds"):
         if not getattr(args, name) > 0:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be above 0")
+    from twofour.bench import interrupt, out
     from twofour.bench.hardware import provenance
     from twofour.bench.http_layer import PACKAGES, document, measure, table
-    from twofour.prune.folder import refuse_existing, write_whole
     from twofour.prune.progress import to_stderr
 
-    if args.out:
-        refuse_existing(args.out)
-    result = document(measure(args.model, args.rounds, args.seconds, to_stderr()), args.model, args.seconds)
-    result |= provenance(*PACKAGES)
+    out.claim(args.out)
+    with interrupt.in_order() as ending:
+        found = measure(args.model, args.rounds, args.seconds, to_stderr())
+    result = document(found, args.model, args.seconds) | provenance(*PACKAGES)
     text = json.dumps(result, allow_nan=False)
-    if args.out:
-        write_whole(args.out, text + "\n")
-    print(text if args.json else table(result))
-    return 0
+    out.deliver(text if args.json else table(result), args.out, text)
+    return interrupt.status_of(result["rounds"], args.rounds, ending)

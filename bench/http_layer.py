@@ -29,11 +29,12 @@ from twofour.bench.hardware import usable_cpus
 from twofour.bench.records import Request
 from twofour.bench.servers import Server
 from twofour.bench.stats import nearest_rank
-from twofour.bench.turns import alternate
+from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, track
 
 KIND = "twofour bench http"
+SCHEMA_VERSION = 1
 TIMEOUT_S = 60.0
 PROMPT = "The quick brown fox jumps over the lazy dog near the bank of the river."
 _REMEDY = 'ask "python -m twofour.bench.scripted_server MODEL" the same, and see what it says'
@@ -68,7 +69,10 @@ class Lap:
 
 
 def measure(model: str, rounds: int, seconds: float, progress: Progress) -> dict[Cell, list[Lap]]:
-    """The laps of each cell. Raises ServerError where an answer is not what was asked for."""
+    """The laps of each cell; after an interrupt those of the whole rounds until then.
+
+    Raises ServerError where an answer is not what was asked for.
+    """
     placement = servers.place(usable_cpus())
     with TemporaryDirectory() as folder, servers.pinned(placement.client_cpus):
         log = Path(folder) / "server.log"
@@ -77,13 +81,14 @@ def measure(model: str, rounds: int, seconds: float, progress: Progress) -> dict
             for cell in CELLS:
                 _lap(server, url, cell, min(seconds, 1.0))
             turns = {cell: partial(_lap, server, url, cell, seconds) for cell in CELLS}
-            return alternate(turns, track(range(rounds), "rounds", progress))
+            return whole_rounds(turns, track(range(rounds), "rounds", progress))
 
 
 def document(found: dict[Cell, list[Lap]], model: str, seconds: float) -> dict[str, Any]:
     """The result, without what ran it on which machine. A range is that over rounds."""
     return {
         "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
         "model": model,
         "prompt": PROMPT,
         "rounds": len(next(iter(found.values()))),

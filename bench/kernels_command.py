@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twofour.bench.run_command import INVALID
-from twofour.prune.errors import InputError, OutputError
+from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
     from twofour.bench.kernels.plan import Plan
@@ -54,18 +54,16 @@ def run(args: argparse.Namespace) -> int:
         isa.hold_torch(args.isa)
     import torch
 
+    from twofour.bench import interrupt, out
     from twofour.bench.hardware import hardware, versions
     from twofour.bench.kernels.document import document
     from twofour.bench.kernels.measure import Findings, measure
     from twofour.bench.kernels.table import table
-    from twofour.prune.folder import refuse_existing, write_whole
+    from twofour.prune.folder import write_whole
     from twofour.prune.progress import to_stderr
 
     plan = _plan(args)
-    if args.out:
-        refuse_existing(args.out)
-        if not args.out.parent.is_dir():
-            raise OutputError(f"{args.out.parent} is no folder; make it or choose another --out")
+    out.claim(args.out)
     command, machine = ["twofour", *sys.argv[1:]], hardware()
     torch_isa = torch.backends.cpu.get_cpu_capability()
 
@@ -76,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
             write_whole(args.out, json.dumps(made, allow_nan=False) + "\n")
         return made
 
-    result = written(measure(plan, to_stderr(), written))
+    with interrupt.in_order():
+        result = written(measure(plan, to_stderr(), written))
     print(json.dumps(result, allow_nan=False) if args.json else table(result))
     return status(result, args.verify_never_slower)
 

@@ -6,6 +6,7 @@ the first and last chunk with tokens, N the output tokens by the server's usage,
 - ttft: first - sent; ttft_sched: first - scheduled, to be judged in an open loop; first_byte: headers - sent
 - itl_gap: every time between two chunks, pooled over the requests, weight 1 per gap: shows stalls
 - itl_tok: the same gap divided by the tokens of its chunk, with their number as its weight
+  Gaps of one request are alike: percentiles of both go by the number of independent ones, see stats.independent
 - tpot: (last - first) / (N - n1); tpot_vllm: (last - first) / (N - 1); tpot_incl: (last - sent) / N
 - e2e: last - sent; the usage that follows the last token does not count
 
@@ -23,7 +24,7 @@ from math import inf, isfinite
 from typing import Any
 
 from twofour.bench.records import Record
-from twofour.bench.stats import Distribution, distribution
+from twofour.bench.stats import Distribution, distribution, independent
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def summarise(records: Sequence[Record], started_at: float, window: tuple[float,
         token_counts=counts,
         tokens_per_chunk=_tokens_per_chunk(good),
         coalesced_reads=_coalesced(good),
-        **_latencies(records, window, counts),
+        **latencies(in_window(records, window), counts),
         **_throughputs(good, window, counts),
     )
 
@@ -111,6 +112,11 @@ def steady_window(records: Sequence[Record]) -> tuple[float, float] | None:
     return None
 
 
+def in_window(records: Sequence[Record], window: tuple[float, float] | None) -> list[Record]:
+    """The requests that were sent within it; those of no window are none."""
+    return [record for record in records if window and window[0] <= sent(record) <= window[1]]
+
+
 def whole_window(records: Sequence[Record]) -> tuple[float, float] | None:
     """From the first request sent to the last one ended."""
     begun = [record.sent_at for record in records if record.sent_at is not None]
@@ -132,8 +138,8 @@ def _under_way(records: Sequence[Record]) -> list[tuple[float, int]]:
     return steps
 
 
-def _latencies(records: Sequence[Record], window: tuple[float, float] | None, counts: str) -> dict[str, Any]:
-    inside = [record for record in records if window and window[0] <= sent(record) <= window[1]]
+def latencies(inside: Sequence[Record], counts: str) -> dict[str, Any]:
+    """The distributions of these requests, by name, and how many they are. counts: see Summary.token_counts."""
     good = [record for record in inside if record.error is None]
     failed = len(inside) - len(good)
     each = {
@@ -145,14 +151,16 @@ def _latencies(records: Sequence[Record], window: tuple[float, float] | None, co
         "tpot_incl": _known(tpot_incl(record) for record in good),
         "e2e": [last_token(record) - sent(record) for record in good],
     }
+    waits = [[gap for gap, _ in gaps(record)] for record in good]
     pooled = {
-        "itl_gap": [gap for record in good for gap, _ in gaps(record)],
+        "itl_gap": [gap for each in waits for gap in each],
         "itl_tok": _per_token(good) if counts == "per chunk" else [],
     }
+    real = independent(waits)
     return {
         "measured": len(inside),
         **{name: distribution(values, failed) for name, values in each.items()},
-        **{name: distribution(values) for name, values in pooled.items()},
+        **{name: distribution(values, independent=real) for name, values in pooled.items()},
     }
 
 

@@ -11,7 +11,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -39,6 +39,7 @@ class Script:
     cached_tokens: int | None = None
     drop_reused: bool = False  # a second request on a connection: closed without an answer
     close_after: bool = False  # closed after every response, unannounced
+    answers: Sequence[str] = ()  # whole responses, which are given in turn instead of streams
 
 
 @dataclass
@@ -104,6 +105,8 @@ class Server:
         if every and len(self.served) % every == 0:
             served.status = 503
             return _plain(writer, 503, {"error": {"message": "the mock refuses", "code": 503}})
+        if answers := self.script.answers:
+            return writer.write(answers[(len(self.served) - 1) % len(answers)].encode())
         writer.write(_STREAM_HEAD)
         await self._stream(served, writer)
 
@@ -169,7 +172,9 @@ def main() -> None:
     server = Server(Script(**json.loads(sys.argv[1])))
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(server.serve())
-    print(json.dumps({"served": [asdict(served) for served in server.served], "connections": server.connections}))
+    told = json.dumps({"served": [asdict(served) for served in server.served], "connections": server.connections})
+    with open(1, "w", closefd=False) as out:  # buffered, which writes all: stdout itself may not be (PYTHONUNBUFFERED)
+        out.write(told)
 
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from twofour.bench.stats import paired_ratio
-from twofour.bench.turns import alternate
+from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ModelError
 from twofour.prune.folder import resolve
 from twofour.serve.engine import child
@@ -35,6 +35,7 @@ from twofour.serve.linear import SparseLinear
 from twofour.serve.loading import load_model
 
 KIND = "twofour bench overhead"
+SCHEMA_VERSION = 1
 GOAL = 1.15  # of the bare step's time
 
 Turn = Callable[[], list[float]]  # seconds of each step
@@ -62,7 +63,10 @@ class StandIn(nn.Module):
 
 
 def measure(model: str, context: int, steps: int, rounds: int) -> Overhead:
-    """Raises ModelError for a model without linears, or one that the engine cannot serve."""
+    """After an interrupt: of the whole rounds until then.
+
+    Raises ModelError for a model without linears, or one that the engine cannot serve.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -84,6 +88,7 @@ def document(found: Overhead, model: str, context: int, steps: int) -> dict[str,
     ratio = paired_ratio(list(zip(found.bare_s, found.engine_s, strict=True)), seed=0)
     return {
         "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
         "model": model,
         "dtype": found.dtype,
         "context": context,
@@ -127,7 +132,7 @@ def _replace_linears(model: nn.Module) -> int:
 def _alternate(turns: dict[str, Turn], rounds: int) -> dict[str, tuple[float, ...]]:
     for turn in turns.values():
         turn()
-    found = alternate(turns, range(rounds))
+    found = whole_rounds(turns, range(rounds))
     return {f"{name}_s": tuple(map(median, laps)) for name, laps in found.items()}
 
 

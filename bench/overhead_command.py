@@ -23,10 +23,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ("context", "steps", "rounds"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
     from twofour.bench.overhead import document, measure, table
 
-    result = document(measure(args.model, args.context, args.steps, args.rounds), args.model, args.context, args.steps)
-    result |= provenance()
+    with interrupt.in_order() as ending:
+        found = measure(args.model, args.context, args.steps, args.rounds)
+    result = document(found, args.model, args.context, args.steps) | provenance()
     print(json.dumps(result, allow_nan=False) if args.json else table(result))
-    return 0
+    return interrupt.status_of(result["rounds"], args.rounds, ending)

@@ -2,8 +2,8 @@
 
 A round visits every number of requests at a time, and there every server with the same schedule, a different one first
 in each round. Rounds differ in their seeds, so throughputs are compared round by round, with an interval over rounds;
-latencies are those of all rounds together. A server whose process group is given is frozen while others are measured;
-what another one does meanwhile is taken from them, and the gates of a run count it.
+latencies are those of all rounds together, of the steady part of each. A server whose process group is given is frozen
+while others are measured; what another one does meanwhile is taken from them, and the gates of a run count it.
 """
 
 import os
@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import urldefrag
 
 from twofour.bench import gates, metrics
-from twofour.bench.endpoint import Endpoint
+from twofour.bench.endpoint import exchange
 from twofour.bench.experiment import Experiment
+from twofour.bench.records import Record
 from twofour.bench.run import Load, Run, measure, served_model
 from twofour.bench.servers import signal_group
 from twofour.bench.stats import Distribution, paired_ratio
@@ -47,24 +48,35 @@ class Peer:
     group: int | None = None
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def awake(self, api_key: str | None = None) -> Iterator[None]:
         """Continue it for the length of a `with` block. Raises ServerError where it is not well again soon."""
         if self.group is None:
             yield
             return
         signal_group(self.group, signal.SIGCONT)
         try:
-            self._wait()
+            self._wait(api_key)
             yield
         finally:
             signal_group(self.group, signal.SIGSTOP)
 
-    def _wait(self) -> None:
+    def _wait(self, api_key: str | None) -> None:
         until = perf_counter() + THAW_S
-        while not Endpoint(self.url, self.model).ready("/health"):
+        while not is_well(self.url, api_key):
             if perf_counter() > until:
-                raise ServerError(f"{self.name} is not healthy {THAW_S:g} s after it was continued; see its log")
+                raise ServerError(f"{self.name} is not well {THAW_S:g} s after it was continued; see its log")
             sleep(POLL_S)
+
+
+def is_well(url: str, api_key: str | None = None) -> bool:
+    """Ready by its own word. Of a server that knows no /ready: healthy, which may be before its engine answers."""
+    try:
+        status, _ = exchange(url, api_key, "GET", "/ready")
+        if status == 404:
+            status, _ = exchange(url, api_key, "GET", "/health")
+    except ServerError:
+        return False
+    return status == 200
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,17 @@ class Asked:
 Cell = tuple[int, str]  # requests at a time, name of the peer
 
 
-def peers(given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] = ()) -> list[Peer]:
+@dataclass(frozen=True)
+class Found:
+    """The runs of every cell, by round. cut_off: what ended them before their time."""
+
+    runs: Mapping[Cell, Sequence[Run]]
+    cut_off: KeyboardInterrupt | ServerError | None = None
+
+
+def peers(
+    given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] = (), api_key: str | None = None
+) -> list[Peer]:
     """Read NAME=URL or NAME=URL#MODEL, names, and NAME=PID. Raises InputError where that is not what is there."""
     parts = [text.partition("=") for text in given]
     names = [name for name, _, _ in parts]
@@ -106,7 +128,7 @@ def peers(given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] =
         raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain and --pid")
     addresses = [urldefrag(url) for _, _, url in parts]
     return [
-        Peer(name, url, model or served_model(url), name in plain, groups.get(name))
+        Peer(name, url, model or served_model(url, api_key), name in plain, groups.get(name))
         for name, (url, model) in zip(names, addresses, strict=True)
     ]
 
@@ -126,10 +148,20 @@ def _leads(pid: int) -> bool:
         return False
 
 
-def compare(servers: Sequence[Peer], asked: Asked, progress: Progress) -> dict[Cell, list[Run]]:
-    """The runs of every cell, by round. All groups that are given run again in the end."""
-    with _frozen(servers):
-        return _rounds(servers, asked, progress)
+def compare(servers: Sequence[Peer], asked: Asked, progress: Progress, api_key: str | None = None) -> Found:
+    """All groups that are given run again in the end, also after an interrupt or where a server fails.
+
+    What was measured until then is kept; where that is nothing, the interrupt or the error comes out of here.
+    """
+    runs: dict[Cell, list[Run]] = {(n, peer.name): [] for n in asked.concurrency for peer in servers}
+    try:
+        with _frozen(servers):
+            _rounds(runs, servers, asked, progress, api_key)
+    except (KeyboardInterrupt, ServerError) as cut_off:
+        if not any(runs.values()):
+            raise
+        return Found(runs, cut_off)
+    return Found(runs)
 
 
 @contextmanager
@@ -144,44 +176,53 @@ def _frozen(servers: Sequence[Peer]) -> Iterator[None]:
             signal_group(group, signal.SIGCONT)
 
 
-def _rounds(servers: Sequence[Peer], asked: Asked, progress: Progress) -> dict[Cell, list[Run]]:
-    found: dict[Cell, list[Run]] = {(n, peer.name): [] for n in asked.concurrency for peer in servers}
-    step = counter("measuring", asked.rounds * len(found), progress)
+def _rounds(
+    runs: Mapping[Cell, list[Run]], servers: Sequence[Peer], asked: Asked, progress: Progress, api_key: str | None
+) -> None:
+    step = counter("measuring", asked.rounds * len(runs), progress)
     for round_ in range(asked.rounds):
         for n in asked.concurrency:
             for peer in order(list(servers), round_):
-                with peer.awake():
-                    found[n, peer.name].append(measure(asked.load(peer, n, round_)))
+                with peer.awake(api_key):
+                    runs[n, peer.name].append(measure(asked.load(peer, n, round_), api_key))
                 step(f"round {round_ + 1} of {asked.rounds}, {peer.name}, {n} at a time")
-    return found
 
 
-def document(found: Mapping[Cell, Sequence[Run]], servers: Sequence[Peer], asked: Asked) -> dict[str, Any]:
+def document(found: Found, servers: Sequence[Peer], asked: Asked) -> dict[str, Any]:
     """The result, without what ran it on which machine."""
-    first = servers[0].name
+    first, complete = servers[0].name, found.cut_off is None
     return {
         "kind": KIND,
         "peers": [asdict(peer) | {"url": shown(peer.url)} for peer in servers],
         "load": {"prompt_tokens": str(asked.prompt_tokens), "output_tokens": str(asked.output_tokens)}
         | {"rounds": asked.rounds, "seed": asked.seed},
-        "cells": [_cell(cell, runs, found[cell[0], first]) for cell, runs in found.items()],
+        "complete": complete,
+        "valid": complete and all(run.valid for runs in found.runs.values() for run in runs),
+        "cells": [_cell(cell, runs, found.runs[cell[0], first]) for cell, runs in found.runs.items()],
     }
 
 
 def _cell(cell: Cell, runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
-    records = [record for run in runs for record in run.records]
+    records = [record for run in runs for record in _steady(run)]
     together = metrics.summarise(records, 0.0, metrics.whole_window(records))
     rates, wanted = _rates(runs), _rates(first)
-    comparable = len(rates) == len(wanted) == len(runs)
+    pairs = list(zip(wanted, rates, strict=False))  # an interrupt may leave the one with a round more
+    comparable = pairs and len(rates) == len(runs) and len(wanted) == len(first)
     return {
         "concurrency": cell[0],
         "peer": cell[1],
-        "failed": together.failed,
+        "rounds": len(runs),
+        "failed": sum(run.summary.failed for run in runs),
         "invalid": sorted({gate.name for run in runs for gate in gates.failed(run.gates)}),
         "output_tokens_per_s": rates,
-        "of_the_first": asdict(paired_ratio(list(zip(wanted, rates, strict=True)), 0)) if comparable else None,
+        "of_the_first": asdict(paired_ratio(pairs, 0)) if comparable else None,
         **{name: _quantiles(getattr(together, name)) for name in ("ttft", "itl_tok", "e2e")},
     }
+
+
+def _steady(run: Run) -> Sequence[Record]:
+    """Without the lone first request, the ramp and the drain, as the run itself is summed up."""
+    return metrics.in_window(run.records, metrics.steady_window(run.records))
 
 
 def _rates(runs: Sequence[Run]) -> list[float]:
@@ -202,7 +243,9 @@ def table(document: Mapping[str, Any]) -> str:
     ]
     for cell in document["cells"]:
         lines += [_row(cell), *(f"    not valid: {name}" for name in cell["invalid"])]
-    return "\n".join(lines)
+    if not document["complete"]:
+        lines.append(f"CUT OFF: rounds of each, {', '.join(str(cell['rounds']) for cell in document['cells'])}")
+    return "\n".join([*lines, "VALID" if document["valid"] else "INVALID: do not quote these numbers"])
 
 
 def _row(cell: Mapping[str, Any]) -> str:

@@ -4,13 +4,15 @@ import argparse
 import json
 from pathlib import Path
 
+from twofour.bench.run_command import INVALID, KEY_HELP, read_key
 from twofour.prune.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Give running OpenAI-compatible servers the same load in turns, at several numbers of requests at a time: "
-        "output tokens per second as ratios to the first server, times to the first token and between tokens."
+        "output tokens per second as ratios to the first server, times to the first token and between tokens. Exit "
+        "status 3: a validity gate failed."
     )
     parser.add_argument("peers", nargs="+", metavar="NAME=URL[#MODEL]", help="a server; MODEL where it has several")
     parser.add_argument(
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="visits of each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedules (default: 0)")
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help=f"{KEY_HELP}, to all servers")
     parser.add_argument("--json", action="store_true", help="print the document instead of the table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here")
 
@@ -42,19 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.rounds < 1 or min(args.concurrency) < 1:
         raise InputError(f"{args.rounds} rounds of {args.concurrency} at a time measure nothing; both are at least 1")
+    from twofour.bench import interrupt, out
     from twofour.bench.hardware import provenance
     from twofour.bench.peers import Asked, compare, document, peers, table
     from twofour.bench.workload import lengths
-    from twofour.prune.folder import refuse_existing, write_whole
     from twofour.prune.progress import to_stderr
 
-    if args.out:
-        refuse_existing(args.out)
+    out.claim(args.out)
+    api_key, about = read_key(args.api_key_file), provenance()
     sizes = lengths(args.prompt_tokens), lengths(args.output_tokens)
-    asked, servers = Asked(args.concurrency, *sizes, args.rounds, args.seed), peers(args.peers, args.plain, args.pid)
-    result = document(compare(servers, asked, to_stderr()), servers, asked) | provenance()
-    text = json.dumps(result, allow_nan=False)
-    if args.out:
-        write_whole(args.out, text + "\n")
-    print(text if args.json else table(result))
-    return 0
+    asked = Asked(args.concurrency, *sizes, args.rounds, args.seed)
+    with interrupt.in_order():
+        servers = peers(args.peers, args.plain, args.pid, api_key)
+        found = compare(servers, asked, to_stderr(), api_key)
+        result = document(found, servers, asked) | about
+        text = json.dumps(result, allow_nan=False)
+        out.deliver(text if args.json else table(result), args.out, text)
+        if found.cut_off:
+            raise found.cut_off
+    return 0 if result["valid"] else INVALID

@@ -24,6 +24,7 @@ from markupsafe import Markup
 
 from twofour.bench import child
 from twofour.bench.hardware import hardware, versions
+from twofour.bench.out import require_folder
 from twofour.bench.report.charts import Point, track
 from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import InputError, TextError
@@ -31,6 +32,7 @@ from twofour.prune.folder import write_whole
 from twofour.prune.quality import gaps_closed
 
 KIND = "twofour.bench.pruning"  # of the document
+SCHEMA_VERSION = 1  # documents from before it was written down have the same
 FIRST = "first"
 MIX = "+"  # between the sources of a calibration
 KEY = ("calibration", "samples", "seed", "preset", "values")
@@ -62,9 +64,12 @@ class Comparison:
 
 def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
     """Run what is missing, and write the results after each run. `folder`: for the halves and the pruned models."""
+    require_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     halves = split(asked.text, folder)
-    results = {"kind": KIND} | (json.loads(out.read_text()) if out.exists() else _empty(asked))
+    results = {"kind": KIND, "schema_version": SCHEMA_VERSION} | (
+        json.loads(out.read_text()) if out.exists() else _empty(asked)
+    )
     if results["about"] != _about(asked):
         raise InputError(f"{out} holds runs of {results['about']}, not of {_about(asked)}; give another --out")
     done = [{key: run[key] for key in KEY} for run in results["runs"]]

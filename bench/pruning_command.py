@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.bench import interrupt
     from twofour.bench.pruning import Comparison, compare, table
 
     asked = Comparison(
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         window=args.window,
         windows=args.windows,
     )
-    results = compare(asked, args.work, args.out)
+    with interrupt.in_order():
+        results = compare(asked, args.work, args.out)
     print(json.dumps(results) if args.json else table(results))
     return 0

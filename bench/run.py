@@ -1,7 +1,6 @@
 """One load test of one server: warm up, drive, sum up, check."""
 
 import json
-import platform
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,11 +8,9 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from twofour import __version__
 from twofour.bench import client, decode, endpoint, gates, metrics, wire, workload
 from twofour.bench.client import Job, Session
+from twofour.bench.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.gates import Gate
 from twofour.bench.metrics import Summary
 from twofour.bench.records import Record, Request
@@ -21,6 +18,8 @@ from twofour.bench.workload import Lengths
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter, silent
 
+KIND = "twofour.bench.run"
+SCHEMA_VERSION = 2  # 1 called it `version`, and knew neither planned lengths nor runs that were cut off
 _WARM_UP_AT_ONCE = 4  # in an open loop, which has no number of its own
 
 
@@ -38,6 +37,7 @@ class Load:
     seed: int
     timeout_s: float
     plain: bool = False  # see client.jobs
+    nonce: str | None = None  # what no prompt of another run begins with; None: drawn for the run
 
 
 @dataclass(frozen=True)
@@ -46,36 +46,64 @@ class Run:
     nonce: str
     started: datetime  # the wall clock at `started_at`
     started_at: float
-    records: Sequence[Record]
+    requests: Sequence[Request]
+    records: Sequence[Record]  # of those requests that were sent
     summary: Summary
     gates: Sequence[Gate]
+    cut_off: bool = False  # interrupted: what was measured until then
 
     @property
     def valid(self) -> bool:
-        return not gates.failed(self.gates)
+        return not self.cut_off and not gates.failed(self.gates)
+
+
+class CutOff(KeyboardInterrupt):
+    """An interrupt that ended a load, with what was measured until then."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
 
 
 def measure(load: Load, api_key: str | None = None, progress: Progress = silent) -> Run:
-    """Load-test a server that is up. Raises ServerError if it answers not one request of the warm-up."""
+    """Load-test a server that is up.
+
+    Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
+    """
     requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
-    nonce, lags = secrets.token_hex(4), list[float]()
+    nonce, lags, cut_off = load.nonce or secrets.token_hex(4), list[float](), False
     with client.connected(load.url, load.timeout_s) as session:
-        warm_up(session, load, api_key, progress)
-        jobs = _jobs(load, requests, nonce, api_key)
+        warm_up(session, load, nonce, api_key, progress)
+        jobs, before = _jobs(load, requests, nonce, api_key), _state(load, api_key)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
-        session.send(jobs, load.concurrency, lags, counter("load", len(jobs), progress))
+        try:
+            session.send(jobs, load.concurrency, lags, counter("load", len(jobs), progress))
+        except KeyboardInterrupt:
+            cut_off = True
         share = pressure.share()
-    records = [decode.record(job.exchange, api_key) for job in jobs]
-    checked = gates.check(requests, records, lags, share)
+    records = [decode.record(job.exchange, api_key) for job in jobs if job.exchange.done_at is not None]
+    hits = None if cut_off else prefix_hit_share(before, _state(load, api_key))
+    checked = gates.check(requests, records, lags, share, load.concurrency, hits)
     summary = metrics.summarise(records, started_at)
-    return Run(load, nonce, started, started_at, records, summary, checked)
+    run = Run(load, nonce, started, started_at, requests, records, summary, checked, cut_off)
+    if cut_off:
+        raise CutOff(run)
+    return run
 
 
-def warm_up(session: Session, load: Load, api_key: str | None, progress: Progress = silent) -> None:
+def _state(load: Load, api_key: str | None) -> State | None:
+    """What the server counts, where it says so."""
+    try:
+        return Endpoint(load.url, load.model, api_key).scrape()
+    except ServerError:
+        return None
+
+
+def warm_up(session: Session, load: Load, nonce: str, api_key: str | None, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
     count = min(load.concurrency or _WARM_UP_AT_ONCE, load.requests) + 1  # the first runs alone
     requests = workload.plan(count, load.prompt_tokens, load.output_tokens, load.seed + 1)
-    jobs = _jobs(load, requests, f"warm-up {secrets.token_hex(4)}", api_key)
+    jobs = _jobs(load, requests, f"warm-up {nonce}", api_key)
     session.send(jobs, count, on_end=counter("warm-up", count, progress))
     records = [decode.record(job.exchange, api_key) for job in jobs]
     if all(record.error for record in records):
@@ -105,25 +133,30 @@ def _names(status: int, body: bytes, url: str) -> list[str]:
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
-    """The run as JSON: what was asked, what came of it, whether it counts."""
+    """The run as JSON, without what ran it on which machine: what was asked, what came of it, whether it counts."""
     load = asdict(run.load) | {
         "url": wire.shown(run.load.url),
         "prompt_tokens": str(run.load.prompt_tokens),
         "output_tokens": str(run.load.output_tokens),
     }
     result = {
-        "kind": "twofour.bench.run",
-        "version": 1,
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
         "load": load | {"nonce": run.nonce},
-        "versions": {"twofour": __version__, "python": platform.python_version(), "numpy": np.__version__},
         "valid": run.valid,
+        "cut_off": run.cut_off,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
     }
     if with_records:
-        result["records"] = [timeline(record, run.started_at) for record in run.records]
+        planned = {request.index: request for request in run.requests}
+        result["records"] = [_planned(planned[r.index]) | timeline(r, run.started_at) for r in run.records]
     return result
+
+
+def _planned(request: Request) -> dict[str, Any]:
+    return {"planned_prompt_tokens": request.prompt_tokens, "planned_output_tokens": request.output_tokens}
 
 
 def timeline(record: Record, started_at: float) -> dict[str, Any]:

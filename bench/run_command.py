@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.prune.errors import InputError, OutputError
+from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
     from twofour.bench.run import Load, Run
+    from twofour.prune.progress import Progress
 
 INVALID = 3  # the exit status of a run that failed a gate
 KEY_HELP = "a file of API keys, one a line as for serve; the first is sent"
@@ -32,9 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
     )
     parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule and the texts (default: 0)")
     parser.add_argument(
-        "--timeout", type=float, default=600, metavar="SECONDS", help="per request (default: %(default)s)"
+        "--nonce",
+        metavar="TEXT",
+        help="makes prompts begin like no others; the same seed and nonce send the same again, which a server may have "
+        "cached (default: drawn, and printed)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="without ignore_eos and the like, which some servers refuse; serve a model there that has no end token",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="give a request up when nothing has come for so long (default: %(default)s)",
     )
     parser.add_argument("--api-key-file", type=Path, metavar="F", help=KEY_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -45,26 +61,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.bench import interrupt, out
     from twofour.bench.gates import failed
-    from twofour.bench.run import measure
+    from twofour.bench.hardware import provenance
     from twofour.bench.table import table
-    from twofour.prune.folder import write_whole
     from twofour.prune.progress import to_stderr
 
-    if args.out and args.out.exists():
-        raise OutputError(f"{args.out} exists; move it or choose another --out")
+    out.claim(args.out)
     api_key = read_key(args.api_key_file)
-    done = measure(_load(args, api_key), api_key, to_stderr())
-    if args.out:
-        document = _document(done, args.format, with_records=True)
-        write_whole(args.out, json.dumps(document, allow_nan=False) + "\n")
-    if args.json:
-        print(json.dumps(_document(done, args.format, with_records=False), allow_nan=False))
-    else:
-        print(table(done))
+    about = provenance()
+    with interrupt.in_order() as ending:
+        done = _measured(_load(args, api_key), api_key, to_stderr())
+    document, full = (
+        json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
+        for with_records in (False, args.out is not None)
+    )
+    out.deliver(document if args.json else table(done), args.out, full)
     for gate in failed(done.gates):
         print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
+    if done.cut_off:
+        return ending.status
     return 0 if done.valid else INVALID
+
+
+def _measured(load: "Load", api_key: str | None, progress: "Progress") -> "Run":
+    """The run, or what there is of it when it is interrupted."""
+    from twofour.bench.run import CutOff, measure
+
+    try:
+        return measure(load, api_key, progress)
+    except CutOff as interrupt:
+        return interrupt.run
 
 
 def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
@@ -85,6 +112,8 @@ def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
         output_tokens=lengths(args.output_tokens),
         seed=args.seed,
         timeout_s=args.timeout,
+        plain=args.plain,
+        nonce=args.nonce,
     )
 
 

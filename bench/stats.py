@@ -20,14 +20,16 @@ FEWEST = {50: 6, 90: 29, 95: 59, 99: 299}
 
 @dataclass(frozen=True)
 class Distribution:
-    """One quantity over requests, gaps or tokens. None: nothing was measured, or `n` is too small to say.
+    """One quantity over requests, gaps or tokens. None: nothing was measured, or too few to say.
 
-    Percentiles interpolate linearly (type 7). `adjusted_*` count a failed request as infinitely slow and
+    `independent`: how many independent values the `n` amount to; gaps of one request are alike. Percentiles interpolate
+    linearly (type 7). `adjusted_*` count a failed request as infinitely slow and
     take the nearest rank; infinity means that too many failed.
     """
 
     n: int
     failed: int = 0
+    independent: int = 0
     mean: float | None = None
     sd: float | None = None
     p50: float | None = None
@@ -50,22 +52,63 @@ class Ratio:
     n: int
 
 
-def distribution(values: Sequence[float], failed: int = 0) -> Distribution:
+def distribution(values: Sequence[float], failed: int = 0, independent: int | None = None) -> Distribution:
+    """independent: None, all of them."""
     if not values:
         return Distribution(0, failed)
+    independent = len(values) if independent is None else independent
     cuts = np.percentile(values, list(FEWEST))
     plain = {
-        f"p{p}": float(cut) if len(values) >= fewest else None
+        f"p{p}": float(cut) if independent >= fewest else None
         for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
     }
     ranked = sorted(values) + [math.inf] * failed
-    adjusted = {f"adjusted_p{p}": nearest_rank(ranked, p) if len(ranked) >= FEWEST[p] else None for p in FEWEST}
-    return Distribution(len(values), failed, float(np.mean(values)), float(np.std(values)), **plain, **adjusted)
+    adjusted = {
+        f"adjusted_p{p}": nearest_rank(ranked, p) if independent + failed >= fewest else None
+        for p, fewest in FEWEST.items()
+    }
+    mean, sd = float(np.mean(values)), float(np.std(values))
+    return Distribution(len(values), failed, independent, mean, sd, **plain, **adjusted)
+
+
+def independent(groups: Sequence[Sequence[float]]) -> int:
+    """How many independent values so many groups amount to, within which they are alike: Kish's effective size.
+
+    From one for each group, where a group's values are the same, to all of them, where groups do not differ. How alike
+    they are is estimated by an analysis of variance; of fewer groups than a median needs it cannot be.
+    """
+    filled = [np.asarray(group) for group in groups if len(group)]
+    sizes = np.array([len(group) for group in filled])
+    k, n = len(filled), int(sizes.sum())
+    if k < FEWEST[50] or n == k:
+        return k
+    means, whole = np.array([group.mean() for group in filled]), float(np.concatenate(filled).mean())
+    between = float(sizes @ (means - whole) ** 2) / (k - 1)
+    within = sum(float(((group - group.mean()) ** 2).sum()) for group in filled) / (n - k)
+    typical, weighted = (n - float(sizes @ sizes) / n) / (k - 1), float(sizes @ sizes) / n
+    total = between + (typical - 1) * within
+    alike = min(max((between - within) / total, 0.0), 1.0) if total else 0.0
+    return max(k, int(n / (1 + (weighted - 1) * alike)))
 
 
 def nearest_rank(ranked: Sequence[float], percent: int) -> float:
     """The percentile of ascending values that is one of them."""
     return ranked[-(-percent * len(ranked) // 100) - 1]
+
+
+def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """How values change with `at`, in ascending order, and the standard error of that; by least squares.
+
+    What follows from the columns of `others` is left out. Neighbours may be alike (autoregressive errors).
+    """
+    centred = [np.asarray(column) - np.mean(column) for column in (at, *others)]
+    design = np.column_stack([np.ones(len(at)), *centred])
+    inverse = np.linalg.pinv(design)
+    left = values - design @ (inverse @ values)
+    square, freedom = float(left @ left), len(at) - int(np.linalg.matrix_rank(design))
+    alike = min(max(float(left[1:] @ left[:-1]) / square, 0.0), _MOST_ALIKE) if square else 0.0
+    variance = square / freedom * float(inverse[1] @ inverse[1]) * (1 + alike) / (1 - alike)
+    return float(inverse[1] @ values), math.sqrt(variance)
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
@@ -86,6 +129,7 @@ _T975 = (
     *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
 )
 _RESAMPLES = 4000
+_MOST_ALIKE = 0.95
 
 
 def _student(logs: Sequence[float]) -> tuple[float, float]:

@@ -1,29 +1,36 @@
 """A run in the flat JSON of `vllm bench serve`, which other tools read.
 
 The names and the definitions are vLLM's: every request counts, ramp and drain too; `tpot` is over N - 1
-tokens, `itl` is pooled over chunks and not over tokens. Percentiles of too few values are null.
+tokens, `itl` is pooled over chunks and not over tokens. Percentiles are given of however few values there are, as what
+reads this expects numbers; `too_few_values_for` names those that say nothing. It, `valid` and `failed_gates` are ours.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from twofour.bench import metrics
+import numpy as np
+
+from twofour.bench import gates, metrics
 from twofour.bench.metrics import Summary
 from twofour.bench.records import Record
-from twofour.bench.run import Run
-from twofour.bench.stats import Distribution
+from twofour.bench.run import SCHEMA_VERSION, Run
+
+_PERCENTILES = (50, 95, 99)
 
 
 def flat(run: Run, with_records: bool) -> dict[str, Any]:
     window = metrics.whole_window(run.records)
     summary = metrics.summarise(run.records, run.started_at, window)
-    result = _totals(run, summary)
-    for name, distribution in (
-        ("ttft", summary.ttft),
-        ("tpot", summary.tpot_vllm),
-        ("itl", summary.itl_gap),
-        ("e2el", summary.e2e),
+    good = [record for record in run.records if record.error is None]
+    result = _totals(run, summary) | {"too_few_values_for": []}
+    for name, values, enough in (
+        ("ttft", [metrics.first_token(record) - metrics.sent(record) for record in good], summary.ttft),
+        ("tpot", [tpot for tpot in map(metrics.tpot_vllm, good) if tpot is not None], summary.tpot_vllm),
+        ("itl", [gap for record in good for gap, _ in metrics.gaps(record)], summary.itl_gap),
+        ("e2el", [metrics.last_token(record) - metrics.sent(record) for record in good], summary.e2e),
     ):
-        result |= _milliseconds(name, distribution)
+        result |= _milliseconds(name, values)
+        result["too_few_values_for"] += [f"p{p}_{name}_ms" for p in _PERCENTILES if getattr(enough, f"p{p}") is None]
     return result | _lists(run) if with_records else result
 
 
@@ -45,19 +52,21 @@ def _totals(run: Run, summary: Summary) -> dict[str, Any]:
         "request_goodput": None,
         "output_throughput": summary.output_tokens_per_s,
         "total_token_throughput": summary.total_tokens_per_s,
+        "schema_version": SCHEMA_VERSION,
+        "valid": run.valid,
+        "cut_off": run.cut_off,
+        "failed_gates": [gate.name for gate in gates.failed(run.gates)],
     }
 
 
-def _milliseconds(name: str, values: Distribution) -> dict[str, float | None]:
-    seconds = {
-        "mean": values.mean,
-        "median": values.p50,
-        "std": values.sd,
-        "p50": values.p50,
-        "p95": values.p95,
-        "p99": values.p99,
-    }
-    return {f"{key}_{name}_ms": None if value is None else value * 1000 for key, value in seconds.items()}
+def _milliseconds(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    """Null where nothing was measured."""
+    figures = (
+        [np.mean(values), np.median(values), np.std(values), *np.percentile(values, _PERCENTILES)] if values else []
+    )
+    keys = ("mean", "median", "std", *(f"p{p}" for p in _PERCENTILES))
+    known = {key: float(figure) * 1000 for key, figure in zip(keys, figures, strict=False)}
+    return {f"{key}_{name}_ms": known.get(key) for key in keys}
 
 
 def _lists(run: Run) -> dict[str, Any]:

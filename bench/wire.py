@@ -13,6 +13,7 @@ from twofour.prune.errors import InputError
 from twofour.serve.key_file import fits_header
 
 _LONGEST_HEAD = 65536
+_WITHOUT_BODY = (204, 304)  # whatever the headers say
 
 
 class WireError(Exception):
@@ -96,20 +97,20 @@ class Response:
 
     def __init__(self) -> None:
         self.status: int | None = None
+        self.headers: dict[str, str] = {}  # by names in lower case
+        self.started = False
         self.done = False
         self.keep_alive = True
         self._buffer = b""
         self._chunked = False
         self._left: int | None = None  # bytes of the body still to come; None: until the connection ends
 
-    @property
-    def started(self) -> bool:
-        return self.status is not None or bool(self._buffer)
-
     def feed(self, data: bytes) -> bytes:
+        self.started = True
         self._buffer += data
-        if self.status is None and not self._head():
-            return b""
+        while self.status is None:
+            if not self._head():
+                return b""
         return self._chunks() if self._chunked else self._plain()
 
     def end(self) -> bool:
@@ -119,6 +120,7 @@ class Response:
         return self.done
 
     def _head(self) -> bool:
+        """Take the next head; False where it is not complete. One that only announces the answer leaves no trace."""
         head, mark, rest = self._buffer.partition(b"\r\n\r\n")
         if not mark:
             if len(head) > _LONGEST_HEAD:
@@ -126,12 +128,15 @@ class Response:
             return False
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.strip().lower(): value.strip() for name, _, value in (ln.partition(":") for ln in lines)}
-        self.status = _status(first)
-        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        self._left = _length(headers.get("content-length"))
+        self._buffer = rest
+        status = _status(first)
+        if 100 <= status < 200:
+            return True
+        self.status, self.headers = status, headers
+        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked" and status not in _WITHOUT_BODY
+        self._left = 0 if status in _WITHOUT_BODY else _length(headers.get("content-length"))
         closes = headers.get("connection", "").lower() == "close" or first.startswith("HTTP/1.0")
         self.keep_alive = not closes and (self._chunked or self._left is not None)
-        self._buffer = rest
         return True
 
     def _plain(self) -> bytes:
@@ -160,6 +165,8 @@ def _status(line: str) -> int:
     version, _, rest = line.partition(" ")
     if not version.startswith("HTTP/1.") or not rest[:3].isdecimal():
         raise WireError(f"{line[:40]!r} is not the first line of an HTTP/1.1 response")
+    if rest.startswith("101"):
+        raise WireError("the server switches to another protocol, which nobody asked for")
     return int(rest[:3])
 
 

@@ -20,8 +20,9 @@ QUALITY_HEAD = (
 NOT_MEASURED = "Not measured yet. `twofour eval {name} --baseline DENSE --label` measures it and writes it here."
 NO_LICENCE = "The folder of the base model names no licence: ask who made it before this model is passed on."
 QUALITY_NOTE = (
-    "Each text is cut into windows, and the first token of a window is not scored. KL is KL(dense || pruned); top-1 "
-    "agreement is the share of tokens where both find the same next token likeliest; ± is one standard error."
+    "Each text is cut into windows, and the first token of a window, BOS where that is said, is not scored. KL is "
+    "KL(dense || pruned); top-1 agreement is the share of tokens where both find the same next token likeliest; ± is "
+    "one standard error."
 )
 GAP_NOTE = (
     "Gap closed is (ppl of A - ppl) / (ppl of A - ppl of dense), A being what `--against` named: the same model pruned "
@@ -105,8 +106,9 @@ def quality_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
 def _quality_row(text: str, figures: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> list[str]:
     dense, sparse = figures["baseline_perplexity"], figures["perplexity"]
     gap, log_gap = figures.get("gap_closed"), figures.get("nll_gap_closed")
+    begun = _begun(None if figures["sampled"] else figures.get("begins_with"))
     return [
-        f"{text} ({figures['windows']} x {figures['window_tokens']} tokens)",
+        f"{text} ({figures['windows']} x {figures['window_tokens']} tokens{begun})",
         likeness(text, figures["sampled"], calibration),
         f"{dense:.2f}",
         with_error(sparse, figures["perplexity_error"], ".2f"),
@@ -166,8 +168,16 @@ def _calibration(calibration: Mapping[str, Any] | None) -> str:
     if calibration is None:
         return "none"
     length = calibration["length"]
-    parts = [f"{_source(each)}, {each['samples']} x {length} tokens" for each in calibration["sources"]]
+    parts = [
+        f"{_source(each)}, {each['samples']} x {length} tokens{_begun(each.get('begins_with'))}"
+        for each in calibration["sources"]
+    ]
     return f"{'; '.join(parts)}; seed {calibration['seed']}"
+
+
+def _begun(token: str | None) -> str:
+    """Say that windows of a text begin with a token which the text has not, as texts of the model's training did."""
+    return "" if token is None else ", each after BOS"
 
 
 def _source(source: Mapping[str, Any]) -> str:

@@ -1,19 +1,18 @@
 """What a run takes of memory and disk, estimated from above by the sizes of what it holds at a time.
 
 The model is in memory all the time; blocks are worked on one after the other. Beside them are the hidden states of the
-whole text (with what the dense model has in the same place, where blocks are trained) and whatever is largest of: the
+whole text (with what the dense model has in the same place, where blocks are trained), the masks of its batches, which
+plain attention needs none of, and whatever is largest of: the
 keys and values of the samples that are being written; the Hessians of a block, of every expert too, with the
 activations of one batch and the factor of the widest, for the allocator does not give all of the one's memory to the
 other; the masters and moments of one block in training, or of all, with what one step keeps for its way back. Hidden
 states go to disk where that keeps a limit.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import nn
 
 from twofour.prune import attention, sources, text
 from twofour.prune.anatomy import Anatomy, Block
+from twofour.prune.available import device_bytes, host_bytes
 from twofour.prune.batches import BATCH_TOKENS
 from twofour.prune.errors import InputError
 from twofour.prune.recipe import Format, PruneConfig
@@ -39,14 +39,15 @@ def memory_bytes(parts: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     """Estimate the most memory that a run needs. `on_disk`: the hidden states are."""
     if config.stages.solver == "magnitude":
         return PROCESS_BYTES + model_bytes(parts) + WEIGHTS * 4 * _largest(parts)
-    states = 0 if on_disk else states_bytes(parts, config)
-    if config.device != "cpu":  # which does the rest; a save of the training passes through here
+    states = _masks(parts, config) + (0 if on_disk else states_bytes(parts, config))
+    sampling = _sampling(parts, config)
+    if config.device != "cpu":  # which does the rest, but for text where it has no room, and saves of the training
         saved = round(numbers(parts.linears.values()) * SAVED_BYTES) if config.stages.model_passes else 0
-        return PROCESS_BYTES + model_bytes(parts) + states + saved
+        return PROCESS_BYTES + model_bytes(parts) + max(sampling, states + saved)
     pruning = max(map(_hessians, parts.blocks)) + _batch(parts, config) + _solving(parts)
     walking = states + max(pruning, _training(parts, config) if config.stages.block_passes else 0)
     whole = states + _distilling(parts, config) if config.stages.model_passes else 0
-    return PROCESS_BYTES + model_bytes(parts) + max(_sampling(parts, config), walking, whole)
+    return PROCESS_BYTES + model_bytes(parts) + max(sampling, walking, whole)
 
 
 def affordable(parts: Anatomy, config: PruneConfig) -> tuple[PruneConfig, list[str]]:
@@ -60,7 +61,7 @@ def affordable(parts: Anatomy, config: PruneConfig) -> tuple[PruneConfig, list[s
         if needed > limit:
             fallback = (
                 f"kept weights trained block by block: all at once would have needed {_gib(needed)} of {place}, and "
-                f"{_gib(limit)} were allowed"
+                f"{_gib(limit)} could be had"
             )
             return replace(config, train="blocks"), [fallback]
     return config, []
@@ -70,29 +71,12 @@ def _limit_bytes(config: PruneConfig) -> int:
     return config.memory_limit_bytes or host_bytes()
 
 
-def host_bytes() -> int:
-    """The memory that there is, in this control group."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *_group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
-
-
-def _group_limits(own: Path, groups: Path) -> Iterator[int]:
-    """The limits of the control groups of this process, of version 2 or 1; a container sees its own as the root."""
-    with suppress(OSError):
-        for line in own.read_text().splitlines():
-            number, kinds, path = line.split(":", 2)
-            file = "memory.max" if number == "0" else "memory.limit_in_bytes"
-            root = groups if number == "0" else groups / "memory"
-            if number == "0" or "memory" in kinds.split(","):
-                for place in {root / path.lstrip("/"), root}:
-                    with suppress(OSError, ValueError):  # no such file, or "max"
-                        yield int((place / file).read_text())
-
-
-def device_bytes(device: str) -> int:
-    """The memory of a GPU."""
-    total: int = torch.cuda.mem_get_info(device)[1]
-    return total
+def writer(parts: Anatomy, config: PruneConfig) -> str:
+    """Decide where the model writes its text: on the device, unless the whole model has no room there."""
+    if config.device == "cpu" or not sources.written(config):
+        return config.device
+    needed = model_bytes(parts) + _sampling(parts, config)
+    return config.device if needed <= device_bytes(config.device) else "cpu"
 
 
 def states_on_disk(parts: Anatomy, config: PruneConfig) -> bool:
@@ -174,7 +158,8 @@ def _batch(parts: Anatomy, config: PruneConfig) -> int:
     """The inputs of all linears of a block for one batch, one of them in float32."""
     tokens = min(config.text_tokens, max(config.length, BATCH_TOKENS))
     passed = [[linear.in_features for linear in _passed(block, parts)] for block in parts.blocks]
-    return max(tokens * (sum(widths) * _element(parts) + 4 * max(widths)) for widths in passed)
+    inputs = max(tokens * (sum(widths) * _element(parts) + 4 * max(widths)) for widths in passed)
+    return inputs + _eager_weights(parts, config, tokens)
 
 
 def _passed(block: Block, parts: Anatomy) -> list[nn.Linear]:
@@ -203,7 +188,8 @@ def _training(parts: Anatomy, config: PruneConfig) -> int:
 def _distilling(parts: Anatomy, config: PruneConfig) -> int:
     """Kept weights in training, and the logits of both models with their slope and one in between."""
     trained = round(_kept(parts.linears.values(), parts))
-    logits = 4 * _step_tokens(config) * _vocabulary(parts) * _element(parts)
+    slope = 4 if _dtype(parts) == torch.float16 else _element(parts)  # see `divergence`
+    logits = _step_tokens(config) * _vocabulary(parts) * (3 * _element(parts) + slope)
     return trained + logits + sum(_way_back(block, parts, config) for block in parts.blocks)
 
 
@@ -217,8 +203,40 @@ def _way_back(block: Block, parts: Anatomy, config: PruneConfig) -> int:
     sizes: Any = parts.model.config
     kept = sum(linear.in_features + linear.out_features for linear in _passed(block, parts))
     tokens = _step_tokens(config)
-    weights = min(attention.SAVED_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
-    return tokens * (kept * _element(parts) + NORMS * sizes.hidden_size) + int(weights)
+    few = min(attention.SAVED_BYTES, sizes.num_attention_heads * tokens * config.length * _element(parts))
+    weights = _eager_weights(parts, config, tokens) or int(few)
+    return tokens * (kept * _element(parts) + NORMS * sizes.hidden_size) + weights
+
+
+def _eager_weights(parts: Anatomy, config: PruneConfig, tokens: int) -> int:
+    """Of the attention of one block, where it is `eager`: in float32, and in the model's dtype before and after."""
+    if not _eager(parts):
+        return 0
+    heads: int = parts.model.config.num_attention_heads  # type: ignore[union-attr, assignment]
+    return heads * tokens * config.length * (4 + 2 * _element(parts))
+
+
+def _masks(parts: Anatomy, config: PruneConfig) -> int:
+    """What all batches hold of masks, one for each kind of attention.
+
+    For `eager` a number for each pair of tokens of a sample; else only for texts that are longer than a sliding window,
+    a bool for each pair of places.
+    """
+    sizes: Any = parts.model.config
+    window = getattr(sizes, "sliding_window", None)
+    kinds = set(getattr(sizes, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+    if _eager(parts):
+        return len(kinds) * config.text_tokens * config.length * _element(parts)
+    if "sliding_attention" not in kinds or window is None or config.length <= window:
+        return 0
+    size = step_tokens(config.text_tokens) if config.stages.trains else BATCH_TOKENS
+    batches = -(-config.text_samples // max(1, size // config.length))
+    return batches * config.length**2
+
+
+def _eager(parts: Anatomy) -> bool:
+    implementation: str = parts.model.config._attn_implementation  # type: ignore[union-attr, assignment]
+    return implementation == "eager"
 
 
 def _step_tokens(config: PruneConfig) -> int:
@@ -244,7 +262,11 @@ def _largest_together(parts: Anatomy) -> int:
 
 def _element(parts: Anatomy) -> int:
     """The bytes of a number in what forwards run in."""
-    return next(iter(parts.linears.values())).weight.element_size()
+    return _dtype(parts).itemsize
+
+
+def _dtype(parts: Anatomy) -> torch.dtype:
+    return next(iter(parts.linears.values())).weight.dtype
 
 
 def _vocabulary(parts: Anatomy) -> int:

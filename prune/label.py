@@ -46,6 +46,8 @@ def _write_readable(folder: Path, manifest: Mapping[str, Any], name: str) -> Non
     form = checkpoint.form_of(folder)
     try:
         readable = {README: card(manifest, name, form), REPORT: page(manifest, name)}
+        for text in readable.values():
+            text.encode()  # JSON can hold half a character
     except Exception as error:  # there is no end to what a label from elsewhere can hold
         raise CheckpointError(
             f"{MANIFEST} is no label as twofour prune writes it ({type(error).__name__}: {error}); take an intact copy"

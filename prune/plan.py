@@ -72,7 +72,7 @@ def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
     config = config or PruneConfig()
     ready = prepare(folder.resolve(str(model), config.revision), config)
     with heap.reused(), quick_attention(ready.parts.model), run.full_precision():
-        paces = measure(ready.parts, ready.source, ready.config)
+        paces = measure(ready.parts, ready.source, ready.config, ready.decided.writer)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.parts.blocks), ready.config)
     return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
 
@@ -87,7 +87,7 @@ def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, flo
     return paces.write, blocks * block_s, tokens * (passes_s + stages.model_passes * paces.distil)
 
 
-def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
+def measure(parts: Anatomy, source: Path, config: PruneConfig, writer: str = "cpu") -> Paces:
     """Time the parts of a run that the config asks for, in the model given, whose largest block is pruned by it."""
     index, block = max(enumerate(parts.blocks), key=lambda each: numbers(each[1].linears.values()))
     rounded = run.store(parts, config)
@@ -96,7 +96,7 @@ def measure(parts: Anatomy, source: Path, config: PruneConfig) -> Paces:
         return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(only, magnitude, store=rounded))))
     ids = _trial_text(parts, config)
     tokens = ids.numel()
-    write_s = _write_s(parts, source, config)
+    write_s = _write_s(parts, source, config, writer)
     with torch.no_grad():
         some = batches.record(parts, ids, None, step_tokens(tokens))  # with the whole model in one place
         block.module.to(config.device)
@@ -130,15 +130,13 @@ def _trial_text(parts: Anatomy, config: PruneConfig) -> Tensor:  # int64 [sample
     return (torch.arange(TRIAL_TOKENS // length * length) % vocabulary).view(-1, length)
 
 
-def _write_s(parts: Anatomy, source: Path, config: PruneConfig) -> float:
+def _write_s(parts: Anatomy, source: Path, config: PruneConfig, writer: str) -> float:
     """Time a few tokens of a whole batch of each source that the model writes."""
     written = sources.written(config)
     if not written:
         return 0.0
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    model, write_s = parts.model.to(config.device), 0.0
+    tokenizer = text.load_tokenizer(source)
+    model, write_s = parts.model.to(writer), 0.0
     for texts, tokens in written:
         size, few = text.batch_samples(model, tokens), min(tokens, DECODED)
         trial = partial(text.self_sampled, model, tokenizer, min(texts, size), few, config.seed)

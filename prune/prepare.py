@@ -30,7 +30,8 @@ class Prepared:
     @property
     def fallbacks(self) -> list[str]:
         """What is done otherwise than was asked, or than the model says, and why."""
-        return dtype_notes(folder.read_config(self.source), self.parts.stored) + self.decided.fallbacks
+        notes = dtype_notes(folder.read_config(self.source), self.parts.stored)
+        return notes + writer_notes(self.config, self.decided.writer) + self.decided.fallbacks
 
     @property
     def disk_bytes(self) -> int:
@@ -66,7 +67,14 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Pr
 def decide(parts: Anatomy, config: PruneConfig) -> Decided:
     """Decide what the memory that is free now allows."""
     affordable, fallbacks = footprint.affordable(parts, config)
-    return Decided(affordable.train, config.device, fallbacks)
+    return Decided(affordable.train, footprint.writer(parts, config), fallbacks)
+
+
+def writer_notes(config: PruneConfig, writer: str) -> list[str]:
+    """Say so where the text is not written on the device that was asked for."""
+    if writer == config.device or not sources.written(config):
+        return []
+    return [f"text sampled on the {writer.upper()}: the whole model, which writes it, had no room on {config.device}"]
 
 
 def dtype_notes(config: Mapping[str, Any], stored: torch.dtype) -> list[str]:

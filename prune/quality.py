@@ -1,10 +1,10 @@
 """How well a model predicts text, and how far it is from a baseline.
 
-The text is cut into windows of N tokens that do not overlap, the tail that fills none is dropped, no BOS is added, and
-the first token of a window is not scored: a window gives N - 1 predictions. Perplexity is exp of the mean negative log
-likelihood over all predictions; its standard error comes from the spread between windows. KL(baseline || model) is the
-mean over predictions in nats, agreement the share of predictions where both rank the same token first. Log
-probabilities are float32, sums float64.
+The text is cut into windows that do not overlap, and the tail that fills none is dropped. A window has N tokens, the
+first of which is BOS where the model is used to it (see `windows`); the first is not scored: a window gives N - 1
+predictions. Perplexity is exp of the mean negative log likelihood over all predictions; its standard error comes from
+the spread between windows. KL(baseline || model) is the mean over predictions in nats, agreement the share of
+predictions where both rank the same token first. Log probabilities are float32, sums float64.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from twofour.prune.errors import InputError, NonFiniteError, TextError
 from twofour.prune.progress import Progress, silent, track
+from twofour.prune.windows import begun, text_tokens
 
 CHUNK_BYTES = 64 << 20  # float32 [tokens, vocabulary] at a time; the models see one window at a time
 
@@ -52,14 +53,17 @@ class Scores:
     agreement: float = 0.0
 
 
-def windows(ids: Tensor, tokens: int, limit: int | None = None) -> Tensor:  # int64 [n] -> [windows, tokens]
-    """Cut a text into windows. Raises TextError if it does not fill one."""
-    if tokens < 2 or len(ids) < tokens:
+def windows(
+    ids: Tensor, tokens: int, limit: int | None = None, bos: int | None = None
+) -> Tensor:  # int64 [n] -> [windows, tokens]
+    """Cut a text into windows, each begun with BOS if there is one. Raises TextError if it does not fill one."""
+    own = text_tokens(tokens, bos)
+    if tokens < 2 or len(ids) < own:
         raise TextError(
-            f"the text holds {len(ids)} tokens, a window of {tokens} (at least 2) needs {tokens}; give more text"
+            f"the text holds {len(ids)} tokens, a window of {tokens} (at least 2) needs {own}; give more text"
         )
-    cut = ids[: len(ids) // tokens * tokens].view(-1, tokens)
-    return cut if limit is None else cut[:limit]
+    cut = ids[: len(ids) // own * own].view(-1, own)
+    return begun(cut if limit is None else cut[:limit], bos)
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ class PruneConfig:
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     device: where one block at a time is worked on, and the whole model where it is sampled from or distilled; else the
         model is in the memory of the host.
-    memory_limit_bytes: of the host; None is all that there is. What would exceed it: hidden states go to disk, which
+    memory_limit_bytes: of the host; None is all that is free. What would exceed it: hidden states go to disk, which
         changes nothing; then "auto" trains block by block; then the run is refused.
     """
 
@@ -204,6 +204,7 @@ def manifest(
     recovery: Mapping[str, Any] | None = None,
     fallbacks: Sequence[str] = (),
     digests: Mapping[str, str] | None = None,  # of the files among the sources, see `file_digests`
+    bos: str | None = None,  # which windows of files and data sets begin with, see `windows`
 ) -> dict[str, Any]:
     """Make the manifest of a run."""
     return {
@@ -214,7 +215,7 @@ def manifest(
         "preset": config.chosen,
         "method": config.stages.solver,
         "values": _values(config, stored_dtype),
-        "calibration": _calibration(config, digests),
+        "calibration": _calibration(config, digests or {}, bos),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in linears.items()},
@@ -262,13 +263,14 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
     return {**machine, "gpu": torch.cuda.get_device_name(device)}
 
 
-def _calibration(config: PruneConfig, digests: Mapping[str, str] | None) -> dict[str, Any] | None:
+def _calibration(config: PruneConfig, digests: Mapping[str, str], bos: str | None) -> dict[str, Any] | None:
     if config.stages.solver == "magnitude":
         return None
     return {
         "sources": [
             {"source": _named(source), "samples": samples}
-            | ({"sha256": digests[source]} if digests and source in digests else {})
+            | ({"sha256": digests[source]} if source in digests else {})
+            | ({"begins_with": bos} if bos and source not in (SELF, CHAT) else {})
             for source, samples in config.shares.items()
         ],
         "samples": config.text_samples,

@@ -130,7 +130,7 @@ class _Divergence(torch.autograd.Function):
         for part, some, goal in zip(slope.split(size), found.split(size), wanted.split(size), strict=True):
             log_q, log_p = some.float().log_softmax(-1), goal.float().log_softmax(-1)
             p = log_p.exp()
-            sums.append(torch.where(p > 0, p * (log_p - log_q), 0.0).sum())  # 0 log 0 is 0
+            sums.append(torch.where(p == 0, 0.0, p * (log_p - log_q)).sum())  # 0 log 0 is 0, and NaN is NaN
             part.copy_(log_q.exp_().sub_(p).div_(len(found)))
         ctx.save_for_backward(slope)
         ctx.dtype = found.dtype

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import calibrate, checkpoint, folder, footprint, heap, label, recipe, sources
+from twofour.prune import calibrate, checkpoint, folder, footprint, heap, label, recipe, sources, text, windows
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.attention import quick_attention
 from twofour.prune.batches import record
@@ -90,7 +90,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     base, before = origin(str(model), source), model_stamps(source)
     with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config, journal.begun)
-        config, digests = ready.config, recipe.file_digests(ready.config)
+        config, digests, bos = ready.config, recipe.file_digests(ready.config), window_bos(ready)
         journal.begin(request(config, ready.forward, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
@@ -111,6 +111,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
             recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
             fallbacks=pruned.fallbacks + threads_note(journal.threads),
             digests=digests,
+            bos=bos,
         )
         label.write(part, manifest, Path(out).name)
     return Report(Path(out), manifest)
@@ -206,10 +207,17 @@ def store(parts: Anatomy, config: PruneConfig) -> Store:
 
 def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
     """Get the tokens to calibrate on, int64 [samples, length]."""
-    from transformers import AutoTokenizer
+    tokenizer = text.load_tokenizer(ready.source)
+    return sources.tokens(ready.parts.model, tokenizer, ready.config, progress, ready.decided.writer)
 
-    tokenizer = AutoTokenizer.from_pretrained(ready.source, trust_remote_code=False)
-    return sources.tokens(ready.parts.model, tokenizer, ready.config, progress)
+
+def window_bos(ready: Prepared) -> str | None:
+    """Return the token that windows of files and data sets begin with, None where they begin with their text."""
+    if ready.config.stages.solver == "magnitude":  # which needs no tokenizer
+        return None
+    tokenizer = text.load_tokenizer(ready.source)
+    bos = windows.bos(tokenizer)
+    return None if bos is None else str(tokenizer.convert_ids_to_tokens(bos))
 
 
 def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:

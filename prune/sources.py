@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import text
+from twofour.prune import text, windows
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recipe import CHAT, HUB, SELF, PruneConfig
@@ -30,16 +30,19 @@ class DataSet(NamedTuple):
 
 
 def tokens(
-    model: nn.Module, tokenizer: Any, config: PruneConfig, progress: Progress = silent
+    model: nn.Module, tokenizer: Any, config: PruneConfig, progress: Progress = silent, writer: str = "cpu"
 ) -> Tensor:  # int64 [samples, length]
-    """Get the tokens to calibrate on. Raises TextError or InputError, naming the source; what is sampled comes last."""
+    """Get the tokens to calibrate on; what is sampled comes last. writer: the device on which it is.
+
+    Raises TextError or InputError, naming the source.
+    """
     shares = config.shares
     drawn: dict[str, Tensor] = {}
     for source in sorted(shares, key=lambda source: source in (SELF, CHAT)):
         wanted = (shares[source], config.length, config.seed)
         if source in (SELF, CHAT):
             write = text.documents_sampled if source == SELF else text.chat_sampled
-            drawn[source] = write(model.to(config.device), tokenizer, *wanted, progress)
+            drawn[source] = write(model.to(writer), tokenizer, *wanted, progress)
             model.cpu()
         elif source.startswith(HUB):
             drawn[source] = from_hub(tokenizer, source, *wanted)
@@ -81,7 +84,7 @@ def from_hub(tokenizer: Any, source: str, samples: int, length: int, seed: int) 
         ids += tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) >= (samples + 1) * length:  # room for a random offset
             break
-    return text.windows(torch.tensor(ids, dtype=torch.int64), samples, length, seed, source)
+    return text.drawn(torch.tensor(ids, dtype=torch.int64), samples, length, seed, source, windows.bos(tokenizer))
 
 
 def parse(source: str) -> DataSet:

@@ -2,12 +2,13 @@
 
 Self-sampled text needs no data set: at temperature 1.0 without truncation it is a sample of what the model believes
 language to be (colder text measured far worse). To calibrate on, a sample is several short documents, for much text of
-one start is worse than a little of many: it is about less, and drifts. Each starts from the token that stood between
-documents in pretraining: `<|endoftext|>` where the vocabulary has it, else BOS, else EOS. End tokens do not stop a
-document; the model goes on with another, as it did in pretraining. Every document holds its start token.
+one start is worse than a little of many: it is about less, and drifts. Each starts from the token that stood before
+documents in pretraining: BOS where the tokenizer adds it to a text, else `<|endoftext|>` where the vocabulary has it,
+else BOS, else EOS. End tokens do not stop a document; the model goes on with another, as it did in pretraining. Every
+document holds its start token.
 
-A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken. Documents
-of a JSONL file are set apart by an empty line.
+A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken; each
+begins with BOS where the model is used to it (see `windows`). Documents of a JSONL file are set apart by an empty line.
 """
 
 import json
@@ -18,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import chat
+from twofour.prune import chat, windows
 from twofour.prune.attention import quick_attention
 from twofour.prune.decoding import draw, roomy_cache
-from twofour.prune.errors import InputError, NonFiniteError, TextError
+from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError
 from twofour.prune.progress import Progress, silent, track
 
 SEPARATOR = "<|endoftext|>"
@@ -33,13 +34,37 @@ CACHE_BYTES = 1 << 30  # of keys and values at a time
 Take = Callable[[int], int]  # the token that the model has drawn -> the one that stands in the text
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a folder; no code of the folder runs. Raises ModelError where it has none that works."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer("x")
+    except Exception as error:  # there is no end to what its files can hold
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise ModelError(f"the tokenizer of {folder} cannot be loaded ({reason}); take an intact copy") from error
+    return tokenizer
+
+
 def from_file(tokenizer: Any, path: Path, samples: int, length: int, seed: int) -> Tensor:
     """Draw windows of a UTF-8 text file, int64 [samples, length]. Raises TextError if it is too short."""
-    return windows(tokens(tokenizer, path), samples, length, seed, str(path))
+    return drawn(tokens(tokenizer, path), samples, length, seed, str(path), windows.bos(tokenizer))
 
 
-def windows(ids: Tensor, samples: int, length: int, seed: int, name: str) -> Tensor:  # int64 [tokens]
+def drawn(
+    ids: Tensor,  # int64 [tokens]
+    samples: int,
+    length: int,
+    seed: int,
+    name: str,
+    bos: int | None,
+) -> Tensor:
     """Draw windows of a text that is called `name`, int64 [samples, length]. Raises TextError if it is too short."""
+    return windows.begun(_pieces(ids, samples, windows.text_tokens(length, bos), seed, name), bos)
+
+
+def _pieces(ids: Tensor, samples: int, length: int, seed: int, name: str) -> Tensor:  # int64 [samples, length]
     if len(ids) < samples * length:
         raise TextError(
             f"{name} holds {len(ids)} tokens, {samples} samples of {length} need {samples * length}; "
@@ -82,7 +107,12 @@ def _document(line: str, place: str) -> str:
 def start_token(tokenizer: Any) -> int:
     """Return the id that text sampled from nothing starts with."""
     vocabulary = tokenizer.get_vocab()
-    for candidate in (vocabulary.get(SEPARATOR), tokenizer.bos_token_id, tokenizer.eos_token_id):
+    for candidate in (
+        windows.bos(tokenizer),
+        vocabulary.get(SEPARATOR),
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    ):
         if candidate is not None:
             return int(candidate)
     raise TextError(f"the tokenizer has neither {SEPARATOR} nor BOS nor EOS to start from; calibrate on a file")

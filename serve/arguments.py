@@ -26,7 +26,10 @@ def add_access_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--protect-metrics", action="store_true", help="/metrics needs a key too")
     group.add_argument("--requests-per-minute", type=positive, metavar="N", help="of each key (default: no limit)")
     group.add_argument(
-        "--tokens-per-minute", type=positive, metavar="N", help="of each key, prompts and answers (default: no limit)"
+        "--tokens-per-minute",
+        type=positive,
+        metavar="N",
+        help="of each key, prompts and answers; max_tokens counts until an answer ends (default: no limit)",
     )
     group.add_argument(
         "--cors-origin",

@@ -80,8 +80,8 @@ def load_tokenizer(model: str, revision: str | None) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # there is no end to what its files can hold
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise ModelError(f"cannot load the tokenizer of {model}: {reason}; check the name") from error
 
 

@@ -11,6 +11,7 @@ large.
 """
 
 import asyncio
+import logging
 import socket
 import struct
 import sys
@@ -25,6 +26,9 @@ from uvicorn.server import ServerState
 
 from twofour.serve.crowd import Crowd
 from twofour.serve.edge.errors import RequestError
+from twofour.serve.edge.ids import choose_id, header
+
+log = logging.getLogger(__name__)
 
 
 class Phase(Enum):
@@ -160,10 +164,20 @@ class TimelyProtocol(H11Protocol):
         self.transport.close()
 
     def _refuse(self, status: int) -> None:
+        request_id = self._request_id()
+        log.warning("request %s of %s is refused with %d: it is no valid HTTP", request_id, self.client, status)
         body = RequestError(status, "this is no valid HTTP request; check its head and its framing").body()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        headers.append(("x-request-id", request_id))
         for event in (h11.Response(status_code=status, headers=headers), h11.Data(body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
+
+    def _request_id(self) -> str:
+        """A new one, or that of the request whose body has gone wrong, which the access log has or will have."""
+        if self.cycle is None or self.cycle.response_complete:
+            return choose_id(None)
+        scope: Any = self.cycle.scope
+        return str(scope["state"].setdefault("request_id", choose_id(header(scope, b"x-request-id"))))
 
     def _still_sending(self) -> bool:
         return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)

@@ -68,7 +68,8 @@ def table(document: dict[str, Any]) -> str:
     from twofour.prune.card import with_error
     from twofour.serve import harness
 
-    windows = f"{document['windows']} windows of {document['window_tokens']} tokens, the first of each not scored"
+    first = document["begins_with"] or "the first of each"
+    windows = f"{document['windows']} windows of {document['window_tokens']} tokens, {first} not scored"
     lines = [f"{document['model']} on {document['text']}", f"  {windows}"]
     lines.append(f"  perplexity       {with_error(document['perplexity'], document['perplexity_error'], '.3f')}")
     if document["baseline"] is not None:

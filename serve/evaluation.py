@@ -13,6 +13,7 @@ from twofour.prune.errors import InputError
 from twofour.prune.folder import read_json, resolve
 from twofour.prune.progress import Progress, silent
 from twofour.prune.quality import Quality, gaps_closed
+from twofour.prune.windows import bos
 from twofour.serve import harness
 from twofour.serve.loading import load_model
 
@@ -25,6 +26,7 @@ SEED_STEP = 1_000_003  # added to the seed of calibration: text that calibration
 class Evaluation:
     """The figures, and what they were measured on.
 
+    begins_with: the token before the text in every window, which is not scored; None where it is text alone.
     against_perplexity: of another pruned model, to compare with.
     lm_eval: the scores of both models by task and metric, as `harness.both` gives them.
     """
@@ -32,13 +34,14 @@ class Evaluation:
     quality: Quality
     text: str
     sampled: bool  # by the model, not from a file
+    begins_with: str | None
     against_perplexity: float | None = None
     lm_eval: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: what this text says."""
-        about = {"text": self.text, "sampled": self.sampled, "against_perplexity": self.against_perplexity}
-        return {**self.quality.as_dict(), **about, **self._gaps()}
+        about = {"text": self.text, "sampled": self.sampled, "begins_with": self.begins_with}
+        return {**self.quality.as_dict(), **about, "against_perplexity": self.against_perplexity, **self._gaps()}
 
     def _gaps(self) -> dict[str, float | None]:
         """What is made up of the way from the other pruned model to the dense one."""
@@ -75,11 +78,12 @@ def measure(
         harness.require(tasks)
     model = load_model(path, kernels=kernels)
     dense = None if baseline is None else load_model(baseline)
-    tokenizer = _tokenizer(baseline or path)
+    tokenizer = text.load_tokenizer(resolve(baseline or path))
     if file is not None:
-        windows, source = quality.windows(text.tokens(tokenizer, file), window, limit), file.name
+        start = bos(tokenizer)
+        windows, source = quality.windows(text.tokens(tokenizer, file), window, limit, start), file.name
     else:
-        seed = _fresh_seed(path)
+        seed, start = _fresh_seed(path), text.start_token(tokenizer)
         count = min(limit or SAMPLED_WINDOWS, SAMPLED_WINDOWS)
         windows = text.self_sampled(dense or model, tokenizer, count, window, seed, progress)
         source = f"{count} windows sampled from {'the baseline' if dense else 'the model'}, seed {seed}"
@@ -87,7 +91,8 @@ def measure(
     scores = harness.both(model, dense, tokenizer, tasks) if tasks else None
     del model, dense  # the third model may have their memory
     other = None if against is None else quality.evaluate(_logits(load_model(against)), windows, progress=progress)
-    return Evaluation(figures, source, file is None, other.perplexity if other else None, scores)
+    begins_with = None if start is None else tokenizer.convert_ids_to_tokens(start)
+    return Evaluation(figures, source, file is None, begins_with, other.perplexity if other else None, scores)
 
 
 def _fresh_seed(path: str) -> int:
@@ -95,12 +100,6 @@ def _fresh_seed(path: str) -> int:
     manifest = resolve(path) / MANIFEST
     calibration = read_json(manifest).get("calibration") if manifest.exists() else None
     return SEED_STEP + int((calibration or {}).get("seed", 0))
-
-
-def _tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(resolve(path), trust_remote_code=False)
 
 
 def _logits(model: nn.Module) -> quality.Logits:

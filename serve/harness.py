@@ -12,6 +12,7 @@ from torch import nn
 
 from twofour.prune.card import task_scores
 from twofour.prune.errors import InputError
+from twofour.prune.windows import bos
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def run(model: nn.Module, tokenizer: Any, tasks: Tasks) -> Scores:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    asked = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
+    # whether a text begins with BOS is the tokenizer's habit, as everywhere; lm-eval's own default has changed
+    asked = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=bos(tokenizer) is not None)
     try:
         found = simple_evaluate(model=asked, tasks=list(tasks.names), task_manager=_manager(tasks))
     except Exception as error:  # what data sets raise is without end: no network, no such split, a script refused

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from twofour.prune import checkpoint
 from twofour.prune.checkpoint import VARIANT
-from twofour.prune.errors import CheckpointError, InputError, ModelError
+from twofour.prune.errors import CheckpointError, InputError, ModelError, TwofourError
 from twofour.prune.folder import read_config, resolve
+from twofour.prune.recipe import Format
+from twofour.prune.skeleton import misfits, skeleton
+from twofour.prune.weights import Weights
 from twofour.serve.kernels import cusparselt, select
 from twofour.serve.kernels.dense import DenseLinear
 from twofour.serve.linear import SparseLinear
@@ -36,19 +40,13 @@ def load_model(
     select.require_name(kernels)
     folder = resolve(path_or_id, revision)
     form = checkpoint.form_of(folder)
-    _refuse_config(read_config(folder), form)
+    config = read_config(folder)
+    _refuse_config(config, form)
     to = _device(device)
-    with left_unprepared():
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            variant=VARIANT if form == "packed" else None,
-            dtype="auto" if dtype is None else _dtype(dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-        )
+    _require_fitting(folder, config, form)
+    model, report = _from_pretrained(folder, form, "auto" if dtype is None else _dtype(dtype))
     _require_complete(report, path_or_id)
+    _require_ends(model)
     loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
     _choose_kernels(loaded, kernels)
     return loaded
@@ -64,11 +62,41 @@ def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
                 model.set_submodule(name, DenseLinear(linear, crossover))
 
 
-def _refuse_config(config: dict[str, Any], form: str) -> None:
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if form == "packed" and method != VARIANT:
-        raise CheckpointError("config.json does not say that the weights are packed; take an intact copy")
-    if form == "dense" and method is not None:
+def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
+    """Let transformers load a folder. Raises CheckpointError where it cannot, naming why."""
+    try:
+        with left_unprepared():
+            loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+                folder,
+                variant=VARIANT if form == "packed" else None,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused later, by name
+            )
+    except TwofourError:
+        raise
+    except Exception as error:  # there is no end to what a folder can hold
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"transformers cannot load {folder} ({type(error).__name__}: {reason})") from error
+    return loaded
+
+
+def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None:
+    """Raise CheckpointError, before anything is made, where config.json and the tensors differ in shapes."""
+    with Weights(folder, form) as weights:
+        if faults := list(misfits(skeleton(config, weights), weights)):
+            raise CheckpointError(faults[0])
+
+
+def _refuse_config(config: dict[str, Any], form: Format) -> None:
+    quantization = config.get("quantization_config") or {}
+    if form == "packed":
+        checkpoint.require_known(quantization)
+        return
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else "an unknown method"
         raise ModelError(f"the model is quantised ({method}); give a dense model or one that twofour pruned")
 
 
@@ -76,6 +104,14 @@ def _require_complete(report: dict[str, Any], model: str) -> None:
     checkpoint.require_loaded(report, model)
     if strangers := sorted(report["unexpected_keys"]):
         raise CheckpointError(f"{model} holds {strangers[0]}, which its config.json has no place for")
+
+
+def _require_ends(model: PreTrainedModel) -> None:
+    """Raise CheckpointError where generation ends at what is no token: it would end at none."""
+    eos = model.generation_config.eos_token_id if model.generation_config else None
+    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if any(type(end) is not int for end in ends):
+        raise CheckpointError(f"generation_config.json has the eos_token_id {eos!r}; give a token's number, or a list")
 
 
 def _dtype(name: str) -> torch.dtype:

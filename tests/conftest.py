@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from twofour.prune import checkpoint
@@ -70,6 +70,17 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense model in bfloat16, its embeddings tied."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     return tiny_model(folder, torch.bfloat16, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_bos_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model whose tokenizer begins every text with BOS, 1, as that of a Gemma or Llama does."""
+    folder = tiny_model(tmp_path_factory.mktemp("models") / "bos", torch.bfloat16)
+    tokenizer = byte_tokenizer()
+    begin = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 An arm's figure is the geometric mean over the rounds of that figure of each run; so the ratio of two figures
 is the geometric mean of the paired ratios, and the interval belongs to exactly the ratio that one reads off.
+A percentile for which a round alone has too few requests is that of all rounds `pooled`, without an interval.
 Every ratio is 2:4 over dense: over the best dense where it is known, and under `to_torch_dense` over torch dense.
 An arm that did not run has null figures.
 """
@@ -14,8 +15,9 @@ from typing import Any
 
 from twofour.bench import run as single
 from twofour.bench.cost import Cost, Price, cost
+from twofour.bench.endpoint import prefix_hit_share
 from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Findings
-from twofour.bench.metrics import Summary
+from twofour.bench.metrics import in_window, latencies, steady_window, token_counts
 from twofour.bench.report.notes import notes
 from twofour.bench.stats import paired_ratio
 
@@ -25,22 +27,32 @@ SAME_WITHIN = 0.005  # for what has no interval because it does not vary
 
 @dataclass(frozen=True)
 class Metric:
-    of: Callable[[Summary], float | None]
+    quantity: str  # of a Summary
+    statistic: str | None  # of a Distribution; None: the quantity is a number
     unit: str
     better: str  # `lower` or `higher`
 
+    def of(self, quantities: Mapping[str, Any]) -> float | None:
+        found = quantities[self.quantity]
+        value: float | None = getattr(found, self.statistic) if self.statistic else found
+        return value
+
+    def measured(self, quantities: Mapping[str, Any]) -> bool:
+        """Whether there are values, be they too few."""
+        return self.statistic is not None and quantities[self.quantity].n > 0
+
 
 METRICS = {
-    "ttft_p50": Metric(lambda s: s.ttft.p50, "s", "lower"),
-    "ttft_p95": Metric(lambda s: s.ttft.p95, "s", "lower"),
-    "ttft_sched_p50": Metric(lambda s: s.ttft_sched.p50, "s", "lower"),
-    "tpot_mean": Metric(lambda s: s.tpot.mean, "s", "lower"),
-    "itl_gap_p50": Metric(lambda s: s.itl_gap.p50, "s", "lower"),
-    "itl_gap_p95": Metric(lambda s: s.itl_gap.p95, "s", "lower"),
-    "e2e_p50": Metric(lambda s: s.e2e.p50, "s", "lower"),
-    "output_tokens_per_s": Metric(lambda s: s.output_tokens_per_s, "tokens/s", "higher"),
-    "total_tokens_per_s": Metric(lambda s: s.total_tokens_per_s, "tokens/s", "higher"),
-    "requests_per_s": Metric(lambda s: s.requests_per_s, "requests/s", "higher"),
+    "ttft_p50": Metric("ttft", "p50", "s", "lower"),
+    "ttft_p95": Metric("ttft", "p95", "s", "lower"),
+    "ttft_sched_p50": Metric("ttft_sched", "p50", "s", "lower"),
+    "tpot_mean": Metric("tpot", "mean", "s", "lower"),
+    "itl_gap_p50": Metric("itl_gap", "p50", "s", "lower"),
+    "itl_gap_p95": Metric("itl_gap", "p95", "s", "lower"),
+    "e2e_p50": Metric("e2e", "p50", "s", "lower"),
+    "output_tokens_per_s": Metric("output_tokens_per_s", None, "tokens/s", "higher"),
+    "total_tokens_per_s": Metric("total_tokens_per_s", None, "tokens/s", "higher"),
+    "requests_per_s": Metric("requests_per_s", None, "requests/s", "higher"),
 }
 
 
@@ -57,7 +69,8 @@ def document(found: Findings) -> dict[str, Any]:
         "placement": asdict(found.placement) if found.placement else None,
         "random_weights": found.random_weights,
         "arms": {name: _arm(arm) for name, arm in found.arms.items()},
-        "valid": all(each.run.valid for each in found.runs),
+        "valid": not found.cut_off and all(each.run.valid for each in found.runs),
+        "cut_off": found.cut_off,
         "gates": _gates(found.runs),
         "primary": found.experiment.primary,
         "metrics": {name: _metric(found, metric) for name, metric in METRICS.items()},
@@ -98,19 +111,8 @@ def _arm(arm: ArmFacts) -> dict[str, Any]:
         "model": arm.model,
         "command": list(arm.command) if arm.command else None,
         "kernels": _kernels(arm),
-        "prefix_hit_share": _prefix_hits(arm),
+        "prefix_hit_share": prefix_hit_share(arm.before, arm.after),
     }
-
-
-def _prefix_hits(arm: ArmFacts) -> float | None:
-    """Share of the prompt tokens of this comparison that the server's counters found in its prefix cache."""
-    states = [arm.before, arm.after]
-    hits = [state.prefix_hit_tokens for state in states if state]
-    queried = [state.prefix_queried_tokens for state in states if state]
-    if len(hits) < 2 or None in hits or None in queried:
-        return None
-    asked = (queried[1] or 0) - (queried[0] or 0)
-    return ((hits[1] or 0) - (hits[0] or 0)) / asked if asked else None
 
 
 def _gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
@@ -121,15 +123,40 @@ def _gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
             by_name.setdefault(gate.name, []).append(gate)
     summed = []
     for gates in by_name.values():
-        worst = max(gates, key=lambda gate: -inf if gate.value is None else gate.value)
+        worst = max(gates, key=lambda gate: -inf if gate.value is None else gate.value / (gate.limit or 1.0))
         failed_runs = sum(gate.passed is False for gate in gates)
         summed.append(asdict(worst) | {"passed": worst.passed, "failed_runs": failed_runs, "runs": len(gates)})
     return summed
 
 
 def _metric(found: Findings, metric: Metric) -> dict[str, Any]:
-    compared = _compared(found, lambda run: metric.of(run.run.summary), metric.better)
-    return {"unit": metric.unit, "better": metric.better} | compared
+    summaries = [vars(each.run.summary) for each in found.runs]
+    pooled = None in map(metric.of, summaries) and all(map(metric.measured, summaries))
+    compared = (
+        _pooled(found, metric)
+        if pooled
+        else _compared(found, lambda each: metric.of(vars(each.run.summary)), metric.better)
+    )
+    return {"unit": metric.unit, "better": metric.better, "pooled": pooled} | compared
+
+
+def _pooled(found: Findings, metric: Metric) -> dict[str, Any]:
+    values = {arm: _known([metric.of(_together(_runs_of(found.runs, arm)))]) for arm in found.arms}
+    seed = found.experiment.seed
+    return {
+        **{arm: known[0] if (known := values.get(arm)) else None for arm in ARMS},
+        **_paired(values["dense"], values["sparse"], metric.better, seed),
+        "to_torch_dense": _paired(values["torch_dense"], values["sparse"], metric.better, seed)
+        if "torch_dense" in values
+        else None,
+    }
+
+
+def _together(runs: Sequence[ArmRun]) -> dict[str, Any]:
+    """The latencies of the requests within the windows of all these runs."""
+    records = [each.run.records for each in runs]
+    inside = [record for of_run in records for record in in_window(of_run, steady_window(of_run))]
+    return latencies(inside, token_counts([record for record in inside if record.error is None]))
 
 
 def _compared(found: Findings, of: Callable[[ArmRun], float | None], better: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def page(document: Document) -> str:
         {"quantity": quantity, "kernels": rows.kernels_text},
         document=document,
         headline=rows.headline(document),
+        price_dated=rows.dated(document) if (document["cost"] or {}).get("price") else "",
         arms={name: arm_label(name, document["arms"]) for name in document["arms"]},
         groups=_groups(document),
         cards=_cards(document),

@@ -8,6 +8,7 @@ from twofour.bench.experiment import Findings
 
 def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
     said = [
+        *_cut_off_notes(found),
         "Answers are forced to their planned length, so all arms do the same work; how long each would answer by "
         "itself, and so its cost per answer, is not measured here.",
         *_baseline_notes(baselines),
@@ -25,9 +26,19 @@ def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
     if found.experiment.rate:
         said.append("An open loop offers all the same rate; cost needs a closed loop (--concurrency).")
     elif found.price is None:
-        said.append("No price is known for this machine; give --price-per-hour. The cost ratio needs none.")
+        why = found.unpriced or "none is known for this machine"
+        said.append(f"No price: {why}; give --price-per-hour. The cost ratio needs none.")
     warning = found.price.warning(found.started.date()) if found.price else None
     return [*said, f"Attention: {warning}."] if warning else said
+
+
+def _cut_off_notes(found: Findings) -> Iterator[str]:
+    if found.cut_off:
+        rounds = len(found.runs) // len(found.arms)
+        yield (
+            f"Attention: interrupted after {rounds} of {found.experiment.rounds} rounds, which is all that is shown: "
+            "run it again."
+        )
 
 
 def _baseline_notes(baselines: Mapping[str, Any]) -> Iterator[str]:

@@ -23,6 +23,11 @@ class Report:
         """No run failed a gate."""
         return bool(self.document["valid"])
 
+    @property
+    def cut_off(self) -> bool:
+        """An interrupt ended it; the rounds until then are kept."""
+        return bool(self.document.get("cut_off"))
+
     def json(self) -> str:
         return json.dumps(self.document, allow_nan=False)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 from twofour.bench.experiment import ARMS, arm_label
@@ -52,6 +53,15 @@ class Row:
 
 def rows(document: Document) -> list[Row]:
     return [*_quality(document), *_speed(document), *_memory(document), *_cost(document)]
+
+
+def dated(document: Document) -> str:
+    """The day of the price, and how old it was at the run; nothing where it was given for the run."""
+    as_of = document["cost"]["price"]["as_of"]
+    if not as_of:
+        return ""
+    days = (datetime.fromisoformat(document["started"]).date() - date.fromisoformat(as_of)).days
+    return f", as of {as_of}, {days} days before the run"
 
 
 def headline(document: Document) -> str:

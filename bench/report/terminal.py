@@ -7,7 +7,7 @@ from typing import Any
 
 from twofour.bench.experiment import arm_label
 from twofour.bench.gates import quantity
-from twofour.bench.report.rows import Document, Ratio, headline, kernels_text, rows
+from twofour.bench.report.rows import Document, Ratio, dated, headline, kernels_text, rows
 
 _WIDTH = 104
 
@@ -26,7 +26,7 @@ def table(document: Document) -> str:
         *_against_torch_dense(document),
         *_answers(document["samples"]),
         *textwrap.wrap(headline(document), _WIDTH),
-        *_price(document["cost"]),
+        *_price(document),
         *_wrapped(document["notes"]),
         *_gates(document),
     ]
@@ -74,13 +74,12 @@ def _answers(samples: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _price(cost: Mapping[str, Any] | None) -> list[str]:
-    price = cost and cost["price"]
+def _price(document: Document) -> list[str]:
+    price = (document["cost"] or {}).get("price")
     if not price:
         return []
-    dated = f", as of {price['as_of']}" if price["as_of"] else ""
     hourly = f"${price['usd_per_hour']:g} per hour for {price['name']}"
-    return textwrap.wrap(f"Price: {hourly} ({price['source']}{dated}).", _WIDTH)
+    return textwrap.wrap(f"Price: {hourly} ({price['source']}{dated(document)}).", _WIDTH)
 
 
 def _wrapped(notes: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from twofour.serve.edge.cors import is_preflight
 from twofour.serve.edge.errors import CLOSE, RequestError, invalid, send_error
 from twofour.serve.edge.ids import header
 
@@ -24,7 +25,7 @@ def fault(scope: Scope) -> RequestError | None:
     """The first other thing wrong with a request's head, if any."""
     if len(scope["headers"]) > MAX_HEADERS:
         return RequestError(431, f"more than {MAX_HEADERS} headers; send fewer", headers=CLOSE)
-    if scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None:
+    if is_preflight(scope):
         return invalid("requests from other origins are not allowed; use a server-side client")
     if scope["method"] == "POST" and not is_json(header(scope, b"content-type")):
         return invalid('the body must be JSON; send the header "Content-Type: application/json"')

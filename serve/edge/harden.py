@@ -9,8 +9,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twofour.serve.edge.auth import Auth, Digests
 from twofour.serve.edge.bodies import BodyLimit
-from twofour.serve.edge.cors import Cors
+from twofour.serve.edge.cors import Cors, Preflight
 from twofour.serve.edge.framing import Refuse, ambiguous, fault
+from twofour.serve.edge.head import Head
 from twofour.serve.edge.lifecycle import PROBES, DrainGate, Lifecycle
 from twofour.serve.edge.limits import Limits, RateLimit
 from twofour.serve.edge.observe import Observe, Watcher
@@ -28,14 +29,15 @@ class EdgeConfig:
 
 def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, *watchers: Watcher) -> ASGIApp:
     """Wrap from the inside out: a request meets the last layer first."""
-    guarded: ASGIApp = BodyLimit(app, config.max_body_bytes, config.body_deadline_s)
+    guarded: ASGIApp = BodyLimit(Head(app), config.max_body_bytes, config.body_deadline_s)
     guarded = DrainGate(guarded, lifecycle)
     guarded = RateLimit(guarded, config.limits)
     guarded = Refuse(guarded, fault)
     guarded = Auth(guarded, config.api_keys, config.open_paths)
     guarded = Refuse(guarded, ambiguous)
-    guarded = Cors(guarded, config.cors_origins)
+    guarded = Preflight(guarded, config.cors_origins)
     guarded = Observe(guarded, watchers)
+    guarded = Cors(guarded, config.cors_origins)
     return http_only(guarded, app)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from time import monotonic
 
@@ -10,22 +11,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from twofour.serve.edge.errors import RequestError, send_error
 
 Clock = Callable[[], float]
+Settle = Callable[[int], None]  # told what was used
+Reserve = Callable[[int], Settle]  # told what may be used
 
 
 class Allowance:
-    """Fills steadily, up to a minute's worth. It may be overdrawn, since an answer's length is known at its end; then
-    it has to recover first."""
+    """Fills steadily, up to a minute's worth. What a request may use is taken before it runs, and what it did not use
+    comes back at its end: however many run at a time, they cannot use more. One that may use more than a minute's worth
+    needs all there can be, and overdraws; that has to recover first."""
 
     def __init__(self, per_minute: float, clock: Clock) -> None:
         self.per_minute = per_minute
         self._clock, self._level, self._at = clock, per_minute, clock()
 
-    def wait_s(self) -> float:
-        """Until one can be taken; 0: now."""
-        return max(0.0, 1 - self._now()) * 60 / self.per_minute
+    def wait_s(self, amount: float = 1) -> float:
+        """Until so much can be taken; 0: now."""
+        return max(0.0, min(amount, self.per_minute) - self._now()) * 60 / self.per_minute
 
     def take(self, amount: float) -> None:
         self._level = self._now() - amount
+
+    def give_back(self, amount: float) -> None:
+        self._level = min(self.per_minute, self._now() + amount)
 
     def _now(self) -> float:
         now = self._clock()
@@ -41,7 +48,7 @@ class Limits:
 
 
 class RateLimit:
-    """Counts requests itself; tokens are told by the application, through `scope["state"]["spend"]`."""
+    """Counts requests itself; tokens are told by the application, through `scope["state"]["reserve"]`."""
 
     def __init__(self, app: ASGIApp, limits: Limits, clock: Clock = monotonic) -> None:
         self._app, self._limits, self._clock = app, limits, clock
@@ -57,7 +64,7 @@ class RateLimit:
         if "requests" in allowances:
             allowances["requests"].take(1)
         if "tokens" in allowances:
-            scope["state"]["spend"] = allowances["tokens"].take
+            scope["state"]["reserve"] = partial(reserve, allowances["tokens"])
         await self._app(scope, receive, send)
 
     def _of(self, key: int | None) -> dict[str, Allowance]:
@@ -67,7 +74,15 @@ class RateLimit:
         return self._keys[key]
 
 
-def too_many(unit: str, per_minute: float, wait_s: float) -> RequestError:
-    message = f"more than {per_minute:g} {unit} in a minute with this key; try again in {ceil(wait_s)} s"
+def reserve(allowance: Allowance, most: int) -> Settle:
+    """Take the tokens that a request may use. Whoever calls must settle, with those that it did use."""
+    if wait_s := allowance.wait_s(most):
+        raise too_many("tokens", allowance.per_minute, wait_s, ", or ask for fewer (max_tokens)")
+    allowance.take(most)
+    return lambda used: allowance.give_back(most - used)
+
+
+def too_many(unit: str, per_minute: float, wait_s: float, remedy: str = "") -> RequestError:
+    message = f"more than {per_minute:g} {unit} in a minute with this key; try again in {ceil(wait_s)} s{remedy}"
     headers = {"Retry-After": str(ceil(wait_s))}
     return RequestError(429, message, type="rate_limit_error", code="rate_limit_exceeded", headers=headers)

@@ -1,5 +1,6 @@
 """The outermost layer: every request gets an id, a line in the log, a count, and an answer."""
 
+import asyncio
 import json
 import logging
 import time
@@ -7,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.serve.edge.errors import internal, send_error
+from twofour.serve.edge.errors import CLOSE, internal, not_ready, send_error
 from twofour.serve.edge.exchange import Exchange
 from twofour.serve.edge.ids import choose_id, header, request_id
+from twofour.serve.edge.lifecycle import PROBES
 from twofour.serve.edge.trace import trace_id, traceparent
 
 access_log = logging.getLogger("twofour.access")
@@ -25,11 +27,15 @@ class Observe:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, send)
-        scope.setdefault("state", {})["request_id"] = choose_id(header(scope, b"x-request-id"))
+        scope.setdefault("state", {}).setdefault("request_id", choose_id(header(scope, b"x-request-id")))
         scope["state"]["traceparent"] = traceparent(header(scope, b"traceparent"))
         scope["state"]["began_at"] = exchange.began_at
         try:
             await self._app(scope, receive, exchange.forward)
+        except asyncio.CancelledError:  # the server ends, and waits for this no longer
+            if not exchange.started:
+                await send_error(scope, exchange.forward, not_ready("the server is shutting down", CLOSE))
+            raise
         except Exception:
             log.exception("request %s failed", request_id(scope))
             if not exchange.started:
@@ -37,7 +43,13 @@ class Observe:
         finally:
             for watch in self._watchers:
                 watch(exchange)
-            access_log.info("%s", log_line(exchange))
+            if not is_routine(exchange):
+                access_log.info("%s", log_line(exchange))
+
+
+def is_routine(exchange: Exchange) -> bool:
+    """Probes and scrapes come every few seconds for ever; only their failures are news."""
+    return exchange.scope["path"] in PROBES and exchange.status < 400
 
 
 def log_line(exchange: Exchange) -> str:

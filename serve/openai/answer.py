@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from twofour.serve.edge.errors import RequestError, internal, not_ready, timed_out
+from twofour.serve.edge.limits import Reserve, Settle
 from twofour.serve.openai.choice import Choice, Delta
 from twofour.serve.openai.generation import Generation, Job
 from twofour.serve.openai.protocol import GenerationRequest, StreamOptions
@@ -88,23 +89,20 @@ class Answer(Response):
     async def _generation(self) -> AsyncIterator[Generation]:
         serving = self._serving
         with serving.admission.admitted(self._job.prompts):
+            settle = self._reserve()
             decode, spell = serving.vocabulary.decode, serving.vocabulary.spelling.said
             generation = Generation(self._job, serving.engine, serving.metrics, decode, spell)
-            async with generation:
-                self._spend(self._job.prompt_tokens)
-                try:
+            try:
+                async with generation:
                     yield generation
-                finally:
-                    self._note(generation)
+            finally:  # however it ended
+                settle(generation.used_tokens)
+                self._state["span"] = span_of(self._writer.kind, serving.config.served_model_name, generation)
 
-    def _note(self, generation: Generation) -> None:
-        """For the rate limit and the trace, however it ended."""
-        self._spend(sum(choice.generated_tokens for choice in generation.choices))
-        self._state["span"] = span_of(self._writer.kind, self._serving.config.served_model_name, generation)
-
-    def _spend(self, tokens: int) -> None:
-        if spend := self._state.get("spend"):
-            spend(tokens)
+    def _reserve(self) -> Settle:
+        """Of the key's tokens in a minute, all that this request may use, to be settled at its end."""
+        reserve: Reserve | None = self._state.get("reserve")
+        return reserve(self._job.most_tokens) if reserve else no_limit
 
     async def _write(self, send: Send, data: bytes) -> None:
         try:
@@ -140,6 +138,10 @@ class Answer(Response):
         model = self._serving.config.served_model_name
         name = f"{self._writer.id_prefix}-{self._job.request_id}"
         return {"id": name, "object": kind, "created": int(time.time()), "model": model}
+
+
+def no_limit(used: int) -> None:
+    pass
 
 
 async def client_left(receive: Receive) -> None:

@@ -34,6 +34,11 @@ class Job:
         """Of all prompts, each once, however many choices it has."""
         return sum(len(prompt.tokens) for prompt in self.prompts[:: self.n])
 
+    @property
+    def most_tokens(self) -> int:
+        """Of prompts and answers, as long as they may become."""
+        return self.prompt_tokens + sum(prompt.sampling.max_tokens for prompt in self.prompts)
+
 
 class Feed:
     """The pieces of several sequences, in the order they come. Leaving it cancels what still runs."""
@@ -42,6 +47,7 @@ class Feed:
         self._engine, self._prompts = engine, prompts
         self._arrivals: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+        self.tokens = 0  # that came, taken by next() or not
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._follow(index, prompt)) for index, prompt in enumerate(self._prompts)]
@@ -72,6 +78,7 @@ class Feed:
             async with aclosing(pieces):
                 async for piece in pieces:
                     finish = piece.finish
+                    self.tokens += len(piece.tokens)
                     self._arrivals.put_nowait((index, piece))
             if finish is None:
                 raise ServerError("the engine left a sequence without an end")
@@ -99,6 +106,11 @@ class Generation:
     @property
     def done(self) -> bool:
         return self._open == 0
+
+    @property
+    def used_tokens(self) -> int:
+        """Those too that were made for a client which took none of them."""
+        return self.job.prompt_tokens + self._feed.tokens
 
     async def __aenter__(self) -> Self:
         await self._feed.__aenter__()

@@ -16,6 +16,7 @@ import twofour.bench
 from twofour.bench import compare_command, comparison, random_model, servers
 from twofour.bench.comparison import compare
 from twofour.bench.experiment import Experiment
+from twofour.bench.run import CutOff
 from twofour.bench.run_command import INVALID
 from twofour.bench.servers import Options
 from twofour.bench.workload import Lengths
@@ -78,6 +79,8 @@ def test_two_folders(scripted: Path) -> None:
     ]
     asked = [[record["output_tokens"] for record in each["records"]] for each in found["runs"]]
     assert asked == [[6] * 8] * 6
+    loads = [(each["load"]["seed"], each["load"]["nonce"]) for each in found["runs"]]
+    assert loads == [(0, "round 0")] * 3 + [(2, "round 1")] * 3  # servers that have seen nothing: the same texts
     assert all(record["error"] is None for each in found["runs"] for record in each["records"])
     tpot = found["metrics"]["tpot_mean"]
     assert tpot["to_torch_dense"]["ratio"]["point"] < tpot["ratio"]["point"] < 1
@@ -123,6 +126,24 @@ def test_an_interrupted_comparison_stops_all(scripted: Path, monkeypatch: pytest
     assert len(list(scripted.glob("*.pid"))) == 3 and ended(scripted)
 
 
+def test_an_interrupted_comparison_reports_its_whole_rounds(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, done = comparison.measure, []
+
+    def until_the_second_round(load: Any, api_key: str | None) -> Any:
+        if len(done) == 4:
+            raise CutOff(done[0])
+        done.append(measure(load, api_key))
+        return done[-1]
+
+    monkeypatch.setattr(comparison, "measure", until_the_second_round)
+    report = compare("dense", "sparse", SMALL, measure_quality=False)
+    assert ended(scripted)
+    assert [each["round"] for each in report.document["runs"]] == [0, 0, 0]
+    assert report.cut_off and not report.valid
+    assert "interrupted after 1 of 2 rounds" in report.table().replace("\n", " ")
+    assert "INVALID: do not quote these numbers" in report.table()
+
+
 def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], tmp_path: Path) -> None:
     report = compare(*urls(), ONE_ROUND)
     quality = report.document["quality"]
@@ -130,7 +151,11 @@ def test_two_urls_with_quality_through_logprobs(urls: Callable[..., list[str]], 
     assert quality["sparse_perplexity"] == pytest.approx(12.182, abs=1e-3)  # exp 2.5
     assert 0.7 < quality["agreement"] < 0.8  # every fourth token is missed
     assert quality["kl"] is None
+    assert (
+        len({each["load"]["nonce"] for each in report.document["runs"]}) == 2
+    )  # may be one server: texts of their own
     assert report.document["placement"] is None and report.document["cost"]["price"] is None
+    assert any("No price: the servers were running already" in note for note in report.document["notes"])
     assert all(alive(int(path.read_text())) for path in tmp_path.glob("*.pid"))  # not ours to stop
 
 

@@ -23,6 +23,7 @@ def last(output: int, **more: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+TOGETHER = b'{"object": "text_completion", "choices": [{"text": " a"}]}'
 
 
 def decode(*reads: tuple[float, bytes], **noted: Any) -> Record:
@@ -79,6 +80,70 @@ def test_cached_tokens_are_read_and_unknown_unless_told() -> None:
     details = {"prompt_tokens_details": {"cached_tokens": 4}}
     assert decode((1, event("a", 1, "stop")), (2, last(1, **details))).cached_tokens == 4
     assert decode((1, event("a", 1, "stop")), (2, last(1, prompt_tokens_details=None))).cached_tokens is None
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    got = decode((1, event("a", 1, error=None)), (2, event("b", 2, "stop", error=None)), (3, last(2)))
+    assert (got.error, len(got.chunks)) == (None, 2)
+
+
+def test_each_number_of_the_usage_is_known_by_itself() -> None:
+    got = decode((1, event("a", usage={"completion_tokens": 1})), (2, event("b", 2, "stop")), (3, DONE))
+    assert (got.error, got.prompt_tokens, got.output_tokens, got.chunks) == (None, 7, 2, [(1, 1), (2, 1)])
+    got = decode((1, event("a", usage={"prompt_tokens": 7})), (2, event("b", None, "stop", usage={})), (3, DONE))
+    assert (got.error, got.prompt_tokens, got.output_tokens, got.chunks) == (None, 7, None, [(1, 1), (2, 1)])
+    got = decode((1, event("a", usage={"prompt_tokens": None, "completion_tokens": "1"})), (2, DONE))
+    assert got.error is not None and got.error.startswith("protocol: an event is no completion")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "error"),
+    [
+        (
+            301,
+            {"location": "http://u:p@b/v1?key=s"},
+            b"<p>moved",
+            "status 301: the server sends on to http://...@b/v1; ",
+        ),
+        (307, {"location": "/login?next=v1"}, b"", "status 307: the server sends on to /login; give the address that"),
+        (304, {}, b"", "status 304: no answer is in it; is the API there? check the address"),
+        (204, {}, b"", "status 204: no answer is in it; is the API there? check the address"),
+        (202, {"content-type": "application/json"}, b"{}", "status 202: no answer is in it"),
+        (
+            200,
+            {"content-type": "text/html; charset=utf-8"},
+            b"<b>\nLog in",
+            "no API: text/html instead of a stream: <b> L",
+        ),
+        (200, {"content-type": "text/html"}, b"", "no API: text/html instead of a stream"),
+        (200, {}, b"pong", "no API: something instead of a stream: pong"),
+        (
+            200,
+            {"content-type": "application/json"},
+            TOGETHER,
+            'not streamed: the answer came whole; the server ignores "s',
+        ),
+        (200, {}, TOGETHER, "not streamed"),
+        (
+            200,
+            {"content-type": "application/json"},
+            b'{"status": "ok"}',
+            'no API: JSON that is no completion: {"status": ',
+        ),
+        (200, {"content-type": "application/json"}, b'{"error": {"message": "died"}}', "server: died"),
+        (200, {"content-type": "text/event-stream"}, b": ping\n\n", "truncated: the stream ended without a finish"),
+    ],
+)
+def test_what_is_no_stream_is_named_for_what_it_is(
+    status: int, headers: dict[str, str], body: bytes, error: str
+) -> None:
+    got = record(Exchange(0, status=status, headers=headers, reads=[(1, body)] if body else []))
+    assert got.error is not None and got.error.startswith(error)
+
+
+def test_events_are_a_stream_whatever_is_said_of_them() -> None:
+    got = record(Exchange(0, status=201, headers={"content-type": "text/plain"}, reads=[(1, event("a", 1, "stop"))]))
+    assert (got.error, got.chunks) == (None, [(1, 1)])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from twofour.bench.endpoint import Endpoint, Memory, state
+from twofour.bench.endpoint import Endpoint, Memory, State, prefix_hit_share, state
 from twofour.bench.mock import Script, serving
 from twofour.prune.errors import ServerError
 
@@ -24,6 +24,25 @@ def test_what_the_metrics_hold() -> None:
     assert found.memory == Memory(269_000_000, 212_000_000, None, 0)
     assert found.kernels == {"reference": 200, "dense": 10}
     assert (found.prefix_hit_tokens, found.prefix_queried_tokens) == (64, 6400)
+
+
+def test_several_engines_count_together() -> None:
+    two = (
+        METRICS
+        + """
+vllm:prefix_cache_hits_total{model_name="m",engine="1"} 1
+vllm:prefix_cache_queries_total{model_name="m",engine="1"} 100
+"""
+    )
+    found = state(two)
+    assert (found.prefix_hit_tokens, found.prefix_queried_tokens) == (65, 6500)
+
+
+def test_a_share_of_hits_is_that_between_two_scrapes() -> None:
+    before, after = State(Memory(), {}, 64, 6400), State(Memory(), {}, 65, 6500)
+    assert prefix_hit_share(before, after) == 0.01
+    for unknown in (None, State(Memory(), {}, None, None), before):
+        assert prefix_hit_share(before, unknown) is None
 
 
 def test_a_foreign_server_says_less() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from twofour.bench import gates
 from twofour.bench.gates import Gate
-from twofour.bench.records import Record, Request
+from twofour.bench.records import Chunk, Record, Request
 
 
 def requests(n: int) -> list[Request]:
@@ -13,14 +13,19 @@ def requests(n: int) -> list[Request]:
 
 
 def records(n: int) -> list[Record]:
-    return [
-        Record(i, 1.0, sent_at=1.001, done_at=2.0, prompt_tokens=100, output_tokens=5, cached_tokens=0)
-        for i in range(n)
-    ]
+    """Sent at once, and answered alike."""
+    one = Record(0, 1.0, 1.001, 1.01, [Chunk(1.1, 1), Chunk(1.2, 4)], 2.0, 10, 5, cached_tokens=0)
+    return [replace(one, index=i) for i in range(n)]
 
 
-def judged(got: list[Record], lags: tuple[float, ...] = (0.001,), pressure: float | None = 0.02) -> dict[str, Gate]:
-    return {gate.name: gate for gate in gates.check(requests(len(got)), got, lags, pressure)}
+def judged(
+    got: list[Record],
+    lags: tuple[float, ...] = (0.001,),
+    pressure: float | None = 0.02,
+    concurrency: int | None = None,
+    hits: float | None = None,
+) -> dict[str, Gate]:
+    return {gate.name: gate for gate in gates.check(requests(len(got)), got, lags, pressure, concurrency, hits)}
 
 
 def failing(got: list[Record], **more: object) -> set[str]:
@@ -41,9 +46,33 @@ def test_each_defect_fails_its_own_gate_and_no_other() -> None:
     assert failing(late) == {"send_lag_p99"}
     assert failing(short) == {"output_length"}
     assert failing(cached) == {"prefix_cache"}
+    assert failing(good, hits=0.02) == {"prefix_cache"}  # by the server's own counters
+    assert judged(cached, hits=0.0)["prefix_cache"].value == pytest.approx(3 * 90 / 2000)  # the worse of both
+    assert failing([replace(r, prompt_tokens=14) for r in good]) == {"prompt_length"}
+    assert failing([replace(r, prompt_tokens=6) for r in good]) == {"prompt_length"}
+    assert judged([replace(r, prompt_tokens=14) for r in good])["prompt_length"].value == pytest.approx(0.2)
+    assert failing([replace(r, prompt_tokens=12) for r in good]) == set()  # its own tokens, such as a first one
     assert failing(broken) == {"errors"}
+    assert failing([replace(r, error="cut off: the run was interrupted") if r.index < 3 else r for r in good]) == set()
     assert failing(good, lags=(0.001,) * 90 + (0.05,) * 10) == {"loop_lag_p99"}
     assert failing(good, pressure=0.11) == {"cpu_pressure"}
+
+
+def test_how_late_a_client_may_be_follows_from_the_time_to_the_first_token() -> None:
+    def limits(ttft_s: float) -> tuple[float, float]:
+        found = judged([replace(r, chunks=[Chunk(1.001 + ttft_s, 5)]) for r in records(3)])
+        return found["send_lag_p99"].limit, found["loop_lag_p99"].limit
+
+    assert limits(0.0093) == (0.001, 0.001)
+    assert limits(0.1) == pytest.approx((0.005, 0.005))
+    assert limits(1.0) == pytest.approx((0.05, 0.01))
+    assert [gate.limit for gate in judged([Record(0, 1.0, error="connect: refused")]).values()][1:3] == [0.001, 0.001]
+
+
+def test_only_an_open_loop_has_a_rate_to_fall_behind() -> None:
+    names = set(judged(records(20)))
+    assert names - set(judged(records(20), concurrency=4)) == {"rate_shortfall"}
+    assert "latency_drift" in names
 
 
 def test_time_that_the_server_took_to_connect_is_not_the_clients() -> None:
@@ -69,7 +98,8 @@ def test_what_cannot_be_measured_neither_passes_nor_fails() -> None:
     silent = [replace(r, output_tokens=None, prompt_tokens=None, cached_tokens=None) for r in records(5)]
     got = judged(silent, lags=(), pressure=None)
     unknown = {name for name, gate in got.items() if gate.passed is None}
-    assert unknown == {"loop_lag_p99", "cpu_pressure", "output_length", "prefix_cache"}
+    too_few = {"rate_shortfall", "latency_drift"}
+    assert unknown == {"loop_lag_p99", "cpu_pressure", "prompt_length", "output_length", "prefix_cache"} | too_few
     assert failing(silent, lags=(), pressure=None) == set()
 
 

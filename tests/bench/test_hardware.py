@@ -1,8 +1,11 @@
 import os
 import platform
 
-from twofour.bench import hardware
+import pytest
+
+from twofour.bench import control_groups, hardware, servers
 from twofour.bench.hardware import Gpu, Hardware
+from twofour.bench.servers import Placement
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 9R14
@@ -44,6 +47,18 @@ def test_this_machine() -> None:
     here = hardware.hardware()
     assert here.cpus == len(hardware.usable_cpus()) <= (os.cpu_count() or 1)
     assert platform.machine() in here.system
+
+
+def test_a_quota_leaves_fewer_cpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {9, 2, 3, 5, 7})
+    monkeypatch.setattr(control_groups, "memory_bytes", lambda: 4096)
+    for quota, cpus in ((None, [2, 3, 5, 7, 9]), (3.0, [2, 3, 5]), (2.9, [2, 3]), (0.5, [2]), (64.0, [2, 3, 5, 7, 9])):
+        monkeypatch.setattr(control_groups, "cpus", lambda quota=quota: quota)
+        assert hardware.usable_cpus() == cpus
+    here = hardware.hardware()
+    assert (here.cpus, here.memory_bytes) == (5, 4096)
+    monkeypatch.setattr(control_groups, "cpus", lambda: 3.0)
+    assert servers.place(hardware.usable_cpus()) == Placement(2, (3, 5), (2,))
 
 
 def test_in_a_line() -> None:

@@ -107,6 +107,7 @@ def test_an_answer_that_is_not_whole_is_not_counted(exchange: Exchange) -> None:
 def test_the_document_gives_the_median_and_the_range_over_rounds() -> None:
     laps = [Lap(n, 3 * n, 2.0, tuple(i / n for i in range(1, n + 1)), None) for n in (10, 40, 20)]
     found = document({STREAM: laps}, "m", 2.0)
+    assert found["schema_version"] == 1
     cell = found["cells"][0]
     assert (cell["requests"], cell["requests_per_s"]["rounds"]) == (70, [5.0, 20.0, 10.0])
     assert [cell["events_per_s"][key] for key in ("median", "low", "high")] == [30.0, 15.0, 60.0]

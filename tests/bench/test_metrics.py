@@ -73,6 +73,20 @@ def test_the_definitions_agree_on_one_token_per_chunk_and_differ_as_known_on_fou
     assert fours.tpot_vllm.mean == pytest.approx(0.01 * 60 / 63)
 
 
+def test_the_gaps_of_one_request_have_no_percentiles() -> None:
+    alone = summarise([served(sizes=(1,) * 301)], 0.0)
+    assert (alone.itl_gap.n, alone.itl_gap.independent) == (300, 1)
+    assert alone.itl_gap.mean == pytest.approx(0.01)
+    assert {alone.itl_gap.p50, alone.itl_gap.p99, alone.itl_tok.p50, alone.itl_tok.p99} == {None}
+    draw = random.Random(1)
+    many = [served(index, sizes=tuple(draw.choices((1, 2, 3), k=31))) for index in range(16)]
+    got = summarise(many, 0.0)
+    assert got.itl_gap.n == 16 * 30 and got.itl_gap.p95 is not None
+    assert got.itl_tok.n > got.itl_tok.independent == got.itl_gap.independent
+    slow = summarise([served(index, gap=0.01 * (1 + index), sizes=(1,) * 31) for index in range(16)], 0.0)
+    assert (slow.itl_gap.n, slow.itl_gap.independent, slow.itl_gap.p90) == (480, 16, None)
+
+
 def test_coalesced_chunks_leave_the_means_and_show_in_their_share() -> None:
     plain = served(sizes=(1,) * 9)
     late = [chunk.at for chunk in plain.chunks]

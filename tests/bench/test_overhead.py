@@ -62,6 +62,7 @@ def test_the_ratio_is_the_engines_time_over_the_bare_one(
     engine_s: tuple[float, ...], point: float, reached: bool
 ) -> None:
     result = document(Overhead(15, "float32", (0.1, 0.2), engine_s), "m", 64, 8)
+    assert result["schema_version"] == 1
     assert result["ratio"]["point"] == pytest.approx(point) and result["reached"] is reached
     assert result["bare"]["median_s"] == pytest.approx(0.15)
     assert ("reached" if reached else "MISSED") in table(result) and f"{point:.3f}x" in table(result)

@@ -6,9 +6,11 @@ from datetime import date
 from statistics import geometric_mean
 from typing import Any
 
+import numpy as np
 import pytest
 from bench_findings import CLOSED, OF_URLS, PRICE, SPEEDS, findings, run
 
+from twofour.bench import metrics
 from twofour.bench.experiment import ARMS, ArmFacts
 from twofour.bench.gates import Gate
 from twofour.bench.report import rows
@@ -96,12 +98,22 @@ def test_the_cost_ratio_needs_no_price(whole: dict[str, Any]) -> None:
     free = document(findings(SPEEDS, price=None))
     assert free["cost"]["price"] is None and free["cost"]["blended"]["dense"] is None
     assert free["cost"]["blended"]["ratio"] == pytest.approx(whole["cost"]["blended"]["ratio"])
-    assert "--price-per-hour" in " ".join(free["notes"])
+    assert any("none is known for this machine; give --price-per-hour" in note for note in free["notes"])
+    why = document(findings(SPEEDS, price=None, unpriced="the price table has no NVIDIA H20"))
+    assert "No price: the price table has no NVIDIA H20; give --price-per-hour. The cost" in " ".join(why["notes"])
 
 
 def test_an_old_price_is_noted() -> None:
     old = document(findings(SPEEDS, price=replace(PRICE, as_of=date(2026, 1, 1))))
     assert any("days old" in note for note in old["notes"])
+
+
+def test_a_price_is_shown_with_its_age_at_the_run() -> None:
+    report = Report(document(findings(SPEEDS)))
+    assert "(a list, as of 2026-09-16, 4 days before the run)." in report.table()
+    assert "small box: a list, as of 2026-09-16, 4 days before the run<" in report.html()
+    given = Report(document(findings(SPEEDS, price=replace(PRICE, as_of=None))))
+    assert "for small box (a list)." in given.table() and "days before" not in given.html()
 
 
 def test_an_open_loop_has_no_cost_and_waits_count() -> None:
@@ -125,16 +137,31 @@ def test_one_round_proves_nothing() -> None:
     assert found["metrics"]["tpot_mean"]["verdict"] == "unclear"
 
 
+def test_a_percentile_that_a_round_has_too_few_requests_for_is_that_of_all_rounds() -> None:
+    found = findings(SPEEDS, replace(CLOSED, requests=16))
+    p95 = document(found)["metrics"]["ttft_p95"]
+    for arm in ARMS:
+        runs = [each.run for each in found.runs if each.arm == arm]
+        assert all(run.summary.ttft.p95 is None and run.summary.measured == 16 for run in runs)
+        times = [record.chunks[0].at - (record.sent_at or 0.0) for run in runs for record in run.records]
+        assert p95[arm] == pytest.approx(np.percentile(times, 95))
+    assert p95["pooled"] and p95["verdict"] == "unclear"
+    assert p95["ratio"] == {"point": pytest.approx(p95["sparse"] / p95["dense"]), "low": None, "high": None, "n": 1}
+    assert p95["to_torch_dense"]["ratio"]["point"] == pytest.approx(p95["sparse"] / p95["torch_dense"])
+    assert document(found)["metrics"]["ttft_p50"]["pooled"] is False
+    few = document(findings(SPEEDS, replace(CLOSED, requests=12)))["metrics"]["ttft_p95"]
+    assert few["dense"] is None and few["ratio"] is None  # 48 are too few, too
+
+
 def test_a_figure_that_one_run_lacks_is_null() -> None:
-    few = document(findings(SPEEDS, replace(CLOSED, requests=3)))
-    assert few["metrics"]["ttft_p50"] == {
-        "unit": "s",
-        "better": "lower",
-        **dict.fromkeys(ARMS),
-        "ratio": None,
-        "verdict": None,
-        "to_torch_dense": {"ratio": None, "verdict": None},
-    }
+    found = findings(SPEEDS)
+    failed = [replace(record, error="reset: gone") for record in found.runs[-1].run.records]
+    last = replace(found.runs[-1].run, records=failed, summary=metrics.summarise(failed, 100.0))
+    few = document(replace(found, runs=[*found.runs[:-1], replace(found.runs[-1], run=last)]))
+    ttft = few["metrics"]["ttft_p50"]
+    assert found.runs[-1].arm == "dense"
+    assert (ttft["dense"], ttft["ratio"], ttft["verdict"], ttft["pooled"]) == (None, None, None, False)
+    assert ttft["torch_dense"] and ttft["sparse"] and ttft["to_torch_dense"]["ratio"]
     assert "not measured" in Report(few).table()
 
 
@@ -207,7 +234,7 @@ def test_the_table_a_person_reads(whole: dict[str, Any]) -> None:
     assert "perplexity" not in by_torch  # quality is measured once
     assert "ran:   torch dense: torch_dense for 210 linears; best dense: dense for 210 linears; 2:4: sparse" in text
     assert "Paris, dense." in text and "Paris, sparse." in text
-    assert "$0.36 per hour for small box (a list, as of 2026-09-16)" in text
+    assert "$0.36 per hour for small box (a list, as of 2026-09-16, " in text
     assert "2 at a time, prompts of 20 and answers of 10 tokens" in text
     claim = r"cost per token: 0\.\d{3}x \[0\.\d{3}, 0\.\d{3}\], better at this load; against torch dense 0\."
     assert re.search(claim, " ".join(text.split()))

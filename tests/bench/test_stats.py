@@ -1,13 +1,14 @@
 import math
 import random
 from itertools import pairwise
+from statistics import linear_regression
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench import stats
-from twofour.bench.stats import FEWEST, distribution, paired_ratio
+from twofour.bench.stats import FEWEST, distribution, independent, paired_ratio, trend
 from twofour.prune.errors import InputError
 
 
@@ -95,3 +96,57 @@ def test_the_bootstrap_is_seeded_and_near_the_normal_interval() -> None:
     assert first.high is not None and first.low is not None
     width = math.log(first.high / first.low)
     assert width == pytest.approx(2 * 1.96 * 0.1 / 10, rel=0.25)
+
+
+def unexplained(values: list[float], by: list[float]) -> list[float]:
+    slope, start = linear_regression(by, values)
+    return [value - start - slope * x for x, value in zip(by, values, strict=True)]
+
+
+def test_a_trend_is_the_slope_of_what_the_others_leave() -> None:
+    draw = random.Random(2)
+    at = sorted(draw.uniform(1e6, 1e6 + 60) for _ in range(40))
+    other = [draw.uniform(1, 100) for _ in at]
+    values = [0.3 * x + 0.02 * y + draw.gauss(0, 0.5) for x, y in zip(at, other, strict=True)]
+    assert trend(at, values, [])[0] == pytest.approx(linear_regression(at, values).slope)
+    left = linear_regression(unexplained(at, other), unexplained(values, other)).slope
+    assert trend(at, values, [other, [7.0] * 40])[0] == pytest.approx(left)  # what does not vary explains nothing
+    assert trend([1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0], [])[0] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.6])
+def test_the_error_of_a_trend_covers_none_about_95_times_in_a_hundred(alike: float) -> None:
+    draw, runs, covered = random.Random(3), 400, 0
+    for _ in range(runs):
+        values = [draw.gauss(0, 1)]
+        while len(values) < 80:
+            values.append(alike * values[-1] + draw.gauss(0, 1))
+        slope, error = trend(list(map(float, range(80))), values, [])
+        covered += abs(slope) <= 2 * error
+    assert 0.90 <= covered / runs <= 0.99
+
+
+def test_a_group_counts_between_once_and_as_often_as_it_has_values() -> None:
+    draw, groups, size = random.Random(5), 40, 25
+    unlike = [[draw.gauss(0, 1) for _ in range(size)] for _ in range(groups)]
+    shift = [draw.gauss(0, 0.5) for _ in range(groups)]
+    alike = [[value + add for value in group] for group, add in zip(unlike, shift, strict=True)]
+    same = [[float(index)] * size for index in range(groups)]
+    assert independent(same) == groups
+    assert independent(unlike) > 0.8 * groups * size
+    by_hand = groups * size / (1 + (size - 1) * 0.25 / 1.25)  # the share of the variance that lies between the groups
+    assert independent(alike) == pytest.approx(by_hand, rel=0.35)
+
+
+def test_of_few_groups_and_of_single_values_each_group_counts_once() -> None:
+    assert [independent(given) for given in ([], [[]], [[1.0, 2.0, 3.0]], [[1.0, 2.0], [2.0, 1.0]])] == [0, 0, 1, 2]
+    assert independent([[float(value)] for value in range(30)]) == 30
+    assert independent([[1.0, 1.0]] * 10) == 20  # nothing differs
+
+
+def test_percentiles_go_by_the_independent_values() -> None:
+    values = [float(value) for value in range(1000)]
+    assert distribution(values).p99 is not None
+    few = distribution(values, independent=60)
+    assert (few.n, few.independent, few.p99, few.adjusted_p99) == (1000, 60, None, None)
+    assert few.p95 == distribution(values).p95 and few.mean == distribution(values).mean

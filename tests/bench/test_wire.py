@@ -52,6 +52,24 @@ def test_without_a_length_the_body_ends_with_the_connection() -> None:
     assert response.end() and response.done
 
 
+def test_what_only_announces_the_answer_is_not_the_answer() -> None:
+    message = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 -\r\nLink: a\r\n\r\n" + chunked(BODY)
+    for cut in range(1, len(message)):
+        response, body = feed([message[:cut], message[cut:]])
+        assert (body, response.status, response.done, response.keep_alive) == (BODY, 200, True, True)
+        assert "link" not in response.headers
+    response, _ = feed([b"HTTP/1.1 103 -\r\n\r\n"])
+    assert response.started and response.status is None and not response.end()
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 204 -", b"HTTP/1.1 304 -\r\nContent-Length: 9", CHUNKED[:-4].replace(b"200", b"204")]
+)
+def test_a_status_without_a_body_is_complete_with_its_headers(head: bytes) -> None:
+    response, body = feed([head + b"\r\n\r\n"])
+    assert (body, response.done, response.keep_alive) == (b"", True, True)
+
+
 def test_an_empty_body_is_complete_with_its_headers() -> None:
     assert feed([b"HTTP/1.1 204 -\r\nContent-Length: 0\r\n\r\n"])[0].done
 
@@ -67,6 +85,7 @@ def test_a_connection_that_will_close_is_not_kept(line: bytes) -> None:
     [
         b"SSH-2.0 hello\r\n\r\n",
         b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         CHUNKED + b"zz\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"x" * 70_000,

@@ -31,10 +31,10 @@ def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None
         record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
         records.append(record)
         now = chunks[-1].at
-    checked = gates.check(requests, records, [0.001], 0.01)
+    checked = gates.check(requests, records, [0.001], 0.01, load.concurrency)
     checked = [failed if failed and gate.name == failed.name else gate for gate in checked]
     summary = metrics.summarise(records, 100.0)
-    return Run(load, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, records, summary, checked)
+    return Run(load, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, requests, records, summary, checked)
 
 
 def arm(name: str, linears: int) -> ArmFacts:

@@ -57,6 +57,12 @@ def test_a_run_leaves_a_card(pruned: Path, manifest: dict[str, Any]) -> None:
     assert "twofour eval tiny-2of4 --baseline DENSE --label" in text
 
 
+def test_what_windows_begin_with_is_named(manifest: dict[str, Any]) -> None:
+    known = {"a.txt": {"sampled": False, "begins_with": "<bos>"}, "b.txt": {"sampled": False, "begins_with": None}}
+    rows = card(manifest | {"quality": {text: FIGURES | about for text, about in known.items()}}, "x", "packed")
+    assert "| a.txt (16 x 512 tokens, each after BOS) |" in rows and "| b.txt (16 x 512 tokens) |" in rows
+
+
 def test_what_a_figure_depends_on_is_named(manifest: dict[str, Any]) -> None:
     int8 = {"dtype": "int8", "scale_columns": 0}
     source = {"source": "notes.txt", "samples": 4, "sha256": "ba7816bf8f01cfea"}
@@ -158,3 +164,12 @@ def test_a_folder_without_a_label_is_refused(tiny_pruned_folder: Path, tiny_mode
     for folder in (tiny_pruned_folder, tiny_model_folder):  # the first has a manifest, not one of `prune`
         with pytest.raises(InputError, match="has no label of twofour prune"):
             add_quality(folder, "wiki", FIGURES)
+
+
+def test_a_label_with_half_a_character_is_refused(manifest: dict[str, Any], pruned: Path, tmp_path: Path) -> None:
+    shutil.copytree(pruned, tmp_path / "copy")
+    manifest["origin"]["commit"] = "\ud800"
+    (tmp_path / "copy" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"twofour\.json is no label as twofour prune writes it \(UnicodeEncode"):
+        convert(tmp_path / "copy", tmp_path / "out", "dense")
+    assert not (tmp_path / "out").exists()

@@ -1,16 +1,23 @@
 """What a run takes: sizes by hand, and hidden states on disk, which change nothing but the memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
+from pruned_families import tiny
+from torch import Tensor
 
-from twofour.prune import PruneConfig, anatomy, batches, footprint, prune
+from twofour.prune import PruneConfig, anatomy, batches, footprint, prepare, prune, run, text
 from twofour.prune.anatomy import Anatomy
+from twofour.prune.attention import quick_attention
 from twofour.prune.checkpoint import digests
 from twofour.prune.errors import InputError
+from twofour.prune.progress import silent
 from twofour.prune.prune_command import memory_size
+from twofour.prune.recover import step_tokens
 from twofour.serve.cli import main
 
 MODEL_BYTES = 2 * (320 * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96))  # of the tiny model, bfloat16
@@ -112,23 +119,110 @@ def test_without_a_limit_the_memory_of_the_host_decides(parts: Anatomy, monkeypa
         assert footprint.states_on_disk(parts, config()) is on_disk
 
 
-@pytest.mark.parametrize(
-    ("groups", "written", "limits"),
-    [
-        ("0::/a/b", {"a/b/memory.max": "4096\n"}, [4096]),
-        ("0::/a/b", {"a/b/memory.max": "max\n", "memory.max": "8192\n"}, [8192]),  # of a container, below
-        ("3:cpu,memory:/a\n0::/", {"memory/a/memory.limit_in_bytes": "4096\n"}, [4096]),
-        ("3:cpu:/a", {"memory/a/memory.limit_in_bytes": "4096\n"}, []),
-        ("0::/", {}, []),
-    ],
-)
-def test_limits_of_control_groups(groups: str, written: dict[str, str], limits: list[int], tmp_path: Path) -> None:
-    (tmp_path / "cgroup").write_text(groups)
-    for name, text in written.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert list(footprint._group_limits(tmp_path / "cgroup", tmp_path)) == limits
-    assert list(footprint._group_limits(tmp_path / "none", tmp_path)) == []
+def masks_held(parts: Anatomy, asked: PruneConfig) -> int:
+    """The bytes that the batches of a text hold of masks: a storage counts once, and one that is expanded as it is."""
+    ids = torch.ones(asked.text_samples, asked.length, dtype=torch.int64)
+    with quick_attention(parts.model):
+        found = batches.record(parts, ids, batch_tokens=step_tokens(ids.numel()) if asked.stages.trains else None)
+    masks = [call.kwargs.get("attention_mask") for batch in found for call in batch.calls]
+    held = {mask.untyped_storage().data_ptr(): mask.untyped_storage().nbytes() for mask in masks if mask is not None}
+    return sum(held.values())
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3", "opt"])
+def test_masks_are_counted(family: str, implementation: str) -> None:
+    parts = anatomy.dissect(tiny(family))  # a sliding window has 6 tokens
+    if family != "gemma2":  # which is always eager
+        parts.model.set_attn_implementation(implementation)  # type: ignore[operator]
+    for preset in ("fast", "balanced"):
+        for length in (4, 16):
+            asked = config(preset=preset, samples=40, length=length)
+            assert footprint._masks(parts, asked) == masks_held(parts, asked)
+            with_masks = footprint.memory_bytes(parts, asked, on_disk=True)
+            assert with_masks - footprint.PROCESS_BYTES >= footprint.model_bytes(parts) + footprint._masks(parts, asked)
+
+
+def kept_by_a_step(parts: Anatomy, ids: Tensor) -> int:
+    """The bytes that one block keeps for its way back, but for weights and what the batch holds anyway."""
+    with quick_attention(parts.model):
+        (batch,) = batches.record(parts, ids, batch_tokens=ids.numel())
+        held = [*parts.model.parameters(), *(each for each in batch.calls[0].kwargs.values() if each is not None)]
+        outside = {part.untyped_storage().data_ptr() for part in held if isinstance(part, Tensor)}
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept.update({} if storage.data_ptr() in outside else {storage.data_ptr(): storage.nbytes()})
+            return tensor
+
+        for linear in parts.linears.values():
+            linear.weight.requires_grad_(True)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            batches.run_block(parts.blocks[0], 0, batch.hidden, batch)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])  # the weights of eager attention are not as few
+def test_what_a_step_keeps_is_not_more_than_is_counted(family: str) -> None:
+    parts = anatomy.dissect(tiny(family, hidden_size=64, max_position_embeddings=512).to(torch.bfloat16))
+    counted = footprint._way_back(parts.blocks[0], parts, config(samples=4, length=256))
+    assert counted / 2 < kept_by_a_step(parts, torch.ones(2, 256, dtype=torch.int64)) < counted
+
+
+def qwen3(hidden: int, inner: int, blocks: int, heads: int) -> Anatomy:
+    """A model of such a size without weights, in bfloat16."""
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": blocks}
+    with torch.device("meta"):
+        model = transformers.Qwen3ForCausalLM(
+            transformers.Qwen3Config(
+                **sizes, num_attention_heads=heads, num_key_value_heads=8, head_dim=128, vocab_size=151936
+            )
+        )
+    return anatomy.dissect(model.to(torch.bfloat16))
+
+
+def test_the_slope_of_float16_logits_is_float32() -> None:
+    halves = [anatomy.dissect(tiny("llama").to(dtype)) for dtype in (torch.float16, torch.bfloat16)]
+    asked = config(preset="best", samples=4, length=32)
+    more, less = (footprint.memory_bytes(parts, asked, on_disk=True) for parts in halves)
+    assert more - less == 64 * 101 * (4 - 2)  # of the tokens of a step, 101 in the vocabulary
+
+
+def test_text_is_written_where_the_whole_model_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 23 << 30
+    monkeypatch.setattr(footprint, "device_bytes", lambda device: free)
+    asked = config(calibration=("a.txt", "self"), device="cuda", length=512)
+    small, large = qwen3(4096, 12288, 36, 32), qwen3(5120, 17408, 40, 40)  # of 8B and of 14B
+    assert 14 << 30 < footprint.model_bytes(small) < free < footprint.model_bytes(large)
+    assert [footprint.writer(parts, asked) for parts in (small, large)] == ["cuda", "cpu"]
+    assert footprint.writer(large, replace(asked, calibration="a.txt")) == "cuda"  # nothing is written
+    assert footprint.writer(large, replace(asked, device="cpu")) == "cpu"
+    free = footprint.model_bytes(large) + footprint._sampling(large, asked)
+    assert footprint.writer(large, asked) == "cuda"
+    free -= 1
+    assert footprint.writer(large, asked) == "cpu"
+    in_host = footprint.memory_bytes(large, replace(asked, samples=2), on_disk=True)
+    assert in_host >= footprint.model_bytes(large) + footprint._sampling(large, replace(asked, samples=2))
+
+
+def test_text_that_is_written_elsewhere_is_said_to_be(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that holds blocks, and no whole model: here the second one, which is called meta, is never used."""
+    monkeypatch.setattr(prepare, "require_device", lambda device: None)
+    monkeypatch.setattr(footprint, "device_bytes", lambda device: 0)
+    moved: list[str] = []
+    real = text.documents_sampled
+    monkeypatch.setattr(
+        text, "documents_sampled", lambda model, *rest: (moved.append(model.device.type), real(model, *rest))[1]
+    )
+    asked = PruneConfig(preset="fast", samples=4, length=32, device="meta")
+    ready = prepare.prepare(tiny_model_folder, asked)
+    assert run.calibration_tokens(ready, silent).shape == (4, 32) and moved == ["cpu"]
+    assert ready.fallbacks == ["text sampled on the CPU: the whole model, which writes it, had no room on meta"]
+    plans = prepare.writer_notes(replace(asked, calibration="a.txt"), "cpu")
+    assert plans == prepare.writer_notes(replace(asked, device="cpu"), "cpu") == []
 
 
 def test_the_whole_is_trained_only_where_a_gpu_has_room_for_it(parts: Anatomy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +230,7 @@ def test_the_whole_is_trained_only_where_a_gpu_has_room_for_it(parts: Anatomy, m
     free = 0
     monkeypatch.setattr(footprint, "device_bytes", lambda device: free)
     (fallback,) = footprint.affordable(parts, asked)[1]
-    assert "of cuda, and 0.00 GiB were allowed" in fallback
+    assert "of cuda, and 0.00 GiB could be had" in fallback
     free = 1 << 40
     assert footprint.affordable(parts, asked) == (asked, [])
 
@@ -188,7 +282,7 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_made(
 
 def test_sizes_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert [memory_size(text) for text in ("8GiB", "0.5 MiB", "500MB")] == [8 << 30, 1 << 19, 500_000_000]
-    for text in ("8", "GiB", "8 gigs", "1.2.3GB"):
+    for words in ("8", "GiB", "8 gigs", "1.2.3GB"):
         with pytest.raises(SystemExit):
-            main(["prune", "model", "-o", "out", "--memory-limit", text])
+            main(["prune", "model", "-o", "out", "--memory-limit", words])
         assert "is no size; give one as 8GiB" in capsys.readouterr().err

@@ -192,6 +192,13 @@ def test_tokens_that_the_dense_model_rules_out_cost_nothing() -> None:
         torch.testing.assert_close(leaf.grad.double(), (logits.double().softmax(-1) - p) / 6, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])  # the latter of float16 logits that overflow
+def test_a_dense_model_that_predicts_no_number_has_no_finite_loss(bad: float) -> None:
+    found, wanted = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    wanted[1, 2, 5] = bad
+    assert bool(divergence(found, wanted).isnan())
+
+
 def test_the_loss_of_a_block_is_computed_where_the_block_is() -> None:
     parts, ids = anatomy.dissect(llama()), tokens(4)
     batches = record(parts, ids, batch_tokens=32)

@@ -28,7 +28,8 @@ def test_nothing_large_is_in_memory_twice(preset: str, samples: int, large_model
     (tmp_path / "text").write_text("".join(f"{number} is followed by {number + 1}. " for number in range(500)))
     asked = {"preset": preset, "calibration": str(tmp_path / "text"), "samples": samples, "length": 128}
     words = [str(large_model_folder), str(tmp_path / "out"), json.dumps(asked)]
-    ran = subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, check=True, timeout=1800)
+    ran = subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, timeout=1800)
+    assert ran.returncode == 0, ran.stderr
     before, peak = json.loads(ran.stdout)
     estimate = prepare(large_model_folder, PruneConfig(**asked)).memory_bytes
     assert peak - before < estimate - footprint.PROCESS_BYTES + SLACK_BYTES

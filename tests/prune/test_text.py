@@ -1,5 +1,7 @@
 """Windows of a file, and text sampled from a model: its distribution, its cache and attention, its seed."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from transformers import (
 
 from twofour.prune import decoding, text
 from twofour.prune.attention import quick_attention
-from twofour.prune.errors import InputError, NonFiniteError, TextError
+from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError
 from twofour.prune.progress import Step
 
 
@@ -106,6 +108,9 @@ def test_the_start_token_is_what_separates_documents(tokenizer: Any) -> None:
 
         def get_vocab(self) -> dict[str, int]:
             return {}
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [9]}
 
     assert text.start_token(Without()) == 7
     Without.bos_token_id = 5  # type: ignore[assignment]
@@ -225,3 +230,13 @@ def test_the_demo_model_writes_words(demo_model_folder: Path) -> None:
     with torch.no_grad():
         nll = nn.functional.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
     assert float(nll) < 6.5  # random ids would give more than 10.8
+
+
+def test_a_tokenizer_that_does_not_work_is_refused_by_its_folder(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for file, change in (("tokenizer_config.json", settings | {"model_max_length": "x"}), ("tokenizer.json", [])):
+        (folder / file).write_text(json.dumps(change))
+        with pytest.raises(ModelError, match=r"the tokenizer of .*model cannot be loaded \(.*take an intact copy"):
+            text.load_tokenizer(folder)

@@ -70,6 +70,8 @@ FRAMING = {
     "an unknown coding": (f"{HEAD}Transfer-Encoding: gzip\r\n\r\n{BODY}", b"400"),
     "no host": ("GET /health HTTP/1.1\r\n\r\n", b"400"),
     "no HTTP": ("hello\r\n\r\n", b"400"),
+    "a proxy's method": ("CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n", b"404"),
+    "a method that is none": ("BREW /health HTTP/1.1\r\nHost: h\r\nUpgrade: tea\r\n\r\n", b"405"),
     "200 KB of header": (f"GET /health HTTP/1.1\r\nHost: h\r\nX-Big: {'a' * 200_000}\r\n\r\n", b"431"),
     "2,000 headers": (f"GET /health HTTP/1.1\r\nHost: h\r\n{MANY}\r\n", b"431"),
     "a body too short": (f"{HEAD}Content-Length: 500\r\n\r\n{BODY}", b""),
@@ -85,7 +87,25 @@ def test_bad_framing(shared: Any, name: str) -> None:
         return  # the answer is lost where the connection ends while the rest is being sent
     assert answer.startswith(b"HTTP/1.1 " + status if status else b"") and b" 200 " not in answer[:20]
     if status:
-        assert set(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]) == {"message", "type", "param", "code"}
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+        assert b"\r\nx-request-id: " in head and b"\r\ncontent-type: application/json" in head
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_that_goes_wrong_keeps_its_id(shared: Any, caplog: pytest.LogCaptureFixture, at_once: bool) -> None:
+    """Before the edge has seen the request, and while it waits for the rest."""
+    shared.eventually(lambda: shared.lifecycle.in_flight == 0)
+    parts = [f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode(), b"zz\r\n"]
+    with caplog.at_level("INFO", "twofour.access"), socket.create_connection(shared.address, timeout=5) as connection:
+        connection.sendall(b"".join(parts) if at_once else parts[0])
+        if not at_once:
+            shared.eventually(lambda: shared.lifecycle.in_flight == 1)
+            connection.sendall(parts[1])
+        answer = connection.recv(65536)
+        given = answer.partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
+        shared.eventually(lambda: f'"id": "{given}"' in caplog.text)
+    assert answer.startswith(b"HTTP/1.1 400") and len(given) == 32
 
 
 def test_a_length_that_is_too_short(shared: Any) -> None:

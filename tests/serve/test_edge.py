@@ -1,5 +1,6 @@
 """The edge: what is refused before any route sees it, and what every answer carries."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -234,6 +235,31 @@ def test_other_origins_get_no_leave(shared: Any) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/", "/v1/models/m", "/nope"])
+def test_head_is_get_without_its_body(shared: Any, path: str) -> None:
+    whole, head = shared.client.get(path), shared.client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    if path != "/metrics":
+        assert head.headers["content-length"] == str(len(whole.content))
+    assert shared.client.get(path).status_code == whole.status_code, "and the connection is as it was"
+
+
+def test_head_of_what_has_no_get(shared: Any) -> None:
+    answer = shared.client.head("/v1/completions")
+    assert (answer.status_code, answer.content, answer.headers["allow"]) == (405, b"", "POST")
+
+
+def test_a_path_says_that_it_has_head(shared: Any) -> None:
+    answer = shared.client.delete("/health")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_head_needs_the_key_that_get_needs(launch: Any) -> None:
+    server = launch(edge=KEYS)
+    assert [server.client.head(path).status_code for path in ("/health", "/v1/models")] == [200, 401]
+
+
 def test_the_access_log_has_no_prompt(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "twofour.access"):
         shared.client.post("/v1/completions?key=secret", json={"model": "m", "prompt": "my secret"})
@@ -248,6 +274,42 @@ def test_the_access_log_has_no_prompt(shared: Any, caplog: pytest.LogCaptureFixt
     ]
     assert lines[0]["sent_bytes"] > 100
     assert lines[0]["seconds"] > 0
+
+
+def test_of_probes_only_failures_are_in_the_log(launch: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server = launch(edge=EdgeConfig(api_keys=KEYS.api_keys, open_paths=frozenset({"/health", "/ready"})))
+    with caplog.at_level(logging.INFO, "twofour.access"):
+        for draining in (False, True, False):
+            server.lifecycle.draining = draining
+            for _ in range(2):
+                server.client.get("/health")
+                server.client.head("/ready")
+                server.client.get("/metrics", headers={"Authorization": "Bearer first"})
+        server.client.get("/metrics")
+        server.engine.healthy = False
+        server.client.get("/health")
+        server.eventually(lambda: "/health" in caplog.text)
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "twofour.access"]
+    told = [(line["path"], line["status"]) for line in lines]
+    assert told == [("/ready", 503), ("/ready", 503), ("/metrics", 401), ("/health", 503)]
+
+
+def test_who_is_not_waited_for_is_told_so(launch: Any) -> None:
+    """The server ends while a body is still coming."""
+    server = launch()
+    with socket.create_connection(server.address, timeout=10) as connection:
+        connection.sendall(post(f"{JSON}Content-Length: 500\r\n", body="{").encode())
+        server.eventually(lambda: server.lifecycle.in_flight == 1)
+        server.loop.call_soon_threadsafe(cancel_requests, server.loop)
+        answer = to_the_end(connection)
+    assert answer.startswith("HTTP/1.1 503") and error_of(answer)["code"] == "not_ready"
+
+
+def cancel_requests(loop: asyncio.AbstractEventLoop) -> None:
+    """As uvicorn does when its patience is over."""
+    for task in asyncio.all_tasks(loop):
+        if "run_asgi" in repr(task.get_coro()):
+            task.cancel()
 
 
 def test_http_metrics_have_no_series_of_the_clients_making(launch: Any) -> None:

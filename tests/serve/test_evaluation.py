@@ -39,6 +39,32 @@ def test_perplexity_and_kl_by_hand(tiny_pruned_folder: Path, tiny_model_folder: 
     assert figures.agreement == pytest.approx((ours.argmax(-1) == dense.argmax(-1)).float().mean().item())
 
 
+def test_windows_begin_with_bos_which_is_not_scored(tiny_bos_folder: Path, text: Path) -> None:
+    done = evaluation.measure(str(tiny_bos_folder), None, text, window=64, limit=3)
+    own = AutoTokenizer.from_pretrained(tiny_bos_folder)(TEXT, add_special_tokens=False)["input_ids"][: 3 * 63]
+    ids = torch.tensor([[1, *own[at : at + 63]] for at in (0, 63, 126)])
+    with torch.no_grad():
+        logs = (
+            torch.cat([load_model(str(tiny_bos_folder))(window[None]).logits for window in ids]).float().log_softmax(-1)
+        )
+    nll = -logs[:, :-1].gather(-1, ids[:, 1:, None]).mean().item()  # of 63 predictions, the first of them behind BOS
+    assert done.quality.perplexity == pytest.approx(math.exp(nll), rel=1e-4)
+    assert (done.quality.predictions, done.quality.window_tokens) == (3 * 63, 64)
+    assert done.as_dict()["begins_with"] == "<|im_start|>"
+
+
+def test_what_windows_begin_with_is_said(
+    tiny_model_folder: Path, tiny_bos_folder: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, file, said in (
+        (tiny_model_folder, ["--text", str(text)], "the first of each not scored"),
+        (tiny_bos_folder, ["--text", str(text)], "<|im_start|> not scored"),
+        (tiny_model_folder, [], "<|endoftext|> not scored"),
+    ):
+        assert cli.main(["eval", str(folder), *file, "--window", "32", "--windows", "2"]) == 0
+        assert f"2 windows of 32 tokens, {said}" in capsys.readouterr().out
+
+
 def test_a_model_is_at_no_distance_from_itself(tiny_model_folder: Path, text: Path) -> None:
     figures = evaluation.measure(str(tiny_model_folder), str(tiny_model_folder), text, window=64).quality
     assert (figures.kl_nats, figures.agreement) == (pytest.approx(0.0, abs=1e-6), 1.0)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -180,3 +181,12 @@ def test_devices_that_are_not_there_are_refused_before_anything_is_read(
             load_model(str(tiny_pruned_folder), name)
     with pytest.raises(InputError, match="no device is named 'gpu'"):
         load_model(str(tiny_pruned_folder), "gpu")
+
+
+@pytest.mark.parametrize("eos", ["x", ["x"], 0.5, True, {"x": 1}, [[1]], [2, None]])
+def test_generation_that_ends_at_no_token_is_refused(tiny_model_folder: Path, tmp_path: Path, eos: object) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    with pytest.raises(CheckpointError, match=r"generation_config\.json has the eos_token_id .* token's number"):
+        load_model(str(folder), device="cpu", kernels="reference")

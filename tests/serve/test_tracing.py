@@ -30,8 +30,8 @@ def test_which_headers_are_one() -> None:
 
 def test_a_trace_is_echoed_and_logged(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "twofour.access"):
-        assert shared.client.get("/health", headers={"traceparent": PARENT}).headers["traceparent"] == PARENT
-        assert "traceparent" not in shared.client.get("/health", headers={"traceparent": "x"}).headers
+        assert shared.client.get("/version", headers={"traceparent": PARENT}).headers["traceparent"] == PARENT
+        assert "traceparent" not in shared.client.get("/version", headers={"traceparent": "x"}).headers
         shared.eventually(lambda: len(caplog.records) == 2)
     assert [json.loads(record.getMessage())["trace"] for record in caplog.records] == [TRACE, None]
 

@@ -1,0 +1,31 @@
+"""Where a result goes: known to be possible before anything is measured, and never in the way of printing it."""
+
+import os
+from pathlib import Path
+
+from twofour.prune.errors import OutputError
+from twofour.prune.folder import refuse_existing, write_whole
+
+
+def claim(out: Path | None) -> None:
+    """Raise OutputError unless a new file can be written there; None: none is wanted."""
+    if out is not None:
+        refuse_existing(out)
+        require_folder(out)
+
+
+def require_folder(out: Path) -> None:
+    """Raise OutputError unless there is a folder for the file, which can be written into."""
+    if not out.parent.is_dir():
+        raise OutputError(f"{out.parent} is no folder; make it or choose another --out")
+    if not os.access(out.parent, os.W_OK):
+        raise OutputError(f"nothing can be written into {out.parent}; choose another --out")
+
+
+def deliver(text: str, out: Path | None, document: str) -> None:
+    """Write the document and print the text; where the one fails, the other is done all the same."""
+    try:
+        if out:
+            write_whole(out, document + "\n")
+    finally:
+        print(text)
