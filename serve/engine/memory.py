@@ -5,14 +5,13 @@ whatever files were read before. The second decides only whether that can be had
 process, of version 2 or 1; what they keep of files is free, since it is given up where memory is asked for.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-from twofour.prune.footprint import host_bytes
 
 GPU_OWN = 1 << 30  # of a GPU's memory, for the driver, the code of kernels and what they work in
 
@@ -30,7 +29,12 @@ def memory_of(device: torch.device, weight_bytes: int) -> Memory:
         torch.cuda.empty_cache()  # what loading no longer needs
         free, total = torch.cuda.mem_get_info(device)
         return Memory(total - GPU_OWN - weight_bytes, free)
-    return Memory(host_bytes() - weight_bytes, free_cpu_bytes())
+    return Memory(cpu_bytes() - weight_bytes, free_cpu_bytes())
+
+
+def cpu_bytes() -> int:
+    """All the memory of the machine, or what the control groups of this process may have of it."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(limit for limit, _ in group_bytes())])
 
 
 def free_cpu_bytes() -> int:
@@ -38,27 +42,30 @@ def free_cpu_bytes() -> int:
     with suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        return min([*free, *group_free_bytes(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))], default=host_bytes())
-    return host_bytes()
+        return min([*free, *(left for _, left in group_bytes())], default=cpu_bytes())
+    return cpu_bytes()
 
 
-def group_free_bytes(own: Path, groups: Path) -> Iterator[int]:
-    """What the limits of the control groups of this process leave; a container sees its own as the root."""
+def group_bytes(
+    own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
+) -> Iterator[tuple[int, int]]:
+    """The limits of the control groups of this process and what they leave; a container sees its own as the root."""
     with suppress(OSError):
         for line in own.read_text().splitlines():
             number, kinds, path = line.split(":", 2)
             if number == "0":
-                yield from _left({groups / path.lstrip("/"), groups}, "memory.max", "memory.current", "")
+                yield from _left(groups, path, "memory.max", "memory.current", "")
             elif "memory" in kinds.split(","):
-                root = groups / "memory"
-                places = {root / path.lstrip("/"), root}
-                yield from _left(places, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+                yield from _left(groups / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
 
-def _left(places: set[Path], limit: str, usage: str, prefix: str) -> Iterator[int]:
-    for place in places:
-        with suppress(OSError, ValueError):  # no such group, or one without a limit
-            yield int((place / limit).read_text()) - int((place / usage).read_text()) + _files(place, prefix)
+def _left(root: Path, path: str, limit: str, usage: str, prefix: str) -> Iterator[tuple[int, int]]:
+    place = root / path.lstrip("/")
+    for each in (place, *place.parents):
+        if each.is_relative_to(root):
+            with suppress(OSError, ValueError):  # no such group, or one without a limit
+                allowed = int((each / limit).read_text())
+                yield allowed, allowed - int((each / usage).read_text()) + _files(each, prefix)
 
 
 def _files(place: Path, prefix: str) -> int:

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from twofour.prune.footprint import host_bytes
-from twofour.serve.engine.memory import GPU_OWN, free_cpu_bytes, group_free_bytes, memory_of
+from twofour.serve.engine.memory import GPU_OWN, cpu_bytes, free_cpu_bytes, group_bytes, memory_of
 
 MIB = 1 << 20
 STAT = "anon 5\ninactive_file 30\nactive_file 200\nslab_reclaimable 1000\nslab_unreclaimable 9"
@@ -15,6 +14,7 @@ STAT_1 = "cache 7\ninactive_file 1\nactive_file 1\ntotal_inactive_file 30\ntotal
     ("groups", "files", "free"),
     [
         ("0::/a/b", {"a/b/memory.max": "4096", "a/b/memory.current": "3000", "a/b/memory.stat": STAT}, [2326]),
+        ("0::/a/b", {"a/memory.max": "4096", "a/memory.current": "3000", "a/memory.stat": STAT}, [2326]),
         ("0::/a", {"a/memory.max": "max", "a/memory.current": "3000", "a/memory.stat": STAT}, []),
         ("0::/a/b", {"memory.max": "4096", "memory.current": "4000", "memory.stat": STAT}, [1326]),  # of a container
         (
@@ -37,16 +37,16 @@ def test_what_a_control_group_keeps_of_files_is_free(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert list(group_free_bytes(tmp_path / "cgroup", tmp_path)) == free
-    assert list(group_free_bytes(tmp_path / "none", tmp_path)) == []
+    assert list(group_bytes(tmp_path / "cgroup", tmp_path)) == [(4096, left) for left in free]
+    assert list(group_bytes(tmp_path / "none", tmp_path)) == []
 
 
 def test_a_cpu_has_all_but_the_weights_whatever_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 50 * MIB < free_cpu_bytes() <= host_bytes()
+    assert 50 * MIB < free_cpu_bytes() <= cpu_bytes()
     for free in (1, 1 << 50):
         monkeypatch.setattr("twofour.serve.engine.memory.free_cpu_bytes", lambda free=free: free)
         memory = memory_of(torch.device("cpu"), 7 * MIB)
-        assert (memory.beside_weights, memory.free) == (host_bytes() - 7 * MIB, free)
+        assert (memory.beside_weights, memory.free) == (cpu_bytes() - 7 * MIB, free)
 
 
 def test_memory_that_loading_no_longer_needs_is_given_back_before_a_gpu_is_asked(
