@@ -90,6 +90,13 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
         metavar="N",
         help="sequences in one step (default: %(default)s)",
     )
+    group.add_argument(
+        "--max-num-batched-tokens",
+        type=positive,
+        default=512,
+        metavar="N",
+        help="tokens in one step, those of prompts too; fewer delay others less (default: %(default)s)",
+    )
     group.add_argument("--no-prefix-cache", action="store_true", help="compute every prompt from its first token on")
     group.add_argument("--no-cuda-graphs", action="store_true", help="on a GPU, capture no decode steps")
 
@@ -170,6 +177,7 @@ def engine_config(args: argparse.Namespace) -> "EngineConfig":
         threads=args.threads,
         max_model_len=args.max_model_len,
         max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
         cuda_graphs=not args.no_cuda_graphs,
         prefix_cache=not args.no_prefix_cache,
     )

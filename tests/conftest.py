@@ -140,6 +140,19 @@ def large_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def large_heads_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model in bfloat16, dense and pruned; torch multiplies few of such heads in another order than many."""
+    folder = tmp_path_factory.mktemp("models")
+    shape = {"hidden_size": 512, "intermediate_size": 1024, "head_dim": 128, "initializer_range": 0.1}
+    dense = tiny_model(folder / "dense", torch.bfloat16, **shape)
+    return {
+        "dense": dense,
+        "2:4": prune_by_magnitude(dense, folder / "2of4"),
+        "2:4 int8": prune_by_magnitude(dense, folder / "int8", scale_columns=0),
+    }
+
+
+@pytest.fixture(scope="session")
 def large_int8_folder(large_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed copy of it with int8 values."""
     return prune_by_magnitude(large_model_folder, tmp_path_factory.mktemp("models") / "large-int8", scale_columns=0)

@@ -113,7 +113,7 @@ def prompt_step(runner: Runner, prompt: int, budget: int) -> Callable[[], object
         for start in range(0, prompt, budget):
             chunk = tokens[start : start + budget]
             last = start + budget >= prompt
-            runner.forward([Chunk(chunk, start, blocks, range(len(chunk) - last, len(chunk)))])
+            runner.forward([Chunk(chunk, start, blocks, range(len(chunk) - last, len(chunk)), len(chunk))])
 
     return read
 

@@ -4,30 +4,36 @@ FD is its end of a socket pair that nobody else holds. It ends when it is told t
 closed, which is what the death of its parent does.
 """
 
+import gc
 import io
 import logging
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from twofour.prune.errors import InputError, TwofourError
 from twofour.prune.folder import resolve
 from twofour.prune.recipe import peak_memory_bytes
-from twofour.serve.engine import capacity
+from twofour.serve.engine import capacity, order
 from twofour.serve.engine.blocks import Blocks
-from twofour.serve.engine.grammar import grammars
+from twofour.serve.engine.grammar import any_object, grammars
 from twofour.serve.engine.intact import require_intact
 from twofour.serve.engine.loop import Loop
+from twofour.serve.engine.memory import memory_of
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
 from twofour.serve.engine.runners import cuda_graphs
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
+from twofour.serve.engine.warm import warm_up
 from twofour.serve.loading import load_model, weight_report
 
 log = logging.getLogger(__name__)
@@ -51,6 +57,7 @@ def main() -> int:
     sys.stderr = Lossy(sys.stderr.detach(), line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     ignore_signals()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tqdm.monitor_interval = 0  # bars are drawn while the model loads; no thread looks after them when it is served
     logging.getLogger("twofour.serve.kernels").setLevel(logging.INFO)  # a first start races them, for seconds
     pipe = Connection(int(sys.argv[1]))
     try:
@@ -60,9 +67,11 @@ def main() -> int:
     except Exception as error:  # whatever a model folder can hold: the parent gets one line, the log the rest
         log.exception("the engine cannot start")
         return _give_up(pipe, f"{type(error).__name__}: {error}")
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no later collection looks at it, which would take as long as many steps
     try:
         pipe.send_bytes(encode({"info": info}))
-        loop.run(lambda timeout_s: receive(pipe, timeout_s), lambda report: send(pipe, report))
+        loop.run(partial(receive, pipe), partial(send, pipe), partial(send_begun, pipe))
     except (BrokenPipeError, ConnectionResetError):
         log.warning("the server is gone; the engine ends")
     return 0
@@ -99,8 +108,18 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     made = _captured(config, model, runner, room)
     info = _info(config, model, room, made)
     blocks = Blocks(count, config.block_size)
-    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, config.prefix_cache)
+    scheduler = Scheduler(
+        blocks,
+        config.max_num_seqs,
+        config.max_num_batched_tokens,
+        config.prefix_cache,
+        shares_output=model.device.type != "cpu",  # where equal requests get equal bits: runners/tiles.py
+    )
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
+    warm_step = warm_up(made.graphs or runner, config, info, constrain, any_object())
+    if made.graphs:
+        made.graphs.replayed = 0
+    info = replace(info, warm_step=warm_step)
     loop = Loop(
         made.graphs or runner,
         scheduler,
@@ -138,11 +157,10 @@ def _check(config: EngineConfig) -> None:
 
 def _capacity(config: EngineConfig, model: Any, layers: dict[int, LayerShape]) -> capacity.Capacity:
     bytes_per_token = sum(shape.numbers_per_token for shape in layers.values()) * model.dtype.itemsize
-    on_gpu = model.device.type == "cuda"
-    free = capacity.free_gpu_bytes(model.device) if on_gpu else capacity.free_cpu_bytes()
-    share = capacity.GPU_SHARE if on_gpu else capacity.CPU_SHARE
+    share = capacity.GPU_SHARE if model.device.type == "cuda" else capacity.CPU_SHARE
     limit = capacity.context_limit(model.config.get_text_config())
-    return capacity.decide(config, limit, bytes_per_token, free, share)
+    memory = memory_of(model.device, weight_report(model).weight_bytes)
+    return capacity.decide(config, limit, bytes_per_token, memory, share)
 
 
 def _info(config: EngineConfig, model: Any, room: capacity.Capacity, made: Captured) -> EngineInfo:
@@ -160,10 +178,14 @@ def _info(config: EngineConfig, model: Any, room: capacity.Capacity, made: Captu
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         sparse=report.sparse,
-        notes=(*report.notes, *room.notes, *([made.note] if made.note else [])),
+        notes=tuple(filter(None, (*report.notes, *room.notes, made.note, _order_note(config, model)))),
         cuda_graphs=len(made.graphs) if made.graphs else 0,
         cuda_graph_bytes=made.nbytes,
     )
+
+
+def _order_note(config: EngineConfig, model: Any) -> str | None:
+    return order.note(model, config.max_num_batched_tokens) if model.device.type == "cpu" else None
 
 
 def _eos_token_ids(model: Any) -> tuple[int, ...]:
@@ -196,6 +218,10 @@ def receive(pipe: Connection, timeout_s: float) -> list[Command] | None:
 
 def send(pipe: Connection, report: Report) -> None:
     pipe.send_bytes(encode({"report": report}))
+
+
+def send_begun(pipe: Connection, tokens: int) -> None:
+    pipe.send_bytes(encode({"begun": tokens}))
 
 
 if __name__ == "__main__":

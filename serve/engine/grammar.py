@@ -4,8 +4,8 @@ The grammars are those of llguidance (the extra `json`), checked and compiled in
 read. Its matchers know the vocabulary as bytes, so that a token may cross the grammar's borders as it likes.
 """
 
+import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +18,8 @@ from twofour.serve.engine.matching import matcher_of
 from twofour.serve.engine.types import NOT_FOLLOWED
 
 GRAMMARS_KEPT = 64
+
+log = logging.getLogger(__name__)
 
 
 class Constraint:
@@ -53,17 +55,20 @@ Constrain = Callable[[str], Constraint]
 
 
 def grammars(model: str, revision: str | None, vocab_size: int, eos: tuple[int, ...]) -> Constrain:
-    """Make constraints from grammars. The model's tokenizer is prepared meanwhile, which takes a second.
+    """Make constraints from grammars, for the model's tokenizer; preparing it takes seconds where it is large.
 
     vocab_size is that of the logits, which may be more than the tokenizer knows.
     """
     if find_spec("llguidance") is None:
         return no_grammars
-    prepared = ThreadPoolExecutor(1).submit(prepare, model, revision, vocab_size, eos)
+    try:
+        prepared = prepare(model, revision, vocab_size, eos)
+    except Exception as error:  # whatever a folder can hold; text without a grammar needs no tokenizer here
+        return unprepared(f"{type(error).__name__}: {error}")
 
     @lru_cache(maxsize=GRAMMARS_KEPT)
     def matcher(grammar: str) -> Any:
-        return matcher_of(prepared.result(), grammar)
+        return matcher_of(prepared, grammar)
 
     return lambda grammar: Constraint(matcher(grammar).deep_copy(), vocab_size)
 
@@ -74,6 +79,24 @@ def prepare(model: str, revision: str | None, vocab_size: int, eos: tuple[int, .
 
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     return LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=vocab_size, eos_token=list(eos) or None)
+
+
+def any_object() -> str | None:
+    """A grammar to try; None: there are none here."""
+    if find_spec("llguidance") is None:
+        return None
+    from llguidance import LLMatcher
+
+    return str(LLMatcher.grammar_from_json_schema('{"type": "object"}'))
+
+
+def unprepared(why: str) -> Constrain:
+    log.warning("no text can follow a grammar: the tokenizer cannot be prepared (%s)", why)
+
+    def refuse(grammar: str) -> Constraint:
+        raise ValueError(f"the tokenizer cannot be prepared for grammars: {why}")
+
+    return refuse
 
 
 def no_grammars(grammar: str) -> Constraint:

@@ -50,20 +50,30 @@ class Loop:
         self._sequences: dict[str, Sequence] = {}
         self._steps = self._step_tokens = self._not_finite = 0
 
-    def run(self, receive: Callable[[float], list[Command] | None], send: Callable[[Report], None]) -> None:
-        """Serve until `receive` gives None. Idle, it waits for a heartbeat's time; busy, it only looks."""
+    def run(
+        self,
+        receive: Callable[[float], list[Command] | None],
+        send: Callable[[Report], None],
+        begin: Callable[[int], None] = lambda tokens: None,
+    ) -> None:
+        """Serve until `receive` gives None. Idle, it waits for a heartbeat's time; busy, it only looks.
+
+        `begin` is told of steps that compute part of a prompt, of how many tokens.
+        """
         while (commands := receive(0.0 if self._scheduler.busy else HEARTBEAT_S)) is not None:
             pieces = self._obey(commands)
-            send(self._step(pieces) if self._scheduler.busy else Report(tuple(pieces), self._stats()))
+            send(self._step(pieces, begin) if self._scheduler.busy else Report(tuple(pieces), self._stats()))
 
-    def _step(self, pieces: list[Piece]) -> Report:
+    def _step(self, pieces: list[Piece], begin: Callable[[int], None]) -> Report:
         begun = self._clock()
         turns = self._scheduler.next_step()
+        if (tokens := sum(turn.tokens for turn in turns)) > len(turns):
+            begin(tokens)
         self._note_start(turns, begun)
         chunks = [_chunk(turn) for turn in turns]
         pieces += self._compute(turns, chunks)
         self._scheduler.check_idle()
-        self._steps, self._step_tokens = self._steps + 1, sum(turn.tokens for turn in turns)
+        self._steps, self._step_tokens = self._steps + 1, tokens
         return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
 
     def _compute(self, turns: Ordered[Turn], chunks: Ordered[Chunk]) -> list[Piece]:
@@ -195,7 +205,8 @@ class Loop:
 
 def _chunk(turn: Turn) -> Chunk:
     sequence, start, stop = turn.sequence, turn.sequence.computed, turn.sequence.computed + turn.tokens
-    return Chunk(sequence.tokens[start:stop], start, sequence.blocks, sequence.wanted(turn.tokens))
+    prompt = max(0, min(stop, len(sequence.prompt.tokens)) - start)
+    return Chunk(sequence.tokens[start:stop], start, sequence.blocks, sequence.wanted(turn.tokens), prompt)
 
 
 def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:

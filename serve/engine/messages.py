@@ -3,7 +3,8 @@
 Bytes are JSON: plain data, never pickles. Fields that have their default are left out.
 
     to the engine      EngineConfig once, then {"add": Prompt}, {"cancel": id}, {"stop": true}
-    from the engine    {"info": EngineInfo} or {"failed": message} once, then {"report": Report} each step
+    from the engine    {"info": EngineInfo} or {"failed": message} once, then {"report": Report} after each step, and
+                       {"begun": tokens} before one that computes part of a prompt, which may be long
 """
 
 import dataclasses
@@ -79,7 +80,15 @@ def decode_start(data: bytes) -> EngineInfo | str:
     if "failed" in message:
         return str(message["failed"])
     info = message["info"]
-    return EngineInfo(**info | {"eos_token_ids": tuple(info["eos_token_ids"]), "notes": tuple(info.get("notes", ()))})
+    info["eos_token_ids"], info["notes"] = tuple(info["eos_token_ids"]), tuple(info.get("notes", ()))
+    warm_step = StepRecord(**info.pop("warm_step")) if "warm_step" in info else None
+    return EngineInfo(**info, warm_step=warm_step)
+
+
+def decode_news(data: bytes) -> Report | int:
+    """A report, or the number of tokens of a step that begins."""
+    news = json.loads(data)
+    return int(news["begun"]) if "begun" in news else decode_report(data)
 
 
 def decode_report(data: bytes) -> Report:

@@ -7,6 +7,7 @@ busy with a step.
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import subprocess
@@ -23,14 +24,15 @@ from twofour.serve.engine.messages import (
     Cancel,
     Command,
     Report,
-    decode_report,
+    decode_news,
     decode_start,
     encode,
     encode_command,
 )
 from twofour.serve.engine.types import EngineConfig, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
 
-STALE_S = 10.0  # a heartbeat older than this, and than five slow steps, means that the engine hangs
+STALE_S = 10.0  # a heartbeat older than this, and than the step under way explains, means that the engine hangs
+SLACK = 5  # a step may take so many times as long as steps of its size have
 STOP_S = 5.0
 STEPS_KEPT = 10_000
 CHILD = ("-P", "-m", "twofour.serve.engine.child")
@@ -78,6 +80,7 @@ class ProcessEngine:
         self._stats = Stats()
         self._pieces: dict[str, asyncio.Queue[Piece]] = {}  # of the sequences that have not ended
         self._heard_at = clock()
+        self._begun = 0  # tokens of the step under way, or 1 if all that is known is that there is one
         self.steps: deque[StepRecord] = deque(maxlen=STEPS_KEPT)
         self.step_sizes: Counter[int] = Counter()
 
@@ -112,12 +115,16 @@ class ProcessEngine:
         return max(0, self._lives - 1)
 
     @property
+    def step_limit_s(self) -> float:
+        if not self._begun:
+            return 0.0
+        warm_step = self._info.warm_step if self._info else None
+        return SLACK * expected_s(self._begun, [*([warm_step] if warm_step else []), *self.steps])
+
+    @property
     def _stale(self) -> bool:
         age_s = self.heartbeat_age_s
-        if age_s < STALE_S or not self.steps:
-            return age_s >= STALE_S
-        slow_s = sorted(step.seconds for step in self.steps)[len(self.steps) * 99 // 100]
-        return age_s >= 5 * slow_s
+        return age_s >= STALE_S and age_s >= self.step_limit_s
 
     async def start(self) -> None:
         """Start the process; return when its model is loaded."""
@@ -180,7 +187,7 @@ class ProcessEngine:
         with contextlib.suppress(EOFError, OSError):
             _post(loop, self._loaded, decode_start(pipe.recv_bytes()))
             while True:
-                _post(loop, self._deliver, decode_report(pipe.recv_bytes()))
+                _post(loop, self._deliver, decode_news(pipe.recv_bytes()))
         status = _wait(process)
         outbox.put(None)
         writer.join()
@@ -195,8 +202,15 @@ class ProcessEngine:
             else:
                 self._started.set_result(answer)
 
-    def _deliver(self, report: Report) -> None:
-        self._heard_at, self._stats = self._clock(), report.stats
+    def _deliver(self, news: Report | int) -> None:
+        self._heard_at = self._clock()
+        if isinstance(news, int):
+            self._begun = news
+        else:
+            self._report(news)
+
+    def _report(self, report: Report) -> None:
+        self._stats, self._begun = report.stats, int(report.stats.running + report.stats.waiting > 0)
         if report.step:
             self.steps.append(report.step)
             self.step_sizes[report.step.tokens] += 1
@@ -207,13 +221,26 @@ class ProcessEngine:
 
     def _died(self, status: int) -> None:
         why = self._ending = f"the engine process ended ({_ending(status)})"
-        self._process, self._info, self._stats = None, None, Stats()
+        self._process, self._info, self._stats, self._begun = None, None, Stats(), 0
         if self._started and not self._started.done():
             self._started.set_exception(ServerError(f"{why} while it loaded the model"))
         for id, pieces in self._pieces.items():
             pieces.put_nowait(Piece(id, finish=Finish.ERROR, error=why))
         self._pieces.clear()
         self._gone.set()
+
+
+def expected_s(tokens: int, measured: Sequence[StepRecord]) -> float:
+    """How long a step of so many tokens takes: as the slowest, but for one in a hundred, of at least as many did.
+
+    Where all were smaller, it is the largest, in proportion. The first step of all may take any time.
+    """
+    if not measured:
+        return math.inf
+    if as_large := sorted(step.seconds for step in measured if step.tokens >= tokens):
+        return as_large[len(as_large) * 99 // 100]
+    largest = max(measured, key=lambda step: step.tokens)
+    return largest.seconds * tokens / largest.tokens
 
 
 def _spawn(child: Sequence[str]) -> tuple["subprocess.Popen[bytes]", Connection]:

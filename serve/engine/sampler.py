@@ -10,9 +10,11 @@ In this order, everything in float32:
     min_p, top_k, top_p    each keeps the best by the probabilities that the one before left
     draw                   the first token, by ascending id, whose cumulative probability exceeds u * total
 
-`u` is a function of the seed and of the token's position. So a seed gives the same text whatever else is in
-the batch and however often the sequence is preempted. Log probabilities are those of the model: of the logits
-as they came.
+`u` is a function of the seed and of the token's position. So of equal logits a seed makes equal text, whatever else is
+in the batch and however often the sequence is preempted. Whether logits are equal is not decided here: on a CPU they
+are (runners/tiles.py), unless a race chose otherwise (order.py); on a GPU kernels are chosen by the number of tokens in
+a step, captured steps are attended in other shapes than others, and the last bits differ. Log probabilities are those
+of the model: of the logits as they came.
 """
 
 import struct

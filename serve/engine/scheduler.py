@@ -29,9 +29,14 @@ class Scheduler:
     """The waiting and the running, and the blocks they run in."""
 
     def __init__(
-        self, blocks: Blocks, max_num_seqs: int, max_num_batched_tokens: int, prefix_cache: bool = True
+        self,
+        blocks: Blocks,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        prefix_cache: bool = True,
+        shares_output: bool = True,
     ) -> None:
-        self.blocks, self.prefix_cache = blocks, prefix_cache
+        self.blocks, self.prefix_cache, self.shares_output = blocks, prefix_cache, shares_output
         self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
@@ -65,14 +70,19 @@ class Scheduler:
         return [Turn(sequence, count) for sequence, count in turns.items()]
 
     def computed(self, turn: Turn) -> None:
-        """Record that a turn's keys and values are in the cache; others find the blocks that it filled."""
+        """Record that a turn's keys and values are in the cache; others find the blocks that it filled.
+
+        With `shares_output` also those with sampled tokens: computed one by one, they need not have the bits that a
+        prompt of the same tokens would give them.
+        """
         sequence = turn.sequence
         full_before = sequence.computed // self.blocks.size
         sequence.computed += turn.tokens
         if not self.prefix_cache:
             return
         self._extend_keys(sequence)
-        for i in range(full_before, sequence.computed // self.blocks.size):
+        shared = sequence.computed if self.shares_output else min(sequence.computed, len(sequence.prompt.tokens))
+        for i in range(full_before, shared // self.blocks.size):
             self.blocks.publish(sequence.blocks[i], sequence.keys[i])
 
     def check_idle(self) -> None:

@@ -92,7 +92,7 @@ async def end_of_life(engine: Engine, hang_s: float) -> str:
     death, was_late = asyncio.ensure_future(engine.death()), False
     try:
         while not (await asyncio.wait((death,), timeout=LOOK_EVERY_S))[0]:
-            late = (age_s := engine.heartbeat_age_s) > hang_s
+            late = (age_s := engine.heartbeat_age_s) > hang_s and age_s > engine.step_limit_s
             # At two looks: when all processes were stopped, this one may look before it has heard.
             if late and was_late:
                 log.error("the engine has said nothing for %.0f s; it is killed", age_s)

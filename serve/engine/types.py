@@ -25,7 +25,7 @@ class EngineConfig:
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 512
     block_size: int = 16  # tokens in one cache block
-    kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a memory limit
+    kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a share of memory
     cuda_graphs: bool = True  # on a GPU, capture decode steps and replay them
     prefix_cache: bool = True  # what one prompt has computed, the next with the same beginning takes over
 
@@ -121,6 +121,7 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # fallbacks: what a user must know
     cuda_graphs: int = 0  # captured decode steps; 0: every step is run as it is
     cuda_graph_bytes: int = 0  # of device memory, which they took
+    warm_step: "StepRecord | None" = None  # the largest step before it was ready, which nothing was the first of
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,10 @@ class Engine(Protocol):
 
     @property
     def heartbeat_age_s(self) -> float: ...
+
+    @property
+    def step_limit_s(self) -> float:
+        """How old the heartbeat may be because of the step under way, by what steps have taken; 0: there is none."""
 
     @property
     def restarts(self) -> int:

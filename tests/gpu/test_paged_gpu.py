@@ -5,6 +5,8 @@ import torch
 from paged_chunks import CHUNKS, chunk, expected
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from twofour.serve.engine.runners.attention import Rule
+
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 ALL_BUT_MATH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 WITHOUT_CUDNN = ALL_BUT_MATH[:2]  # as on GPUs for which torch does not prefer it
@@ -18,7 +20,7 @@ def test_a_chunk_is_attended_without_the_math_backend(
 ) -> None:
     part, layer, query = chunk(start, rows, dtype, device="cuda")
     with torch.inference_mode(), sdpa_kernel(backends):
-        found = part.attend(query, layer, 0.3, window)
+        found = part.attend(query, layer, Rule(0.3, window))
     error = (found.cpu().double() - expected(part, layer, query, window)).abs().max()
     assert float(error) < (5e-3 if dtype == torch.float32 else 0.03)  # TF32 may multiply
 
@@ -29,5 +31,5 @@ def test_a_long_context_needs_no_memory_for_its_scores() -> None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     with torch.inference_mode():
-        part.attend(query, layer, 0.3, 0)
+        part.attend(query, layer, Rule(0.3, 0))
     assert torch.cuda.max_memory_allocated() - before < 16 << 20

@@ -48,6 +48,7 @@ class ScriptedEngine:
     healthy: bool = True
     ready: bool = True
     heartbeat_age_s: float = 0.1
+    step_limit_s: float = 0.0
     stats: Stats = field(default_factory=Stats)
     prompts: list[Prompt] = field(default_factory=list)
     ended: "queue.Queue[str]" = field(default_factory=queue.Queue)

@@ -60,6 +60,8 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
         str(keys),
         "--no-cuda-graphs",
         "--no-prefix-cache",
+        "--max-num-batched-tokens",
+        "64",
     )
     assert engine_config(args) == EngineConfig(
         model="org/m",
@@ -70,6 +72,7 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
         threads=2,
         max_model_len=99,
         max_num_seqs=3,
+        max_num_batched_tokens=64,
         cuda_graphs=False,
         prefix_cache=False,
     )

@@ -1,10 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from twofour.prune.errors import InputError, ModelError
-from twofour.serve.engine.capacity import context_limit, decide, free_cpu_bytes, free_gpu_bytes
+from twofour.serve.engine.capacity import context_limit, decide
+from twofour.serve.engine.memory import Memory
 from twofour.serve.engine.types import EngineConfig
 
 MIB = 1 << 20
@@ -12,6 +12,10 @@ MIB = 1 << 20
 
 def config(**options: int | None) -> EngineConfig:
     return EngineConfig("m", **{"max_num_seqs": 4, "block_size": 16} | options)  # type: ignore[arg-type]
+
+
+def beside(mib: int) -> Memory:
+    return Memory(mib * MIB, mib * MIB)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +31,7 @@ def config(**options: int | None) -> EngineConfig:
     ],
 )
 def test_what_fits(options: dict[str, int], free_mib: int, context: int, kv_tokens: int) -> None:
-    room = decide(config(**options), limit=1000, bytes_per_token=1024, free_bytes=free_mib * MIB, share=0.125)
+    room = decide(config(**options), limit=1000, bytes_per_token=1024, memory=beside(free_mib), share=0.125)
     assert room.context_length == context
     assert room.kv_tokens == kv_tokens
     assert bool(room.notes) == (context < 1000 and "max_model_len" not in options)
@@ -44,7 +48,7 @@ def test_what_fits(options: dict[str, int], free_mib: int, context: int, kv_toke
 )
 def test_what_does_not_fit_is_refused(options: dict[str, int], free_mib: int, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        decide(config(**options), limit=1000, bytes_per_token=1024, free_bytes=free_mib * MIB, share=0.125)
+        decide(config(**options), limit=1000, bytes_per_token=1024, memory=beside(free_mib), share=0.125)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +69,12 @@ def test_a_model_without_a_length_is_refused() -> None:
         context_limit(SimpleNamespace())
 
 
-def test_free_memory_is_what_the_kernel_says() -> None:
-    with open("/proc/meminfo") as lines:
-        total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal")) * 1024
-    assert 50 * MIB < free_cpu_bytes() < total
-
-
-def test_memory_that_loading_no_longer_needs_is_given_back_before_a_gpu_is_asked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    free = [1000]
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(5000))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 9000))
-    assert free_gpu_bytes(torch.device("cuda:1")) == 5000
+def test_what_is_free_at_the_moment_decides_only_whether_the_cache_can_be_had() -> None:
+    needed = 4000 * 1024
+    for free in (needed, needed + 1, 1 << 40):
+        assert decide(config(), 1000, 1024, Memory(1000 * MIB, free), 0.125).kv_tokens == 4000
+    for options in ({}, {"kv_tokens": 4000}):
+        with pytest.raises(
+            InputError, match=f"4000 tokens takes {needed} bytes, and {needed - 1} are free; free memory"
+        ):
+            decide(config(**options), 1000, 1024, Memory(1000 * MIB, needed - 1), 0.125)

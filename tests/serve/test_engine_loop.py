@@ -64,6 +64,15 @@ def test_a_prefix_is_computed_once_and_changes_no_text() -> None:
     assert reports[-1].stats.prefix_hits == 56
 
 
+def test_steps_that_compute_part_of_a_prompt_are_announced() -> None:
+    begun: list[int] = []
+    arrivals = [[prompt("a", 20, max_tokens=3, ignore_eos=True)], [], [prompt("b", 5, 3, max_tokens=2)]]
+    engine().run(
+        lambda wait_s: arrivals.pop(0) if arrivals else None if wait_s else [], lambda report: None, begun.append
+    )
+    assert begun == [16, 4, 6], "of 16 tokens at most, the last beside a decode"
+
+
 def test_logprobs_are_those_of_a_plain_forward() -> None:
     p = prompt("a", 6, logprobs=3)
     reports = run(engine(), [[prompt("other", 20, 5), p]])

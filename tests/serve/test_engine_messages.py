@@ -9,6 +9,7 @@ from twofour.serve.engine.messages import (
     Report,
     decode_command,
     decode_config,
+    decode_news,
     decode_report,
     decode_start,
     encode,
@@ -44,7 +45,9 @@ FULL = Sampling(
     prompt_logprobs=2,
     grammar="{}",
 )
-INFO = EngineInfo("m", 8, 9, (1, 2), 16, 64, 5, 4, {"dense": 3}, "cpu", "bfloat16", True, ("a note",), 6, 7)
+INFO = EngineInfo(
+    "m", 8, 9, (1, 2), 16, 64, 5, 4, {"dense": 3}, "cpu", "bfloat16", True, ("a note",), 6, 7, StepRecord(1, 2, 3, 0.5)
+)
 PIECES = (
     Piece("plain", (4,)),
     Piece(
@@ -80,6 +83,12 @@ def test_commands_arrive_as_they_were(command: Command | None) -> None:
 def test_reports_arrive_as_they_were(step: StepRecord | None) -> None:
     report = Report(PIECES, Stats(running=3, steps=7), step)
     assert decode_report(encode({"report": report})) == report
+
+
+def test_news_are_reports_or_how_much_begins() -> None:
+    assert decode_news(encode({"begun": 512})) == 512
+    report = Report((), Stats(running=1), StepRecord(1, 2, 3, 0.5))
+    assert decode_news(encode({"report": report})) == report
 
 
 def test_the_start_arrives_as_it_was() -> None:

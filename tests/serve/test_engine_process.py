@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from twofour.prune.errors import InputError, ServerError
 from twofour.serve.engine import child
-from twofour.serve.engine.process import STALE_S, ProcessEngine
-from twofour.serve.engine.types import EngineConfig, Finish, Piece, Prompt, Sampling
+from twofour.serve.engine.process import STALE_S, ProcessEngine, expected_s
+from twofour.serve.engine.types import EngineConfig, Finish, Piece, Prompt, Sampling, StepRecord
 
 LENGTH = 256
 
@@ -143,6 +144,60 @@ def test_a_frozen_engine_is_alive_but_not_ready(shared: Shared) -> None:
         assert engine.heartbeat_age_s < STALE_S
 
     shared.tell(story)
+
+
+SLOW_CHILD = """
+import sys
+from multiprocessing.connection import Connection
+from twofour.serve.engine.messages import Report, decode_command, encode
+from twofour.serve.engine.types import EngineInfo, Stats, StepRecord
+pipe = Connection(int(sys.argv[1]))
+pipe.recv_bytes()
+measured = StepRecord(64, 0, 64, 8.0)
+info = EngineInfo("m", 999, 9, (), 16, 999, 5, 4, {}, "cpu", "float32", False, warm_step=measured)
+pipe.send_bytes(encode({"info": info}))
+while command := decode_command(pipe.recv_bytes()):  # after each: a step begins, or ends in 100 s, or all have ended
+    news = {"a": {"begun": 512}, "b": {"report": Report((), Stats(running=1), StepRecord(512, 0, 512, 100.0))}}
+    pipe.send_bytes(encode(news.get(command.id, {"report": Report((), Stats())})))
+"""
+
+
+def test_a_long_chunk_on_a_slow_machine_is_not_a_hang() -> None:
+    """64 tokens took 8 s: 512 may take five times 64 s. They took 100: the next step may take five times as long."""
+
+    async def story() -> None:
+        clock = Clock()
+        engine = ProcessEngine(EngineConfig("m"), clock, ("-P", "-c", SLOW_CHILD))
+        await engine.start()
+        kept = []
+        for id, limit_s in (("", 0.0), ("a", 320.0), ("b", 500.0), ("c", 0.0)):
+            if id:
+                kept.append(engine.submit(prompt(id)))
+                await until(lambda limit_s=limit_s: engine.step_limit_s == limit_s)
+            await quiet(engine)
+            for age_s, ready in ((max(limit_s, STALE_S) - 2, True), (max(limit_s, STALE_S), False)):
+                clock.ahead_s += age_s
+                assert engine.ready is ready, (id, age_s)
+                clock.ahead_s -= age_s
+        await engine.stop()
+
+    asyncio.run(story())
+
+
+async def quiet(engine: ProcessEngine) -> None:
+    """Until nothing new has been heard for a moment."""
+    while engine.heartbeat_age_s < 0.05:
+        await asyncio.sleep(0.02)
+
+
+def test_how_long_a_step_takes_is_asked_of_those_that_were_as_large() -> None:
+    few, many = StepRecord(0, 2, 9, 0.5), StepRecord(100, 0, 100, 4.0)
+    assert expected_s(1, []) == math.inf
+    assert expected_s(2, [few, few, many]) == 4.0
+    assert expected_s(100, [few] * 9 + [many]) == 4.0
+    assert expected_s(300, [few, many]) == 12.0
+    outlier = StepRecord(0, 1, 9, 1000.0)
+    assert expected_s(1, [outlier, *[few] * 198]) == 0.5, "the machine was suspended once"
 
 
 def test_signals_meant_for_the_server_do_not_end_the_engine(shared: Shared) -> None:

@@ -25,6 +25,7 @@ class Mortal:
     """Lives as long as its script says, by a clock of its own; None: it cannot be started."""
 
     info = INFO
+    step_limit_s = 0.0
 
     def __init__(self, lives_s: Sequence[float | None]) -> None:
         self.lives_s, self.now, self.killed = list(lives_s), 0.0, 0
@@ -126,6 +127,15 @@ def test_only_two_late_looks_in_a_row_kill(ages_s: list[float], kills: int, monk
     engine = Silent(ages_s)
     assert asyncio.run(supervise.end_of_life(cast(Engine, engine), hang_s=300)) == "it ended"
     assert engine.killed == kills
+
+
+def test_a_step_that_may_take_so_long_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "LOOK_EVERY_S", 0.001)
+    for ages_s, kills in (([900, 900, 0], 0), ([901, 901, 0], 1)):
+        engine = Silent(ages_s)
+        engine.step_limit_s = 900.0
+        asyncio.run(supervise.end_of_life(cast(Engine, engine), hang_s=300))
+        assert engine.killed == kills
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from engine_loops import pieces_of, run
 from torch import Tensor, nn
 
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.checkpoint import Weights
 from twofour.prune.convert import convert
+from twofour.serve.engine import child
+from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.linear import SparseLinear
 from twofour.serve.loading import load_model
 
@@ -27,6 +30,7 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 2,
 }
 OPT: dict[str, Any] = {"word_embed_proj_dim": 64, "ffn_dim": 96}
+GEMMA2: dict[str, Any] = {"head_dim": 16, "sliding_window": 6, "attn_logit_softcapping": 1.0}
 GEMMA3: dict[str, Any] = {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2}
 QWEN3_MOE: dict[str, Any] = {**EXPERTS, "moe_intermediate_size": 32, "head_dim": 16}
@@ -35,7 +39,7 @@ FAMILIES: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {
     "mistral": (hf.MistralConfig, hf.MistralForCausalLM, {"sliding_window": 6}),
     "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, {}),
     "qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, {"head_dim": 16}),
-    "gemma2": (hf.Gemma2Config, hf.Gemma2ForCausalLM, {"head_dim": 16}),
+    "gemma2": (hf.Gemma2Config, hf.Gemma2ForCausalLM, GEMMA2),
     "gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, GEMMA3),
     "phi": (hf.PhiConfig, hf.PhiForCausalLM, {}),
     "phi3": (hf.Phi3Config, hf.Phi3ForCausalLM, {}),
@@ -83,6 +87,27 @@ def logits(folder: Path) -> Tensor:
     return result
 
 
+def served_scores(folder: Path) -> list[list[float]]:
+    """Log probabilities of every token but the first, and of one more, from the loop that the server runs."""
+    loop, _ = child.start(EngineConfig(str(folder), device="cpu", max_num_batched_tokens=32))
+    sampling = Sampling(max_tokens=1, temperature=0, logprobs=0, prompt_logprobs=0)
+    reports = run(loop, [[Prompt(str(i), tuple(row), sampling) for i, row in enumerate(IDS.tolist())]])
+    firsts = [pieces_of(reports, str(i))[0] for i in range(len(IDS))]
+    assert [first.error for first in firsts] == [None] * len(IDS)
+    return [[entry.logprob for entry in (*p.prompt_logprobs, *p.logprobs) if entry] for p in firsts]
+
+
+def own_scores(folder: Path) -> list[list[float]]:
+    """The same from transformers' own forward, with the attention that computes all that the model asks for."""
+    model = load_model(str(folder), device="cpu")
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        scores = model(IDS).logits.log_softmax(-1)
+    last = scores[:, -1].max(-1).values[:, None]
+    found: list[list[float]] = torch.cat([scores[:, :-1].gather(2, IDS[:, 1:, None])[..., 0], last], 1).tolist()
+    return found
+
+
 def is_block_linear(name: str, tensor: Tensor) -> bool:
     """By its stored name and shape alone: a matrix of a layer that is no router."""
     return tensor.dim() == 2 and ".layers." in name and not name.endswith(".gate.weight")
@@ -115,6 +140,8 @@ def test_a_family_is_pruned_checked_and_served(family: str, tmp_path: Path, save
     assert [name for name, module in served.named_modules() if isinstance(module, nn.Linear)] == ["lm_head"]
     torch.testing.assert_close(logits(packed), logits(dense), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(logits(packed), logits(source), rtol=0.01, atol=0.01)
+    for found, expected in zip(served_scores(packed), own_scores(dense), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 def test_int8_experts(tmp_path: Path, save_tokenizer: SaveTokenizer) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.bias import CausalBias
 
-from twofour.serve.engine.runners import paged
+from twofour.serve.engine.runners import attention
+from twofour.serve.engine.runners.attention import Rule
 from twofour.serve.engine.runners.paged import Layer
 
 SDPA = functional.scaled_dot_product_attention
@@ -59,7 +60,7 @@ class Elsewhere(Tensor):
 @pytest.mark.parametrize(("start", "rows", "window"), CHUNKS)
 def test_a_chunk_on_a_cpu(start: int, rows: int, window: int) -> None:
     part, layer, query = chunk(start, rows, torch.float32)
-    found = part.attend(query, layer, 0.3, window)
+    found = part.attend(query, layer, Rule(0.3, window))
     torch.testing.assert_close(found.double(), expected(part, layer, query, window), rtol=1e-4, atol=1e-5)
 
 
@@ -73,10 +74,10 @@ def test_a_chunk_on_a_gpu_never_needs_the_math_backend(
 ) -> None:  # fmt: skip
     kernels = Kernels(has_flash)
     part, layer, query = chunk(start, rows, dtype, value_dim)
-    monkeypatch.setattr(paged, "can_use_flash_attention", kernels.flash_takes)
+    monkeypatch.setattr(attention, "can_use_flash_attention", kernels.flash_takes)
     with monkeypatch.context() as patch:
-        patch.setattr(paged.F, "scaled_dot_product_attention", kernels.attend)
-        found = part.attend(query.as_subclass(Elsewhere), layer, 0.3, window)
+        patch.setattr(attention.F, "scaled_dot_product_attention", kernels.attend)
+        found = part.attend(query.as_subclass(Elsewhere), layer, Rule(0.3, window))
     error = (found.double() - expected(part, layer, query, window)).abs().max()
     assert float(error) < (0.03 if dtype == torch.bfloat16 else 1e-5)
     is_whole = not window or window >= start + rows
@@ -87,15 +88,15 @@ def test_a_chunk_on_a_gpu_never_needs_the_math_backend(
 
 def test_heads_that_share_nothing_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     part, layer, query = chunk(7, 6, torch.float32)
-    monkeypatch.setattr(paged, "can_use_flash_attention", lambda params: False)
+    monkeypatch.setattr(attention, "can_use_flash_attention", lambda params: False)
     monkeypatch.setattr(Tensor, "repeat_interleave", lambda *_: pytest.fail("copied"))
-    part.attend(query[:, :KEY_HEADS].as_subclass(Elsewhere), layer, 0.3, 3)
+    part.attend(query[:, :KEY_HEADS].as_subclass(Elsewhere), layer, Rule(0.3, 3))
 
 
 def test_a_bias_on_meta_tensors_has_the_shape_of_the_chunk() -> None:
     """torch's own dispatch of it, where there is no data."""
     part, layer, query = chunk(7, 6, torch.bfloat16)
     part.table = part.table.to("meta")
-    found = part.attend(query.to("meta"), Layer(layer.keys.to("meta"), layer.values.to("meta")), 0.3, 0)
+    found = part.attend(query.to("meta"), Layer(layer.keys.to("meta"), layer.values.to("meta")), Rule(0.3, 0))
     (mask,) = part.masks.values()
     assert isinstance(mask, CausalBias) and found.shape == (6, HEADS, VALUE_DIM)

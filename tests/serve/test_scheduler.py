@@ -136,6 +136,19 @@ def test_without_a_prefix_cache_everything_is_computed_and_nothing_is_kept() -> 
     assert (sequence.cached_tokens, s.prefix_queries, s.prefix_hits) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(("shares_output", "found"), [(True, 12), (False, 4)])
+def test_sampled_tokens_are_shared_only_if_they_may_be(shares_output: bool, found: int) -> None:
+    s = Scheduler(Blocks(BLOCKS, SIZE), MAX_SEQS, 100, shares_output=shares_output)
+    s.add(first := new("first", 6, 8))
+    while s.busy:
+        play(s, s.next_step())
+    again = new("again", 0, 1)
+    again.tokens = [*first.tokens, 9]
+    s.add(again)
+    s.next_step()
+    assert again.cached_tokens == found
+
+
 def test_a_prompt_to_be_scored_is_computed_completely() -> None:
     s = scheduler(budget=100)
     s.add(new("first", 8, 1))

@@ -16,6 +16,12 @@ class Chunk:
     start: int  # this many tokens of the sequence are in the cache
     blocks: Sequence[int]  # the cache blocks of the sequence, in order; those of the new tokens included
     wanted: range  # whose logits are wanted, as offsets into `tokens`
+    prompt: int = 0  # so many of the first tokens are a prompt's; the others were sampled
+
+    @property
+    def decodes(self) -> bool:
+        """It is one token, which was sampled."""
+        return len(self.tokens) == 1 and not self.prompt
 
 
 class Runner(Protocol):

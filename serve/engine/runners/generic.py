@@ -15,12 +15,13 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from twofour.prune.errors import ModelError
-from twofour.serve.engine.runners import Chunk
-from twofour.serve.engine.runners.paged import Layer, Step, lay_out
+from twofour.serve.engine.runners import Chunk, tiles
+from twofour.serve.engine.runners.attention import Rule
+from twofour.serve.engine.runners.paged import Layer, Split, Step, lay_out, parts
 
 ATTENTION = "twofour_paged"
-# What some models hand to their attention and this one does not compute: logit caps, sinks, added biases.
-UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "head_mask")
+# What some models hand to their attention and this one does not compute: sinks, added biases.
+UNSUPPORTED = ("s_aux", "sinks", "position_bias", "head_mask")
 TRIAL_TOKENS = 24
 GOLDEN = 0.618034  # multiples of it, modulo 1, lie far from each other, those of neighbours most of all
 
@@ -33,6 +34,7 @@ class LayerShape:
     key_dim: int
     value_dim: int
     window: int  # 0: unlimited
+    softcap: float  # 0: unlimited
 
     @property
     def numbers_per_token(self) -> int:
@@ -46,8 +48,8 @@ class Trial:
     shapes: dict[int, LayerShape] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
-    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
-        self.shapes[layer_index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], window)
+    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        self.shapes[layer_index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], rule.window, rule.softcap)
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
 
     def refuse(self, module: torch.nn.Module, mask: Tensor | None, extras: dict[str, Any]) -> None:
@@ -67,6 +69,7 @@ def paged_attention(
     attention_mask: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     paged: Step | Trial | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
@@ -77,7 +80,7 @@ def paged_attention(
         paged.refuse(module, attention_mask, extras)
     index: int = module.layer_idx  # type: ignore[assignment]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return paged.attend(index, query, key, value, scale, sliding_window or 0), None
+    return paged.attend(index, query, key, value, Rule(scale, sliding_window or 0, softcap or 0.0)), None
 
 
 AttentionInterface.register(ATTENTION, paged_attention)
@@ -134,6 +137,8 @@ class GenericRunner:
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
         self.model, self.block_size, self.scratch = model, block_size, block_count
         self.device: torch.device = model.device
+        self.split: Split = tiles.parts if self.device.type == "cpu" else parts
+        self._own_attention = "eager" if any(s.softcap for s in shapes.values()) or not model._supports_sdpa else "sdpa"
         self._nothing = torch.zeros(1, dtype=torch.int64, device=self.device)
         new = {"dtype": model.dtype, "device": self.device}
         self.layers = {
@@ -145,7 +150,7 @@ class GenericRunner:
         }
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        step = lay_out(chunks, self.layers, self.block_size, self.device)
+        step = lay_out(chunks, self.layers, self.block_size, self.device, self.split)
         count = len(step.wanted)
         # With no logits at all the last linear would get no rows; one row is computed and dropped.
         return self.compute(step if count else replace(step, wanted=self._nothing))[:count]
@@ -174,14 +179,16 @@ class GenericRunner:
         blocks = range(-(-TRIAL_TOKENS // self.block_size))
         cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
         for start, stop in pairwise(cuts):
-            found = forward([Chunk(tokens[start:stop], start, blocks, range(stop - start - 1, stop - start))])
+            prompt = stop - start if stop < TRIAL_TOKENS else 0
+            wanted = range(stop - start - 1, stop - start)
+            found = forward([Chunk(tokens[start:stop], start, blocks, wanted, prompt)])
         own = self._own_logits(torch.tensor([tokens], device=self.device))
         return float((found - own).float().norm() / own.float().norm())
 
     def occupy(self) -> None:
         """Fill the whole cache as sequences might: with what one computes, in every block by another factor."""
         count = min(TRIAL_TOKENS, self.block_size)
-        self.forward([Chunk(range(count), 0, [0], range(0))])
+        self.forward([Chunk(range(count), 0, [0], range(0), count)])
         for layer in self.layers.values():
             for cache in (layer.keys, layer.values):
                 factors = torch.arange(len(cache), device=self.device).mul(GOLDEN).frac().add(0.5)
@@ -190,7 +197,7 @@ class GenericRunner:
 
     def _own_logits(self, tokens: Tensor) -> Tensor:
         try:
-            self.model.set_attn_implementation("sdpa" if self.model._supports_sdpa else "eager")
+            self.model.set_attn_implementation(self._own_attention)
             return _call(self.model, tokens)
         finally:
             self.model.set_attn_implementation(ATTENTION)
