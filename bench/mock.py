@@ -172,7 +172,9 @@ def main() -> None:
     server = Server(Script(**json.loads(sys.argv[1])))
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(server.serve())
-    print(json.dumps({"served": [asdict(served) for served in server.served], "connections": server.connections}))
+    told = json.dumps({"served": [asdict(served) for served in server.served], "connections": server.connections})
+    with open(1, "w", closefd=False) as out:  # buffered, which writes all: stdout itself may not be (PYTHONUNBUFFERED)
+        out.write(told)
 
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
