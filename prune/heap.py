@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # malloc.h
+LARGE = 1 << 20
 REUSE = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}  # never, none
 AS_EVER = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}  # where it ends up by itself
 
@@ -20,6 +21,12 @@ def give_back() -> None:
     trim = _function("malloc_trim")
     if trim:
         trim(0)
+
+
+def map_large() -> None:
+    """Map anew whatever is large, so that the system has it back when it is freed: for processes that live for long and
+    seldom need much. By itself the GNU allocator stops that after the first few times."""
+    _set({MMAP_THRESHOLD: LARGE})
 
 
 @contextmanager

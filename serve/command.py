@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import shlex
 import socket
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from twofour.serve.edge.observe import Watcher
     from twofour.serve.engine.types import EngineInfo
 
+# The event loop waits so long for a thread that is busy with a large request, at every turn. By itself it is 5 ms.
+SWITCH_S = 0.0005
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -40,16 +43,20 @@ def run(args: argparse.Namespace, child: Sequence[str] | None = None) -> int:
 
 
 def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[str] | None) -> int:
+    from twofour.prune import heap
     from twofour.serve import server
     from twofour.serve.app import create_app
     from twofour.serve.edge.lifecycle import Lifecycle
     from twofour.serve.engine.process import ProcessEngine
 
+    heap.map_large()  # a large request leaves nothing behind
+    sys.setswitchinterval(SWITCH_S)
     config, tls = arguments.serve_config(args), arguments.tls_of(args)
     tokenizer = load_tokenizer(args.model, args.revision)
     engine, lifecycle = ProcessEngine(arguments.engine_config(args), child=child), Lifecycle()
     with tracing(args.otlp_endpoint) as watchers:
         app = create_app(engine, config, tokenizer, lifecycle=lifecycle, watchers=watchers)
+        gc.freeze()  # it stays: to look through it, as the collector does now and then, takes a quarter of a second
         url = server.url_of(listener, tls)
         print(f"listening on {url}; loading {args.model}", file=sys.stderr, flush=True)
 

@@ -10,7 +10,7 @@ from twofour.serve.engine.types import Prompt
 
 @dataclass
 class Admission:
-    """Counts sequences and prompt tokens from submission to end, waiting and running alike."""
+    """Counts sequences and prompt tokens from a request's arrival to its end, waiting and running alike."""
 
     max_sequences: int
     max_tokens: int
@@ -19,30 +19,29 @@ class Admission:
     tokens: int = 0
 
     @contextmanager
-    def admitted(self, prompts: tuple[Prompt, ...]) -> Iterator[None]:
-        tokens = sum(len(prompt.tokens) for prompt in prompts)
-        self._check(len(prompts), tokens)
-        self.sequences += len(prompts)
-        self.tokens += tokens
-        try:
-            yield
-        finally:
-            self.sequences -= len(prompts)
-            self.tokens -= tokens
-
-    def require_room(self) -> None:
-        """Refuse at once where no sequence more would be admitted: to read and tokenise a request costs more."""
+    def place(self) -> Iterator["Place"]:
+        """For one request, before it is read. It counts as one sequence: to read and tokenise is work as well."""
         if self.sequences >= self.max_sequences:
             raise self._full()
+        place = Place(self)
+        self.sequences += 1
+        try:
+            yield place
+        finally:
+            self.sequences -= place.sequences
+            self.tokens -= place.tokens
 
-    def _check(self, sequences: int, tokens: int) -> None:
+    def check_sequences(self, sequences: int) -> None:
         if sequences > self.max_sequences:
             message = f"{sequences} sequences in one request, where {self.max_sequences} are allowed in all"
             raise invalid(f"{message}; send fewer prompts or a smaller n", "n")
-        if self.sequences + sequences > self.max_sequences:
+
+    def check(self, more: int, tokens: int) -> None:
+        """Whether there is room for so many sequences beside those that count already."""
+        if self.sequences + more > self.max_sequences:
             raise self._full()
         # One request alone is bounded by the context length: an empty queue takes any.
-        if self.sequences and self.tokens + tokens > self.max_tokens:
+        if self.tokens and self.tokens + tokens > self.max_tokens:
             raise self._refusal("too many prompt tokens are waiting; try again shortly")
 
     def _full(self) -> RequestError:
@@ -51,3 +50,20 @@ class Admission:
     def _refusal(self, message: str) -> RequestError:
         self.count_refusal("queue_full")
         return overloaded(message)
+
+
+@dataclass
+class Place:
+    """What one request takes."""
+
+    admission: Admission
+    sequences: int = 1
+    tokens: int = 0
+
+    def fill(self, prompts: tuple[Prompt, ...]) -> None:
+        """Count what the request turned out to be, or refuse it."""
+        more, tokens = len(prompts) - self.sequences, sum(len(prompt.tokens) for prompt in prompts)
+        self.admission.check(more, tokens)
+        self.admission.sequences += more
+        self.admission.tokens += tokens
+        self.sequences, self.tokens = len(prompts), tokens

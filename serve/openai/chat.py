@@ -25,7 +25,6 @@ from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 
 async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[Job, "ChatWriter"]:
-    serving.check(body)
     tokens = await tokenise(serving, body.messages)
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = room(serving.context_limit, len(tokens), wanted, "messages")

@@ -19,15 +19,15 @@ DEFAULT_MAX_TOKENS = 16
 
 
 async def prepare(serving: Serving, body: CompletionRequest, caller: Caller) -> tuple[Job, "CompletionWriter"]:
-    serving.check(body)
-    given = split_prompts(body.prompt)
+    threads = serving.vocabulary.threads
+    given = await threads.run_if_large(len(body.prompt), split_prompts, body.prompt)
     special = body.add_special_tokens is not False
     tokens = [await tokenise(serving, prompt, special) for prompt in given]
     wanted = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     grammar = await grammar_of(body.response_format)
     prompts = [(ids, continuation(serving, body, len(ids), wanted, grammar)) for ids in tokens]
     job = serving.job(caller, body, prompts)
-    echoes = [echo_of(serving, prompt) if body.echo else None for prompt in given for _ in range(job.n)]
+    echoes = [await echo_of(serving, prompt) if body.echo else None for prompt in given for _ in range(job.n)]
     writer = CompletionWriter(serving.vocabulary, job, echoes, body.logprobs is not None)
     return job, writer
 
@@ -66,11 +66,14 @@ def is_ids(prompt: object) -> bool:
 async def tokenise(serving: Serving, prompt: str | list[int], special: bool) -> Tokens:
     if isinstance(prompt, str):
         return await serving.vocabulary.encode(prompt, serving.context_limit, "prompt", special)
-    return known_ids(prompt, serving.info.vocab_size, "prompt")
+    vocab_size = serving.info.vocab_size
+    return await serving.vocabulary.threads.run_if_large(len(prompt), known_ids, prompt, vocab_size, "prompt")
 
 
-def echo_of(serving: Serving, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else serving.vocabulary.decode_all(prompt)
+async def echo_of(serving: Serving, prompt: str | list[int]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return await serving.vocabulary.threads.run(len(prompt), serving.vocabulary.decode_all, prompt)
 
 
 class CompletionWriter:

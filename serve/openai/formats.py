@@ -36,7 +36,7 @@ async def grammar_of(given: ResponseFormat | None) -> str | None:
         return None
     if find_spec("llguidance") is None:
         raise unsupported(PARAM, 'to have it, install the server as "twofour[json]"')
-    return await asyncio.to_thread(compiled, text_of(schema_of(given)))
+    return await asyncio.to_thread(lambda: compiled(text_of(schema_of(given))))
 
 
 def schema_of(given: ResponseFormat) -> dict[str, Any]:
@@ -49,15 +49,24 @@ def schema_of(given: ResponseFormat) -> dict[str, Any]:
 
 def text_of(schema: dict[str, Any]) -> str:
     try:
-        text = json.dumps(schema)
+        text = json.dumps(schema) if characters(schema) <= MAX_SCHEMA_CHARACTERS else None
+        if text is None or len(text) > MAX_SCHEMA_CHARACTERS:
+            raise refused(f"it is longer than {MAX_SCHEMA_CHARACTERS} characters")
         counted = sum(map(len, found(schema, "properties", dict))) > MAX_COUNTED and found_counts(schema)
     except RecursionError as error:
         raise refused("it is nested too deep") from error
     if counted:
         raise refused(f"minProperties and maxProperties are for {MAX_COUNTED} properties at most")
-    if len(text) > MAX_SCHEMA_CHARACTERS:
-        raise refused(f"it is longer than {MAX_SCHEMA_CHARACTERS} characters")
     return text
+
+
+def characters(schema: object) -> int:
+    """About as many as it has when it is written, which for one that is far too long is not tried."""
+    if isinstance(schema, dict):
+        return sum(len(name) + characters(part) for name, part in schema.items())
+    if isinstance(schema, list):
+        return sum(map(characters, schema))
+    return len(schema) if isinstance(schema, str) else 1
 
 
 def found_counts(schema: object) -> bool:

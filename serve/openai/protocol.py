@@ -5,7 +5,7 @@ Fields that are not here are looked up in parameters.py, which refuses them unle
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from twofour.serve.edge.errors import invalid
 
@@ -13,10 +13,22 @@ MAX_LOGPROBS = 20
 MAX_N = 128
 MAX_PROMPTS = 128
 MAX_BIASES = 300
+MAX_MESSAGES = 4096
+MAX_PARTS = 4096  # of all messages together
+MAX_COUNTED_TOKENS = 1 << 15  # by /tokenize and /detokenize at a time, unless the context is longer
 INT64 = 2**63
 SHORT = 1024  # characters
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=SHORT)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Dropped = Annotated[None, BeforeValidator(lambda given: None)]  # it may be large, and nobody looks at it
+
+
+def few_biases(given: object) -> object:
+    """Counted before they are looked at; pydantic counts at the end."""
+    if isinstance(given, dict) and len(given) > MAX_BIASES:
+        raise ValueError(f"more than {MAX_BIASES} biases")
+    return given
 
 
 class Strict(BaseModel):
@@ -47,13 +59,11 @@ class GenerationRequest(Strict):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     n: int | None = Field(None, ge=1, le=MAX_N)
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | None = None
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(few_biases)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -63,15 +73,15 @@ class GenerationRequest(Strict):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
     cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=SHORT)] | None = None
     # Of no effect here (parameters.IGNORED): they say something about the client, not about the text.
     user: str | None = None
-    metadata: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_retention: Any = None
-    parallel_tool_calls: Any = None
+    metadata: Dropped = None
+    safety_identifier: Dropped = None
+    prompt_cache_key: Dropped = None
+    prompt_cache_retention: Dropped = None
+    parallel_tool_calls: Dropped = None
 
 
 class CompletionRequest(GenerationRequest):
@@ -84,11 +94,29 @@ class CompletionRequest(GenerationRequest):
 
 class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]]
+    content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def let_others_run(cls, given: object) -> object:
+        """The interpreter changes threads only in Python code, and thousands of messages are one call to pydantic."""
+        return given
+
+
+def few_parts(messages: list[Message]) -> list[Message]:
+    if sum(len(message.content) for message in messages if isinstance(message.content, list)) > MAX_PARTS:
+        raise ValueError(f"more than {MAX_PARTS} parts")
+    return messages
+
+
+# Here and above, lists fail fast: to collect the faults of all items takes far longer than to read them.
+Messages = Annotated[
+    list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True), AfterValidator(few_parts)
+]
 
 
 class ChatRequest(GenerationRequest):
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Messages
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -98,7 +126,7 @@ class ChatRequest(GenerationRequest):
 class TokenizeRequest(Strict):
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = None  # default: true for a prompt, false for messages, whose template writes them
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -107,7 +135,7 @@ class TokenizeRequest(Strict):
 
 class DetokenizeRequest(Strict):
     model: str | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_COUNTED_TOKENS, fail_fast=True)]
 
 
 def check_together(body: Strict) -> None:

@@ -1,9 +1,11 @@
 """What every endpoint needs, in one value."""
 
+import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TypeVarTuple
 
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.errors import RequestError
@@ -11,12 +13,20 @@ from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.types import Engine, EngineInfo, Prompt, Sampling
 from twofour.serve.metrics import EngineMetrics
 from twofour.serve.openai.admission import Admission
+from twofour.serve.openai.bodies import Body, parse
+from twofour.serve.openai.choice import Delta
 from twofour.serve.openai.errors import engine_unavailable
 from twofour.serve.openai.generation import Job
 from twofour.serve.openai.parameters import refuse_unserved
-from twofour.serve.openai.protocol import GenerationRequest, Strict, check_together
+from twofour.serve.openai.protocol import GenerationRequest, check_together
 from twofour.serve.openai.sampling import nth, stops_of
+from twofour.serve.openai.threads import LARGE
 from twofour.serve.openai.vocabulary import Tokens, Vocabulary
+
+SMALL_AT_A_TIME = 16
+FEW_SCORES = 16  # of tokens: worded at once
+
+Arguments = TypeVarTuple("Arguments")
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class Serving:
     lifecycle: Lifecycle
     admission: Admission
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    small_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SMALL_AT_A_TIME))
+    large_turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @property
     def info(self) -> EngineInfo:
@@ -49,18 +61,24 @@ class Serving:
         """Tokens of prompt and answer together: what the model can, and what the cache holds."""
         return min(self.info.context_length, self.info.kv_tokens)
 
-    def check_model(self, model: str | None) -> None:
-        if model is not None and model != self.config.served_model_name:
-            raise model_not_found()
+    def turn(self, body_bytes: int) -> asyncio.Semaphore:
+        """To be held from before a body is parsed until it is tokens: between them it takes many times its bytes."""
+        return self.large_turn if body_bytes > LARGE else self.small_turns
 
-    def check(self, body: Strict) -> None:
+    async def parsed(self, raw: bytes, model: type[Body]) -> Body:
+        return await self.vocabulary.threads.run_if_large(len(raw), self._checked, raw, model)
+
+    def _checked(self, raw: bytes, model: type[Body]) -> Body:
+        body = parse(raw, model)
         refuse_unserved(body)
-        if isinstance(body, GenerationRequest):
-            self.check_model(body.model)
+        if getattr(body, "model", None) not in (None, self.config.served_model_name):
+            raise model_not_found()
         check_together(body)
+        return body
 
     def job(self, caller: Caller, body: GenerationRequest, prompts: Sequence[tuple[Tokens, Sampling]]) -> Job:
         n = body.n or 1
+        self.admission.check_sequences(len(prompts) * n)
         self.metrics.observe("request_params_n", n)
         digests = self.config.edge.api_keys
         salt = salt_of(b"" if caller.key is None else digests[caller.key], body.cache_salt)
@@ -68,6 +86,13 @@ class Serving:
             self._prompt(tokens, nth(sampling, i), salt) for tokens, sampling in prompts for i in range(n)
         )
         return Job(caller.request_id, caller.arrived_at, sequences, n, stops_of(body))
+
+    async def worded(
+        self, deltas: Sequence[Delta], function: Callable[[*Arguments], bytes], *arguments: *Arguments
+    ) -> bytes:
+        """What the function makes of deltas, in a thread where they hold the scores of many tokens."""
+        scores = sum(len(delta.logprobs) + len(delta.prompt_logprobs) for delta in deltas)
+        return function(*arguments) if scores <= FEW_SCORES else await asyncio.to_thread(function, *arguments)
 
     def _prompt(self, tokens: Tokens, sampling: Sampling, salt: str) -> Prompt:
         # Not the request id, which a client may use twice.

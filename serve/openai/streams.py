@@ -1,13 +1,13 @@
 """Server-sent events: one JSON document a line, an end that is always said, an error that looks like one."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from twofour.serve.edge.errors import RequestError
-from twofour.serve.openai.choice import Choice
+from twofour.serve.openai.choice import Delta
+from twofour.serve.openai.dumps import dumps, text
 from twofour.serve.openai.generation import Generation
 from twofour.serve.openai.protocol import StreamOptions
 from twofour.serve.openai.replies import Head, Usage, Writer
@@ -21,9 +21,8 @@ HEADERS = [
 ]
 
 
-def event(document: object) -> bytes:
-    # ASCII only: some clients split lines at U+2028 as well.
-    return b"data: " + json.dumps(document, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
+def event(document: str) -> bytes:
+    return b"data: " + document.encode() + b"\n\n"
 
 
 def error_event(error: RequestError) -> bytes:
@@ -38,9 +37,10 @@ class Stream:
     writer: Writer
     options: StreamOptions
     keep_alive_s: float | None  # of silence, before a comment says that somebody is there
+    worded: Callable[..., Awaitable[bytes]]  # runs a function of deltas, elsewhere if that takes long
+    _opened: set[int] = field(default_factory=set)
 
     async def events(self, generation: Generation) -> AsyncIterator[bytes]:
-        opened: set[int] = set()
         every_time = self.options.include_usage and self.options.continuous_usage_stats
         while not generation.done:
             try:
@@ -49,21 +49,22 @@ class Stream:
             except TimeoutError:
                 yield KEEP_ALIVE
                 continue
-            documents = [*self._news(choices, opened)]
+            deltas = [delta for choice in choices if (delta := choice.take()) is not None]
             usage = usage_of(generation) if every_time else None
-            if documents:
-                yield b"".join(event(self._document([choice], usage)) for choice in documents)
+            if data := await self.worded(deltas, self._events, deltas, usage):
+                yield data
         if self.options.include_usage:
-            yield event(self._document([], usage_of(generation)))
+            yield event(text(self._document([], usage_of(generation))))
 
-    def _news(self, choices: Sequence[Choice], opened: set[int]) -> Iterator[Any]:
-        for choice in choices:
-            delta = choice.take()
-            if delta is None:
-                continue
-            if choice.index not in opened:
-                opened.add(choice.index)
-                yield from self.writer.opening(choice.index)
+    def _events(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
+        write = dumps if any(delta.logprobs or delta.prompt_logprobs for delta in deltas) else text
+        return b"".join(event(write(self._document([choice], usage))) for choice in self._news(deltas))
+
+    def _news(self, deltas: Sequence[Delta]) -> Iterator[Any]:
+        for delta in deltas:
+            if delta.index not in self._opened:
+                self._opened.add(delta.index)
+                yield from self.writer.opening(delta.index)
             yield from self.writer.chunks(delta)
 
     def _document(self, choices: Sequence[Any], usage: Usage | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ SLACK = float(os.environ.get("TWOFOUR_FAULT_SLACK", "10"))
 PROGRAM = Path(__file__).with_name("serve_program.py")
 GOLDEN = {"prompt": "Once upon a time", "max_tokens": 48, "temperature": 0, "ignore_eos": True}
 LONG = {"prompt": "There was a long story", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
+Say = Callable[[str, float, float | None], None]
 START_S = 60.0  # not a rule: a hung start must not hang the tests
 
 
@@ -35,6 +36,7 @@ class Server:
     url: str = ""
     golden: str = ""
     fds: int = 0
+    quiet_bytes: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -216,3 +218,17 @@ def server(roomy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool], float], None]:
     return within
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]) -> Say:
+    """Print a figure beside its rule, if there is one, and hold it to the rule times the slack."""
+
+    def said(what: str, found: float, limit: float | None) -> None:
+        record_property(what, found)
+        with capsys.disabled():
+            rule = "no rule" if limit is None else f"rule: at most {limit:g}"
+            print(f"\n  {what}: {found:.4g} ({rule})", end="")
+        assert limit is None or found <= limit * SLACK, what
+
+    return said

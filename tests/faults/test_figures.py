@@ -33,20 +33,6 @@ LONG: dict[str, Any] = {"model": "m", "prompt": "a", "max_tokens": 4000, "ignore
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def say(record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]) -> Say:
-    """Print a figure beside its rule, if there is one, and hold it to the rule times the slack."""
-
-    def said(what: str, found: float, limit: float | None) -> None:
-        record_property(what, found)
-        with capsys.disabled():
-            rule = "no rule" if limit is None else f"rule: at most {limit:g}"
-            print(f"\n  {what}: {found:.4g} ({rule})", end="")
-        assert limit is None or found <= limit * SLACK, what
-
-    return said
-
-
 def connect(server: Server, receive_bytes: int | None = None, **fields: Any) -> socket.socket:
     """A stream of a client's own, asked for."""
     to = wire.target(server.url)

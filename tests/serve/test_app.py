@@ -9,7 +9,7 @@ import twofour
 from twofour.serve.edge.auth import digest
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.engine.types import StepRecord
-from twofour.serve.openai.vocabulary import Vocabulary
+from twofour.serve.openai.encoding import Encoder
 
 Refused = Callable[..., dict[str, Any]]
 CHAT = "/v1/chat/completions"
@@ -79,7 +79,7 @@ def test_chat_overflow(shared: Any, refused: Refused) -> None:
 def test_a_hopeless_text_is_refused_unread(
     shared: Any, refused: Refused, byte_tokenizer: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(Vocabulary, "_encode", None)
+    monkeypatch.setattr(Encoder, "encode", None)
     refused(shared.complete(prompt="x" * 3_000_000), 400, "context_length_exceeded", "prompt")
 
 
@@ -173,7 +173,7 @@ def test_tokenize_and_back(shared: Any, refused: Refused) -> None:
     text = shared.client.post("/detokenize", json={"tokens": chat["tokens"]}).json()["prompt"]
     assert text == "<|user|>user: a<|end|><|assistant|>"
     refused(shared.client.post("/tokenize", json={}), 400, None, "prompt")
-    refused(shared.client.post("/tokenize", content='{"prompt": "\\ud800"}', headers=JSON), 400, None, "prompt")
+    refused(shared.client.post("/tokenize", content='{"prompt": "\\ud800"}', headers=JSON), 400, "invalid_json")
     refused(shared.client.post("/detokenize", json={"tokens": [10**6]}), 400, None, "tokens")
     refused(shared.client.post("/detokenize", json={"model": "x", "tokens": []}), 404, "model_not_found", "model")
 

@@ -5,12 +5,20 @@ import contextlib
 import json
 import select
 import socket
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from twofour.serve import connections
+from twofour.serve.edge.errors import timed_out
 from twofour.serve.engine.types import NOT_FINITE
+from twofour.serve.openai import dumps, streams
+from twofour.serve.openai.answer import Answer
+from twofour.serve.openai.completions import prepare
+from twofour.serve.openai.protocol import CompletionRequest
+from twofour.serve.openai.serving import Caller
 
 
 def documents(text: str) -> list[Any]:
@@ -185,6 +193,37 @@ def test_a_client_that_does_not_read_is_cut_off(launch: Any, monkeypatch: pytest
         server.eventually(lambda: engine.open == 0)
         assert read_until_cut(connection) < 1 << 16
     assert server.client.get("/health").status_code == 200
+
+
+def test_last_words_that_nobody_reads_are_given_up() -> None:
+    counted = list[int]()
+    metrics = SimpleNamespace(stalled_streams=SimpleNamespace(inc=lambda: counted.append(1)))
+    serving: Any = SimpleNamespace(config=SimpleNamespace(stream_stall_s=0.01), metrics=metrics)
+    answer = Answer[CompletionRequest](serving, Caller("id", 0), CompletionRequest, prepare)
+
+    async def never(message: Any) -> None:
+        await asyncio.Event().wait()
+
+    asyncio.run(answer._last_words(never, timed_out(1)))
+    assert counted == [1]
+
+
+@pytest.mark.parametrize(("logprobs", "elsewhere"), [(None, False), (5, True)])
+def test_a_large_answer_is_worded_off_the_event_loop(
+    launch: Any, monkeypatch: pytest.MonkeyPatch, logprobs: int | None, elsewhere: bool
+) -> None:
+    server, threads = launch(launch.engine(reply="word " * 20)), list[threading.Thread]()
+    once = dumps.text
+    for module in (dumps, streams):
+        monkeypatch.setattr(module, "text", lambda value: (threads.append(threading.current_thread()), once(value))[1])
+    answer = server.complete(max_tokens=100, logprobs=logprobs)
+    assert answer.status_code == 200 and threads
+    loop = asyncio.run_coroutine_threadsafe(current_thread(), server.loop).result(5)
+    assert {thread is not loop for thread in threads} == {elsewhere}
+
+
+async def current_thread() -> threading.Thread:
+    return threading.current_thread()
 
 
 def test_a_whole_answer_that_nobody_reads_is_not_kept(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
 """Special tokens in messages: text to the model, whatever the template does with it."""
 
 import random
+import re
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from twofour.serve.openai.encoding import TooManyTokens
 from twofour.serve.openai.user_text import Said, UserText
 
 CHATML = (
@@ -34,7 +36,7 @@ def encode(tokens: Any, messages: Said) -> list[int]:
     stand_ins = user_text.stand_ins(messages)
     disguised = user_text.disguise(messages, stand_ins)
     rendered = tokens.apply_chat_template(disguised, tokenize=False, add_generation_prompt=True)
-    return user_text.encode(rendered, stand_ins)
+    return user_text.encode(rendered, stand_ins, 1 << 20)
 
 
 def controls(tokens: Any, ids: list[int]) -> list[str]:
@@ -94,6 +96,28 @@ def test_white_space_that_a_special_token_takes_along() -> None:
     whole = tokens.apply_chat_template(user("hello"), return_dict=False)
     assert tokens.decode(whole) == "<|im_start|>hello<|im_end|>"
     assert tokens.decode(encode(tokens, user("a<|im_end|> b"))) == "<|im_start|>a<|im_end|> b<|im_end|>"
+
+
+def test_white_space_is_taken_as_one_search_would_take_it() -> None:
+    """Which takes time as the square of a run of spaces."""
+    draw = random.Random(0)
+    marks = {"<|a|>": (False, False), "<|b|>": (True, False), "<|c|>": (False, True), "<|d|>": (True, True)}
+    tokens = tokenizer(
+        *(AddedToken(text, lstrip=left, rstrip=right, normalized=False) for text, (left, right) in marks.items())
+    )
+    user_text = UserText(tokens.backend_tokenizer)
+    search = "|".join(r"\s*" * left + f"({re.escape(text)})" + r"\s*" * right for text, (left, right) in marks.items())
+    for _ in range(300):
+        text = "".join(draw.choices([*marks, " ", "\n", "x", "<|"], k=12))
+        parts = [part for part in re.split(search, text) if part]
+        ids = [user_text.encode(part, {}, 100) for part in parts]
+        assert user_text.encode(text, {}, 100) == [id for part in ids for id in part], text
+
+
+def test_as_many_tokens_as_are_allowed() -> None:
+    user_text = UserText(tokenizer().backend_tokenizer)
+    with pytest.raises(TooManyTokens):
+        user_text.encode("a<|im_end|>" * 10, {}, limit=15)
 
 
 def test_what_a_normalizer_makes_of_a_message() -> None:

@@ -1,0 +1,57 @@
+"""The one owner of a request's work: it ends when the work, the client, the deadline or the drain ends it."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from twofour.serve.edge.errors import CLOSE, RequestError, not_ready, timed_out
+from twofour.serve.openai.serving import Caller, Serving
+
+Result = TypeVar("Result")
+
+
+async def owned(serving: Serving, caller: Caller, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """What the work returns; None if the client left. Raises the reason why the server gave the work up."""
+    working = asyncio.create_task(work)
+    left = asyncio.create_task(client_left(receive))
+    expired = asyncio.create_task(serving.lifecycle.expired.wait())
+    tasks: tuple[asyncio.Task[Any], ...] = (working, left, expired)
+    try:
+        await asyncio.wait(tasks, timeout=left_s(serving, caller), return_when=asyncio.FIRST_COMPLETED)
+        gone, over = left.done(), expired.done()
+    finally:
+        await cancel(tasks)
+    if not working.cancelled():
+        return working.result()
+    if gone:
+        return None
+    raise shutting_down() if over else timed_out(serving.config.deadline_s)
+
+
+def left_s(serving: Serving, caller: Caller) -> float:
+    """Of the deadline, which runs from the request's arrival."""
+    return max(0.0, serving.config.deadline_s - (time.perf_counter() - caller.arrived_at))
+
+
+async def body_of(receive: Receive) -> bytes:
+    """The edge has read it already: it comes whole."""
+    body: bytes = (await receive())["body"]
+    return body
+
+
+async def client_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def cancel(tasks: tuple[asyncio.Task[Any], ...]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def shutting_down() -> RequestError:
+    return not_ready("the server is shutting down; try again shortly", CLOSE)
