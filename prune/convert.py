@@ -19,7 +19,8 @@ from twofour.prune.checkpoint import MANIFEST, SparseWeight, Weights
 from twofour.prune.errors import CheckpointError
 from twofour.prune.folder import new_folder, read_config, read_json, write_json
 from twofour.prune.packed import Packed
-from twofour.prune.recipe import Format, versions
+from twofour.prune.provenance import versions
+from twofour.prune.recipe import Format
 
 # What a linear M may be stored as, in any of the forms: M.weight and so on.
 PARTS = (

@@ -11,7 +11,7 @@ from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import CheckpointError, InputError
 from twofour.prune.folder import read_json, write_whole
 from twofour.prune.origin import README
-from twofour.prune.recipe import versions
+from twofour.prune.provenance import versions
 from twofour.prune.report import REPORT, page
 
 

@@ -1,16 +1,12 @@
 """What a pruning run is asked to do, and the manifest that says what it did."""
 
 import hashlib
-import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import twofour
+from twofour.prune import provenance
 from twofour.prune.errors import InputError, TextError
 
 Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
@@ -223,10 +219,10 @@ def manifest(
         "dense": dict(dense),
         "fallbacks": list(fallbacks),  # what else cannot be done as asked is refused
         "forward_dtype": forward_dtype,
-        "machine": _machine(config.device, threads),
-        "versions": versions(),
+        "machine": provenance.machine(config.device, threads),
+        "versions": provenance.versions(),
         "minutes": round(seconds / 60, 3),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": provenance.peak_memory_bytes(),
     }
 
 
@@ -252,15 +248,6 @@ def _sha256(source: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise TextError(f"{source} cannot be read ({error.strerror}); give a text file") from error
-
-
-def _machine(device: str, threads: int) -> dict[str, Any]:
-    machine = {"device": device, "threads": threads, "processor": platform.machine()}
-    if device == "cpu":
-        return machine
-    import torch
-
-    return {**machine, "gpu": torch.cuda.get_device_name(device)}
 
 
 def _calibration(config: PruneConfig, digests: Mapping[str, str], bos: str | None) -> dict[str, Any] | None:
@@ -291,23 +278,3 @@ def _solver(config: PruneConfig) -> dict[str, Any]:
     if config.stages.solver not in ("sparsegpt", "refine"):
         return {}
     return {"damping": config.damping, "block_columns": config.block_columns}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computes a result, by package."""
-    packages = ("torch", "transformers", "tokenizers", "safetensors")
-    own = {"python": platform.python_version(), "twofour": twofour.__version__}
-    return own | {name: version(name) for name in packages}
-
-
-def peak_memory_bytes() -> int:
-    """Return the highest resident size of this process so far.
-
-    Linux says it of the program; what `getrusage` says there is also that of the process it was forked from.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        (peak_kib,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(peak_kib) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

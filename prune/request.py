@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 from twofour.prune.errors import InputError
-from twofour.prune.recipe import PruneConfig, Train, versions
+from twofour.prune.provenance import versions
+from twofour.prune.recipe import PruneConfig, Train
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 FREE = ("memory_limit_bytes", "format", "train", "blocks_as_begun")  # nothing that is done depends on them

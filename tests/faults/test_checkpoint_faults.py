@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from twofour.prune import checkpoint
 from twofour.prune.audit import check
 from twofour.prune.errors import TwofourError
-from twofour.prune.recipe import peak_memory_bytes
+from twofour.prune.provenance import peak_memory_bytes
 from twofour.serve.engine import child
 from twofour.serve.engine.types import EngineConfig
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import twofour
-from twofour.prune import progress, recipe
+from twofour.prune import progress, provenance, recipe
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.progress import Step
 from twofour.prune.recipe import PruneConfig, PrunedLinear, file_digests, manifest
@@ -203,6 +203,6 @@ def test_on_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkey
 
 def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(recipe, "version", lambda name: asked.append(name) or "1")
-    assert recipe.versions()["twofour"] == twofour.__version__
+    monkeypatch.setattr(provenance, "version", lambda name: asked.append(name) or "1")
+    assert provenance.versions()["twofour"] == twofour.__version__
     assert "torch" in asked and "twofour" not in asked

@@ -12,12 +12,12 @@ from twofour.prune.prepare import prepare
 
 RUN = """
 import json, sys
-from twofour.prune import PruneConfig, prune, recipe
+from twofour.prune import PruneConfig, provenance, prune
 import transformers.models.llama.modeling_llama
 
-before = recipe.peak_memory_bytes()
+before = provenance.peak_memory_bytes()
 prune(sys.argv[1], sys.argv[2], PruneConfig(**json.loads(sys.argv[3])))
-print(json.dumps([before, recipe.peak_memory_bytes()]))
+print(json.dumps([before, provenance.peak_memory_bytes()]))
 """
 SLACK_BYTES = 128 << 20  # what the allocator holds back; the pruned weights a second time would take 283 MB
 

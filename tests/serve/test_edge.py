@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -233,65 +232,6 @@ def test_other_origins_get_no_leave(shared: Any) -> None:
     answer = shared.client.options("/v1/completions", headers=headers)
     assert answer.status_code == 400
     assert not [name for name in answer.headers if name.startswith("access-control")]
-
-
-@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/", "/v1/models/m", "/nope"])
-def test_head_is_get_without_its_body(shared: Any, path: str) -> None:
-    whole, head = shared.client.get(path), shared.client.head(path)
-    assert (head.status_code, head.content) == (whole.status_code, b"")
-    assert head.headers["content-type"] == whole.headers["content-type"]
-    if path != "/metrics":
-        assert head.headers["content-length"] == str(len(whole.content))
-    assert shared.client.get(path).status_code == whole.status_code, "and the connection is as it was"
-
-
-def test_head_of_what_has_no_get(shared: Any) -> None:
-    answer = shared.client.head("/v1/completions")
-    assert (answer.status_code, answer.content, answer.headers["allow"]) == (405, b"", "POST")
-
-
-def test_a_path_says_that_it_has_head(shared: Any) -> None:
-    answer = shared.client.delete("/health")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
-
-
-def test_head_needs_the_key_that_get_needs(launch: Any) -> None:
-    server = launch(edge=KEYS)
-    assert [server.client.head(path).status_code for path in ("/health", "/v1/models")] == [200, 401]
-
-
-def test_the_access_log_has_no_prompt(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "twofour.access"):
-        shared.client.post("/v1/completions?key=secret", json={"model": "m", "prompt": "my secret"})
-        shared.client.post("/v1/completions", json={"model": "other", "prompt": "my secret"})
-        shared.eventually(lambda: "model_not_found" in caplog.text)
-    records = [record for record in caplog.records if record.name == "twofour.access"]
-    lines = [json.loads(record.getMessage()) for record in records[-2:]]  # an older request may be logged only now
-    assert "secret" not in caplog.text
-    assert [(line["path"], line["status"], line["rejection"]) for line in lines] == [
-        ("/v1/completions", 200, None),
-        ("/v1/completions", 404, "model_not_found"),
-    ]
-    assert lines[0]["sent_bytes"] > 100
-    assert lines[0]["seconds"] > 0
-
-
-def test_of_probes_only_failures_are_in_the_log(launch: Any, caplog: pytest.LogCaptureFixture) -> None:
-    server = launch(edge=EdgeConfig(api_keys=KEYS.api_keys, open_paths=frozenset({"/health", "/ready"})))
-    with caplog.at_level(logging.INFO, "twofour.access"):
-        for draining in (False, True, False):
-            server.lifecycle.draining = draining
-            for _ in range(2):
-                server.client.get("/health")
-                server.client.head("/ready")
-                server.client.get("/metrics", headers={"Authorization": "Bearer first"})
-        server.client.get("/metrics")
-        server.engine.healthy = False
-        server.client.get("/health")
-        server.eventually(lambda: "/health" in caplog.text)
-    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "twofour.access"]
-    told = [(line["path"], line["status"]) for line in lines]
-    assert told == [("/ready", 503), ("/ready", 503), ("/metrics", 401), ("/health", 503)]
 
 
 def test_who_is_not_waited_for_is_told_so(launch: Any) -> None:

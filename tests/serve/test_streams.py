@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from asking import ask, read_all, send_request
 
 from twofour.serve import connections
 from twofour.serve.edge.errors import timed_out
@@ -25,22 +26,6 @@ def documents(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
-
-
-def ask(server: Any, **fields: Any) -> socket.socket:
-    """A request on a socket of our own, to be closed at will."""
-    connection = socket.create_connection(server.address, timeout=5)
-    send_request(connection, **{"prompt": "hi", "max_tokens": 100, **fields})
-    return connection
-
-
-def send_request(connection: socket.socket, **fields: Any) -> None:
-    body = json.dumps({"model": "m", **fields}).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    connection.sendall(head.encode() + body)
 
 
 def test_a_silent_stream_says_that_it_is_alive(launch: Any) -> None:
@@ -146,14 +131,6 @@ def test_the_engine_dies_during_a_stream(launch: Any) -> None:
     assert server.client.get("/health").json()["error"]["code"] == "engine_dead"
     refused = server.complete()
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-
-
-def read_all(connection: socket.socket) -> str:
-    with connection:
-        received = b""
-        while data := connection.recv(65536):
-            received += data
-    return received.decode()
 
 
 def test_a_sequence_without_an_end_is_an_error(launch: Any) -> None:
@@ -303,44 +280,3 @@ def test_what_outlasts_the_drain_is_told_so(launch: Any, stream: bool) -> None:
 
 def in_loop(server: Any, work: Any) -> Any:
     return asyncio.run_coroutine_threadsafe(work, server.loop)
-
-
-def test_queue_bound_by_sequences(launch: Any) -> None:
-    server = launch(launch.engine(hold_after=1), max_queue=2)
-    connection = ask(server, stream=True, n=2)
-    for _ in range(2):
-        server.engine.started.get(timeout=5)
-    refused = server.complete()
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded")
-    assert refused.headers["retry-after"] == "1"
-    assert server.metric("vllm:admission_rejections_total") == 1
-    server.engine.release()
-    read_all(connection)
-    server.control()
-    assert server.complete(n=3).status_code == 400
-
-
-def test_a_full_queue_refuses_before_it_reads(launch: Any) -> None:
-    """What is in the request costs nothing, right or wrong."""
-    server = launch(launch.engine(hold_after=1), max_queue=1)
-    with ask(server, stream=True) as connection:
-        server.engine.started.get(timeout=5)
-        for path in ("/v1/completions", "/v1/chat/completions"):
-            refused = server.client.post(path, content=b"{", headers={"Content-Type": "application/json"})
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded")
-        assert server.metric("vllm:admission_rejections_total") == 2
-        assert server.metric('twofour:rejected_requests_total{reason="engine_overloaded"') == 2
-        server.engine.release()
-        read_all(connection)
-    server.control()
-
-
-def test_queue_bound_by_prompt_tokens(launch: Any) -> None:
-    server = launch(launch.engine(hold_after=1), max_queue_tokens=10)
-    connection = ask(server, stream=True, prompt=[1] * 20)
-    server.engine.started.get(timeout=5)
-    refused = server.complete()
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded")
-    server.engine.release()
-    read_all(connection)
-    server.control()
