@@ -190,6 +190,7 @@ def test_training_is_kept_where_an_expert_has_seen_no_token_yet(
         save(self, training)
 
     monkeypatch.setattr(kept, "SAVE_S", 0.0)
+    monkeypatch.setattr(kept, "SAVE_SHARE", 0)
     monkeypatch.setattr(journal.Journal, "save_training", watch)
     (fallback,) = prune(source, tmp_path / "out", config).manifest["fallbacks"]
     assert "linears of experts saw fewer than 32 tokens (the least 0)" in fallback

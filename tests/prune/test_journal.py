@@ -52,6 +52,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     prune(tiny_model_folder, whole, config)
     sampling = 31  # reports before the first block
     monkeypatch.setattr(kept, "SAVE_S", 0.0)
+    monkeypatch.setattr(kept, "SAVE_SHARE", 0)
     for moment in (sampling - 1, sampling + 1, 1, 2, 2):  # in the text, after block 0, block 1, two steps of distilling
         try:
             prune(tiny_model_folder, out, config, cut_off_at(moment))

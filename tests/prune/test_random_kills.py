@@ -19,6 +19,7 @@ from twofour.prune import PruneConfig, kept, prune
 
 torch.set_num_threads(int(sys.argv[3]))
 kept.SAVE_S = 0.0
+kept.SAVE_SHARE = 0
 print("ready", flush=True)
 prune(sys.argv[1], sys.argv[2], PruneConfig(**{CONFIG!r}))
 """
