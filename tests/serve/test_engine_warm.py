@@ -74,7 +74,7 @@ def test_nothing_is_done_for_the_first_time_by_a_request(folder: Path, tmp_path:
         assert engine.info.warm_step is not None
         assert (engine.info.warm_step.prefill_tokens, engine.stats.steps, list(engine.steps)) == (80, 0, [])
         pieces = [piece async for piece in engine.submit(Prompt("a", tuple(range(99)), asked))]
-        assert [pieces[-1].finish, pieces[-1].error] == [Finish.LENGTH, None]
+        assert pieces[-1].finish in (Finish.LENGTH, Finish.STOP) and pieces[-1].error is None  # it is drawn
         await engine.stop()
 
     asyncio.run(story())
