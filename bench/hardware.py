@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from twofour.bench import control_groups
 from twofour.bench.wire import shown
+from twofour.prune import control_groups
 
 # The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.
 _ISA = (
@@ -52,12 +52,13 @@ class Hardware:
 
 def hardware() -> Hardware:
     cpuinfo, installed = _text(Path("/proc/cpuinfo")), memory_bytes(_text(Path("/proc/meminfo")))
+    limits = [each.limit for each in control_groups.memory()]
     return Hardware(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu_name(cpuinfo),
         cpus=len(usable_cpus()),
         isa=instruction_sets(cpuinfo),
-        memory_bytes=min(filter(None, [installed, control_groups.memory_bytes()]), default=None),
+        memory_bytes=min(filter(None, [installed, *limits]), default=None),
         gpus=gpus(_nvidia_smi()),
     )
 

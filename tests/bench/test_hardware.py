@@ -3,9 +3,10 @@ import platform
 
 import pytest
 
-from twofour.bench import control_groups, hardware, servers
+from twofour.bench import hardware, servers
 from twofour.bench.hardware import Gpu, Hardware
 from twofour.bench.servers import Placement
+from twofour.prune import control_groups
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 9R14
@@ -51,7 +52,7 @@ def test_this_machine() -> None:
 
 def test_a_quota_leaves_fewer_cpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {9, 2, 3, 5, 7})
-    monkeypatch.setattr(control_groups, "memory_bytes", lambda: 4096)
+    monkeypatch.setattr(control_groups, "memory", lambda: [control_groups.Memory(4096, 0)])
     for quota, cpus in ((None, [2, 3, 5, 7, 9]), (3.0, [2, 3, 5]), (2.9, [2, 3]), (0.5, [2]), (64.0, [2, 3, 5, 7, 9])):
         monkeypatch.setattr(control_groups, "cpus", lambda quota=quota: quota)
         assert hardware.usable_cpus() == cpus

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from twofour.prune import available
+from twofour.prune import available, control_groups
 
 GIB = 1 << 30
 STAT = "active_file {0}\ninactive_file {0}\ntotal_active_file {1}\ntotal_inactive_file {1}\n"
@@ -48,14 +48,14 @@ def test_it_is_all_there_is_where_nobody_says_what_is_free(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("lines", "group", "files", "limit", "expected"),
     [
-        ("0::/a/b", "a/b", available.V2, str(4 * GIB), 3 * GIB),  # 4, less 3 in use, of which 1 is files; and own
-        ("0::/a/b", "a", available.V2, str(4 * GIB), 3 * GIB),  # of a group around it
-        ("0::/a/b", "", available.V2, str(4 * GIB), 3 * GIB),  # in a container
-        ("0::/a/b", "a/b", available.V2, "max", 6 * GIB),
-        ("0::/a/b", "a/c", available.V2, str(4 * GIB), 6 * GIB),
-        ("3:cpu,memory:/a\n0::/", "memory/a", available.V1, str(4 * GIB), 3 * GIB),
-        ("3:cpu:/a", "memory/a", available.V1, str(4 * GIB), 6 * GIB),
-        ("0::/a", "a", available.V2, str(1 * GIB), 1 * GIB),  # more in use than is allowed now
+        ("0::/a/b", "a/b", control_groups.V2, str(4 * GIB), 3 * GIB),  # 4, less 3 in use, of which 1 is files; and own
+        ("0::/a/b", "a", control_groups.V2, str(4 * GIB), 3 * GIB),  # of a group around it
+        ("0::/a/b", "", control_groups.V2, str(4 * GIB), 3 * GIB),  # in a container
+        ("0::/a/b", "a/b", control_groups.V2, "max", 6 * GIB),
+        ("0::/a/b", "a/c", control_groups.V2, str(4 * GIB), 6 * GIB),
+        ("3:cpu,memory:/a\n0::/", "memory/a", control_groups.V1, str(4 * GIB), 3 * GIB),
+        ("3:cpu:/a", "memory/a", control_groups.V1, str(4 * GIB), 6 * GIB),
+        ("0::/a", "a", control_groups.V2, str(1 * GIB), 1 * GIB),  # more in use than is allowed now
     ],
 )
 def test_control_groups_allow_less(

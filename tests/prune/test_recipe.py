@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import twofour
-from twofour.prune import progress, provenance, recipe
+from twofour.prune import progress, provenance
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.progress import Step
 from twofour.prune.recipe import PruneConfig, PrunedLinear, file_digests, manifest

@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from twofour.bench import control_groups
+from twofour.prune import control_groups
+
+STAT = "anon 5\ninactive_file 30\nactive_file 200\nslab_reclaimable 1000\nslab_unreclaimable 9"
+STAT_1 = "cache 7\ninactive_file 1\nactive_file 1\ntotal_inactive_file 30\ntotal_active_file 200"
 
 
 def written(folder: Path, groups: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -38,17 +41,32 @@ def test_the_lowest_quota_of_the_groups(groups: str, files: dict[str, str], cpus
 
 
 @pytest.mark.parametrize(
-    ("groups", "files", "limit"),
+    ("groups", "files", "free"),
     [
-        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "4096\n", "memory.max": "8192\n"}, 4096),
-        (V1, {"memory/a/b/memory.limit_in_bytes": "4096\n"}, 4096),
-        (V1, {"cpu,cpuacct/a/b/memory.limit_in_bytes": "4096\n"}, None),
-        ("0::/\n", {}, None),
+        ("0::/a/b", {"a/b/memory.max": "4096", "a/b/memory.current": "3000", "a/b/memory.stat": STAT}, [2326]),
+        ("0::/a/b", {"a/memory.max": "4096", "a/memory.current": "3000", "a/memory.stat": STAT}, [2326]),
+        ("0::/a", {"a/memory.max": "max", "a/memory.current": "3000", "a/memory.stat": STAT}, []),
+        ("0::/a/b", {"memory.max": "4096", "memory.current": "4000", "memory.stat": STAT}, [1326]),  # of a container
+        (
+            "3:cpu,memory:/a\n0::/",
+            {
+                "memory/a/memory.limit_in_bytes": "4096",
+                "memory/a/memory.usage_in_bytes": "4000",
+                "memory/a/memory.stat": STAT_1,
+            },
+            [326],
+        ),
+        ("3:cpu:/a", {"memory/a/memory.limit_in_bytes": "4096", "memory/a/memory.usage_in_bytes": "9"}, []),
+        ("0::/", {}, []),
     ],
 )
-def test_the_lowest_limit_of_memory(groups: str, files: dict[str, str], limit: int | None, tmp_path: Path) -> None:
-    assert control_groups.memory_bytes(*written(tmp_path, groups, files)) == limit
+def test_what_a_group_keeps_of_files_is_free(
+    groups: str, files: dict[str, str], free: list[int], tmp_path: Path
+) -> None:
+    found = control_groups.memory(*written(tmp_path, groups, files))
+    assert found == [control_groups.Memory(4096, left) for left in free]
 
 
 def test_where_there_are_none(tmp_path: Path) -> None:
     assert control_groups.cpus(tmp_path / "none", tmp_path) is None
+    assert control_groups.memory(tmp_path / "none", tmp_path) == []
