@@ -106,7 +106,9 @@ def _gpu_price(gpus: Sequence[Gpu], table: Mapping[str, Any]) -> Price | str:
     """Of all GPUs of the machine, which are of one kind: named alike by the driver, with as much memory."""
     if not gpus:
         return "no GPU was found"
-    kinds = sorted({f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in gpus})
+    if any(gpu.memory_bytes is None for gpu in gpus):
+        return f"the driver does not say how much memory the {gpus[0].name} has"
+    kinds = sorted({f"{gpu.name} with {(gpu.memory_bytes or 0) / 2**30:.0f} GiB" for gpu in gpus})
     if len(kinds) > 1:
         return f"the machine has GPUs of several kinds: {', '.join(kinds)}"
     row = next((row for row in table["gpu"] if _is_such(row, gpus[0])), None)
@@ -114,7 +116,7 @@ def _gpu_price(gpus: Sequence[Gpu], table: Mapping[str, Any]) -> Price | str:
 
 
 def _is_such(row: Mapping[str, Any], gpu: Gpu) -> bool:
-    as_large = abs(gpu.memory_bytes / (row["memory_gib"] * 2**30) - 1) <= MEMORY_WITHIN
+    as_large = abs((gpu.memory_bytes or 0) / (row["memory_gib"] * 2**30) - 1) <= MEMORY_WITHIN
     return as_large and spelled(gpu.name) in map(spelled, row["names"])
 
 

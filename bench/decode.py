@@ -92,7 +92,7 @@ class _Stream:
         try:
             event = json.loads(line)
             self._event(at, event)
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
             self._record.error = f"protocol: an event is no completion: {_glimpse(line)}"
 
     def complaint(self) -> str | None:
@@ -140,7 +140,7 @@ def _repeats(times: list[float]) -> int:
 
 def _count(said: dict[str, Any], name: str) -> int | None:
     value = said.get(name)
-    if value is not None and not isinstance(value, int):
+    if value is not None and not (isinstance(value, int) and 0 <= value < 2**53):
         raise TypeError
     return value
 
@@ -154,7 +154,7 @@ def _no_stream(exchange: Exchange, api_key: str | None) -> str:
         return _TRUNCATED
     try:
         whole = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         what = kind or "something"
         return f"no API: {what} instead of a stream: {_glimpse(body)}; check the address, and log-ins on the way"
     if isinstance(whole, dict) and whole.get("error"):
@@ -170,7 +170,7 @@ def _refusal(exchange: Exchange, api_key: str | None) -> str:
     body = _body(exchange, api_key)
     try:
         detail = _message(json.loads(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         detail = body.decode(errors="replace").strip()
     return f"status {exchange.status}: {detail[:_ERROR_LENGTH]}"
 

@@ -80,7 +80,7 @@ class Endpoint:
             )
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ServerError(
                 f"{wire.shown(self.url)}{path} does not answer with JSON; is it an OpenAI-compatible API?"
             ) from None
@@ -105,8 +105,11 @@ def exchange(
         connection.request(method, to.outside(path), body, headers)
         response = connection.getresponse()
         return response.status, wire.hidden(response.read(), api_key)
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise ServerError(f"no answer from {wire.shown(url)}{path} ({error!r}); is the server up?") from error
+    except (http.client.HTTPException, UnicodeError) as error:  # whose words may repeat the request
+        why = type(error).__name__
+        raise ServerError(f"no answer from {wire.shown(url)}{path} ({why}); is it the address of a server?") from None
     finally:
         connection.close()
 

@@ -25,7 +25,7 @@ _QUERY_S = 20
 @dataclass(frozen=True)
 class Gpu:
     name: str
-    memory_bytes: int
+    memory_bytes: int | None  # None: its driver does not say, where it is the machine's own
     driver: str
 
 
@@ -101,8 +101,11 @@ def memory_bytes(meminfo: str) -> int | None:
 
 
 def gpus(listing: str) -> tuple[Gpu, ...]:
-    rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in listing.splitlines() if line.strip()]
-    return tuple(Gpu(name, int(mebibytes) * 2**20, driver) for name, mebibytes, driver in rows)
+    rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in listing.splitlines()]
+    return tuple(
+        Gpu(name, int(mebibytes) * 2**20 if mebibytes.isdecimal() else None, driver)
+        for name, mebibytes, driver in (row for row in rows if len(row) == 3)
+    )
 
 
 def _field(text: str, name: str) -> str | None:

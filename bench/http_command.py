@@ -24,9 +24,10 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "seconds"):
         if not getattr(args, name) > 0:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be above 0")
-    from twofour.bench import interrupt, out
+    from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
     from twofour.bench.http_layer import PACKAGES, document, measure, table
+    from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)

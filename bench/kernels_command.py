@@ -54,11 +54,12 @@ def run(args: argparse.Namespace) -> int:
         isa.hold_torch(args.isa)
     import torch
 
-    from twofour.bench import interrupt, out
+    from twofour.bench import interrupt
     from twofour.bench.hardware import hardware, versions
     from twofour.bench.kernels.document import document
     from twofour.bench.kernels.measure import Findings, measure
     from twofour.bench.kernels.table import table
+    from twofour.prune import out
     from twofour.prune.folder import write_whole
     from twofour.prune.progress import to_stderr
 

@@ -45,10 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.rounds < 1 or min(args.concurrency) < 1:
         raise InputError(f"{args.rounds} rounds of {args.concurrency} at a time measure nothing; both are at least 1")
-    from twofour.bench import interrupt, out
+    from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
     from twofour.bench.peers import Asked, compare, document, peers, table
     from twofour.bench.workload import lengths
+    from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)

@@ -24,11 +24,11 @@ from markupsafe import Markup
 
 from twofour.bench import child
 from twofour.bench.hardware import hardware, versions
-from twofour.bench.out import require_folder
 from twofour.bench.report.charts import Point, track
 from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.folder import write_whole
+from twofour.prune.out import require_folder
 from twofour.prune.quality import gaps_closed
 
 KIND = "twofour.bench.pruning"  # of the document

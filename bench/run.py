@@ -128,7 +128,7 @@ def _names(status: int, body: bytes, url: str) -> list[str]:
         raise ServerError(f"{url} answers /v1/models with status {status}; check the address and the key")
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ServerError(f"{url} lists no models as OpenAI's API does; give --model") from None
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from twofour.bench import interrupt, out
+    from twofour.bench import interrupt
     from twofour.bench.gates import failed
     from twofour.bench.hardware import provenance
     from twofour.bench.table import table
+    from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)
@@ -100,8 +102,10 @@ def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
 
     if args.concurrency is not None and args.concurrency < 1:
         raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
-    if not args.timeout > 0:
-        raise InputError(f"a time-out of {args.timeout:g} s; --timeout is above 0")
+    if not 0 < args.timeout < inf:
+        raise InputError(f"a time-out of {args.timeout:g} s; --timeout is a number above 0")
+    if args.nonce and not args.nonce.isprintable():
+        raise InputError("the nonce holds what is no text; give --nonce letters and digits")
     return Load(
         url=args.url,
         model=args.model or served_model(args.url, api_key),

@@ -7,6 +7,7 @@ at.
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from twofour.prune.errors import InputError
@@ -39,6 +40,8 @@ class Target:
 
 
 def target(url: str) -> Target:
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise InputError(f"{shown(url)!r} has a blank in it; write %20 for one")
     parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
     if "@" in parts.netloc:
         raise InputError(f"{shown(url)} has a user or a password in it; give the address without, see --api-key-file")
@@ -67,8 +70,15 @@ def shown(text: str) -> str:
 
 
 def hidden(said: bytes, api_key: str | None) -> bytes:
-    """What a server said, without the key, should it have sent that back."""
-    return said.replace(api_key.encode(), b"...") if api_key else said
+    """What a server said, without the key, should it have sent that back, in JSON's escapes too."""
+    return _spellings(api_key).sub(b"...", said) if api_key else said
+
+
+@lru_cache(maxsize=8)
+def _spellings(api_key: str) -> re.Pattern[bytes]:
+    """`/` may come as `\\/`, and every character as `\\u002f`."""
+    each = (rb"(?:\\?%b|\\u(?i:%04x))" % (re.escape(sign.encode()), ord(sign)) for sign in api_key)
+    return re.compile(b"".join(each))
 
 
 def authorization(api_key: str | None) -> dict[str, str]:

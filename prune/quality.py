@@ -58,10 +58,10 @@ def windows(
 ) -> Tensor:  # int64 [n] -> [windows, tokens]
     """Cut a text into windows, each begun with BOS if there is one. Raises TextError if it does not fill one."""
     own = text_tokens(tokens, bos)
-    if tokens < 2 or len(ids) < own:
-        raise TextError(
-            f"the text holds {len(ids)} tokens, a window of {tokens} (at least 2) needs {own}; give more text"
-        )
+    if tokens < 2 or (limit is not None and limit < 1):
+        raise InputError(f"{limit or 'all'} windows of {tokens} tokens; give at least one, of at least 2")
+    if len(ids) < own:
+        raise TextError(f"the text holds {len(ids)} tokens, a window of {tokens} needs {own}; give more text")
     cut = ids[: len(ids) // own * own].view(-1, own)
     return begun(cut if limit is None else cut[:limit], bos)
 

@@ -1,6 +1,7 @@
 """The flags of `serve`, and what they mean to the server and its engine."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_endpoint_arguments(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    group.add_argument("--host", type=host, default="127.0.0.1", help="address to listen on (default: %(default)s)")
     group.add_argument("--port", type=port, default=8000, help="0 takes any free one (default: %(default)s)")
     group.add_argument("--served-model-name", metavar="NAME", help="default: the folder's name or the hub id")
     group.add_argument("--no-ui", action="store_true", help="no chat page at /")
@@ -33,6 +34,7 @@ def add_access_arguments(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--cors-origin",
+        type=origin,
         action="append",
         default=[],
         metavar="ORIGIN",
@@ -106,6 +108,19 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def host(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, which would be every address; 0.0.0.0 says so")
+    return text
+
+
+def origin(text: str) -> str:
+    """As browsers say it: anything else would match none."""
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", text):
+        raise argparse.ArgumentTypeError(f"{text} is no origin; give it as https://host or https://host:8443, or *")
+    return text
 
 
 def port(text: str) -> int:

@@ -32,13 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.prune import label
     from twofour.prune.errors import InputError
-    from twofour.prune.folder import write_whole
+    from twofour.prune.out import claim, deliver
     from twofour.prune.progress import to_stderr
     from twofour.serve.evaluation import measure
     from twofour.serve.harness import Tasks
 
     if args.lm_eval_path and not args.lm_eval:
         raise InputError("there is no task to look for; give --lm-eval with --lm-eval-path")
+    claim(args.out)
     if args.label:
         label.require_labelled(Path(args.model))
     if args.label and args.baseline is None:
@@ -57,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.label:
         label.add_quality(Path(args.model), done.text, done.as_dict(), done.lm_eval)
     document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval}
-    if args.out:
-        write_whole(args.out, json.dumps(document, indent=2) + "\n")
-    print(json.dumps(document) if args.json else table(document))
+    deliver(json.dumps(document) if args.json else table(document), args.out, json.dumps(document, indent=2))
     return 0
 
 

@@ -7,8 +7,11 @@ the GIL. What it does not implement it says, so that an answer never follows hal
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import lru_cache
 from importlib.util import find_spec
+from math import prod
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -18,7 +21,7 @@ from twofour.serve.openai.protocol import ResponseFormat
 
 MAX_SCHEMA_CHARACTERS = 1 << 16
 # At most one space between JSON's parts: small models like to fill their answer with more.
-OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?", "lenient": False}
 ANY_OBJECT = {"type": "object"}
 PARAM = "response_format"
 # Fewer than the engine's: a model's tokens cross borders in the grammar, and meet more items than bytes do.
@@ -26,8 +29,11 @@ MAX_ITEMS = 6400
 # Texts that are tried before a schema is accepted: as much as there may be, as little, and something else.
 PREFERRED = (b'",:{[', b'}]"', b'ntf0-]}",')
 STEPS, WALKS_S = 256, 2.0
+MAX_DIVISOR = 10_000  # llguidance has a state for every remainder: minutes and gigabytes for some millions
 MAX_COUNTED = 100  # llguidance writes out every way to choose properties: seconds for some hundred of them
 Kind = TypeVar("Kind")
+# Of their own: nothing else waits behind a schema that takes long, and cannot be stopped.
+THREADS = ThreadPoolExecutor(2, thread_name_prefix="schemas")
 
 
 async def grammar_of(given: ResponseFormat | None) -> str | None:
@@ -36,7 +42,8 @@ async def grammar_of(given: ResponseFormat | None) -> str | None:
         return None
     if find_spec("llguidance") is None:
         raise unsupported(PARAM, 'to have it, install the server as "twofour[json]"')
-    return await asyncio.to_thread(lambda: compiled(text_of(schema_of(given))))
+    schema = schema_of(given)
+    return await asyncio.get_running_loop().run_in_executor(THREADS, lambda: compiled(text_of(schema)))
 
 
 def schema_of(given: ResponseFormat) -> dict[str, Any]:
@@ -52,9 +59,12 @@ def text_of(schema: dict[str, Any]) -> str:
         text = json.dumps(schema) if characters(schema) <= MAX_SCHEMA_CHARACTERS else None
         if text is None or len(text) > MAX_SCHEMA_CHARACTERS:
             raise refused(f"it is longer than {MAX_SCHEMA_CHARACTERS} characters")
+        divisor = prod(map(digits, found(schema, "multipleOf", (int, float))))
         counted = sum(map(len, found(schema, "properties", dict))) > MAX_COUNTED and found_counts(schema)
     except RecursionError as error:
         raise refused("it is nested too deep") from error
+    if divisor > MAX_DIVISOR:
+        raise refused(f"multipleOf, all of them multiplied, is for {MAX_DIVISOR} at most")
     if counted:
         raise refused(f"minProperties and maxProperties are for {MAX_COUNTED} properties at most")
     return text
@@ -73,7 +83,12 @@ def found_counts(schema: object) -> bool:
     return any(True for name in ("minProperties", "maxProperties") for _ in found(schema, name, int))
 
 
-def found(schema: object, keyword: str, kind: type[Kind]) -> Iterator[Kind]:
+def digits(number: float) -> int:
+    """The number that its digits make, without the zeros around them: 1 of 0.01, 36 of 3600."""
+    return int("".join(map(str, Decimal(str(number)).as_tuple().digits)).rstrip("0") or "1")
+
+
+def found(schema: object, keyword: str, kind: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:
     """The keyword's values, wherever they are in a schema; a property of that name has a schema for a value."""
     inside = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
     if isinstance(schema, dict) and isinstance(value := schema.get(keyword), kind):

@@ -43,13 +43,21 @@ async def tokens_of(serving: Serving, body: TokenizeRequest) -> Tokens:
     vocabulary, limit = serving.vocabulary, max(serving.context_limit, MAX_COUNTED_TOKENS)
     if body.messages is None and body.prompt is not None:
         special = body.add_special_tokens is not False
-        return await vocabulary.encode(body.prompt, limit, "prompt", special, too_many)
+        return within(limit, await vocabulary.encode(body.prompt, limit, "prompt", special, too_many), "prompt")
     if body.messages is None or body.prompt is not None:
         raise invalid("give either prompt or messages", "prompt")
     continues = bool(body.continue_final_message)
     opens = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     ending = Ending(opens, continues)
-    return await vocabulary.encode_chat(body.messages, limit, ending, bool(body.add_special_tokens), too_many)
+    special = bool(body.add_special_tokens)
+    tokens = await vocabulary.encode_chat(body.messages, limit, ending, special, too_many)
+    return within(limit, tokens, "messages")
+
+
+def within(limit: int, tokens: Tokens, param: str) -> Tokens:
+    if len(tokens) > limit:
+        raise too_many(limit, f"{len(tokens)} tokens", param)
+    return tokens
 
 
 async def detokenized(serving: Serving, body: DetokenizeRequest) -> dict[str, Any]:

@@ -72,3 +72,8 @@ def test_versions_of_what_is_installed() -> None:
     found = hardware.versions()
     assert found["python"] == platform.python_version()
     assert found["numpy"] and found["twofour"]
+
+
+def test_a_gpu_whose_driver_does_not_say_its_memory() -> None:
+    assert hardware.gpus("NVIDIA GB10, [N/A], 580.95.05\n") == (hardware.Gpu("NVIDIA GB10", None, "580.95.05"),)
+    assert hardware.gpus("No devices were found\n") == ()

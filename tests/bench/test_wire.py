@@ -127,3 +127,14 @@ def test_a_request_is_exactly_these_bytes() -> None:
         b"",
         b"{}",
     ]
+
+
+@pytest.mark.parametrize("said", [b"a/b+c==", b"a\\/b+c==", b"\\u0061/b\\u002Bc==", b"a\\u002fb+c=\\u003d"])
+def test_a_key_is_hidden_however_json_spells_it(said: bytes) -> None:
+    assert wire.hidden(b"no key " + said + b" here", "a/b+c==") == b"no key ... here"
+
+
+def test_an_address_has_no_blanks() -> None:
+    with pytest.raises(InputError) as refused:
+        wire.target("http://127.0.0.1:1/a b?key=SECRET")
+    assert "SECRET" not in str(refused.value)

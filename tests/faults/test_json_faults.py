@@ -43,7 +43,7 @@ DENSE = (*COMMON, "model.safetensors.index.json", "model-00001-of-00002.safetens
 PRUNED = PruneConfig(method="wanda", samples=2, length=16)
 Node = tuple[str | int, ...]
 
-MANY = pytest.param(50, marks=pytest.mark.slow)
+MANY = pytest.param(15, marks=pytest.mark.slow)
 
 
 @dataclass(frozen=True)

@@ -128,10 +128,16 @@ def test_windows_do_not_overlap_and_the_tail_is_dropped() -> None:
     assert quality.windows(torch.arange(4), 4).tolist() == [[0, 1, 2, 3]]
 
 
-@pytest.mark.parametrize(("count", "tokens"), [(3, 4), (0, 2), (5, 1)])
+@pytest.mark.parametrize(("count", "tokens"), [(3, 4), (0, 2)])
 def test_a_text_that_fills_no_window_is_refused(count: int, tokens: int) -> None:
     with pytest.raises(TextError, match=f"the text holds {count} tokens"):
         quality.windows(torch.arange(count), tokens)
+
+
+@pytest.mark.parametrize(("tokens", "limit"), [(1, None), (2, 0), (2, -1)])
+def test_no_window_and_none_of_one_token(tokens: int, limit: int | None) -> None:
+    with pytest.raises(InputError, match="give at least one, of at least 2"):
+        quality.windows(torch.arange(9), tokens, limit)
 
 
 def test_progress_counts_windows() -> None:

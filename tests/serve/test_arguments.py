@@ -38,6 +38,18 @@ def test_defaults_are_safe(tmp_path: Any) -> None:
     assert tls_of(args) is None
 
 
+@pytest.mark.parametrize("origin", ["https://a.example/", "a.example", "https://", "https://a b", ""])
+def test_what_no_browser_calls_an_origin(origin: str) -> None:
+    with pytest.raises(SystemExit):
+        parse("model", "--cors-origin", origin)
+    assert parse("model", "--cors-origin", "https://a.example:8443").cors_origin == ["https://a.example:8443"]
+
+
+def test_an_empty_host_is_not_every_address() -> None:
+    with pytest.raises(SystemExit):
+        parse("model", "--host", "")
+
+
 def test_a_folder_is_served_under_its_name(tmp_path: Any) -> None:
     (tmp_path / "model").mkdir()
     assert serve_config(parse(str(tmp_path / "model"))).served_model_name == "model"

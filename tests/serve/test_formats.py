@@ -50,6 +50,23 @@ def test_clients_cannot_loosen_the_rules(shared: Any) -> None:
     assert asked(shared)["x-guidance"]["whitespace_pattern"] == " ?"
 
 
+@pytest.mark.parametrize("schema", [{"type": "array", "items": {"type": "integer"}, "uniqueItems": True}])
+def test_clients_cannot_have_half_a_schema_followed(shared: Any, schema: dict[str, Any], refused: Refused) -> None:
+    given = {**schema, "x-guidance": {"lenient": True}}
+    assert "uniqueItems" in refused(ask(shared, CHAT, of_schema(given)), 400, param="response_format")["message"]
+
+
+@pytest.mark.parametrize("divisors", [(123_456_789,), (9973, 9967), (12345.67,)])
+def test_divisors_that_would_take_gigabytes(shared: Any, divisors: tuple[float, ...], refused: Refused) -> None:
+    schema = {"type": "number", "allOf": [{"multipleOf": divisor} for divisor in divisors]}
+    assert "multipleOf" in refused(ask(shared, CHAT, of_schema(schema)), 400, param="response_format")["message"]
+
+
+@pytest.mark.parametrize("divisor", [7, 0.01, 3600, 604_800, 1e9])
+def test_divisors_that_people_use(shared: Any, divisor: float) -> None:
+    assert ask(shared, CHAT, of_schema({"type": "number", "multipleOf": divisor})).status_code == 200
+
+
 def optional(count: int) -> dict[str, Any]:
     properties = {f"p{i}": {"type": "string"} for i in range(count)}
     return {"type": "object", "properties": properties, "additionalProperties": False}
