@@ -55,12 +55,15 @@ class Endpoint:
     model: str
     api_key: str | None = field(default=None, repr=False)
 
-    def ready(self, path: str = "/ready") -> bool:
-        """Whether it says so. Servers of other makes do at /health."""
+    def ready(self) -> bool:
+        """Whether it says so. One that knows no /ready does at /health, which may be before its engine answers."""
         try:
-            return self._exchange("GET", path, None, _GLANCE_S)[0] == 200
+            status, _ = self._exchange("GET", "/ready", None, _GLANCE_S)
+            if status == 404:
+                status, _ = self._exchange("GET", "/health", None, _GLANCE_S)
         except ServerError:
             return False
+        return status == 200
 
     def scrape(self) -> State | None:
         """None where the server has no /metrics in Prometheus' format."""

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
-from twofour.bench.metrics import first_token, in_window, kind, sent, steady_window
+from twofour.bench.metrics import first_token, kind, sent, steady
 from twofour.bench.records import Record, Request
 from twofour.bench.steadiness import latency_drift, rate_shortfall
 
@@ -72,7 +72,7 @@ def check(
     """
     lag_s = lag_limit_s(records)
     # A closed loop begins with one request alone. An open one does not; where it overflows, its window begins late.
-    alike = records if concurrency is None else in_window(records, steady_window(records))
+    alike = records if concurrency is None else steady(records)
     return [
         Gate("errors", _errors(records), 0.01, "share", "look at the errors, then lower the load"),
         Gate("send_lag_p99", _send_lag(records), lag_s, "s", "the client is late; give it a core of its own"),

@@ -117,6 +117,11 @@ def in_window(records: Sequence[Record], window: tuple[float, float] | None) -> 
     return [record for record in records if window and window[0] <= sent(record) <= window[1]]
 
 
+def steady(records: Sequence[Record]) -> list[Record]:
+    """The requests of one run that count: without the lone first one, the ramp and the drain."""
+    return in_window(records, steady_window(records))
+
+
 def whole_window(records: Sequence[Record]) -> tuple[float, float] | None:
     """From the first request sent to the last one ended."""
     begun = [record.sent_at for record in records if record.sent_at is not None]
@@ -142,15 +147,7 @@ def latencies(inside: Sequence[Record], counts: str) -> dict[str, Any]:
     """The distributions of these requests, by name, and how many they are. counts: see Summary.token_counts."""
     good = [record for record in inside if record.error is None]
     failed = len(inside) - len(good)
-    each = {
-        "ttft": [first_token(record) - sent(record) for record in good],
-        "ttft_sched": [first_token(record) - record.scheduled_at for record in good],
-        "first_byte": [record.headers_at - sent(record) for record in good if record.headers_at is not None],
-        "tpot": _known(tpot(record) for record in good),
-        "tpot_vllm": _known(tpot_vllm(record) for record in good),
-        "tpot_incl": _known(tpot_incl(record) for record in good),
-        "e2e": [last_token(record) - sent(record) for record in good],
-    }
+    each = quantities(good)
     waits = [[gap for gap, _ in gaps(record)] for record in good]
     pooled = {
         "itl_gap": [gap for each in waits for gap in each],
@@ -161,6 +158,19 @@ def latencies(inside: Sequence[Record], counts: str) -> dict[str, Any]:
         "measured": len(inside),
         **{name: distribution(values, failed) for name, values in each.items()},
         **{name: distribution(values, independent=real) for name, values in pooled.items()},
+    }
+
+
+def quantities(good: Sequence[Record]) -> dict[str, list[float]]:
+    """What is measured of each request, by name."""
+    return {
+        "ttft": [first_token(record) - sent(record) for record in good],
+        "ttft_sched": [first_token(record) - record.scheduled_at for record in good],
+        "first_byte": [record.headers_at - sent(record) for record in good if record.headers_at is not None],
+        "tpot": _known(tpot(record) for record in good),
+        "tpot_vllm": _known(tpot_vllm(record) for record in good),
+        "tpot_incl": _known(tpot_incl(record) for record in good),
+        "e2e": [last_token(record) - sent(record) for record in good],
     }
 
 

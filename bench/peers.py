@@ -17,9 +17,8 @@ from typing import Any
 from urllib.parse import urldefrag
 
 from twofour.bench import gates, metrics
-from twofour.bench.endpoint import exchange
+from twofour.bench.endpoint import Endpoint
 from twofour.bench.experiment import Experiment
-from twofour.bench.records import Record
 from twofour.bench.run import Load, Run, measure, served_model
 from twofour.bench.servers import signal_group
 from twofour.bench.stats import Distribution, paired_ratio
@@ -63,21 +62,11 @@ class Peer:
 
     def _wait(self, api_key: str | None) -> None:
         until = perf_counter() + THAW_S
-        while not is_well(self.url, api_key):
+        endpoint = Endpoint(self.url, self.model, api_key)
+        while not endpoint.ready():
             if perf_counter() > until:
                 raise ServerError(f"{self.name} is not well {THAW_S:g} s after it was continued; see its log")
             sleep(POLL_S)
-
-
-def is_well(url: str, api_key: str | None = None) -> bool:
-    """Ready by its own word. Of a server that knows no /ready: healthy, which may be before its engine answers."""
-    try:
-        status, _ = exchange(url, api_key, "GET", "/ready")
-        if status == 404:
-            status, _ = exchange(url, api_key, "GET", "/health")
-    except ServerError:
-        return False
-    return status == 200
 
 
 @dataclass(frozen=True)
@@ -205,7 +194,7 @@ def document(found: Found, servers: Sequence[Peer], asked: Asked) -> dict[str, A
 
 
 def _cell(cell: Cell, runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
-    records = [record for run in runs for record in _steady(run)]
+    records = [record for run in runs for record in metrics.steady(run.records)]
     together = metrics.summarise(records, 0.0, metrics.whole_window(records))
     rates, wanted = _rates(runs), _rates(first)
     pairs = list(zip(wanted, rates, strict=False))  # an interrupt may leave the one with a round more
@@ -220,11 +209,6 @@ def _cell(cell: Cell, runs: Sequence[Run], first: Sequence[Run]) -> dict[str, An
         "of_the_first": asdict(paired_ratio(pairs, 0)) if comparable else None,
         **{name: _quantiles(getattr(together, name)) for name in ("ttft", "itl_tok", "e2e")},
     }
-
-
-def _steady(run: Run) -> Sequence[Record]:
-    """Without the lone first request, the ramp and the drain, as the run itself is summed up."""
-    return metrics.in_window(run.records, metrics.steady_window(run.records))
 
 
 def _rates(runs: Sequence[Run]) -> list[float]:

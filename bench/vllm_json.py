@@ -16,6 +16,7 @@ from twofour.bench.records import Record
 from twofour.bench.run import SCHEMA_VERSION, Run
 
 _PERCENTILES = (50, 95, 99)
+_NAMES = {"ttft": "ttft", "tpot": "tpot_vllm", "itl": "itl_gap", "e2el": "e2e"}
 
 
 def flat(run: Run, with_records: bool) -> dict[str, Any]:
@@ -23,13 +24,10 @@ def flat(run: Run, with_records: bool) -> dict[str, Any]:
     summary = metrics.summarise(run.records, run.started_at, window)
     good = [record for record in run.records if record.error is None]
     result = _totals(run, summary) | {"too_few_values_for": []}
-    for name, values, enough in (
-        ("ttft", [metrics.first_token(record) - metrics.sent(record) for record in good], summary.ttft),
-        ("tpot", [tpot for tpot in map(metrics.tpot_vllm, good) if tpot is not None], summary.tpot_vllm),
-        ("itl", [gap for record in good for gap, _ in metrics.gaps(record)], summary.itl_gap),
-        ("e2el", [metrics.last_token(record) - metrics.sent(record) for record in good], summary.e2e),
-    ):
-        result |= _milliseconds(name, values)
+    known = metrics.quantities(good) | {"itl_gap": [gap for record in good for gap, _ in metrics.gaps(record)]}
+    for name, ours in _NAMES.items():
+        result |= _milliseconds(name, known[ours])
+        enough = getattr(summary, ours)
         result["too_few_values_for"] += [f"p{p}_{name}_ms" for p in _PERCENTILES if getattr(enough, f"p{p}") is None]
     return result | _lists(run) if with_records else result
 

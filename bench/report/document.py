@@ -17,7 +17,7 @@ from twofour.bench import run as single
 from twofour.bench.cost import Cost, Price, cost
 from twofour.bench.endpoint import prefix_hit_share
 from twofour.bench.experiment import ARMS, ArmFacts, ArmRun, Findings
-from twofour.bench.metrics import in_window, latencies, steady_window, token_counts
+from twofour.bench.metrics import latencies, steady, token_counts
 from twofour.bench.report.notes import notes
 from twofour.bench.stats import paired_ratio
 
@@ -154,8 +154,7 @@ def _pooled(found: Findings, metric: Metric) -> dict[str, Any]:
 
 def _together(runs: Sequence[ArmRun]) -> dict[str, Any]:
     """The latencies of the requests within the windows of all these runs."""
-    records = [each.run.records for each in runs]
-    inside = [record for of_run in records for record in in_window(of_run, steady_window(of_run))]
+    inside = [record for each in runs for record in steady(each.run.records)]
     return latencies(inside, token_counts([record for record in inside if record.error is None]))
 
 
