@@ -7,15 +7,27 @@ import torch
 
 from twofour.prune import control_groups
 
+SYSTEM = Path("/proc")
 
-def host_bytes(system: Path = Path("/proc"), groups: Path = control_groups.GROUPS) -> int:
-    """The memory that this process can have, also by its control groups; where nothing is known of it, all there is."""
+
+def installed_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_bytes(system: Path = SYSTEM, groups: Path = control_groups.GROUPS) -> int:
+    """What can be had without swapping, also by the control groups; where nothing is known of it, all there is."""
     if not (system / "meminfo").exists():  # no Linux
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    own = _bytes_of(system / "self" / "status")
+        return installed_bytes()
     available = _bytes_of(system / "meminfo")["MemAvailable"]
-    limits = control_groups.memory(system / "self" / "cgroup", groups)
-    free = min([available, *(each.left for each in limits)])
+    return min([available, *(each.left for each in control_groups.memory(system / "self" / "cgroup", groups))])
+
+
+def host_bytes(system: Path = SYSTEM, groups: Path = control_groups.GROUPS) -> int:
+    """The memory that this process can have: what is free, and what it holds."""
+    free = free_bytes(system, groups)
+    if not (system / "self" / "status").exists():  # no Linux
+        return free
+    own = _bytes_of(system / "self" / "status")
     return max(0, free) + (own.get("RssAnon") or own["VmRSS"])  # gVisor has no RssAnon
 
 

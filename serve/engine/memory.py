@@ -5,14 +5,11 @@ whatever files were read before. The second decides only whether that can be had
 process, of version 2 or 1; what they keep of files is free, since it is given up where memory is asked for.
 """
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from twofour.prune import control_groups
+from twofour.prune import available, control_groups
 
 GPU_OWN = 1 << 30  # of a GPU's memory, for the driver, the code of kernels and what they work in
 
@@ -30,19 +27,9 @@ def memory_of(device: torch.device, weight_bytes: int) -> Memory:
         torch.cuda.empty_cache()  # what loading no longer needs
         free, total = torch.cuda.mem_get_info(device)
         return Memory(total - GPU_OWN - weight_bytes, free)
-    return Memory(cpu_bytes() - weight_bytes, free_cpu_bytes())
+    return Memory(cpu_bytes() - weight_bytes, available.free_bytes())
 
 
 def cpu_bytes() -> int:
     """All the memory of the machine, or what the control groups of this process may have of it."""
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([installed, *(each.limit for each in control_groups.memory())])
-
-
-def free_cpu_bytes() -> int:
-    """Memory that can be had without swapping."""
-    with suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        return min([*free, *(each.left for each in control_groups.memory())], default=cpu_bytes())
-    return cpu_bytes()
+    return min([available.installed_bytes(), *(each.limit for each in control_groups.memory())])

@@ -1,15 +1,16 @@
 import pytest
 import torch
 
-from twofour.serve.engine.memory import GPU_OWN, cpu_bytes, free_cpu_bytes, memory_of
+from twofour.prune import available
+from twofour.serve.engine.memory import GPU_OWN, cpu_bytes, memory_of
 
 MIB = 1 << 20
 
 
 def test_a_cpu_has_all_but_the_weights_whatever_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 50 * MIB < free_cpu_bytes() <= cpu_bytes()
+    assert 50 * MIB < available.free_bytes() <= cpu_bytes()
     for free in (1, 1 << 50):
-        monkeypatch.setattr("twofour.serve.engine.memory.free_cpu_bytes", lambda free=free: free)
+        monkeypatch.setattr(available, "free_bytes", lambda free=free: free)
         memory = memory_of(torch.device("cpu"), 7 * MIB)
         assert (memory.beside_weights, memory.free) == (cpu_bytes() - 7 * MIB, free)
 
