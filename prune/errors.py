@@ -13,6 +13,11 @@ TwofourError
 """
 
 
+def in_a_line(error: BaseException) -> str:
+    """An error that is not ours, within a message of ours: its kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+
+
 class TwofourError(Exception):
     """The base: the command line prints the message and exits with status 1."""
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from twofour.prune import chat, windows
 from twofour.prune.attention import quick_attention
 from twofour.prune.decoding import draw, roomy_cache
-from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError
+from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError, in_a_line
 from twofour.prune.progress import Progress, silent, track
 
 SEPARATOR = "<|endoftext|>"
@@ -42,8 +42,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer("x")
     except Exception as error:  # there is no end to what its files can hold
-        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise ModelError(f"the tokenizer of {folder} cannot be loaded ({reason}); take an intact copy") from error
+        raise ModelError(
+            f"the tokenizer of {folder} cannot be loaded ({in_a_line(error)}); take an intact copy"
+        ) from error
     return tokenizer
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from twofour.prune.errors import ModelError
+from twofour.prune.errors import ModelError, in_a_line
 from twofour.serve import arguments
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def load_tokenizer(model: str, revision: str | None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     except Exception as error:  # there is no end to what its files can hold
-        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise ModelError(f"cannot load the tokenizer of {model}: {reason}; check the name") from error
+        raise ModelError(f"cannot load the tokenizer of {model}: {in_a_line(error)}; check the name") from error
 
 
 def set_up_logging() -> None:

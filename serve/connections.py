@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 from twofour.serve.crowd import Crowd
 from twofour.serve.edge.errors import RequestError
-from twofour.serve.edge.ids import choose_id, header
+from twofour.serve.edge.ids import choose_id, identify
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class TimelyProtocol(H11Protocol):
         if self.cycle is None or self.cycle.response_complete:
             return choose_id(None)
         scope: Any = self.cycle.scope
-        return str(scope["state"].setdefault("request_id", choose_id(header(scope, b"x-request-id"))))
+        return identify(scope)
 
     def _still_sending(self) -> bool:
         return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)

@@ -19,6 +19,7 @@ import twofour.bench
 import twofour.prune
 import twofour.serve
 from twofour.bench.hardware import versions
+from twofour.prune.errors import in_a_line
 from twofour.prune.folder import write_whole
 
 KIND = "twofour.bench.gpu"
@@ -97,7 +98,7 @@ class Sheet:
 
 def failure(error: Exception) -> dict[str, Any]:
     where = traceback.format_exc().splitlines()[-LAST_LINES:]
-    return {"failed": f"{type(error).__name__}: {error}".partition("\n")[0][:300], "where": where}
+    return {"failed": in_a_line(error)[:300], "where": where}
 
 
 def made_by(device: str) -> dict[str, Any]:

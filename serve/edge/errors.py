@@ -80,6 +80,10 @@ def internal(request_id: str) -> RequestError:
     return RequestError(500, f"internal error; the log has it under request id {request_id}", type=SERVER)
 
 
+def shutting_down() -> RequestError:
+    return not_ready("the server is shutting down; try again shortly", CLOSE)
+
+
 def not_finite() -> RequestError:
     message = "the model's logits are not finite for this prompt; use another prompt, or check the model"
     return RequestError(500, message, type=SERVER, code="non_finite", headers={"x-should-retry": "false"})

@@ -14,6 +14,12 @@ def choose_id(given: bytes | None) -> str:
     return uuid.uuid4().hex
 
 
+def identify(scope: Scope) -> str:
+    """The id of a request, which gets one where it has none yet."""
+    given = choose_id(header(scope, b"x-request-id"))
+    return str(scope.setdefault("state", {}).setdefault("request_id", given))
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The value of the first header of that (lower-case) name."""
     return next((value for key, value in scope["headers"] if key == name), None)

@@ -1,4 +1,4 @@
-"""The outermost layer: every request gets an id, a line in the log, a count, and an answer."""
+"""The outermost layer but for CORS: every request gets an id, a line in the log, a count, and an answer."""
 
 import asyncio
 import json
@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.serve.edge.errors import CLOSE, internal, not_ready, send_error
+from twofour.serve.edge.errors import internal, send_error, shutting_down
 from twofour.serve.edge.exchange import Exchange
-from twofour.serve.edge.ids import choose_id, header, request_id
+from twofour.serve.edge.ids import header, identify, request_id
 from twofour.serve.edge.lifecycle import PROBES
 from twofour.serve.edge.trace import trace_id, traceparent
 
@@ -27,14 +27,14 @@ class Observe:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, send)
-        scope.setdefault("state", {}).setdefault("request_id", choose_id(header(scope, b"x-request-id")))
+        identify(scope)
         scope["state"]["traceparent"] = traceparent(header(scope, b"traceparent"))
         scope["state"]["began_at"] = exchange.began_at
         try:
             await self._app(scope, receive, exchange.forward)
         except asyncio.CancelledError:  # the server ends, and waits for this no longer
             if not exchange.started:
-                await send_error(scope, exchange.forward, not_ready("the server is shutting down", CLOSE))
+                await send_error(scope, exchange.forward, shutting_down())
             raise
         except Exception:
             log.exception("request %s failed", request_id(scope))

@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from twofour.prune.errors import InputError
+from twofour.prune.errors import InputError, in_a_line
 from twofour.prune.packed import Packed
 from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, trial, triton_linear, verdicts
 from twofour.serve.kernels.dense import DenseKernel
@@ -258,7 +258,7 @@ def _refusal(candidate: Candidate, packed: Packed) -> str | None:
         return candidate.refusal(packed)
     except Exception as error:  # a library that is there and broken, for one
         log.warning("a kernel cannot say whether it takes a weight", exc_info=True)
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
+        return in_a_line(error)
 
 
 def _why(packed: Packed, refusals: Mapping[str, str | None]) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from twofour.prune.errors import ServerError
+from twofour.prune.errors import ServerError, in_a_line
 from twofour.serve.kernels.race import Way
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
 
 def drop(place: Place, name: str, error: Exception) -> None:
     """Drop a form here. Raises ServerError if the device does not answer any more."""
-    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    reason = in_a_line(error)
     try:
         _wait(place.device)
     except RuntimeError as broken:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from twofour.serve.edge.errors import CLOSE, RequestError, not_ready, timed_out
+from twofour.serve.edge.errors import shutting_down, timed_out
 from twofour.serve.openai.serving import Caller, Serving
 
 Result = TypeVar("Result")
@@ -51,7 +51,3 @@ async def cancel(tasks: tuple[asyncio.Task[Any], ...]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def shutting_down() -> RequestError:
-    return not_ready("the server is shutting down; try again shortly", CLOSE)

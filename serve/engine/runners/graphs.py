@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from twofour.prune.errors import ModelError
+from twofour.prune.errors import ModelError, in_a_line
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.paged import SHORT, Bounded, Step, zero
@@ -204,5 +204,5 @@ def captured(
         return Captured(graphs, max(0, free_before - free_bytes()))
     except Exception as error:  # whatever a model does that a graph cannot hold
         log.warning("no CUDA graphs: a decode step cannot be captured", exc_info=True)
-        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        why = in_a_line(error)
         return Captured(note=f"decode steps run without CUDA graphs, and slower, since capturing one failed ({why})")
