@@ -3,11 +3,12 @@
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twofour.bench.run_command import INVALID
-from twofour.prune.errors import InputError
+from twofour.prune.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from twofour.bench.kernels.plan import Plan
@@ -68,16 +69,19 @@ def run(args: argparse.Namespace) -> int:
     command, machine = ["twofour", *sys.argv[1:]], hardware()
     torch_isa = torch.backends.cpu.get_cpu_capability()
 
-    def written(found: Findings) -> dict[str, Any]:
-        """The document of what was found so far; on disk, too, if there is a place for it."""
-        made = document(found, command, machine, versions(), torch_isa, isa.torch_environment())
+    def made(found: Findings) -> dict[str, Any]:
+        return document(found, command, machine, versions(), torch_isa, isa.torch_environment())
+
+    def keep(found: Findings) -> None:
+        """What was found so far. Where it cannot be written now, the measurement goes on: it may be at the end."""
         if args.out:
-            write_whole(args.out, json.dumps(made, allow_nan=False) + "\n")
-        return made
+            with suppress(OutputError):
+                write_whole(args.out, json.dumps(made(found), allow_nan=False) + "\n")
 
     with interrupt.in_order():
-        result = written(measure(plan, to_stderr(), written))
-    print(json.dumps(result, allow_nan=False) if args.json else table(result))
+        result = made(measure(plan, to_stderr(), keep))
+        text = json.dumps(result, allow_nan=False)
+        out.deliver(text if args.json else table(result), args.out, text)
     return status(result, args.verify_never_slower)
 
 

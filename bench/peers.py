@@ -7,6 +7,7 @@ while others are measured; what another one does meanwhile is taken from them, a
 """
 
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ def peers(
 def _group(given: str) -> tuple[str, int]:
     """Read NAME=PID of a process that leads its group, as all do that were started by setsid."""
     name, _, pid = given.partition("=")
-    if not pid.isdigit() or not _leads(int(pid)):
+    if not re.fullmatch("[0-9]{1,9}", pid) or not _leads(int(pid)):
         raise InputError(f"{given} does not name a process that leads its group; start the server by setsid")
     return name, int(pid)
 

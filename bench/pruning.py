@@ -27,9 +27,10 @@ from twofour.bench.hardware import hardware, versions
 from twofour.bench.report.charts import Point, track
 from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import InputError, TextError
-from twofour.prune.folder import write_whole
+from twofour.prune.folder import read_json, write_whole
 from twofour.prune.out import require_folder
 from twofour.prune.quality import gaps_closed
+from twofour.prune.text import whole as read_whole
 
 KIND = "twofour.bench.pruning"  # of the document
 SCHEMA_VERSION = 1  # documents from before it was written down have the same
@@ -67,11 +68,9 @@ def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
     require_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     halves = split(asked.text, folder)
-    results = {"kind": KIND, "schema_version": SCHEMA_VERSION} | (
-        json.loads(out.read_text()) if out.exists() else _empty(asked)
-    )
-    if results["about"] != _about(asked):
-        raise InputError(f"{out} holds runs of {results['about']}, not of {_about(asked)}; give another --out")
+    results = {"kind": KIND, "schema_version": SCHEMA_VERSION} | (read_json(out) if out.exists() else _empty(asked))
+    if results.get("about") != _about(asked):
+        raise InputError(f"{out} holds runs of {results.get('about')}, not of {_about(asked)}; give another --out")
     done = [{key: run[key] for key in KEY} for run in results["runs"]]
     for run in asked.runs():
         if run not in done:
@@ -82,7 +81,7 @@ def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
 
 def split(text: Path, folder: Path) -> tuple[Path, Path]:
     """Write the two halves of a text as files, cut behind the line that its middle is in."""
-    whole = text.read_text(encoding="utf-8")
+    whole = read_whole(text)
     cut = whole.find("\n", len(whole) // 2) + 1
     if not 0 < cut < len(whole):
         raise TextError(f"{text} has no line end behind its middle; give a text of many lines")

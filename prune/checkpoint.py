@@ -36,9 +36,13 @@ ValuesKind = tuple[str, int]  # the dtype of a weight's values, and for how many
 
 
 def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
-    """Raise CheckpointError if transformers, by its loading info, had to make up a weight."""
+    """Raise CheckpointError if transformers, by its loading info, had to make up a weight or found no use for one."""
     if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
         raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+    if strangers := sorted(report["unexpected_keys"]):
+        raise CheckpointError(
+            f"{model} holds {strangers[0]}, which its config.json has no place for; take all files of one model"
+        )
 
 
 def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:

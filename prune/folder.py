@@ -18,6 +18,11 @@ SNAPSHOT = [
     *(f"{stem}{shard}.safetensors" for stem in ("model", "model.twofour") for shard in ("", "-*-of-*")),
     *("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md"),
 ]
+NO_MORE = {
+    errno.ENOSPC: "is full; free some space and run again",
+    errno.EDQUOT: "has none of your quota left; free some space and run again",
+    errno.EFBIG: "takes no file of that size; raise the limit (ulimit -f) and run again",
+}
 ADAPTER = "adapter_config.json"  # of PEFT
 
 
@@ -136,8 +141,8 @@ def new_folder(out: Path, inside: Path | None = None) -> Iterator[Path]:
         _publish(part, out)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
-        if is_disk_full(error):
-            raise OutputError(f"the disk of {out.parent} is full; free some space and run again") from error
+        if fault := no_more(error):
+            raise OutputError(f"the disk of {out.parent} {fault}") from error
         raise
 
 
@@ -159,9 +164,10 @@ def require_space(out: Path, needed_bytes: int) -> None:
         )
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Tell whether an error means a full disk; safetensors reports it as text."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+def no_more(error: BaseException) -> str | None:
+    """Say of a disk, and what to do, if an error means that it takes no more; safetensors reports it as text."""
+    text = str(error)
+    return next((NO_MORE[n] for n in NO_MORE if getattr(error, "errno", None) == n or f"(os error {n})" in text), None)
 
 
 def _publish(part: Path, out: Path) -> None:

@@ -56,7 +56,7 @@ def _front_matter(readme: Path) -> dict[str, Any]:
     from huggingface_hub.repocard import metadata_load
     from yaml import YAMLError
 
-    if not readme.exists():
+    if not readme.is_file():
         return {}
     try:
         return metadata_load(readme) or {}

@@ -80,14 +80,19 @@ def _pieces(ids: Tensor, samples: int, length: int, seed: int, name: str) -> Ten
 
 def tokens(tokenizer: Any, path: Path) -> Tensor:  # int64 [tokens]
     """Tokenise a whole UTF-8 file, of a .jsonl file the "text" of every line, without special tokens."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"{path} cannot be read as UTF-8 text ({error}); give a text file") from error
+    text = whole(path)
     if path.suffix == ".jsonl":
         text = BETWEEN_DOCUMENTS.join(_documents(text, path))
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.int64)
+
+
+def whole(path: Path) -> str:
+    """Read a UTF-8 file. Raises TextError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path} cannot be read as UTF-8 text ({error}); give a text file") from error
 
 
 def _documents(lines: str, path: Path) -> list[str]:

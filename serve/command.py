@@ -4,10 +4,12 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
 # The event loop waits so long for a thread that is busy with a large request, at every turn. By itself it is 5 ms.
 SWITCH_S = 0.0005
+END_S = 10  # after the last answer: for threads to finish, and traces to be sent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +68,28 @@ def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[st
         def announce(info: "EngineInfo") -> None:
             print(start_text(info, config, url, args.host), flush=True)
 
-        asyncio.run(server.serve(app, listener, engine, lifecycle, config.drain_s, announce, tls=tls))
+        asyncio.run(to_its_end(server.serve(app, listener, engine, lifecycle, config.drain_s, announce, tls=tls)))
     return 0
+
+
+async def to_its_end(service: Awaitable[None]) -> None:
+    """Python waits for every thread before a process ends, and one may be in a chat template without end."""
+    status = 1
+    try:
+        await service
+        status = 0
+    finally:
+        end_within(END_S, status)
+
+
+def end_within(seconds: float, status: int) -> None:
+    def end() -> None:
+        log.warning("the work for a request goes on %g s after the server has ended; it is given up", seconds)
+        os._exit(status)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager

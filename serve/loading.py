@@ -45,7 +45,7 @@ def load_model(
     to = _device(device)
     _require_fitting(folder, config, form)
     model, report = _from_pretrained(folder, form, "auto" if dtype is None else _dtype(dtype))
-    _require_complete(report, path_or_id)
+    checkpoint.require_loaded(report, path_or_id)
     _require_ends(model)
     loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
     _choose_kernels(loaded, kernels)
@@ -98,12 +98,6 @@ def _refuse_config(config: dict[str, Any], form: Format) -> None:
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else "an unknown method"
         raise ModelError(f"the model is quantised ({method}); give a dense model or one that twofour pruned")
-
-
-def _require_complete(report: dict[str, Any], model: str) -> None:
-    checkpoint.require_loaded(report, model)
-    if strangers := sorted(report["unexpected_keys"]):
-        raise CheckpointError(f"{model} holds {strangers[0]}, which its config.json has no place for")
 
 
 def _require_ends(model: PreTrainedModel) -> None:

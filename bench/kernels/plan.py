@@ -10,6 +10,7 @@ from twofour.prune.errors import InputError
 from twofour.serve.kernels.race import DECODE_TOKENS
 
 KIND = "twofour.bench.kernels"  # of the document
+MOST_THREADS = 1024  # OpenMP ends the process where it cannot make them
 FEWEST_ROUNDS = 2  # an interval needs two pairs
 
 Matrix = tuple[int, int]  # (rows, columns) of a weight: (out, in)
@@ -42,8 +43,8 @@ class Plan:
             raise InputError(f"{list(self.tokens)} are no numbers of tokens; give different ones from 1 on")
         if self.rounds < FEWEST_ROUNDS:
             raise InputError(f"{self.rounds} rounds give no interval; --rounds is at least {FEWEST_ROUNDS}")
-        if self.threads < 1:
-            raise InputError(f"{self.threads} threads; --threads is at least 1")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise InputError(f"{self.threads} threads; --threads is from 1 to {MOST_THREADS}")
         for rows, columns in self.linears:
             if columns % 4:
                 raise InputError(f"a linear of {rows} x {columns} cannot be 2:4: 4 does not divide its inputs")

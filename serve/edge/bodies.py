@@ -49,7 +49,7 @@ class Body:
             self._keep(data)
 
     def take(self) -> bytes:
-        """All of it, which is kept here no longer; it counts to the end of its request, whoever holds it."""
+        """All of it, which is kept here no longer; it counts until it is released, whoever holds it."""
         taken, self._received = self._received.getvalue(), BytesIO()
         return taken
 
@@ -94,7 +94,14 @@ class BodyLimit:
         except RequestError as error:
             return await send_error(scope, send, error)
         if complete:
+            scope["state"]["body"] = body
             await self._app(scope, replay(body, receive), send)
+
+
+def release(scope: Scope) -> None:
+    """Called by an application that needs the body no more, and keeps nothing of it, before it has answered."""
+    if body := scope["state"].get("body"):
+        body.release()
 
 
 async def read(body: Body, scope: Scope, receive: Receive) -> bool:

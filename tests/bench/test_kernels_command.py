@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +249,7 @@ def test_matrices_of_two_models_are_measured_once() -> None:
     "words",
     [
         *(["--tokens", "0"], ["--tokens", "1,1"], ["--tokens", "some"], ["--rounds", "1"], ["--threads", "0"]),
+        ["--threads", "100000"],
         *(["--shapes", "gpt-5"], ["--model", "/nowhere"], ["--isa", "avx2", "--device", "cuda"]),
     ],
 )
@@ -274,6 +276,25 @@ def test_a_result_without_a_place_is_refused_before_measuring(
     assert cli.main(["bench", "kernels", "--out", str(tmp_path / "nowhere" / "new.json")]) == 1
     captured = capsys.readouterr()
     assert "is no folder" in captured.err and "ceiling" not in captured.err
+
+
+@needs_kernels
+@pytest.mark.usefixtures("brief")
+def test_a_place_that_is_lost_while_measuring_loses_no_table(
+    tiny_pruned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, timed = tmp_path / "place", measure.race
+    place.mkdir()
+
+    def racing(*args: Any) -> dict[str, Any]:
+        shutil.rmtree(place, ignore_errors=True)
+        return timed(*args)
+
+    monkeypatch.setattr(measure, "race", racing)
+    words = ["--model", str(tiny_pruned_folder), "--tokens", "1", "--rounds", "2"]
+    assert cli.main(["bench", "kernels", *words, "--out", str(place / "kernels.json")]) == 1
+    captured = capsys.readouterr()
+    assert "cannot be written" in captured.err and "incomplete" not in captured.out and "1 token" in captured.out
 
 
 def test_odd_inputs_cannot_be_2_4() -> None:

@@ -115,7 +115,7 @@ def test_who_is_not_measured_is_frozen(running: tuple[Server, Server], monkeypat
     assert all("T" not in states(server) for server in running)
 
 
-@pytest.mark.parametrize("pid", ["quick=x", "quick", f"quick={2**22 + 1}"])
+@pytest.mark.parametrize("pid", ["quick=x", "quick", "quick=²", f"quick={2**22 + 1}", f"quick={2**70}"])
 def test_what_cannot_be_frozen_is_refused(pid: str) -> None:
     with pytest.raises(InputError, match="does not name a process that leads its group"):
         peers.peers(["quick=http://a:1#m"], (), [pid])

@@ -13,7 +13,7 @@ import pytest
 
 from twofour.bench import pruning
 from twofour.bench.pruning import Comparison, compare, gaps, split, table, with_gaps
-from twofour.prune.errors import InputError, ServerError, TextError
+from twofour.prune.errors import InputError, ServerError, TextError, TwofourError
 from twofour.serve.cli import main
 
 FIGURES: dict[str, Any] = {
@@ -44,6 +44,24 @@ def test_a_text_without_lines_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one line\nand a last one that is longer than the first")
     with pytest.raises(TextError, match="no line end behind its middle"):
         split(tmp_path / "text.txt", tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\n\xff\n"])
+def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content:
+        (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(TextError, match="cannot be read as UTF-8 text"):
+        split(tmp_path / "text.txt", tmp_path)
+
+
+@pytest.mark.parametrize(("content", "why"), [("# Notes", "cannot be read as JSON"), ("{}", "give another --out")])
+def test_a_file_of_something_else_is_not_added_to(tmp_path: Path, content: str, why: str) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "out.json"
+    text.write_text("one\ntwo\nthree\n")
+    out.write_text(content)
+    with pytest.raises(TwofourError, match=why):
+        compare(Comparison("m", text, ["fast"], ["first"], [0]), tmp_path / "work", out)
+    assert out.read_text() == content
 
 
 def test_the_gap_is_closed_between_the_fast_run_and_dense() -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from twofour.serve.edge.bodies import LARGEST_AT_A_TIME
+from twofour.serve.edge.harden import EdgeConfig
+
 Server = Any
 Eventually = Callable[[Callable[[], bool], float], None]
 LONG: dict[str, Any] = {"model": "m", "prompt": "a", "max_tokens": 4000, "ignore_eos": True, "temperature": 0}
@@ -91,6 +94,18 @@ def test_fault_14_readers_that_do_not_read(server: Server, eventually: Eventuall
         assert text == alone.json()["choices"][0]["text"]
         eventually(lambda: count(server, "twofour:stalled_streams_total") == before + 20, 60)
         eventually(server.idle, 1)
+    server.whole()
+
+
+def test_fault_14_the_largest_bodies_count_until_they_are_read(server: Server) -> None:
+    """More of them than are held at a time, of which all answers are under way."""
+    body = json.dumps({**LONG, "stream": True}).encode().rjust(EdgeConfig().max_body_bytes)
+    headers = {"Content-Type": "application/json"}
+    with ExitStack() as streams:
+        for _ in range(LARGEST_AT_A_TIME + 2):
+            client = streams.enter_context(server.client())
+            answer = streams.enter_context(client.stream("POST", "/v1/completions", content=body, headers=headers))
+            assert answer.status_code == 200, answer.read()
     server.whole()
 
 

@@ -1,6 +1,7 @@
 """Faults 2, 5 to 9, 19, 26 and 31: beginnings and ends of a server. The numbers are those of the table of faults."""
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -99,6 +100,27 @@ def test_fault_08_the_drain_takes_too_long(start: Any, eventually: Eventually) -
         assert stream.rest()[-1]["error"]["code"] == "not_ready"
     assert server.end() == 0
     assert not alive(engine)
+
+
+def test_fault_08_a_chat_template_without_end(
+    start: Any, tmp_path: Path, roomy_model_folder: Path, eventually: Eventually
+) -> None:
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    model = Path(shutil.copytree(roomy_model_folder, tmp_path / "endless"))
+    (model / "chat_template.jinja").write_text("{% if messages[0].content == 'hang' %}" + endless + "{% endif %}hello")
+    server = start("--drain-s", "1", model=model)
+
+    def chat(content: str) -> int:
+        message = {"role": "user", "content": content}
+        with server.client() as client:
+            answer = client.post("/v1/chat/completions", json={"model": "m", "messages": [message], "max_tokens": 1})
+        return int(answer.status_code)
+
+    assert chat("hello") == 200 and chat("hang") == 400
+    server.signal(signal.SIGTERM)
+    eventually(lambda: server.process.poll() is not None, 20)
+    assert server.end() == 0
+    assert "the work for a request goes on" in server.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

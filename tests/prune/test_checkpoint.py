@@ -1,6 +1,9 @@
 """Folders in and out: shards, forms, digests, and nothing half-written."""
 
+import errno
 import json
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +141,31 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is full; free some space"), folder.new_folder(tmp_path / "out"):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "is full; free some space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "none of your quota"),
+        (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
+    ],
+)
+def test_a_full_disk_is_said(tmp_path: Path, fault: OSError, said: str) -> None:
+    with pytest.raises(OutputError, match=said), folder.new_folder(tmp_path / "out"):
+        raise fault
     with pytest.raises(OutputError, match="free, the result needs"):
         folder.require_space(tmp_path / "out", 1 << 60)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of files")
+def test_a_full_disk_is_known_by_the_words_of_safetensors(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="ulimit -f"), folder.new_folder(tmp_path / "out") as part:
+            save_file({"weight": torch.zeros(1 << 12)}, part / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_existing_is_refused(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_readme_counts_before_config_and_file(source: Path) -> None:
     assert found["licence_files"] == ["LICENSE.txt", "NOTICE"]
 
 
+def test_a_folder_called_readme_says_nothing(source: Path) -> None:
+    (source / "README.md").mkdir()
+    assert origin(str(source), source)["base_model"] is None
+
+
 def test_a_hub_id_is_the_base_model_itself(source: Path) -> None:
     (source / "README.md").write_text(README)
     found = origin("meta/chat", source)

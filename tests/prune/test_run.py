@@ -1,18 +1,20 @@
 """Pruning a whole tiny model: what comes out is 2:4, deterministic, labelled, and refused where it should be."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twofour.prune import PruneConfig, check, prune, run
 from twofour.prune.anatomy import Anatomy
 from twofour.prune.batches import Batch
 from twofour.prune.checkpoint import Weights, digests
-from twofour.prune.errors import InputError, OutputError, TextError
+from twofour.prune.errors import CheckpointError, InputError, OutputError, TextError
 from twofour.prune.kept import Outcome
 from twofour.prune.packed import Packed
 from twofour.prune.solvers.magnitude import magnitude
@@ -148,6 +150,16 @@ def test_tied_embeddings_stay(tiny_model_folder: Path, tmp_path: Path) -> None:
     with Weights(tiny_model_folder) as before, Weights(tmp_path / "out") as after:
         name = "model.embed_tokens.weight"
         assert torch.equal(before[name], after[name])
+
+
+def test_a_block_that_config_json_does_not_know_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_model_folder, tmp_path / "more"))
+    tensors = load_file(source / "model.safetensors")
+    more = {name.replace("layers.1.", "layers.2."): tensor.clone() for name, tensor in tensors.items()}
+    save_file(tensors | more, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"layers\.2\..*which its config\.json has no place for"):
+        prune(source, tmp_path / "out", PruneConfig(method="magnitude"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_existing_out_is_refused_first(tiny_model_folder: Path, tmp_path: Path) -> None:

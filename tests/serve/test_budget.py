@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from twofour.serve.edge.bodies import LARGEST_AT_A_TIME, UNCOUNTED_BYTES, BodyLimit
+from twofour.serve.edge.bodies import LARGEST_AT_A_TIME, UNCOUNTED_BYTES, BodyLimit, release
 
 LIMIT = 2 * UNCOUNTED_BYTES
 
@@ -66,5 +66,27 @@ def test_a_body_over_its_limit_holds_nothing() -> None:
         edge = Edge()
         assert await edge.post([b"x" * LIMIT, b"x", b"x"]) == 413
         assert edge.layer.budget.held_bytes == 0 and edge.held == []
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+def test_a_body_that_is_done_with_counts_no_more() -> None:
+    class Prompt(Edge):
+        async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            release(scope)
+            await super()._app(scope, self.nothing, send)
+
+        async def nothing(self) -> Any:
+            return {"body": b""}
+
+    async def scene() -> None:
+        edge = Prompt()
+        waiting = [asyncio.create_task(edge.post([b"x" * LIMIT])) for _ in range(2 * LARGEST_AT_A_TIME)]
+        await edge.settled()
+        assert len(edge.held) == len(waiting) and edge.layer.budget.held_bytes == 0
+        edge.over.set()
+        assert {await answer for answer in waiting} == {200}
+        assert edge.layer.budget.held_bytes == 0
 
     asyncio.run(asyncio.wait_for(scene(), 30))
