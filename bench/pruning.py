@@ -69,7 +69,7 @@ def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     halves = split(asked.text, folder)
     before: dict[str, Any] = read_json(out) if out.exists() else _empty(asked)
-    results = {"kind": KIND, "schema_version": SCHEMA_VERSION} | before
+    results: dict[str, Any] = {"kind": KIND, "schema_version": SCHEMA_VERSION} | before
     if results.get("about") != _about(asked):
         raise InputError(f"{out} holds runs of {results.get('about')}, not of {_about(asked)}; give another --out")
     done = [{key: run[key] for key in KEY} for run in results["runs"]]
