@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twofour.bench.wire import shown
-from twofour.prune import control_groups
+from twofour.prune.machine import control_groups
 
 # The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.
 _ISA = (

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.kernels.measure import Findings, measure
     from twofour.bench.kernels.table import table
     from twofour.prune import out
-    from twofour.prune.folder import write_whole
+    from twofour.prune.format.folder import write_whole
     from twofour.prune.progress import to_stderr
 
     plan = _plan(args)
@@ -94,7 +94,7 @@ def status(document: dict[str, Any], verify: bool) -> int:
 
 def _plan(args: argparse.Namespace) -> "Plan":
     from twofour.bench.kernels.plan import Plan, of_folder, of_shape
-    from twofour.prune.folder import resolve
+    from twofour.prune.format.folder import resolve
 
     if args.isa and args.device == "cuda":
         raise InputError("--isa is of the CPU kernels; leave it out with --device cuda")

@@ -26,7 +26,7 @@ from transformers import DynamicCache
 from twofour.bench.stats import paired_ratio
 from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ModelError
-from twofour.prune.folder import resolve
+from twofour.prune.format.folder import resolve
 from twofour.serve.engine import child
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Report, encode_command

@@ -25,12 +25,12 @@ from markupsafe import Markup
 from twofour.bench import child
 from twofour.bench.hardware import hardware, versions
 from twofour.bench.report.charts import Point, track
-from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import InputError, TextError
-from twofour.prune.folder import read_json, write_whole
+from twofour.prune.format.checkpoint import MANIFEST
+from twofour.prune.format.folder import read_json, write_whole
+from twofour.prune.label.quality import gaps_closed
 from twofour.prune.out import require_folder
-from twofour.prune.quality import gaps_closed
-from twofour.prune.text import whole as read_whole
+from twofour.prune.text.corpus import whole as read_whole
 
 KIND = "twofour.bench.pruning"  # of the document
 SCHEMA_VERSION = 1  # documents from before it was written down have the same

@@ -7,7 +7,7 @@ from typing import get_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from twofour.prune.recipe import Preset, Values
+    from twofour.prune.config import Preset, Values
 
     parser.description = (
         "Prune a model with several presets, calibrations and seeds, and judge all of them on the second half of a "

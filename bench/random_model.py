@@ -18,10 +18,10 @@ from twofour import prune
 from twofour.bench import shapes
 from twofour.bench.shapes import DecoderShape
 from twofour.bench.workload import WORDS
-from twofour.prune.checkpoint import write_weights
-from twofour.prune.folder import new_folder, require_space
+from twofour.prune.config import PruneConfig
+from twofour.prune.format.checkpoint import write_weights
+from twofour.prune.format.folder import new_folder, require_space
 from twofour.prune.progress import Progress
-from twofour.prune.recipe import PruneConfig
 
 SEED = 0
 DEVIATION = 0.02

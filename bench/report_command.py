@@ -24,9 +24,9 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.kernels import plan
     from twofour.bench.kernels import table as kernels
     from twofour.bench.report.report import Report
-    from twofour.prune import charts
     from twofour.prune.errors import InputError
-    from twofour.prune.folder import write_whole
+    from twofour.prune.format.folder import write_whole
+    from twofour.prune.label import charts
 
     try:
         document = json.loads(args.file.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from twofour.prune.folder import resolve
+from twofour.prune.format.folder import resolve
 from twofour.serve.engine import child
 from twofour.serve.engine.capacity import context_limit
 from twofour.serve.engine.loop import HEARTBEAT_S

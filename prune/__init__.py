@@ -1,17 +1,29 @@
-"""Make the linears of a language model strictly 2:4, pack them, and say what that lost."""
+"""Make the linears of a language model strictly 2:4, pack them, and say what that lost.
+
+In comes a dense model folder, out comes a packed one with its label. The rooms, from the bottom up: `machine`, `format`
+(a 2:4 weight and the folder it lies in), `solving` (one weight), `model` (taken apart), `text` (calibration),
+`recovery` (training what was kept), `label` (what was lost), `run` (all of it, in order), `commands`. Each imports
+from those before it, and all of them from `errors`, `progress`, `out` and `config`. Begin with `run.prune`.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twofour.prune.audit import check as check
-    from twofour.prune.packed import Packed as Packed
-    from twofour.prune.packed import pack as pack
-    from twofour.prune.recipe import PruneConfig as PruneConfig
-    from twofour.prune.run import prune as prune
+    from twofour.prune.config import PruneConfig as PruneConfig
+    from twofour.prune.format.packed import Packed as Packed
+    from twofour.prune.format.packed import pack as pack
+    from twofour.prune.label.check import check as check
+    from twofour.prune.run.prune import prune as prune
 
 __all__ = ["Packed", "PruneConfig", "check", "pack", "prune"]
 
-_HOMES = {"Packed": "packed", "PruneConfig": "recipe", "check": "audit", "pack": "packed", "prune": "run"}
+_HOMES = {
+    "Packed": "format.packed",
+    "PruneConfig": "config",
+    "check": "label.check",
+    "pack": "format.packed",
+    "prune": "run.prune",
+}
 
 
 def __getattr__(name: str) -> Any:

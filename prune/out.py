@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from twofour.prune.errors import OutputError
-from twofour.prune.folder import refuse_existing, write_whole
+from twofour.prune.format.folder import refuse_existing, write_whole
 
 
 def claim(out: Path | None) -> None:

@@ -11,10 +11,10 @@ from twofour.prune.errors import TwofourError
 from twofour.serve import huge_pages
 
 VERBS = {
-    "demo-model": ("twofour.prune.demo_command", "make a folder of the demo model, SmolLM2-135M-Instruct"),
-    "prune": ("twofour.prune.prune_command", "make a dense model 2:4"),
-    "check": ("twofour.prune.check_command", "verify a pruned folder"),
-    "convert": ("twofour.prune.convert_command", "packed to dense-with-zeros, and back"),
+    "demo-model": ("twofour.prune.commands.demo_model", "make a folder of the demo model, SmolLM2-135M-Instruct"),
+    "prune": ("twofour.prune.commands.prune", "make a dense model 2:4"),
+    "check": ("twofour.prune.commands.check", "verify a pruned folder"),
+    "convert": ("twofour.prune.commands.convert", "packed to dense-with-zeros, and back"),
     "eval": ("twofour.serve.eval_command", "perplexity, KL and agreement of exactly what is served"),
     "serve": ("twofour.serve.command", "an OpenAI-compatible endpoint"),
     "bench": ("twofour.bench.command", "load tests: one server, or dense against 2:4"),

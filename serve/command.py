@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, child: Sequence[str] | None = None) -> int:
 
 
 def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[str] | None) -> int:
-    from twofour.prune import heap
+    from twofour.prune.machine import heap
     from twofour.serve import server
     from twofour.serve.app import create_app
     from twofour.serve.edge.lifecycle import Lifecycle

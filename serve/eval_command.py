@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from twofour.prune import label
     from twofour.prune.errors import InputError
+    from twofour.prune.label import publish
     from twofour.prune.out import claim, deliver
     from twofour.prune.progress import to_stderr
     from twofour.serve.evaluation import measure
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("there is no task to look for; give --lm-eval with --lm-eval-path")
     claim(args.out)
     if args.label:
-        label.require_labelled(Path(args.model))
+        publish.require_labelled(Path(args.model))
     if args.label and args.baseline is None:
         raise InputError("a label says what was lost against the dense model; give --baseline with --label")
     done = measure(
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         Tasks(args.lm_eval.split(","), args.lm_eval_path) if args.lm_eval else None,
     )
     if args.label:
-        label.add_quality(Path(args.model), done.text, done.as_dict(), done.lm_eval)
+        publish.add_quality(Path(args.model), done.text, done.as_dict(), done.lm_eval)
     document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval}
     deliver(json.dumps(document) if args.json else table(document), args.out, json.dumps(document, indent=2))
     return 0
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def table(document: dict[str, Any]) -> str:
     """The figures as a person reads them."""
-    from twofour.prune.card import with_error
+    from twofour.prune.label.card import with_error
     from twofour.serve import harness
 
     first = document["begins_with"] or "the first of each"

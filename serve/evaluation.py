@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune import quality, text
-from twofour.prune.checkpoint import MANIFEST
 from twofour.prune.errors import InputError
-from twofour.prune.folder import read_json, resolve
+from twofour.prune.format.checkpoint import MANIFEST
+from twofour.prune.format.folder import read_json, resolve
+from twofour.prune.label import quality
+from twofour.prune.label.quality import Quality, gaps_closed
 from twofour.prune.progress import Progress, silent
-from twofour.prune.quality import Quality, gaps_closed
-from twofour.prune.windows import bos
+from twofour.prune.text import corpus
+from twofour.prune.text.windows import bos
 from twofour.serve import harness
 from twofour.serve.loading import load_model
 
@@ -78,14 +79,14 @@ def measure(
         harness.require(tasks)
     model = load_model(path, kernels=kernels)
     dense = None if baseline is None else load_model(baseline)
-    tokenizer = text.load_tokenizer(resolve(baseline or path))
+    tokenizer = corpus.load_tokenizer(resolve(baseline or path))
     if file is not None:
         start = bos(tokenizer)
-        windows, source = quality.windows(text.tokens(tokenizer, file), window, limit, start), file.name
+        windows, source = quality.windows(corpus.tokens(tokenizer, file), window, limit, start), file.name
     else:
-        seed, start = _fresh_seed(path), text.start_token(tokenizer)
+        seed, start = _fresh_seed(path), corpus.start_token(tokenizer)
         count = min(limit or SAMPLED_WINDOWS, SAMPLED_WINDOWS)
-        windows = text.self_sampled(dense or model, tokenizer, count, window, seed, progress)
+        windows = corpus.self_sampled(dense or model, tokenizer, count, window, seed, progress)
         source = f"{count} windows sampled from {'the baseline' if dense else 'the model'}, seed {seed}"
     figures = quality.evaluate(_logits(model), windows, None if dense is None else _logits(dense), progress)
     scores = harness.both(model, dense, tokenizer, tasks) if tasks else None

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from twofour.prune.card import task_scores
 from twofour.prune.errors import InputError
-from twofour.prune.windows import bos
+from twofour.prune.label.card import task_scores
+from twofour.prune.text.windows import bos
 
 
 @dataclass(frozen=True)

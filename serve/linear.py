@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.errors import CheckpointError
-from twofour.prune.packed import Packed, scale_count, validate
+from twofour.prune.format.packed import Packed, scale_count, validate
 from twofour.serve.kernels import select
 from twofour.serve.kernels.select import Choice
 

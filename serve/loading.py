@@ -10,13 +10,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from twofour.prune import checkpoint
-from twofour.prune.checkpoint import VARIANT
 from twofour.prune.errors import CheckpointError, InputError, ModelError, TwofourError
-from twofour.prune.folder import read_config, resolve
-from twofour.prune.recipe import Format
-from twofour.prune.skeleton import misfits, skeleton
-from twofour.prune.weights import Weights
+from twofour.prune.format import Format, checkpoint
+from twofour.prune.format.checkpoint import VARIANT
+from twofour.prune.format.folder import read_config, resolve
+from twofour.prune.format.weights import Weights
+from twofour.prune.model.skeleton import misfits, skeleton
 from twofour.serve.kernels import cusparselt, select
 from twofour.serve.kernels.dense import DenseLinear
 from twofour.serve.linear import SparseLinear

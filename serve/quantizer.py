@@ -14,8 +14,9 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from twofour.prune import checkpoint, experts
-from twofour.prune.checkpoint import VARIANT
+from twofour.prune.format import checkpoint
+from twofour.prune.format.checkpoint import VARIANT
+from twofour.prune.model import experts
 from twofour.serve.linear import SparseLinear
 
 _leave = ContextVar("_leave", default=False)

@@ -11,12 +11,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from twofour.prune import checkpoint
-from twofour.prune.folder import new_folder
-from twofour.prune.packed import pack
-from twofour.prune.recipe import Format
-from twofour.prune.rounding import to_int8
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format import Format, checkpoint
+from twofour.prune.format.folder import new_folder
+from twofour.prune.format.packed import pack
+from twofour.prune.format.rounding import to_int8
+from twofour.prune.solving.magnitude import magnitude
 
 VOCABULARY = 320
 CHAT_TEMPLATE = (
@@ -119,7 +118,7 @@ def tiny_int8_folder(request: pytest.FixtureRequest, tiny_model_folder: Path, tm
 def demo_model_folder() -> Path:
     """The real demo model, kept between runs."""
     if not DEMO.exists():
-        from twofour.prune import demo_model
+        from twofour.prune.model import demo_model
 
         demo_model.make(DEMO)
     assert json.loads((DEMO / "config.json").read_text())["model_type"] == "llama"

@@ -14,7 +14,7 @@ from twofour.bench.kernels.contenders import random_packed
 from twofour.bench.kernels.plan import Matrix
 from twofour.bench.shapes import DecoderShape
 from twofour.prune.errors import InputError
-from twofour.prune.packed import Packed
+from twofour.prune.format.packed import Packed
 from twofour.serve.engine.runners import cuda_graphs, graphs
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
 from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Shape

@@ -14,7 +14,7 @@ from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.contenders import Contender, Form, activations, random_dense, random_packed, torch_dense
 from twofour.bench.kernels.plan import Matrix
 from twofour.bench.kernels.race import Turn, cpu_turn, race
-from twofour.prune.packed import Packed
+from twofour.prune.format.packed import Packed
 from twofour.serve.kernels import triton_decode, triton_plan
 from twofour.serve.kernels.cusparselt import CusparseltKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS

@@ -20,7 +20,7 @@ import twofour.prune
 import twofour.serve
 from twofour.bench.hardware import versions
 from twofour.prune.errors import in_a_line
-from twofour.prune.folder import write_whole
+from twofour.prune.format.folder import write_whole
 
 KIND = "twofour.bench.gpu"
 SCHEMA_VERSION = 1

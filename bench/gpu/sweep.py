@@ -17,7 +17,7 @@ from twofour.bench.gpu.sheet import Key, Sheet
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.contenders import Product, activations, random_packed
 from twofour.bench.kernels.race import cpu_turn, race
-from twofour.prune.packed import Packed
+from twofour.prune.format.packed import Packed
 from twofour.serve.kernels import triton_decode, triton_plan
 from twofour.serve.kernels.race import ALWAYS
 from twofour.serve.kernels.triton_layout import traits

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from twofour.bench.kernels.plan import Matrix
 from twofour.prune.errors import TwofourError
-from twofour.prune.packed import VALID_NIBBLES, Packed, join_nibbles
+from twofour.prune.format.packed import VALID_NIBBLES, Packed, join_nibbles
 from twofour.serve.kernels import cpu, cusparselt, select
 from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.cusparselt import CusparseltKernel

@@ -75,7 +75,7 @@ def of_folder(folder: Path) -> Model:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from twofour.prune.folder import read_config
+    from twofour.prune.format.folder import read_config
 
     ignored = (read_config(folder).get("quantization_config") or {}).get("ignore", ())
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The charts of a comparison, in the house's way: see `twofour.prune.charts`."""
+"""The charts of a comparison, in the house's way: see `twofour.prune.label.charts`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from twofour.prune.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, level, svg, ticks, value_axis
+from twofour.prune.label.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, level, svg, ticks, value_axis
 
 _CURVE_POINTS = 160
 _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall would flatten all else

@@ -13,7 +13,7 @@ from twofour.bench.gates import quantity
 from twofour.bench.report import charts, rows
 from twofour.bench.report.charts import Bar, Estimate
 from twofour.bench.report.rows import UNKNOWN, Document, Row
-from twofour.prune.pages import rendered
+from twofour.prune.label.pages import rendered
 
 # The seconds that one record gives.
 Seconds = Callable[[Mapping[str, Any]], Iterable[float]]

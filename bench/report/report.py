@@ -8,7 +8,7 @@ from typing import Any
 from twofour.bench.report.html import page
 from twofour.bench.report.terminal import table
 from twofour.prune.errors import OutputError
-from twofour.prune.folder import write_whole
+from twofour.prune.format.folder import write_whole
 
 JSON = "report.json"
 HTML = "report.html"

@@ -19,8 +19,8 @@ import torch
 from tqdm import tqdm
 
 from twofour.prune.errors import InputError, TwofourError
-from twofour.prune.folder import resolve
-from twofour.prune.provenance import peak_memory_bytes
+from twofour.prune.format.folder import resolve
+from twofour.prune.machine.provenance import peak_memory_bytes
 from twofour.serve.engine import capacity, order
 from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import any_object, grammars

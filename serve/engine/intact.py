@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from twofour.prune import checkpoint
-from twofour.prune.checkpoint import MANIFEST, Weights
 from twofour.prune.errors import CheckpointError, NonFiniteError
-from twofour.prune.folder import read_json
+from twofour.prune.format import checkpoint
+from twofour.prune.format.checkpoint import MANIFEST, Weights
+from twofour.prune.format.folder import read_json
 
 
 def require_intact(folder: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from twofour.prune import available, control_groups
+from twofour.prune.machine import available, control_groups
 
 GPU_OWN = 1 << 30  # of a GPU's memory, for the driver, the code of kernels and what they work in
 

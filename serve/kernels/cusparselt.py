@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from twofour.prune.errors import InputError
-from twofour.prune.packed import Packed, pack
+from twofour.prune.format.packed import Packed, pack
 from twofour.serve.kernels.cusparselt_search import DEFAULT, Time, Tuning, graph_time_s, ring, search
 
 ROWS = COLUMNS = 16  # the multiples that cuSPARSELt asks of a 16-bit weight, [out, in]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twofour.prune.packed import Packed, pack
+from twofour.prune.format.packed import Packed, pack
 from twofour.serve.kernels import cpu
 
 COLUMNS = 64  # our kernel reads a weight in place if its columns are a multiple of these

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from twofour.prune.packed import Packed, pack
+from twofour.prune.format.packed import Packed, pack
 
 
 @dataclass

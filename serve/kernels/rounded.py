@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from twofour.prune.packed import Packed
-from twofour.prune.pattern import GROUP, KEEP
+from twofour.prune.format.packed import Packed
+from twofour.prune.format.pattern import GROUP, KEEP
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import InputError, in_a_line
-from twofour.prune.packed import Packed
+from twofour.prune.format.packed import Packed
 from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, trial, triton_linear, verdicts
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result

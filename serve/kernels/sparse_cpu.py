@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from twofour.prune.packed import Packed
+from twofour.prune.format.packed import Packed
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.cpu.ops import CROSSOVER_TOKENS

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twofour.prune.errors import InputError
-from twofour.prune.packed import Packed, join_nibbles, split_nibbles, validate
+from twofour.prune.format.packed import Packed, join_nibbles, split_nibbles, validate
 from twofour.serve.kernels import triton_plan
 
 DTYPES = (torch.bfloat16, torch.float16)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from twofour.prune.packed import Packed
+from twofour.prune.format.packed import Packed
 from twofour.serve.kernels import triton_decode
 from twofour.serve.kernels.triton_decode import TritonWeight
 

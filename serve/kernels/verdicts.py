@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from twofour.prune.errors import OutputError
-from twofour.prune.folder import write_whole
+from twofour.prune.format.folder import write_whole
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import extension
 

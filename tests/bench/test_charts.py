@@ -6,7 +6,7 @@ import pytest
 
 from twofour.bench.experiment import ARMS
 from twofour.bench.report import charts
-from twofour.prune.charts import style, ticks
+from twofour.prune.label.charts import style, ticks
 
 
 @pytest.mark.parametrize(

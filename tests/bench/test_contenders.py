@@ -18,9 +18,9 @@ from twofour.bench.kernels.contenders import (
     sparse_forms,
     with_copies,
 )
-from twofour.prune import pattern
 from twofour.prune.errors import TwofourError
-from twofour.prune.packed import pack, validate
+from twofour.prune.format import pattern
+from twofour.prune.format.packed import pack, validate
 from twofour.serve.kernels.cpu import extension
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.select import Choice

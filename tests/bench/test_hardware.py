@@ -6,7 +6,7 @@ import pytest
 from twofour.bench import hardware, servers
 from twofour.bench.hardware import Gpu, Hardware
 from twofour.bench.servers import Placement
-from twofour.prune import control_groups
+from twofour.prune.machine import control_groups
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 9R14

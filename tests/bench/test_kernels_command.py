@@ -26,7 +26,7 @@ from twofour.bench.kernels_command import SLOWER, status
 from twofour.bench.run_command import INVALID
 from twofour.bench.shapes import SHAPES
 from twofour.prune.errors import InputError, TwofourError
-from twofour.prune.packed import Packed
+from twofour.prune.format.packed import Packed
 from twofour.serve import cli
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import extension

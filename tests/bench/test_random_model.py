@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from twofour import prune
 from twofour.bench import random_model, shapes, workload
 from twofour.bench.shapes import SHAPES, DecoderShape
-from twofour.prune.checkpoint import Weights
 from twofour.prune.errors import OutputError
+from twofour.prune.format.checkpoint import Weights
 from twofour.prune.progress import silent
 
 SMALL = DecoderShape(64, 96, 2, 4, 2, 1024, 10_000.0, tied=True)

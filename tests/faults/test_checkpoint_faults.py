@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from twofour.prune import checkpoint
-from twofour.prune.audit import check
 from twofour.prune.errors import TwofourError
-from twofour.prune.provenance import peak_memory_bytes
+from twofour.prune.format import checkpoint
+from twofour.prune.label.check import check
+from twofour.prune.machine.provenance import peak_memory_bytes
 from twofour.serve.engine import child
 from twofour.serve.engine.types import EngineConfig
 
@@ -31,7 +31,7 @@ NAME = "model.layers.0.self_attn.q_proj"
 CONVERT = """
 import resource, signal, sys, time
 from pathlib import Path
-from twofour.prune.convert import convert
+from twofour.prune.label.convert import convert
 from twofour.prune.errors import TwofourError
 source, out, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 import torch
 
-from twofour.prune import PruneConfig, checkpoint, prune
-from twofour.prune.audit import check
-from twofour.prune.checkpoint import Weights
-from twofour.prune.convert import convert
+from twofour.prune import PruneConfig, prune
 from twofour.prune.errors import TwofourError
+from twofour.prune.format import checkpoint
+from twofour.prune.format.checkpoint import Weights
+from twofour.prune.label.check import check
+from twofour.prune.label.convert import convert
 from twofour.serve.command import load_tokenizer
 from twofour.serve.engine.child import _eos_token_ids
 from twofour.serve.loading import load_model

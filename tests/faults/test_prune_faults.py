@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from twofour.prune import PruneConfig, check, prune, run, text
-from twofour.prune.checkpoint import Weights, digests
+from twofour.prune import PruneConfig, check, prune
 from twofour.prune.errors import InputError, ModelError, NonFiniteError, OutputError, TwofourError
+from twofour.prune.format.checkpoint import Weights, digests
 from twofour.prune.progress import Step
+from twofour.prune.run import prune as run
+from twofour.prune.text import corpus
 
 SMALL: dict[str, Any] = {"samples": 4, "length": 32}
 FAST = PruneConfig(preset="fast", **SMALL)
@@ -73,7 +75,7 @@ def test_an_activation_that_overflows_is_named_with_layer_and_token(tiny_float32
 
     source = copied(tiny_float32_folder, tmp_path / "source", loud)
     config = PruneConfig(preset="fast", calibration=str(tmp_path / "text"), **SMALL)
-    ids = text.from_file(tokenizer, tmp_path / "text", **SMALL, seed=0)
+    ids = corpus.from_file(tokenizer, tmp_path / "text", **SMALL, seed=0)
     ((sample, position),) = (ids == z).nonzero().tolist()
     place = rf"layers\.0\.self_attn\.q_proj are too large .* at sample {sample}, position {position};"
     fails(source, tmp_path / "out", NonFiniteError, place, config, [".out.unfinished"])
@@ -152,7 +154,8 @@ def test_a_model_that_changes_while_it_is_pruned(
 
 KILLED = """
 import os, signal, sys
-from twofour.prune import PruneConfig, prune, recover
+from twofour.prune import PruneConfig, prune
+from twofour.prune.recovery import recover
 
 recover.logits = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 prune(sys.argv[1], sys.argv[2], PruneConfig(samples=4, length=32))

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twofour.prune.packed import Packed, pack
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import cusparselt
 from twofour.serve.kernels.cusparselt import CusparseltKernel
 from twofour.serve.kernels.cusparselt_search import Algorithm, Tuning, _mm_search, algorithms

@@ -8,15 +8,17 @@ import pytest
 import torch
 from pruned_families import tiny, tokens
 
-from twofour.prune import PruneConfig, anatomy, calibrate, check, prune
-from twofour.prune.anatomy import Block
-from twofour.prune.batches import Batch, follow_dense, record
-from twofour.prune.kept import KeptWeights, Outcome, learn
-from twofour.prune.plan import plan
-from twofour.prune.recipe import Preset
-from twofour.prune.recover import block_loss, distil, divergence
-from twofour.prune.solvers.magnitude import magnitude
-from twofour.prune.statistics import Norms
+from twofour.prune import PruneConfig, check, prune
+from twofour.prune.config import Preset
+from twofour.prune.model import anatomy
+from twofour.prune.model.anatomy import Block
+from twofour.prune.model.batches import Batch, follow_dense, record
+from twofour.prune.recovery.kept import KeptWeights, Outcome, learn
+from twofour.prune.recovery.recover import block_loss, distil, divergence
+from twofour.prune.run import calibrate
+from twofour.prune.run.plan import plan
+from twofour.prune.solving.magnitude import magnitude
+from twofour.prune.solving.statistics import Norms
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twofour.prune import pattern
-from twofour.prune.packed import Packed, pack
+from twofour.prune.format import pattern
+from twofour.prune.format.packed import Packed, pack
 from twofour.serve.kernels import triton_decode, triton_scratch
 from twofour.serve.kernels.triton_linear import TritonKernel, refusal
 

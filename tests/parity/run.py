@@ -27,15 +27,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from twofour.prune import anatomy, calibrate, quality, text
-from twofour.prune.anatomy import Block
-from twofour.prune.batches import Batch, record
-from twofour.prune.journal import Journal
-from twofour.prune.kept import Outcome
-from twofour.prune.prepare import prepare
+from twofour.prune.config import Method, PruneConfig
+from twofour.prune.label import quality
+from twofour.prune.model import anatomy
+from twofour.prune.model.anatomy import Block
+from twofour.prune.model.batches import Batch, record
 from twofour.prune.progress import to_stderr
-from twofour.prune.recipe import Method, PruneConfig
-from twofour.prune.run import pruned_model, solver
+from twofour.prune.recovery.kept import Outcome
+from twofour.prune.run import calibrate
+from twofour.prune.run.journal import Journal
+from twofour.prune.run.prepare import prepare
+from twofour.prune.run.prune import pruned_model, solver
+from twofour.prune.text import corpus
 
 ORACLE = Path(__file__).with_name("oracle.py")
 METHODS: tuple[Method, ...] = ("sparsegpt", "wanda")
@@ -77,7 +80,7 @@ def main() -> int:
         dense = work / "dense"
         for part in (model, tokenizer):
             part.save_pretrained(dense)
-        ids = text.self_sampled(model, tokenizer, args.samples, args.length, 0, to_stderr())
+        ids = corpus.self_sampled(model, tokenizer, args.samples, args.length, 0, to_stderr())
         unseen = _unseen(model, tokenizer, args.text, args.length)
         print(
             f"{args.model}: dense perplexity {perplexity(model, unseen):.4f}; pruned on {args.samples} x {args.length}"
@@ -148,8 +151,8 @@ def perplexity(model: nn.Module, windows: Tensor) -> float:
 
 def _unseen(model: nn.Module, tokenizer: Any, file: Path | None, length: int) -> Tensor:
     if file:
-        return quality.windows(text.tokens(tokenizer, file), length, EVALUATION_WINDOWS)
-    return text.self_sampled(model, tokenizer, EVALUATION_WINDOWS, length, EVALUATION_SEED, to_stderr())
+        return quality.windows(corpus.tokens(tokenizer, file), length, EVALUATION_WINDOWS)
+    return corpus.self_sampled(model, tokenizer, EVALUATION_WINDOWS, length, EVALUATION_SEED, to_stderr())
 
 
 def _arguments() -> argparse.Namespace:

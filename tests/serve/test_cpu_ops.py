@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, InputError, ServerError
-from twofour.prune.packed import Packed, pack
-from twofour.prune.pattern import mask_from_scores
-from twofour.prune.rounding import to_int8
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.format.pattern import mask_from_scores
+from twofour.prune.format.rounding import to_int8
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import extension, weight
 from twofour.serve.kernels.cpu.weight import CpuWeight

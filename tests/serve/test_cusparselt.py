@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import InputError
-from twofour.prune.packed import Packed, pack
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import cusparselt, cusparselt_search, select
 from twofour.serve.kernels.cusparselt import CusparseltKernel
 from twofour.serve.kernels.cusparselt_search import Algorithm, Tuning

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from twofour.prune import available
+from twofour.prune.machine import available
 from twofour.serve.engine.memory import GPU_OWN, cpu_bytes, memory_of
 
 MIB = 1 << 20

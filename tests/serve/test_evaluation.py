@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from twofour.prune import PruneConfig, prune
 from twofour.prune.errors import InputError
-from twofour.prune.quality import gap_closed
+from twofour.prune.label.quality import gap_closed
 from twofour.serve import cli, evaluation
 from twofour.serve.loading import load_model
 

@@ -11,8 +11,8 @@ from engine_loops import pieces_of, run
 from torch import Tensor, nn
 
 from twofour.prune import PruneConfig, check, prune
-from twofour.prune.checkpoint import Weights
-from twofour.prune.convert import convert
+from twofour.prune.format.checkpoint import Weights
+from twofour.prune.label.convert import convert
 from twofour.serve.engine import child
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.linear import SparseLinear

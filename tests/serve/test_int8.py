@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from twofour.prune.checkpoint import Weights
 from twofour.prune.errors import CheckpointError
-from twofour.prune.packed import Packed, pack
-from twofour.prune.rounding import to_int8
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.checkpoint import Weights
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.format.rounding import to_int8
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.sparse_cpu import CpuKernel

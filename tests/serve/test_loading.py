@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from twofour.prune.checkpoint import Weights
 from twofour.prune.errors import CheckpointError, InputError, ModelError
-from twofour.prune.packed import Packed, pack
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.checkpoint import Weights
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve import loading
 from twofour.serve.kernels import cpu, select, trial
 from twofour.serve.linear import SparseLinear

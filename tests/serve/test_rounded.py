@@ -13,9 +13,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from twofour.prune.packed import Packed, pack
-from twofour.prune.rounding import to_int8
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.format.rounding import to_int8
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import select, sparse_cpu, trial, triton_layout
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.rounded import rounded

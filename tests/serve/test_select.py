@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from twofour.prune.errors import InputError
-from twofour.prune.packed import pack
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.packed import pack
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import cpu, race, select, trial, verdicts
 from twofour.serve.kernels.race import ALWAYS, TRAFFIC, Result
 from twofour.serve.kernels.verdicts import Verdict

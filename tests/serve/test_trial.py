@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import InputError, ServerError
-from twofour.prune.packed import Packed, pack
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import race, select, trial, verdicts
 from twofour.serve.kernels.race import Failed, Result
 from twofour.serve.kernels.select import Candidate, Choice

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twofour.prune import pattern
 from twofour.prune.errors import InputError
-from twofour.prune.packed import Packed, pack
+from twofour.prune.format import pattern
+from twofour.prune.format.packed import Packed, pack
 from twofour.serve.kernels import triton_decode, triton_layout, triton_plan
 from twofour.serve.kernels.triton_decode import TritonWeight, linear
 from twofour.serve.kernels.triton_linear import TritonKernel

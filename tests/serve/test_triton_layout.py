@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from twofour.prune import pattern
 from twofour.prune.errors import CheckpointError, InputError
-from twofour.prune.packed import Packed, pack
+from twofour.prune.format import pattern
+from twofour.prune.format.packed import Packed, pack
 from twofour.serve.kernels import triton_plan
 from twofour.serve.kernels.triton_layout import TritonWeight, refuses
 

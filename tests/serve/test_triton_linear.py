@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from twofour.prune.packed import Packed, pack
-from twofour.prune.solvers.magnitude import magnitude
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import triton_decode
 from twofour.serve.kernels.triton_linear import TritonKernel, refusal
 

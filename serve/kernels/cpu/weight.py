@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from twofour.prune.errors import InputError, ServerError
-from twofour.prune.packed import Packed, scale_count, validate
+from twofour.prune.format.packed import Packed, scale_count, validate
 from twofour.serve.kernels.cpu.extension import Extension, loaded, missing
 
 BLOCK_COLUMNS = 64

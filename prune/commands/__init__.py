@@ -1,0 +1,1 @@
+"""The verbs of this floor, one file each: flags in, a summary out."""

@@ -1,0 +1,111 @@
+"""The verb `prune`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+PRESET_HELP = (
+    "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all of "
+    "them to predict what the dense model predicts, each once through the text; best: the latter {passes} times, on "
+    "{samples} samples"
+)
+CALIBRATION_HELP = (
+    "self (default): text that the model writes; chat: conversations that it writes, through its chat template; "
+    "FILE: .txt, or .jsonl with a text on each line; hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]: a data set; "
+    "given several times, the sources share the samples"
+)
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def memory_size(text: str) -> int:  # bytes
+    """Read a size as 8GiB. Raises argparse.ArgumentTypeError, for the parser to show."""
+    unit = text.lstrip("0123456789. ")
+    try:
+        return round(float(text.removesuffix(unit)) * UNITS[unit])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give one as 8GiB or 500MB") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from twofour.prune.config import PRESETS, Method, Preset, PruneConfig, Train, Values
+    from twofour.prune.format import Format
+
+    default, best = PruneConfig(), PRESETS["best"]
+    presets = PRESET_HELP.format(passes=best.model_passes, samples=best.samples)
+    parser.add_argument("model", metavar="MODEL", help="a dense model: a folder or a hub id")
+    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the folder to make")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--preset", choices=get_args(Preset), help=presets)
+    how.add_argument("--method", choices=get_args(Method), help="a solver by name instead")
+    parser.add_argument(
+        "--train",
+        choices=get_args(Train),
+        default=default.train,
+        help="kept weights all at once, or block by block in little memory (default: all, where memory allows it)",
+    )
+    parser.add_argument(
+        "--calibration",
+        action="append",
+        metavar="SOURCE",
+        help=CALIBRATION_HELP,
+    )
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help=f"of the text (default: {default.text_samples}; best: {best.samples})"
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        default=default.length,
+        metavar="L",
+        help="tokens of a sample (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default: %(default)s")
+    parser.add_argument("--format", choices=get_args(Format), default=default.format, help="default: %(default)s")
+    parser.add_argument(
+        "--values",
+        choices=get_args(Values),
+        default=default.values,
+        help="of kept weights: the model's own dtype, or int8 with a scale for each row (default: %(default)s)",
+    )
+    parser.add_argument("--device", default=default.device, help="default: %(default)s")
+    parser.add_argument(
+        "--memory-limit",
+        type=memory_size,
+        metavar="SIZE",
+        help="as 8GiB: beyond it hidden states go to disk, then blocks are trained alone, or the run is refused",
+    )
+    parser.add_argument("--revision", metavar="R", help="of a hub id")
+    parser.add_argument("--plan", action="store_true", help="say what the run would take, and prune nothing")
+    parser.add_argument("--json", action="store_true", help="print the manifest, or the plan, instead of a summary")
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.prune.config import SELF, PruneConfig
+    from twofour.prune.progress import to_stderr
+    from twofour.prune.run.prune import prune
+
+    config = PruneConfig(
+        preset=args.preset,
+        method=args.method,
+        train=args.train,
+        calibration=tuple(args.calibration or (SELF,)),
+        samples=args.samples,
+        length=args.length,
+        seed=args.seed,
+        format=args.format,
+        values=args.values,
+        device=args.device,
+        memory_limit_bytes=args.memory_limit,
+        revision=args.revision,
+    )
+    if args.plan:
+        from twofour.prune.run.plan import plan
+
+        planned = plan(args.model, config)
+        print(json.dumps(planned.as_dict()) if args.json else planned)
+        return 0
+    report = prune(args.model, args.out, config, to_stderr())
+    print(json.dumps(report.manifest, allow_nan=False) if args.json else report)
+    return 0

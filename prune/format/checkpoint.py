@@ -1,0 +1,224 @@
+"""Model folders in and out, tensor by tensor, packed or dense.
+
+The packed form carries the transformers variant name `twofour` (`model.twofour.safetensors`), so that a plain
+`from_pretrained` finds no weights rather than the wrong ones. A folder holds one variant, never both.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twofour.prune.errors import CheckpointError, ModelError
+from twofour.prune.format import Format
+from twofour.prune.format.folder import read_config, write_json
+from twofour.prune.format.packed import FLOAT_DTYPES, Packed, pack
+from twofour.prune.format.weights import INDEXES, STEMS
+from twofour.prune.format.weights import VARIANT as VARIANT
+from twofour.prune.format.weights import Weights as Weights
+from twofour.prune.format.weights import form_of as form_of
+
+MANIFEST = "twofour.json"
+FORMAT_VERSION = 1
+SHARD_BYTES = 5_000_000_000
+WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+VALUE_DTYPES = ("bfloat16", "float16", "float32", "int8")
+FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # by the names of safetensors
+SCALE_COLUMNS = (0, 64)  # columns that share a scale of int8 values; 0: all of a row
+
+SparseWeight = Tensor | Packed  # a 2:4 weight [out, in], expanded or packed
+ValuesKind = tuple[str, int]  # the dtype of a weight's values, and for how many columns there is a scale; 0: a row
+
+
+def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
+    """Raise CheckpointError if transformers, by its loading info, had to make up a weight or found no use for one."""
+    if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
+        raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
+    if strangers := sorted(report["unexpected_keys"]):
+        raise CheckpointError(
+            f"{model} holds {strangers[0]}, which its config.json has no place for; take all files of one model"
+        )
+
+
+def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:
+    """Write a model with some linears replaced, all else as it is. weights: by the stored names of their modules."""
+    with Weights(source, "dense") as tensors:
+        kinds: set[ValuesKind] = set()  # filled in writing: a weight may be made when it is asked for
+        write_weights(folder, _replaced(tensors, weights, form, kinds), form)
+        config = read_config(source)
+        if form == "packed":
+            config["quantization_config"] = quantization_config(kinds, others(tensors, weights))
+        _say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
+    write_json(folder / "config.json", config)
+    copy_rest(source, folder)
+
+
+def _replaced(
+    tensors: Weights, weights: Mapping[str, SparseWeight], form: Format, kinds: set[ValuesKind]
+) -> Iterator[tuple[str, Tensor]]:
+    for name in tensors:
+        base = name.removesuffix(".weight")
+        if base == name or base not in weights:
+            yield name, tensors[name]
+        else:
+            weight = weights[base]
+            kinds.add(values_kind(weight))
+            yield from linear_tensors(base, weight, form)
+
+
+def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that are stored for one weight, by name. Int8 values have no dense form of their own: cast first."""
+    if form == "dense":
+        yield f"{base}.weight", weight.unpack() if isinstance(weight, Packed) else weight
+        return
+    packed = weight if isinstance(weight, Packed) else pack(weight, base)
+    for part, tensor in packed.tensors().items():
+        yield f"{base}.{part}", tensor
+
+
+def _say_dtype(config: dict[str, Any], stored: torch.dtype | None) -> None:
+    """Name the dtype in which the linears were stored, where another is named or int8 values do not tell.
+
+    Loaders compute in what is named.
+    """
+    is_named = config.get("dtype") or config.get("torch_dtype")
+    is_int8 = (config.get("quantization_config") or {}).get("values_dtype") == "int8"
+    if stored is not None and (is_named or is_int8) and named_dtype(config) != stored:
+        config.pop("torch_dtype", None)
+        config["dtype"] = dtype_name(stored)
+
+
+def named_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
+    """The dtype of the model by config.json, if it names one that a model can have."""
+    known = {dtype_name(dtype): dtype for dtype in FLOAT_DTYPES}
+    return known.get(str(config.get("dtype") or config.get("torch_dtype")))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a torch dtype as config.json has it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def others(tensors: Weights, weights: Collection[str]) -> list[str]:
+    """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
+    matrices = (name for name in tensors if name.endswith(".weight") and len(tensors.shape(name)) == 2)
+    found = {name.removesuffix(".weight") for name in matrices}
+    return sorted((found | {"lm_head"}).difference(weights))
+
+
+def quantization_config(kinds: Collection[ValuesKind], ignore: list[str]) -> dict[str, Any]:
+    """What a loader needs to know, for config.json. kinds: of the packed weights. ignore: the modules that are not."""
+    if len(kinds) != 1:
+        found = ", ".join(sorted(f"{dtype} (scale_columns {columns})" for dtype, columns in kinds))
+        raise ModelError(f"the linears have values of several kinds, {found}; give a model with one dtype")
+    ((dtype, columns),) = kinds
+    if dtype not in VALUE_DTYPES or columns not in SCALE_COLUMNS:
+        raise ModelError(
+            f"values of {dtype} (scale_columns {columns}) cannot be stored; choose one of {', '.join(VALUE_DTYPES)}, "
+            f"scale_columns {' or '.join(str(known) for known in SCALE_COLUMNS)}"
+        )
+    return {
+        "quant_method": VARIANT,
+        "format_version": FORMAT_VERSION,
+        "pattern": "2:4",
+        "values_dtype": dtype,
+        **({"scale_columns": columns} if dtype == "int8" else {}),
+        "ignore": ignore,
+    }
+
+
+def values_kind(weight: SparseWeight) -> ValuesKind:
+    if isinstance(weight, Packed):
+        return dtype_name(weight.values.dtype), weight.scale_columns
+    return dtype_name(weight.dtype), 0
+
+
+def require_known(quantization: Any) -> None:
+    """Raise CheckpointError unless this, of config.json, says a packed checkpoint of a kind that we can read."""
+    if not isinstance(quantization, Mapping):
+        raise CheckpointError(f"config.json has the quantization_config {quantization!r}; take an intact copy")
+    is_int8 = quantization.get("values_dtype") == "int8"
+    found = quantization if is_int8 else {"scale_columns": 0, **quantization}
+    known: dict[str, tuple[Any, ...]] = {
+        "quant_method": (VARIANT,),
+        "format_version": (FORMAT_VERSION,),
+        "pattern": ("2:4",),
+        "values_dtype": VALUE_DTYPES,
+        "scale_columns": SCALE_COLUMNS if is_int8 else (0,),
+    }
+    for key, values in known.items():
+        said = found.get(key)
+        if not any(said == value and type(said) is type(value) for value in values):  # 64.0 is none
+            raise CheckpointError(f"config.json says {key} {said!r}, known: {values}; upgrade twofour")
+
+
+def write_weights(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], form: Format, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write tensors as one safetensors file, or as shards with an index."""
+    shards: list[list[str]] = []
+    for number, shard in enumerate(_shards(tensors, shard_bytes)):
+        save_file(shard, folder / f"part-{number}", metadata={"format": "pt"})
+        shards.append(list(shard))
+    names = [_shard_name(form, number, len(shards)) for number in range(len(shards))]
+    for number, name in enumerate(names):
+        (folder / f"part-{number}").rename(folder / name)
+    if len(shards) > 1:
+        size = sum((folder / name).stat().st_size for name in names)
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        write_json(folder / INDEXES[form], {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > shard_bytes:
+            yield shard
+            shard = {}
+        shard[name] = tensor.detach().cpu().contiguous()
+    yield shard
+
+
+def _shard_name(form: Format, number: int, count: int) -> str:
+    suffix = f"-{number + 1:05d}-of-{count:05d}" if count > 1 else ""
+    return f"{STEMS[form]}{suffix}.safetensors"
+
+
+def copy_rest(source: Path, folder: Path) -> None:
+    """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest."""
+    for path in source.iterdir():
+        belongs = path.is_file() and not path.name.startswith(".") and path.name not in ("config.json", MANIFEST)
+        weights = ".safetensors" in path.name or path.suffix in WEIGHT_SUFFIXES
+        if belongs and not weights and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write twofour.json with the digests of what is there; the last file of a folder."""
+    write_json(folder / MANIFEST, {**manifest, "sha256": digests(folder)})
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of config.json and of everything that belongs to the weights, by file name."""
+    named = (path for path in folder.iterdir() if ".safetensors" in path.name or path.name == "config.json")
+    paths = [path for path in named if path.is_file()]
+    return {path.name: _sha256(path) for path in sorted(paths)}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); take an intact copy") from error
+
+
+def value_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name of `VALUE_DTYPES`."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,0 +1,229 @@
+"""The model card: README.md of a pruned folder, made from its manifest by one pure function.
+
+The manifest is the label and the card its readable form: whoever changes the manifest (`twofour eval --label`) writes
+the card anew. The front matter is what the Hugging Face hub reads. A licence is only ever carried over from the base
+model, never chosen.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from twofour.prune.config import CHAT, SELF
+from twofour.prune.format import Format
+
+TASKS_HEAD = ("task", "metric", "dense", "2:4")
+QUALITY_HEAD = (
+    *("text", "against calibration", "ppl dense", "ppl 2:4", "ratio"),
+    *("KL, nats", "top-1 agreement", "gap closed"),
+)
+NOT_MEASURED = "Not measured yet. `twofour eval {name} --baseline DENSE --label` measures it and writes it here."
+NO_LICENCE = "The folder of the base model names no licence: ask who made it before this model is passed on."
+QUALITY_NOTE = (
+    "Each text is cut into windows, and the first token of a window, BOS where that is said, is not scored. KL is "
+    "KL(dense || pruned); top-1 agreement is the share of tokens where both find the same next token likeliest; ± is "
+    "one standard error."
+)
+GAP_NOTE = (
+    "Gap closed is (ppl of A - ppl) / (ppl of A - ppl of dense), A being what `--against` named: the same model pruned "
+    "by SparseGPT, as a rule. In brackets the same with log perplexity."
+)
+
+
+def card(manifest: Mapping[str, Any], name: str, form: Format) -> str:
+    """Write the card of a pruned model. `name`: of its folder."""
+    origin = manifest["origin"]
+    opening = (
+        f"{origin['name']} with {len(manifest['linears'])} linears pruned to strict 2:4 by twofour "
+        f"{manifest['versions']['twofour']}: of every four neighbouring weights of a row, two are zero."
+    )
+    parts = [
+        ["# " + name, opening],
+        ["## Use", *_use(name, form)],
+        ["## Quality", *_quality(manifest, name)],
+        ["## What was done", _table(("", ""), list(done(manifest)))],
+        [
+            "## Loss by kind of linear",
+            f"Relative loss: {manifest['loss_kind']}. By block: report.html.",
+            _losses(manifest["linears"]),
+        ],
+        ["## Left dense", *_exceptions(manifest)],
+        ["## Licence", _licence(origin)],
+    ]
+    body = "\n\n".join(text for part in parts for text in part)
+    return f"---\n{_front(origin, form)}\n---\n{body}\n"
+
+
+def _front(origin: Mapping[str, Any], form: Format) -> str:
+    from huggingface_hub import ModelCardData
+
+    named = {"base_model": origin["base_model"]} if origin["base_model"] else {}
+    library = "twofour" if form == "packed" else "transformers"
+    tags = ["twofour", "2of4", "sparse"]
+    return ModelCardData(
+        **origin["licence"], **named, library_name=library, pipeline_tag="text-generation", tags=tags
+    ).to_yaml()
+
+
+def _use(name: str, form: Format) -> list[str]:
+    if form == "dense":
+        return ["The zeros are stored: transformers loads this model like any other."]
+    return [
+        "The zeros are not stored: twofour serves and loads this model.",
+        f"```console\ntwofour serve {name}\n```",
+        f'```python\nfrom twofour.serve import load_model\n\nmodel = load_model("{name}")\n```',
+    ]
+
+
+def _quality(manifest: Mapping[str, Any], name: str) -> list[str]:
+    measured: Mapping[str, Mapping[str, Any]] = manifest.get("quality") or {}
+    if not measured:
+        return [NOT_MEASURED.format(name=name)]
+    gaps = [GAP_NOTE] if any(figures.get("gap_closed") is not None for figures in measured.values()) else []
+    tasks = [_table(TASKS_HEAD, rows)] if (rows := list(_task_rows(manifest))) else []
+    return [_table(QUALITY_HEAD, quality_rows(manifest)), QUALITY_NOTE, *gaps, *tasks]
+
+
+def _task_rows(manifest: Mapping[str, Any]) -> Iterator[list[str]]:
+    """What lm-eval said of both models."""
+    for task, metrics in manifest.get("lm_eval", {}).items():
+        for metric, each in metrics.items():
+            yield [task, metric, *task_scores(each)]
+
+
+def task_scores(sides: Mapping[str, float | None]) -> list[str]:
+    """The score of dense and that of 2:4, as `serve.harness` gives them; "-" for one that there is not."""
+    scores = [(sides[who], sides[f"{who}_error"]) for who in ("baseline", "model")]
+    return ["-" if score is None else with_error(score, error, ".4f") for score, error in scores]
+
+
+def quality_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
+    """What was measured, a row for every text, under QUALITY_HEAD."""
+    measured = manifest.get("quality") or {}
+    return [_quality_row(text, figures, manifest["calibration"]) for text, figures in measured.items()]
+
+
+def _quality_row(text: str, figures: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> list[str]:
+    dense, sparse = figures["baseline_perplexity"], figures["perplexity"]
+    gap, log_gap = figures.get("gap_closed"), figures.get("nll_gap_closed")
+    begun = _begun(None if figures["sampled"] else figures.get("begins_with"))
+    return [
+        f"{text} ({figures['windows']} x {figures['window_tokens']} tokens{begun})",
+        likeness(text, figures["sampled"], calibration),
+        f"{dense:.2f}",
+        with_error(sparse, figures["perplexity_error"], ".2f"),
+        f"{sparse / dense:.3f}x",
+        with_error(figures["kl_nats"], figures["kl_error"], ".4f"),
+        f"{figures['agreement']:.1%}",
+        "-" if gap is None or log_gap is None else f"{gap:.2f} ({log_gap:.2f})",
+    ]
+
+
+def with_error(value: float, error: float | None, form: str) -> str:
+    """Write a figure with its standard error; None: unknown, as of a single window."""
+    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
+
+
+def likeness(text: str, sampled: bool, calibration: Mapping[str, Any] | None) -> str:
+    """Say how near a text of the evaluation is to the one of calibration, as far as their sources tell."""
+    if calibration is None:
+        return "there was none"
+    sources = {source["source"] for source in calibration["sources"]}
+    if sampled:
+        return "of its kind" if SELF in sources else "foreign"
+    if text in sources:
+        return "the same file"
+    return "another file" if sources - {SELF, CHAT} else "foreign"
+
+
+def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name what was done to the base model, and by what."""
+    preset, machine = manifest["preset"], manifest["machine"]
+    if commit := manifest["origin"].get("commit"):
+        yield "commit of the base model", commit
+    yield (
+        "preset" if preset else "method",
+        f"{preset} (masks by {manifest['method']})" if preset else manifest["method"],
+    )
+    yield "kept weights", _values(manifest["values"])
+    yield "calibration", _calibration(manifest["calibration"])
+    yield "recovery", _recovery(manifest["recovery"])
+    yield "time", f"{manifest['minutes']:.1f} minutes on {machine['device']} ({processor(manifest)})"
+    yield "peak memory", f"{manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
+    yield "versions", ", ".join(f"{package} {version}" for package, version in manifest["versions"].items())
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    once = values.get("rounded_once_to")
+    return f"{values['dtype']}, read back from {once['dtype']}, to which they were rounded" if once else values["dtype"]
+
+
+def processor(manifest: Mapping[str, Any]) -> str:
+    """The name of what did the work: of the GPU where there was one."""
+    machine = manifest["machine"]
+    return str(machine.get("gpu") or machine["processor"])
+
+
+def _calibration(calibration: Mapping[str, Any] | None) -> str:
+    if calibration is None:
+        return "none"
+    length = calibration["length"]
+    parts = [
+        f"{_source(each)}, {each['samples']} x {length} tokens{_begun(each.get('begins_with'))}"
+        for each in calibration["sources"]
+    ]
+    return f"{'; '.join(parts)}; seed {calibration['seed']}"
+
+
+def _begun(token: str | None) -> str:
+    """Say that windows of a text begin with a token which the text has not, as texts of the model's training did."""
+    return "" if token is None else ", each after BOS"
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    name, digest = source["source"], source.get("sha256")
+    written = {SELF: "text sampled from the dense model", CHAT: "conversations sampled from the dense model"}
+    return f"{name} (SHA-256 {digest[:12]}...)" if digest else written.get(name, name)
+
+
+def _recovery(recovery: Mapping[str, Any] | None) -> str:
+    if recovery is None:
+        return "none"
+    steps = ["block by block", *([f"as a whole model ({trained(recovery['model'])})"] if recovery["model"] else [])]
+    return f"kept weights trained {', then '.join(steps)}; masks fixed"
+
+
+def trained(outcome: Mapping[str, Any]) -> str:
+    """Say what training all kept weights together won back."""
+    gain = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
+    return f"{gain}, passes: {outcome['passes']}"
+
+
+def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:
+    kinds: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for name, linear in linears.items():
+        kinds[name.rpartition(".")[2]][name] = linear["loss"]
+    rows = []
+    for kind, losses in kinds.items():
+        worst = max(losses, key=lambda name: losses[name])
+        rows.append((kind, str(len(losses)), f"{fmean(losses.values()):.4f}", f"{losses[worst]:.4f} at {worst}"))
+    return _table(("kind", "linears", "mean", "largest"), rows)
+
+
+def _exceptions(manifest: Mapping[str, Any]) -> list[str]:
+    dense = "\n".join(f"- `{name}`: {why}" for name, why in manifest["dense"].items()) or "No linear."
+    fallbacks = "\n".join(f"- {fallback}" for fallback in manifest["fallbacks"]) or "none."
+    return [dense, f"Fallbacks from what was asked: {fallbacks}"]
+
+
+def _licence(origin: Mapping[str, Any]) -> str:
+    if origin["licence_from"] is None:
+        return NO_LICENCE
+    copied = f" Copied along: {', '.join(origin['licence_files'])}." if origin["licence_files"] else ""
+    return f"That of the base model, as its {origin['licence_from']} states it: {origin['licence']['license']}.{copied}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,128 @@
+"""The manifest, twofour.json: what a pruning run was asked to do, and what it did."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from twofour.prune.config import CHAT, HUB, SELF, Method, PruneConfig
+from twofour.prune.errors import TextError
+from twofour.prune.machine import provenance
+
+
+@dataclass(frozen=True)
+class PrunedLinear:
+    """What is known of one pruned linear. `loss` is relative, see `loss_kind` of the manifest.
+
+    It is that of the values as they are stored, rounding to int8 too, but before kept weights were trained.
+    """
+
+    shape: tuple[int, int]
+    loss: float
+    tokens: int
+
+
+OUTPUT_LOSS = (
+    "squared error of the outputs over the calibration tokens (an expert's with those that its statistic is drawn "
+    "towards), relative to the dense outputs"
+)
+LOSS_KINDS: Mapping[Method, str] = {
+    "sparsegpt": OUTPUT_LOSS,
+    "refine": OUTPUT_LOSS,
+    "wanda": "squared error of the outputs, inputs taken for uncorrelated, relative to the dense outputs",
+    "magnitude": "squared error of the weights, relative to the dense weights",
+}
+
+
+def manifest(
+    model: str,
+    config: PruneConfig,
+    origin: Mapping[str, Any],
+    linears: Mapping[str, PrunedLinear],
+    dense: Mapping[str, str],  # the linears left dense, and why
+    stored_dtype: str,  # of the linears in the base model
+    forward_dtype: str,
+    threads: int,
+    seconds: float,
+    recovery: Mapping[str, Any] | None = None,
+    fallbacks: Sequence[str] = (),
+    digests: Mapping[str, str] | None = None,  # of the files among the sources, see `file_digests`
+    bos: str | None = None,  # which windows of files and data sets begin with, see `windows`
+) -> dict[str, Any]:
+    """Make the manifest of a run."""
+    return {
+        "format_version": 1,
+        "pattern": "2:4",
+        "base_model": model if config.revision is None else f"{model}@{config.revision}",
+        "origin": dict(origin),
+        "preset": config.chosen,
+        "method": config.stages.solver,
+        "values": _values(config, stored_dtype),
+        "calibration": _calibration(config, digests or {}, bos),
+        "solver": _solver(config),
+        "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
+        "linears": {name: asdict(linear) for name, linear in linears.items()},
+        "recovery": recovery,
+        "dense": dict(dense),
+        "fallbacks": list(fallbacks),  # what else cannot be done as asked is refused
+        "forward_dtype": forward_dtype,
+        "machine": provenance.machine(config.device, threads),
+        "versions": provenance.versions(),
+        "minutes": round(seconds / 60, 3),
+        "peak_memory_bytes": provenance.peak_memory_bytes(),
+    }
+
+
+def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
+    """How the kept weights were rounded. scale_columns 0: one scale for each row."""
+    return {"dtype": stored_dtype} if config.values == "model" else {"dtype": "int8", "scale_columns": 0}
+
+
+def file_digests(config: PruneConfig) -> dict[str, str]:
+    """SHA-256 of each file that is calibrated on, by its source. Raises TextError, naming it, where one is not read."""
+    if config.stages.solver == "magnitude":
+        return {}
+    return {
+        source: _sha256(source)
+        for source in config.sources
+        if source not in (SELF, CHAT) and not source.startswith(HUB)
+    }
+
+
+def _sha256(source: str) -> str:
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise TextError(f"{source} cannot be read ({error.strerror}); give a text file") from error
+
+
+def _calibration(config: PruneConfig, digests: Mapping[str, str], bos: str | None) -> dict[str, Any] | None:
+    if config.stages.solver == "magnitude":
+        return None
+    return {
+        "sources": [
+            {"source": _named(source), "samples": samples}
+            | ({"sha256": digests[source]} if source in digests else {})
+            | ({"begins_with": bos} if bos and source not in (SELF, CHAT) else {})
+            for source, samples in config.shares.items()
+        ],
+        "samples": config.text_samples,
+        "length": config.length,
+        "tokens": config.text_tokens,
+        "seed": config.seed,
+    }
+
+
+def _named(source: str) -> str:
+    """The name of a source for others to read: the folders of this machine are nobody's business."""
+    name = source.removeprefix(HUB)
+    is_public = source in (SELF, CHAT) or (name != source and not name.startswith(("/", ".")))
+    return source if is_public else Path(name).name
+
+
+def _solver(config: PruneConfig) -> dict[str, Any]:
+    if config.stages.solver not in ("sparsegpt", "refine"):
+        return {}
+    return {"damping": config.damping, "block_columns": config.block_columns}

@@ -1,0 +1,215 @@
+"""The walk: one decoder block at a time, collect -> prune -> propagate.
+
+Each block runs twice on the hidden states of the text: once dense, while its linears' inputs are counted, and once
+pruned, which gives the next block the inputs it will have in the pruned model. Linears inside a block see dense
+inputs; those of an expert are drawn towards those of all experts (`statistics.shrink`). Where blocks are recovered, the
+dense model is followed beside the pruned one, and a block is trained between.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune.errors import FactorError, ModelError
+from twofour.prune.format.checkpoint import SparseWeight
+from twofour.prune.format.packed import Packed
+from twofour.prune.label.manifest import PrunedLinear
+from twofour.prune.machine.heap import give_back
+from twofour.prune.model.anatomy import Anatomy, Block
+from twofour.prune.model.batches import Batch, follow_dense, propagate, require_finite, run_block
+from twofour.prune.model.experts import Expert
+from twofour.prune.progress import Progress, counter, silent, track
+from twofour.prune.recovery.kept import Outcome
+from twofour.prune.solving.statistics import Observer, Statistic, layer_loss
+
+Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
+WeightSolve = Callable[[Tensor], Tensor]  # float32 [out, in] -> 2:4 [out, in]
+Store = Callable[[Tensor], SparseWeight]  # 2:4 float32 [out, in] -> the same, rounded as it will be stored
+NewStatistic = Callable[[int, torch.device], Statistic]
+Recover = Callable[[Block, int, list[Batch]], Outcome]  # trains a pruned block, in place
+
+
+class Keep(Protocol):
+    """Keeps what is done, so that a walk that was cut off can go on, and that no weight is in memory twice."""
+
+    def restore(self, batches: list[Batch]) -> Iterator["PrunedBlock"]:
+        """Give the blocks that are done, and set the states of the batches to those behind the last one."""
+        ...
+
+    def save(self, index: int, pruned: "PrunedBlock", batches: list[Batch]) -> None:
+        """Keep a block, and the states behind it."""
+        ...
+
+
+@dataclass(frozen=True)
+class PrunedBlock:
+    """The new weights of one block as they will be stored, and what they lose.
+
+    Once a `Keep` has the weights, they are not here any more.
+    """
+
+    weights: dict[str, SparseWeight]
+    linears: dict[str, PrunedLinear]
+    recovered: Outcome | None = None
+
+
+@torch.no_grad()
+def walk(
+    anatomy: Anatomy,
+    batches: list[Batch],
+    solve: Solve,
+    new_statistic: NewStatistic,
+    progress: Progress = silent,
+    store: Store | None = None,  # None: in the dtype of the model
+    recover: Recover | None = None,
+    keep: Keep | None = None,
+    device: str = "cpu",  # where a block is while it is worked on
+) -> Iterator[PrunedBlock]:
+    """Prune the model in place, block by block, and leave in the batches what comes out of the last one.
+
+    Raises NonFiniteError, FactorError or ModelError, naming the linear.
+    """
+    store = store or in_dtype(anatomy.stored)
+    done = 0
+    for pruned in keep.restore(batches) if keep else ():
+        put(anatomy.blocks[done], pruned.weights)
+        done += 1
+        yield replace(pruned, weights={})
+    step = counter("pruning blocks", len(anatomy.blocks), progress, done)
+    for index, block in enumerate(anatomy.blocks[done:], start=done):
+        block.module.to(device)
+        if recover:
+            follow_dense(block, index, batches)
+        observer = collect(block, index, batches, new_statistic)
+        give_back()
+        pruned = prune_block(block, observer, solve, store)
+        del observer  # its Hessians are as large as a block
+        if recover:
+            outcome = recover(block, index, batches)
+            pruned = replace(with_weights(pruned, block, store), recovered=outcome)
+        propagate(block, index, batches)
+        require_finite(index, batches)
+        block.module.cpu()
+        give_back()
+        if keep:
+            keep.save(index, pruned, batches)
+            pruned = replace(pruned, weights={})
+        step(f"largest loss {max(linear.loss for linear in pruned.linears.values()):.4f}")
+        yield pruned
+
+
+def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:
+    """Run the dense block over all batches and count what its linears are given."""
+    observer = Observer(new_statistic)
+    handles = [
+        linear.register_forward_pre_hook(partial(_see, observer, name, block.expert_of(name)))
+        for name, linear in block.linears.items()
+    ]
+    try:
+        for batch in batches:
+            observer.start(batch.positions)
+            run_block(block, index, batch.hidden, batch)
+        for path, experts in block.experts.items():
+            experts.run_empty()
+            for peers in experts.peers(path):
+                observer.shrink(peers)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return observer
+
+
+def in_dtype(stored: torch.dtype) -> Store:
+    """Store as a dense weight in this dtype, each weight rounded to nearest even."""
+    return lambda weight: weight.to(stored)
+
+
+def prune_block(block: Block, observer: Observer, solve: Solve, store: Store) -> PrunedBlock:
+    """Replace the weights of a block; linears that share an input are solved as one."""
+    solved: dict[str, tuple[SparseWeight, PrunedLinear]] = {}
+    for names, statistic in observer.groups():
+        solved |= _solve_group({name: block.linears[name] for name in names}, statistic, solve, store)
+    if unseen := block.linears.keys() - solved.keys():
+        raise ModelError(f"{min(unseen)} saw no token of the calibration text; calibrate on more text")
+    return _pruned_block(block, solved)
+
+
+@torch.no_grad()
+def prune_without_text(
+    anatomy: Anatomy,
+    solve: WeightSolve,
+    progress: Progress = silent,
+    store: Store | None = None,
+    keep: Keep | None = None,
+) -> Iterator[PrunedBlock]:
+    """Prune the model in place by its weights alone. One that was cut off begins anew: it takes seconds."""
+    store = store or in_dtype(anatomy.stored)
+    for index, block in enumerate(track(anatomy.blocks, "pruning blocks", progress)):
+        solved = {
+            name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, store)
+            for name, linear in block.linears.items()
+        }
+        pruned = _pruned_block(block, solved)
+        if keep:
+            keep.save(index, pruned, [])
+            pruned = replace(pruned, weights={})
+        yield pruned
+
+
+def with_weights(pruned: PrunedBlock, block: Block, store: Store) -> PrunedBlock:
+    """Take the weights as they are now, after training; rounded as they will be stored, in the model too."""
+    weights = {name: store(linear.weight.float()) for name, linear in block.linears.items()}
+    put(block, weights)
+    return replace(pruned, weights=weights)
+
+
+@torch.no_grad()
+def put(block: Block, weights: Mapping[str, SparseWeight]) -> None:
+    """Give the linears of a block these weights."""
+    for name, weight in weights.items():
+        block.linears[name].weight.copy_(_expanded(weight))
+
+
+def _expanded(weight: SparseWeight) -> Tensor:  # [out, in]
+    return weight.unpack() if isinstance(weight, Packed) else weight
+
+
+def _pruned_block(block: Block, solved: dict[str, tuple[SparseWeight, PrunedLinear]]) -> PrunedBlock:
+    return PrunedBlock(  # in the order of the block
+        {name: solved[name][0] for name in block.linears}, {name: solved[name][1] for name in block.linears}
+    )
+
+
+def _solve_group(
+    linears: dict[str, nn.Linear], statistic: Statistic, solve: Solve, store: Store
+) -> dict[str, tuple[SparseWeight, PrunedLinear]]:
+    stacked = torch.cat([linear.weight.float() for linear in linears.values()])
+    try:
+        solved = solve(stacked, statistic).split([linear.out_features for linear in linears.values()])
+    except FactorError as error:
+        raise FactorError(f"{next(iter(linears))}: {error}") from error
+    return {
+        name: _replace(linear, after, statistic, store)
+        for (name, linear), after in zip(linears.items(), solved, strict=True)
+    }
+
+
+def _replace(
+    linear: nn.Linear, after: Tensor, statistic: Statistic | None, store: Store
+) -> tuple[SparseWeight, PrunedLinear]:
+    """Put the new weight in place, rounded as it will be stored: what is stored is what propagates and what is lost."""
+    before = linear.weight.to(torch.float32, copy=True)  # pruned in place below
+    weight = store(after)
+    stored = _expanded(weight).float()
+    linear.weight.copy_(stored)
+    loss = layer_loss(before, stored, statistic)
+    tokens = 0 if statistic is None else statistic.tokens
+    return weight, PrunedLinear((linear.out_features, linear.in_features), loss, tokens)
+
+
+def _see(observer: Observer, name: str, expert: Expert | None, linear: nn.Module, args: tuple[Tensor, ...]) -> None:
+    observer.see(name, args[0], None if expert is None else expert.given)

@@ -1,0 +1,276 @@
+"""What an unfinished run has done so far, on disk beside its output: the same command, given again, goes on from there.
+
+The folder `.OUT.unfinished` holds the request, the tokens of the calibration text, every pruned block as it will be
+stored, the hidden states behind the last one, and where the training of the whole model is. The weights are in no other
+place: the result is written from them, unless the whole model was trained. Every file appears whole or not at all, the
+states before their block, and is on the disk before what it replaces goes: a process may be killed at any moment, and
+the machine may stop. What follows is computed from the same bits as in a run that was never interrupted, so on the same
+number of threads the result is the same to the bit; `request` says what may be otherwise. The folder goes when the run
+is finished, or ends before anything was done: what else to do with hours of work is for the user to decide. One process
+at a time is in it.
+"""
+
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twofour.prune.errors import CheckpointError, InputError
+from twofour.prune.format.checkpoint import SparseWeight
+from twofour.prune.format.folder import making, put, read_json, sync, write_whole
+from twofour.prune.format.packed import Packed
+from twofour.prune.label.manifest import PrunedLinear
+from twofour.prune.model.batches import STATES, Batch
+from twofour.prune.recovery.kept import Outcome, Training
+from twofour.prune.run.calibrate import PrunedBlock
+from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, merged
+
+REQUEST, LOCK = "request.json", "lock"
+TOKENS = "tokens.safetensors"
+TRAINING = "training.safetensors"
+
+
+class Journal:
+    """The unfinished run that will become `out`, to be entered before anything is done, and then begun.
+
+    Entering raises OutputError where its folder cannot be made, and InputError where another process is in it.
+    """
+
+    def __init__(self, out: Path, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.folder = out.parent / f".{out.name}.unfinished"
+        self.threads: list[int] = []  # how many the run has had, in turn
+        self._going = False
+        self._clock, self._began_s = clock, clock()
+        self._before_s = 0.0  # by the processes before this one
+
+    @property
+    def spent_s(self) -> float:
+        """The seconds of the run so far; of the processes before this one, those up to what is kept of them."""
+        return self._before_s + self._clock() - self._began_s
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes of the disk."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    def __enter__(self) -> "Journal":
+        self._lock = _locked(self.folder)
+        for left in [*self.folder.glob("*.part"), *self.folder.glob(STATES)]:  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return self
+
+    @property
+    def begun(self) -> Begun | None:
+        """What was decided about the run when it began; None where nothing is kept of one."""
+        if not self._begun():
+            return None
+        decided = read_json(self.folder / REQUEST).get(DECIDED)
+        return None if decided is None else Begun(Decided(**decided), len(self._done()))
+
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """Begin the run that is asked for, or go on with it. Raises InputError where another was begun here."""
+        if self._begun():
+            request = merged(request, read_json(self.folder / REQUEST), self.folder)
+            self._before_s = self._kept_s()
+        write_whole(self.folder / REQUEST, json.dumps(request, indent=2) + "\n")
+        self.threads = request.get(THREADS, [])
+        self._going = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Forget the run where it is finished or nothing is done yet; else the error says how to go on."""
+        if error is None or not self._begun():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif self._going:
+            error.add_note(GO_ON.format(folder=self.folder))
+        os.close(self._lock)
+
+    def _begun(self) -> bool:
+        return (self.folder / TOKENS).exists() or (self.folder / _block(0)).exists()
+
+    def tokens(self, make: Callable[[], Tensor]) -> Tensor:  # int64 [samples, length]
+        """Return the tokens of the run, made now if there are none."""
+        if not (self.folder / TOKENS).exists():
+            self._write(TOKENS, {"tokens": make()}, {})
+            sync(self.folder)
+        with _opened(self.folder / TOKENS) as file:
+            tokens: Tensor = file.get_tensor("tokens")
+        return tokens
+
+    def save(self, index: int, pruned: PrunedBlock, batches: list[Batch]) -> None:
+        """Keep a pruned block and the states behind it."""
+        for number, batch in enumerate(batches):
+            dense = batch.dense
+            states = {"hidden": batch.hidden} | ({} if dense is None else {"dense": dense})
+            self._write(_states(index, number), states, {})
+        sync(self.folder)
+        self._write(_block(index), _tensors(pruned), _about(pruned))
+        sync(self.folder)
+        for number in range(len(batches)):
+            (self.folder / _states(index - 1, number)).unlink(missing_ok=True)
+
+    def restore(self, batches: list[Batch]) -> Iterator[PrunedBlock]:
+        """Give the blocks that are done, and set the states of the batches to those behind the last one."""
+        done = self._done()
+        for path in done:
+            with _opened(path) as file:
+                yield _pruned(file, _about_of(file))
+        if done:
+            self._restore_states(len(done) - 1, batches)
+
+    def weights(self) -> dict[str, Callable[[], SparseWeight]]:
+        """What reads each of the pruned weights that are kept here."""
+        makers: dict[str, Callable[[], SparseWeight]] = {}
+        for path in self._done():
+            with _opened(path) as file:
+                makers |= {name: partial(_read_weight, path, name) for name in _about_of(file)["scale_columns"]}
+        return makers
+
+    def _done(self) -> list[Path]:
+        """The files of the blocks, in order; they are written in order."""
+        paths = (self.folder / _block(index) for index in itertools.count())
+        return list(itertools.takewhile(Path.exists, paths))
+
+    def _restore_states(self, index: int, batches: list[Batch]) -> None:
+        for number, batch in enumerate(batches):
+            with _opened(self.folder / _states(index, number)) as file:
+                batch.hidden = file.get_tensor("hidden")
+                batch.dense = file.get_tensor("dense") if "dense" in file.keys() else None  # noqa: SIM118
+
+    def save_training(self, training: Training) -> None:
+        """Keep where the training of the whole model is."""
+        state = training.state or {}
+        tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
+        about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
+        self._write(TRAINING, tensors, about)
+        sync(self.folder)
+
+    def restore_training(self) -> Training | None:
+        """Return where the training of the whole model was."""
+        if not (self.folder / TRAINING).exists():
+            return None
+        with _opened(self.folder / TRAINING) as file:
+            about = _about_of(file)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
+        return Training(values=values, state=tensors, **about)
+
+    def _kept_s(self) -> float:
+        """The seconds at which the last file was written."""
+        spent_s = [0.0]
+        for path in [self.folder / TOKENS, *self._done(), self.folder / TRAINING]:
+            if path.exists():
+                with _opened(path) as file:
+                    spent_s.append(float(file.metadata()["spent_s"]))
+        return max(spent_s)
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        temporary = self.folder / f"{name}.part"
+        metadata = {"about": json.dumps(about), "spent_s": str(self.spent_s)}
+        save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary, metadata)
+        put(temporary, self.folder / name)
+
+
+class OnDemand(Mapping[str, SparseWeight]):
+    """Weights that are made each time they are asked for, so that no two need be in memory."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], SparseWeight]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> SparseWeight:
+        return self._makers[name]()
+
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would make it
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def _locked(folder: Path) -> int:
+    """Make a folder and lock it for this process; the lock is the descriptor's, and goes with a process that dies."""
+    with making(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        sync(folder.parent)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise InputError(f"{folder} is in use by another run; wait for its end, or choose another name") from None
+    return lock
+
+
+def _block(index: int) -> str:
+    return f"block-{index}.safetensors"
+
+
+def _states(index: int, number: int) -> str:
+    return f"states-{index}.{number}.safetensors"
+
+
+def _tensors(pruned: PrunedBlock) -> dict[str, Tensor]:
+    parts = {name: w.tensors() if isinstance(w, Packed) else {"weight": w} for name, w in pruned.weights.items()}
+    return {f"{name}.{part}": tensor for name, each in parts.items() for part, tensor in each.items()}
+
+
+def _about(pruned: PrunedBlock) -> dict[str, Any]:
+    columns = {name: w.scale_columns if isinstance(w, Packed) else None for name, w in pruned.weights.items()}
+    return {
+        "linears": {name: asdict(linear) for name, linear in pruned.linears.items()},
+        "recovered": None if pruned.recovered is None else asdict(pruned.recovered),
+        "scale_columns": columns,  # by weight; None: not packed
+    }
+
+
+def _pruned(file: Any, about: Mapping[str, Any]) -> PrunedBlock:
+    linears = {
+        name: PrunedLinear(tuple(linear["shape"]), linear["loss"], linear["tokens"])
+        for name, linear in about["linears"].items()
+    }
+    weights = {name: _weight(file, about, name) for name in about["scale_columns"]}
+    return PrunedBlock(weights, linears, Outcome(**about["recovered"]) if about["recovered"] else None)
+
+
+def _read_weight(path: Path, name: str) -> SparseWeight:
+    with _opened(path) as file:
+        return _weight(file, _about_of(file), name)
+
+
+def _weight(file: Any, about: Mapping[str, Any], name: str) -> SparseWeight:
+    scale_columns = about["scale_columns"][name]
+    if scale_columns is None:
+        weight: Tensor = file.get_tensor(f"{name}.weight")
+        return weight
+    values, positions = (file.get_tensor(f"{name}.{part}") for part in ("values", "positions"))
+    scales = file.get_tensor(f"{name}.scales") if f"{name}.scales" in file.keys() else None  # noqa: SIM118
+    return Packed(values, positions, scales, scale_columns)
+
+
+def _about_of(file: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(file.metadata()["about"])
+    return about
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of the run for reading, one tensor at a time."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not intact ({error}); remove its folder to start anew") from error

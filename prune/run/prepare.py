@@ -1,0 +1,113 @@
+"""What is decided before a run begins: the model is loaded, and what cannot be done with it here is refused."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twofour.prune.config import PruneConfig
+from twofour.prune.errors import InputError
+from twofour.prune.format import checkpoint, folder
+from twofour.prune.model import anatomy
+from twofour.prune.model.anatomy import Anatomy
+from twofour.prune.run import footprint
+from twofour.prune.run.request import Begun, Decided, go_on
+from twofour.prune.text import corpus, sources
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dense model in memory, and what will be done with it, as far as this machine allows it."""
+
+    source: Path
+    parts: Anatomy
+    names: dict[str, str]  # under which its folder stores the weights of a linear
+    config: PruneConfig
+    decided: Decided
+    on_disk: bool  # hidden states are
+    forward: torch.dtype
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """What is done otherwise than was asked, or than the model says, and why."""
+        notes = dtype_notes(folder.read_config(self.source), self.parts.stored)
+        return notes + writer_notes(self.config, self.decided.writer) + self.decided.fallbacks
+
+    @property
+    def disk_bytes(self) -> int:
+        """Estimate the disk that the run needs."""
+        return footprint.disk_bytes(self.parts, self.config, self.on_disk)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate the most memory that the run needs."""
+        return footprint.memory_bytes(self.parts, self.config, self.on_disk)
+
+
+def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Prepared:
+    """Load the model of a folder and decide what can be done with it here. begun: the run that goes on.
+
+    Raises ModelError or InputError for what a run could not do: before it starts, and for `prune --plan`, too.
+    """
+    require_device(config.device)
+    anatomy.refuse_config(folder.read_config(source))
+    if reads := config.stages.solver != "magnitude":
+        sources.require(config)
+    parts = anatomy.dissect(anatomy.load(source))
+    names = anatomy.stored_names(parts, source)
+    if reads:
+        corpus.refuse_length(parts.model, config.length)
+    forward = forward_dtype(parts, config)
+    parts.model.to(forward)
+    decided = go_on(config, decide(parts, config), begun)
+    config = decided.config(config)
+    return Prepared(source, parts, names, config, decided, footprint.states_on_disk(parts, config), forward)
+
+
+def decide(parts: Anatomy, config: PruneConfig) -> Decided:
+    """Decide what the memory that is free now allows."""
+    affordable, fallbacks = footprint.affordable(parts, config)
+    return Decided(affordable.train, footprint.writer(parts, config), fallbacks)
+
+
+def writer_notes(config: PruneConfig, writer: str) -> list[str]:
+    """Say so where the text is not written on the device that was asked for."""
+    if writer == config.device or not sources.written(config):
+        return []
+    return [f"text sampled on the {writer.upper()}: the whole model, which writes it, had no room on {config.device}"]
+
+
+def dtype_notes(config: Mapping[str, Any], stored: torch.dtype) -> list[str]:
+    """Say so where config.json names another dtype than the linears are stored in, which counts."""
+    named = checkpoint.named_dtype(config)
+    if named in (None, stored):
+        return []
+    says, holds = checkpoint.dtype_name(named), checkpoint.dtype_name(stored)
+    return [f"config.json of the base model says {says}, its linears are stored as {holds}: they stay what they are"]
+
+
+def require_device(device: str) -> None:
+    """Raise InputError unless torch has this device and twofour can work on it."""
+    if device == "cpu":
+        return
+    found = re.fullmatch(r"cuda(:\d+)?", device)
+    if not found:
+        raise InputError(f"device is {device!r}; give cpu, cuda or cuda:N")
+    if int((found[1] or ":0")[1:]) >= torch.cuda.device_count():
+        raise InputError(f"device is {device!r}, and this torch sees no such GPU; give cpu, or install torch for CUDA")
+
+
+def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:
+    """Return what forwards run in: as asked, or the model's dtype, or float32 where that is slow on a CPU."""
+    if config.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
+    quick = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    slow = config.device == "cpu" and parts.stored in quick and not quick[parts.stored]()
+    return torch.float32 if slow else parts.stored

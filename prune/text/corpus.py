@@ -1,0 +1,211 @@
+"""Tokens to calibrate on: windows of a text, or text that the dense model writes itself.
+
+Self-sampled text needs no data set: at temperature 1.0 without truncation it is a sample of what the model believes
+language to be (colder text measured far worse). To calibrate on, a sample is several short documents, for much text of
+one start is worse than a little of many: it is about less, and drifts. Each starts from the token that stood before
+documents in pretraining: BOS where the tokenizer adds it to a text, else `<|endoftext|>` where the vocabulary has it,
+else BOS, else EOS. End tokens do not stop a document; the model goes on with another, as it did in pretraining. Every
+document holds its start token.
+
+A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken; each
+begins with BOS where the model is used to it (see `windows`). Documents of a JSONL file are set apart by an empty line.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError, in_a_line
+from twofour.prune.model.attention import quick_attention
+from twofour.prune.model.decoding import draw, roomy_cache
+from twofour.prune.progress import Progress, silent, track
+from twofour.prune.text import chat, windows
+
+SEPARATOR = "<|endoftext|>"
+BETWEEN_DOCUMENTS = "\n\n"
+DOCUMENT_TOKENS = 128  # that the model writes from one start, at most
+BATCH_TOKENS = 1 << 15  # that it writes at a time
+CACHE_BYTES = 1 << 30  # of keys and values at a time
+
+Take = Callable[[int], int]  # the token that the model has drawn -> the one that stands in the text
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a folder; no code of the folder runs. Raises ModelError where it has none that works."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer("x")
+    except Exception as error:  # there is no end to what its files can hold
+        raise ModelError(
+            f"the tokenizer of {folder} cannot be loaded ({in_a_line(error)}); take an intact copy"
+        ) from error
+    return tokenizer
+
+
+def from_file(tokenizer: Any, path: Path, samples: int, length: int, seed: int) -> Tensor:
+    """Draw windows of a UTF-8 text file, int64 [samples, length]. Raises TextError if it is too short."""
+    return drawn(tokens(tokenizer, path), samples, length, seed, str(path), windows.bos(tokenizer))
+
+
+def drawn(
+    ids: Tensor,  # int64 [tokens]
+    samples: int,
+    length: int,
+    seed: int,
+    name: str,
+    bos: int | None,
+) -> Tensor:
+    """Draw windows of a text that is called `name`, int64 [samples, length]. Raises TextError if it is too short."""
+    return windows.begun(_pieces(ids, samples, windows.text_tokens(length, bos), seed, name), bos)
+
+
+def _pieces(ids: Tensor, samples: int, length: int, seed: int, name: str) -> Tensor:  # int64 [samples, length]
+    if len(ids) < samples * length:
+        raise TextError(
+            f"{name} holds {len(ids)} tokens, {samples} samples of {length} need {samples * length}; "
+            "give more text or fewer samples"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    spare = len(ids) - samples * length
+    offset = int(torch.randint(min(spare, length - 1) + 1, (), generator=generator))
+    whole = ids[offset : offset + (len(ids) - offset) // length * length].view(-1, length)
+    return whole[torch.randperm(len(whole), generator=generator)[:samples]]
+
+
+def tokens(tokenizer: Any, path: Path) -> Tensor:  # int64 [tokens]
+    """Tokenise a whole UTF-8 file, of a .jsonl file the "text" of every line, without special tokens."""
+    text = whole(path)
+    if path.suffix == ".jsonl":
+        text = BETWEEN_DOCUMENTS.join(_documents(text, path))
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def whole(path: Path) -> str:
+    """Read a UTF-8 file. Raises TextError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path} cannot be read as UTF-8 text ({error}); give a text file") from error
+
+
+def _documents(lines: str, path: Path) -> list[str]:
+    numbered = enumerate(lines.split("\n"), start=1)  # splitlines() would also split inside of strings
+    return [_document(line, f"{path} line {number}") for number, line in numbered if line.strip()]
+
+
+def _document(line: str, place: str) -> str:
+    try:
+        document = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError):
+        document = None
+    if not isinstance(document, str):
+        raise TextError(f'{place} is no JSON object with a string "text"; give one a line, or a .txt file')
+    return document
+
+
+def start_token(tokenizer: Any) -> int:
+    """Return the id that text sampled from nothing starts with."""
+    vocabulary = tokenizer.get_vocab()
+    for candidate in (
+        windows.bos(tokenizer),
+        vocabulary.get(SEPARATOR),
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    ):
+        if candidate is not None:
+            return int(candidate)
+    raise TextError(f"the tokenizer has neither {SEPARATOR} nor BOS nor EOS to start from; calibrate on a file")
+
+
+def self_sampled(
+    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+) -> Tensor:
+    """Sample text from the model, int64 [samples, length]; same seed, same kind of machine: same text."""
+    as_drawn: Take = int
+    return _sampled(model, start_token(tokenizer), [as_drawn] * samples, length, seed, progress)
+
+
+def documents_sampled(
+    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+) -> Tensor:
+    """Sample text from the model, int64 [samples, length], of several short documents each."""
+    ids = self_sampled(model, tokenizer, *documents(samples, length), seed, progress)
+    return ids.view(samples, -1)[:, :length].contiguous()
+
+
+def documents(samples: int, length: int) -> tuple[int, int]:
+    """Return how many documents of how many tokens are written for so many samples: several a sample, all as long."""
+    each = -(-length // DOCUMENT_TOKENS)
+    return samples * each, -(-length // each)
+
+
+def chat_sampled(
+    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+) -> Tensor:
+    """Let the model write conversations, int64 [samples, length]. Raises TextError without a fit chat template."""
+    template = chat.template(tokenizer)
+    if len(template.opening) >= length:
+        raise TextError(
+            f"the chat template takes {len(template.opening)} tokens before the first turn, a sample has {length}; "
+            "give a greater length"
+        )
+    takes = [chat.Conversation(template).take for _ in range(samples)]
+    return _sampled(model, template.opening[0], takes, length, seed, progress)
+
+
+@torch.no_grad()
+def _sampled(model: nn.Module, first: int, takes: Sequence[Take], length: int, seed: int, progress: Progress) -> Tensor:
+    """Write a sample for each of `takes`, int64 [samples, length], some at a time."""
+    refuse_length(model, length)
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    size = batch_samples(model, length)
+    ids = torch.full((len(takes), length), first)
+    parts = [(start, at) for start in range(0, len(takes), size) for at in range(1, length)]
+    with quick_attention(model):
+        for start, at in track(parts, "sampling text", progress):
+            if at == 1:
+                cache = roomy_cache(model, length)
+            some = ids[start : start + size]
+            drawn = _next(model, some[:, at - 1 : at].to(device), cache, generator)[:, 0].tolist()
+            some[:, at] = torch.tensor([take(token) for take, token in zip(takes[start:], drawn, strict=False)])
+    return ids
+
+
+def batch_samples(model: nn.Module, length: int) -> int:
+    """Return how many texts are written at a time: fewer where their keys and values would take much memory."""
+    return max(1, min(BATCH_TOKENS // length, CACHE_BYTES // cache_bytes(model, length)))
+
+
+def cache_bytes(model: nn.Module, length: int) -> int:
+    """Return the size of the keys and values of one text."""
+    sizes: Any = model.config
+    heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
+    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    element = next(model.parameters()).element_size()
+    return 2 * int(sizes.num_hidden_layers * heads * width) * length * element
+
+
+def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]
+    logits = model(last, past_key_values=cache, use_cache=True).logits[:, -1]
+    if not bool(torch.isfinite(logits.amax(-1)).all()):  # single tokens may be impossible
+        position = cache.get_seq_length() - 1
+        raise NonFiniteError(
+            f"the model's logits are NaN or infinite at position {position} of its own text; check its weights and "
+            "dtype, or calibrate on a file, which names the first linear"
+        )
+    return draw(logits, generator)
+
+
+def refuse_length(model: nn.Module, length: int) -> None:
+    """Raise InputError if a window is longer than the model's context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and length > context:
+        raise InputError(f"length {length} exceeds the model's context of {context}; give a smaller length")
