@@ -21,7 +21,7 @@ from twofour.bench import wire, workload
 from twofour.bench.connection import Connection
 from twofour.bench.decode import Exchange
 from twofour.bench.records import Request
-from twofour.serve.crowd import raise_open_files
+from twofour.serve.http.crowd import raise_open_files
 
 TICK_S = 0.005
 TIMER_S = 0.001  # what a loop's timers count in: so late is in time

@@ -31,8 +31,8 @@ from twofour.serve.engine import child
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Report, encode_command
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
-from twofour.serve.linear import SparseLinear
-from twofour.serve.loading import load_model
+from twofour.serve.model.linear import SparseLinear
+from twofour.serve.model.loading import load_model
 
 KIND = "twofour bench overhead"
 SCHEMA_VERSION = 1

@@ -123,7 +123,7 @@ def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
 
 def read_key(file: Path | None) -> str | None:
     """The first key in a file; None: no file, no key."""
-    from twofour.serve.key_file import keys
+    from twofour.serve.edge.key_file import keys
 
     return keys(file)[0] if file else None
 

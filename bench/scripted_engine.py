@@ -13,7 +13,7 @@ from typing import Any
 
 from twofour.prune.format.folder import resolve
 from twofour.serve.engine import child
-from twofour.serve.engine.capacity import context_limit
+from twofour.serve.engine.assembly.capacity import context_limit
 from twofour.serve.engine.loop import HEARTBEAT_S
 from twofour.serve.engine.messages import Cancel, Command, Report, decode_config, encode
 from twofour.serve.engine.types import EngineConfig, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from twofour.prune.errors import TwofourError
-from twofour.serve import command
+from twofour.serve.commands import serve as command
 
 ENGINE = ("-P", "-m", "twofour.bench.scripted_engine")
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from twofour.prune.errors import InputError
-from twofour.serve.key_file import fits_header
+from twofour.serve.edge.key_file import fits_header
 
 _LONGEST_HEAD = 65536
 _WITHOUT_BODY = (204, 304)  # whatever the headers say

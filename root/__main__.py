@@ -1,5 +1,5 @@
 """`python -m twofour` is the command `twofour`."""
 
-from twofour.serve.cli import main
+from twofour.cli import main
 
 raise SystemExit(main())

@@ -7,19 +7,19 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from twofour.serve import operations, page
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.harden import harden
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.edge.metrics import HttpMetrics
-from twofour.serve.edge.observe import Watcher
+from twofour.serve.edge.observing.http_metrics import HttpMetrics
+from twofour.serve.edge.observing.observe import Watcher
 from twofour.serve.engine.types import Engine
-from twofour.serve.metrics import EngineCollector, EngineMetrics
+from twofour.serve.http import operations, page
 from twofour.serve.openai import routes
 from twofour.serve.openai.admission import Admission
-from twofour.serve.openai.errors import install_handlers
+from twofour.serve.openai.engine_metrics import EngineCollector, EngineMetrics
+from twofour.serve.openai.handlers import install_handlers
+from twofour.serve.openai.prompts.vocabulary import Vocabulary
 from twofour.serve.openai.serving import Serving
-from twofour.serve.openai.vocabulary import Vocabulary
 
 PATHS = frozenset(
     {

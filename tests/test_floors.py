@@ -1,4 +1,4 @@
-"""The house stands: imports point down, never at a bare folder, and every sub-package is in the wheel."""
+"""The house stands: imports point down, between floors and between rooms, and every room is in the wheel."""
 
 import ast
 import tomllib
@@ -8,13 +8,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = ("prune", "serve", "bench")
-ABOVE = {"prune": ("serve", "bench"), "serve": ("bench",), "bench": ()}
-FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+FLOORS = ("prune", "serve", "bench", "root")  # from the bottom up
+# The rooms of a floor, from the bottom up, with the modules that stand beside them.
+ROOMS = {
+    "prune": (
+        *("errors", "progress", "machine", "format", "out", "config", "solving", "model", "text", "recovery"),
+        *("label", "run", "commands"),
+    ),
+    "serve": (*("kernels", "model", "engine", "edge", "config", "openai", "http", "app", "evaluation", "commands"),),
+}
+FILES = [path.relative_to(ROOT) for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+INSIDE = [path for path in FILES if path.parts[0] in ROOMS and path.parts[1] != "__init__.py"]
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def module(path: Path) -> list[str]:
+    """The parts of a module's name below the package."""
+    parts = [part for part in path.with_suffix("").parts if part != "root"]
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -22,16 +36,41 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def floor_of(name: str) -> str | None:
+    """The floor of something that is imported; None: it is not ours, or the package itself."""
+    package, _, rest = name.partition(".")
+    first = rest.partition(".")[0]
+    if package != "twofour" or first in ("", "__version__"):
+        return None
+    return first if first in FLOORS else "root"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
 def test_imports_point_down(path: Path) -> None:
-    floor = path.relative_to(ROOT).parts[0]
-    for name in imports(ast.parse(path.read_text())):
+    for name in imports(path):
         assert not name.startswith("."), f"{name}: import by the full name"
         assert name.partition(".")[0] not in FLOORS, f"{name} is the bare folder: import twofour.{name}"
-        assert not any(name.startswith(f"twofour.{above}") for above in ABOVE[floor]), f"{name} is a floor above"
+        floor = floor_of(name)
+        assert floor is None or FLOORS.index(floor) <= FLOORS.index(path.parts[0]), f"{name} is a floor above"
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=str)
+def test_imports_point_down_between_rooms(path: Path) -> None:
+    floor, room = module(path)[:2]
+    rooms = ROOMS[floor]
+    for name in imports(path):
+        package, _, rest = name.partition(f"twofour.{floor}.")
+        other = rest.partition(".")[0]
+        if not package and other in rooms:
+            assert rooms.index(other) <= rooms.index(room), f"{name} is a room above"
+
+
+def test_every_room_has_its_place() -> None:
+    for floor, rooms in ROOMS.items():
+        assert {module(path)[1] for path in INSIDE if path.parts[0] == floor} == set(rooms)
 
 
 def test_every_package_is_listed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = [path.parent.relative_to(ROOT) for floor in FLOORS for path in (ROOT / floor).rglob("__init__.py")]
-    assert sorted(listed) == sorted(["twofour", *(".".join(("twofour", *path.parts)) for path in found)])
+    found = {".".join(("twofour", *module(path))) for path in FILES if path.name == "__init__.py"}
+    assert sorted(listed) == sorted(found)

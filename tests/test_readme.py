@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from twofour.serve import cli
+from twofour import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -42,7 +42,7 @@ def _sanitized(until: float) -> dict[str, Any]:
 
 def multiply(device: str) -> None:
     """Small products by the Triton kernels, each compared with float64. Raises TwofourError for a wrong one."""
-    from twofour.serve.kernels.triton_linear import TritonKernel
+    from twofour.serve.kernels.triton.kernel import TritonKernel
 
     packed = contenders.random_packed(SPLIT, 0, device)
     form = contenders.by_kernel("triton", TritonKernel.from_packed(packed, TOKENS[1]), packed.unpack())

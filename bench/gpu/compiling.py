@@ -14,7 +14,7 @@ from twofour.bench.gpu.sweep import SEED, SWEPT, compile_one, cuts
 from twofour.bench.hardware import usable_cpus
 from twofour.bench.kernels.contenders import random_packed
 from twofour.bench.kernels.plan import Matrix
-from twofour.serve.kernels.triton_linear import TritonKernel
+from twofour.serve.kernels.triton.kernel import TritonKernel
 
 MOST_PROCESSES = 16
 

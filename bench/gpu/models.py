@@ -18,7 +18,7 @@ from twofour.prune.format.packed import Packed
 from twofour.serve.engine.runners import cuda_graphs, graphs
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
 from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Shape
-from twofour.serve.linear import SparseLinear
+from twofour.serve.model.linear import SparseLinear
 
 BLOCK = 16  # tokens of the cache
 CACHE_SHARE = 0.6  # of the memory that is free

@@ -15,11 +15,12 @@ from twofour.bench.kernels.contenders import Contender, Form, activations, rando
 from twofour.bench.kernels.plan import Matrix
 from twofour.bench.kernels.race import Turn, cpu_turn, race
 from twofour.prune.format.packed import Packed
-from twofour.serve.kernels import triton_decode, triton_plan
-from twofour.serve.kernels.cusparselt import CusparseltKernel
+from twofour.serve.kernels.cusparselt.kernel import CusparseltKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS
 from twofour.serve.kernels.select import Kernel
-from twofour.serve.kernels.triton_linear import TritonKernel
+from twofour.serve.kernels.triton import decode as triton_decode
+from twofour.serve.kernels.triton import plan as triton_plan
+from twofour.serve.kernels.triton.kernel import TritonKernel
 
 DENSE, DECODE, EXPAND, EXPANDED = "dense", "triton", "expand alone", "expand, then dense"
 PLAIN, SEARCHED, SERVED = "cusparselt, default", "cusparselt, searched", "served"

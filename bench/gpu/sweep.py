@@ -18,11 +18,12 @@ from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.contenders import Product, activations, random_packed
 from twofour.bench.kernels.race import cpu_turn, race
 from twofour.prune.format.packed import Packed
-from twofour.serve.kernels import triton_decode, triton_plan
 from twofour.serve.kernels.race import ALWAYS
-from twofour.serve.kernels.triton_layout import traits
-from twofour.serve.kernels.triton_linear import TritonKernel
-from twofour.serve.kernels.triton_plan import Tile
+from twofour.serve.kernels.triton import decode as triton_decode
+from twofour.serve.kernels.triton import plan as triton_plan
+from twofour.serve.kernels.triton.kernel import TritonKernel
+from twofour.serve.kernels.triton.layout import traits
+from twofour.serve.kernels.triton.plan import Tile
 
 SWEPT = ("gate, up", "down")
 ROWS, GROUPS, WARPS, STAGES, SPLITS = (64, 128), (16, 32), (4, 8), (2, 3, 4), (1, 2, 4)

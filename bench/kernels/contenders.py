@@ -18,9 +18,10 @@ from torch.nn import functional
 from twofour.bench.kernels.plan import Matrix
 from twofour.prune.errors import TwofourError
 from twofour.prune.format.packed import VALID_NIBBLES, Packed, join_nibbles
-from twofour.serve.kernels import cpu, cusparselt, select
+from twofour.serve.kernels import cpu, select
 from twofour.serve.kernels.cpu import CpuWeight
-from twofour.serve.kernels.cusparselt import CusparseltKernel
+from twofour.serve.kernels.cusparselt import kernel as cusparselt
+from twofour.serve.kernels.cusparselt.kernel import CusparseltKernel
 from twofour.serve.kernels.select import Kernel
 
 Product = Callable[[Tensor], Tensor]  # [tokens, columns] -> [tokens, rows]

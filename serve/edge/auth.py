@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofour.serve import key_file
+from twofour.serve.edge import key_file
 from twofour.serve.edge.errors import send_error, unauthorized
 from twofour.serve.edge.ids import header
 

@@ -14,7 +14,7 @@ from twofour.serve.edge.framing import Refuse, ambiguous, fault
 from twofour.serve.edge.head import Head
 from twofour.serve.edge.lifecycle import PROBES, DrainGate, Lifecycle
 from twofour.serve.edge.limits import Limits, RateLimit
-from twofour.serve.edge.observe import Observe, Watcher
+from twofour.serve.edge.observing.observe import Observe, Watcher
 
 
 @dataclass(frozen=True)

@@ -21,20 +21,20 @@ from tqdm import tqdm
 from twofour.prune.errors import InputError, TwofourError
 from twofour.prune.format.folder import resolve
 from twofour.prune.machine.provenance import peak_memory_bytes
-from twofour.serve.engine import capacity, order
+from twofour.serve.engine.assembly import capacity, order
+from twofour.serve.engine.assembly.intact import require_intact
+from twofour.serve.engine.assembly.memory import memory_of
+from twofour.serve.engine.assembly.warm import warm_up
 from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import any_object, grammars
-from twofour.serve.engine.intact import require_intact
 from twofour.serve.engine.loop import Loop
-from twofour.serve.engine.memory import memory_of
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
 from twofour.serve.engine.runners import cuda_graphs
 from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
-from twofour.serve.engine.warm import warm_up
-from twofour.serve.loading import load_model, weight_report
+from twofour.serve.model.loading import load_model, weight_report
 
 log = logging.getLogger(__name__)
 

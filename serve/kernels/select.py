@@ -18,12 +18,15 @@ from torch import Tensor
 
 from twofour.prune.errors import InputError, in_a_line
 from twofour.prune.format.packed import Packed
-from twofour.serve.kernels import cusparselt, dense, race, sparse_cpu, trial, triton_linear, verdicts
+from twofour.serve.kernels import dense, race, trial, verdicts
+from twofour.serve.kernels.cpu import kernel as sparse_cpu
+from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.rounded import Rounded, rounded
 from twofour.serve.kernels.trial import Place
+from twofour.serve.kernels.triton import kernel as triton_linear
 from twofour.serve.kernels.verdicts import Verdict
 
 log = logging.getLogger(__name__)

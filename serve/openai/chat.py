@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from twofour.serve.edge.errors import invalid
 from twofour.serve.engine.types import Logprob
-from twofour.serve.openai.choice import Delta
-from twofour.serve.openai.formats import grammar_of
-from twofour.serve.openai.generation import Job
-from twofour.serve.openai.protocol import ChatRequest, Message
-from twofour.serve.openai.replies import (
+from twofour.serve.openai.answers.choice import Delta
+from twofour.serve.openai.answers.generation import Job
+from twofour.serve.openai.answers.replies import (
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
@@ -18,10 +16,12 @@ from twofour.serve.openai.replies import (
     finish_reason,
     finite,
 )
+from twofour.serve.openai.formats import grammar_of
+from twofour.serve.openai.prompts.spelling import text_of
+from twofour.serve.openai.prompts.vocabulary import Tokens, Vocabulary
+from twofour.serve.openai.protocol import ChatRequest, Message
 from twofour.serve.openai.sampling import room, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
-from twofour.serve.openai.spelling import text_of
-from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 
 async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[Job, "ChatWriter"]:

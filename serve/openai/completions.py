@@ -5,15 +5,15 @@ from typing import Any
 
 from twofour.serve.edge.errors import invalid
 from twofour.serve.engine.types import Logprob, Sampling
-from twofour.serve.openai.choice import Delta
+from twofour.serve.openai.answers.choice import Delta
+from twofour.serve.openai.answers.generation import Job
+from twofour.serve.openai.answers.replies import CompletionChoice, CompletionLogprobs, finish_reason, finite
 from twofour.serve.openai.formats import grammar_of
-from twofour.serve.openai.generation import Job
+from twofour.serve.openai.prompts.spelling import is_whole, offsets, text_of
+from twofour.serve.openai.prompts.vocabulary import Tokens, Vocabulary
 from twofour.serve.openai.protocol import MAX_PROMPTS, CompletionRequest
-from twofour.serve.openai.replies import CompletionChoice, CompletionLogprobs, finish_reason, finite
 from twofour.serve.openai.sampling import known_ids, room, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
-from twofour.serve.openai.spelling import is_whole, offsets, text_of
-from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 DEFAULT_MAX_TOKENS = 16
 

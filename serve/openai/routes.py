@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from twofour.serve.edge.ids import request_id
 from twofour.serve.openai import chat, completions
-from twofour.serve.openai.answer import Answer
+from twofour.serve.openai.answers.answer import Answer
 from twofour.serve.openai.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from twofour.serve.openai.serving import Caller, Serving, model_not_found
 from twofour.serve.openai.tokenizing import answer, detokenized, tokenized

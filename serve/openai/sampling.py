@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from twofour.serve.edge.errors import invalid
 from twofour.serve.engine.types import Sampling
+from twofour.serve.openai.prompts.vocabulary import Tokens, too_long
 from twofour.serve.openai.protocol import INT64, GenerationRequest
-from twofour.serve.openai.vocabulary import Tokens, too_long
 
 
 def sampling_of(

@@ -11,17 +11,17 @@ from twofour.serve.config import ServeConfig
 from twofour.serve.edge.errors import RequestError
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.types import Engine, EngineInfo, Prompt, Sampling
-from twofour.serve.metrics import EngineMetrics
 from twofour.serve.openai.admission import Admission
-from twofour.serve.openai.bodies import Body, parse
-from twofour.serve.openai.choice import Delta
-from twofour.serve.openai.errors import engine_unavailable
-from twofour.serve.openai.generation import Job
+from twofour.serve.openai.answers.choice import Delta
+from twofour.serve.openai.answers.generation import Job
+from twofour.serve.openai.engine_metrics import EngineMetrics
+from twofour.serve.openai.handlers import engine_unavailable
 from twofour.serve.openai.parameters import refuse_unserved
+from twofour.serve.openai.parsing import Body, parse
+from twofour.serve.openai.prompts.threads import LARGE
+from twofour.serve.openai.prompts.vocabulary import Tokens, Vocabulary
 from twofour.serve.openai.protocol import GenerationRequest, check_together
 from twofour.serve.openai.sampling import nth, stops_of
-from twofour.serve.openai.threads import LARGE
-from twofour.serve.openai.vocabulary import Tokens, Vocabulary
 
 SMALL_AT_A_TIME = 16
 FEW_SCORES = 16  # of tokens: worded at once

@@ -7,12 +7,12 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from twofour.serve.edge.errors import RequestError, invalid
-from twofour.serve.openai.dumps import dumps
-from twofour.serve.openai.owned import body_of, owned
+from twofour.serve.openai.answers.dumps import dumps
+from twofour.serve.openai.answers.owned import body_of, owned
+from twofour.serve.openai.prompts.vocabulary import Ending, Tokens
 from twofour.serve.openai.protocol import MAX_COUNTED_TOKENS, DetokenizeRequest, TokenizeRequest
 from twofour.serve.openai.sampling import known_ids
 from twofour.serve.openai.serving import Caller, Serving
-from twofour.serve.openai.vocabulary import Ending, Tokens
 
 Request = TypeVar("Request", bound=TokenizeRequest | DetokenizeRequest)
 Find = Callable[[Serving, Request], Awaitable[dict[str, Any]]]

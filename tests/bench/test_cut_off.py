@@ -16,7 +16,7 @@ from twofour.bench.overhead import Overhead
 from twofour.bench.report.document import document
 from twofour.bench.report.report import Report
 from twofour.bench.turns import whole_rounds
-from twofour.serve.cli import main
+from twofour.cli import main
 
 LAP = Lap(4, 0, 2.0, (0.1, 0.2, 0.3, 0.4), None)
 KILLED = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]

@@ -179,7 +179,7 @@ def run_script() -> ModuleType:
 
 
 def test_the_checkout_is_imported_without_being_installed(run_script: ModuleType) -> None:
-    code = "import twofour.bench.gpu.day, twofour.serve.cli; print(twofour.bench.__file__)"
+    code = "import twofour.bench.gpu.day, twofour.cli; print(twofour.bench.__file__)"
     with run_script.package() as path:
         command = [sys.executable, "-P", "-c", code]
         found = subprocess.check_output(command, env={**os.environ, "PYTHONPATH": path}, text=True, cwd=path).strip()
@@ -267,7 +267,7 @@ CONTENDERS = (
 
 
 def test_every_file_becomes_a_table(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from twofour.serve import cli
+    from twofour import cli
 
     for stage in day.STAGES:
         if stage != "tests":

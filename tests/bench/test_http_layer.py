@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from twofour import cli
 from twofour.bench import scripted_engine
 from twofour.bench.decode import Exchange
 from twofour.bench.http_layer import CELLS, Cell, Lap, _events, document, table
 from twofour.bench.scripted_engine import Script
 from twofour.prune.errors import ServerError
-from twofour.serve import cli
 from twofour.serve.engine.messages import Cancel, decode_report, decode_start, encode, encode_command
 from twofour.serve.engine.types import EngineConfig, EngineInfo, Finish, Piece, Prompt, Sampling
 

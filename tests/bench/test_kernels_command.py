@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from twofour import cli
 from twofour.bench import kernels_command
 from twofour.bench.kernels import ceiling, contenders, isa, measure
 from twofour.bench.kernels.contenders import Form
@@ -27,7 +28,6 @@ from twofour.bench.run_command import INVALID
 from twofour.bench.shapes import SHAPES
 from twofour.prune.errors import InputError, TwofourError
 from twofour.prune.format.packed import Packed
-from twofour.serve import cli
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import extension
 

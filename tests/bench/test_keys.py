@@ -16,8 +16,8 @@ from twofour.bench.hardware import command_line
 from twofour.bench.mock import Script, serving
 from twofour.bench.records import Request
 from twofour.bench.run import served_model
+from twofour.cli import main
 from twofour.prune.errors import InputError
-from twofour.serve.cli import main
 
 KEY = "sk-SECRET-0123"
 TWO_LINES = f"{KEY}\nother"

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from twofour import cli
 from twofour.bench import overhead
 from twofour.bench.overhead import Overhead, document, table
 from twofour.prune.errors import InputError, ModelError
-from twofour.serve import cli
 from twofour.serve.engine import child
 from twofour.serve.engine.messages import Report
 from twofour.serve.engine.types import EngineConfig
-from twofour.serve.loading import load_model
+from twofour.serve.model.loading import load_model
 
 PROMPT, STEPS = [(7 * i + 1) % 320 for i in range(600)], 4  # longer than what a step may compute of a prompt
 

@@ -24,9 +24,9 @@ from twofour.bench.run import Load, Run
 from twofour.bench.run_command import INVALID
 from twofour.bench.servers import Server
 from twofour.bench.workload import Lengths
+from twofour.cli import main
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import silent
-from twofour.serve.cli import main
 
 SCRIPT = Path(__file__).with_name("scripted_server.py")
 

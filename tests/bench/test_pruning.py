@@ -13,8 +13,8 @@ import pytest
 
 from twofour.bench import pruning
 from twofour.bench.pruning import Comparison, compare, gaps, split, table, with_gaps
+from twofour.cli import main
 from twofour.prune.errors import InputError, ServerError, TextError, TwofourError
-from twofour.serve.cli import main
 
 FIGURES: dict[str, Any] = {
     "calibration": "self",

@@ -15,8 +15,8 @@ from twofour.bench.endpoint import Memory, State
 from twofour.bench.quality import Quality
 from twofour.bench.report.document import document
 from twofour.bench.report.report import Report
+from twofour.cli import main
 from twofour.prune.errors import OutputError
-from twofour.serve.cli import main
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 HOSTILE = '<script src="https://evil.example/x.js"></script> & "quotes"'

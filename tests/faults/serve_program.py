@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from twofour.prune.errors import TwofourError
-from twofour.serve import command, connections, listening, server
+from twofour.serve.commands import serve as command
 from twofour.serve.engine import process
 from twofour.serve.engine.supervise import Patience
+from twofour.serve.http import connections, listening, server
 
 settings = json.loads(sys.argv[1])
 server.serve = partial(server.serve, patience=Patience(**settings["patience"]))  # type: ignore[assignment]

@@ -25,9 +25,9 @@ from twofour.prune.format import checkpoint
 from twofour.prune.format.checkpoint import Weights
 from twofour.prune.label.check import check
 from twofour.prune.label.convert import convert
-from twofour.serve.command import load_tokenizer
+from twofour.serve.commands.serve import load_tokenizer
 from twofour.serve.engine.child import _eos_token_ids
-from twofour.serve.loading import load_model
+from twofour.serve.model.loading import load_model
 
 GONE = object()
 NESTED: Any = []

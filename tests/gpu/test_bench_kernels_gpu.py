@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from twofour import cli
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.measure import measure
 from twofour.bench.kernels.plan import Model, Plan
 from twofour.bench.run_command import INVALID
-from twofour.serve import cli
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from twofour.prune.format.packed import Packed, pack
 from twofour.prune.solving.magnitude import magnitude
-from twofour.serve.kernels import cusparselt
-from twofour.serve.kernels.cusparselt import CusparseltKernel
-from twofour.serve.kernels.cusparselt_search import Algorithm, Tuning, _mm_search, algorithms
+from twofour.serve.kernels.cusparselt import kernel as cusparselt
+from twofour.serve.kernels.cusparselt.kernel import CusparseltKernel
+from twofour.serve.kernels.cusparselt.search import Algorithm, Tuning, _mm_search, algorithms
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,8 +10,8 @@ import torch
 from twofour.serve.engine import child
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
-from twofour.serve.kernels import triton_decode
-from twofour.serve.loading import load_model, weight_report
+from twofour.serve.kernels.triton import decode as triton_decode
+from twofour.serve.model.loading import load_model, weight_report
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from twofour.prune.format import pattern
 from twofour.prune.format.packed import Packed, pack
-from twofour.serve.kernels import triton_decode, triton_scratch
-from twofour.serve.kernels.triton_linear import TritonKernel, refusal
+from twofour.serve.kernels.triton import decode as triton_decode
+from twofour.serve.kernels.triton import scratch as triton_scratch
+from twofour.serve.kernels.triton.kernel import TritonKernel, refusal
 
 pytestmark = [
     pytest.mark.gpu,

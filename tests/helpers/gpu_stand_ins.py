@@ -29,7 +29,7 @@ class Cusparselt:
 
 
 def install() -> None:
-    from twofour.serve.kernels import cusparselt_search
+    from twofour.serve.kernels.cusparselt import search as cusparselt_search
 
     library = Cusparselt()
     torch._cslt_compress = library.compress

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
-from twofour.serve.openai.spelling import Spelling, is_whole, offsets
+from twofour.serve.openai.prompts.spelling import Spelling, is_whole, offsets
 
 TEXTS = ["hello wörld", " two  spaces ", "🤗🤗 ok", "a\nb\tc", "é", "ﷺ", "<0x41>", "Ġ", "中文 text, e\u0301"]
 

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from twofour.serve.app import create_app
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.edge.observe import Watcher
-from twofour.serve.listening import listen
-from twofour.serve.server import QuietServer, Tls, http_config, url_of
+from twofour.serve.edge.observing.observe import Watcher
+from twofour.serve.http.listening import listen
+from twofour.serve.http.server import QuietServer, Tls, http_config, url_of
 
 
 @dataclass

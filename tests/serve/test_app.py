@@ -9,7 +9,7 @@ import twofour
 from twofour.serve.edge.auth import digest
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.engine.types import StepRecord
-from twofour.serve.openai.encoding import Encoder
+from twofour.serve.openai.prompts.encoding import Encoder
 
 Refused = Callable[..., dict[str, Any]]
 CHAT = "/v1/chat/completions"

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 PROGRAM = """
 import argparse, sys
 from twofour.prune.errors import TwofourError
-from twofour.serve.command import add_arguments, run
+from twofour.serve.commands.serve import add_arguments, run
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 try:

@@ -15,8 +15,8 @@ import torch
 from twofour.serve.engine.runners import graphs
 from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.graphs import Captured, Launch, Shape
-from twofour.serve.kernels.triton_linear import TritonKernel
-from twofour.serve.linear import SparseLinear
+from twofour.serve.kernels.triton.kernel import TritonKernel
+from twofour.serve.model.linear import SparseLinear
 
 
 class CudaCapture:

@@ -14,7 +14,7 @@ from twofour.prune.format.folder import read_config, read_json, write_json
 from twofour.prune.format.packed import Packed
 from twofour.prune.label.check import check
 from twofour.prune.label.convert import convert
-from twofour.serve.loading import load_model
+from twofour.serve.model.loading import load_model
 
 
 def test_round_trip(tiny_pruned_folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from twofour.prune.errors import InputError, OutputError
 from twofour.prune.model import demo_model
-from twofour.serve.loading import load_model
+from twofour.serve.model.loading import load_model
 
 
 def test_rows_of_two_heads_go_back_to_halves() -> None:

@@ -10,6 +10,7 @@ import torch
 import transformers
 from pruned_families import tiny
 
+from twofour.cli import main
 from twofour.prune import PruneConfig, prune
 from twofour.prune.commands.prune import memory_size
 from twofour.prune.errors import InputError
@@ -20,7 +21,6 @@ from twofour.prune.progress import silent
 from twofour.prune.run import footprint, prepare
 from twofour.prune.run import prune as run
 from twofour.prune.text import corpus
-from twofour.serve.cli import main
 
 MODEL_BYTES = 2 * (320 * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96))  # of the tiny model, bfloat16
 

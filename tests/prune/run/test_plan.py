@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from twofour.cli import main
 from twofour.prune import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.model import anatomy
@@ -14,7 +15,6 @@ from twofour.prune.run import footprint
 from twofour.prune.run import plan as plans
 from twofour.prune.run.plan import Paces, Plan, estimate, measure, plan
 from twofour.prune.text import corpus
-from twofour.serve.cli import main
 
 PACES = Paces(write=50.0, collect=0.01, forward=0.002, solve=3.0, train=0.02, distil=0.1)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from twofour.cli import main
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.errors import InputError, NonFiniteError
 from twofour.prune.format.checkpoint import Weights, digests
@@ -16,7 +17,6 @@ from twofour.prune.progress import Step
 from twofour.prune.recovery import recover
 from twofour.prune.run import footprint
 from twofour.prune.run.request import Begun, Decided, go_on, merged, threads_note
-from twofour.serve.cli import main
 
 SMALL: dict[str, Any] = {"samples": 4, "length": 32}
 SAMPLING = 31  # reports before the first block

@@ -1,0 +1,63 @@
+"""The command `twofour`: a verb, and the module that knows it. Imports only what that verb needs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from twofour import __version__, huge_pages
+from twofour.prune.errors import TwofourError
+
+VERBS = {
+    "demo-model": ("twofour.prune.commands.demo_model", "make a folder of the demo model, SmolLM2-135M-Instruct"),
+    "prune": ("twofour.prune.commands.prune", "make a dense model 2:4"),
+    "check": ("twofour.prune.commands.check", "verify a pruned folder"),
+    "convert": ("twofour.prune.commands.convert", "packed to dense-with-zeros, and back"),
+    "eval": ("twofour.serve.commands.eval", "perplexity, KL and agreement of exactly what is served"),
+    "serve": ("twofour.serve.commands.serve", "an OpenAI-compatible endpoint"),
+    "bench": ("twofour.bench.command", "load tests: one server, or dense against 2:4"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 1 for an error with a message, 130 when interrupted,
+    141 when whoever read the output has gone."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = next((word for word in words if not word.startswith("-")), None)
+    args = _parser(verb).parse_args(words)
+    if arguments is None:
+        huge_pages.adopt()
+    try:
+        status: int = import_module(VERBS[args.verb][0]).run(args)
+        sys.stdout.flush()
+        return status
+    except TwofourError as error:
+        _complain(f"error: {error}", error)
+        return 1
+    except KeyboardInterrupt as error:
+        _complain("", error)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _complain(message: str, error: BaseException) -> None:
+    """Print a message and what else is to be said of the error."""
+    for line in filter(None, [message, *getattr(error, "__notes__", ())]):
+        print(line, file=sys.stderr)
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="twofour",
+        description="Prune language models to 2:4 sparsity, serve them, and measure what that bought.",
+    )
+    parser.add_argument("--version", action="version", version=f"twofour {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (module, summary) in VERBS.items():
+        below = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if verb == chosen:
+            import_module(module).add_arguments(below)
+    return parser

@@ -1,0 +1,155 @@
+"""The verb `serve`: one model behind an OpenAI-compatible endpoint."""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import shlex
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from twofour.prune.errors import ModelError, in_a_line
+from twofour.serve.commands import arguments
+
+if TYPE_CHECKING:
+    from twofour.serve.config import ServeConfig
+    from twofour.serve.edge.observing.observe import Watcher
+    from twofour.serve.engine.types import EngineInfo
+
+# The event loop waits so long for a thread that is busy with a large request, at every turn. By itself it is 5 ms.
+SWITCH_S = 0.0005
+END_S = 10  # after the last answer: for threads to finish, and traces to be sent
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model folder, packed 2:4 or dense, or a hub id")
+    arguments.add_endpoint_arguments(parser.add_argument_group("endpoint"))
+    arguments.add_access_arguments(parser.add_argument_group("access"))
+    arguments.add_load_arguments(parser.add_argument_group("load"))
+    arguments.add_engine_arguments(parser.add_argument_group("engine"))
+
+
+def run(args: argparse.Namespace, child: Sequence[str] | None = None) -> int:
+    """Serve until told to stop. `child`: what python is given to run in the place of the engine process."""
+    from twofour.serve.http import crowd, listening
+
+    set_up_logging()
+    crowd.raise_open_files()
+    with listening.listen(args.host, args.port) as listener:
+        return run_on(listener, args, child)
+
+
+def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[str] | None) -> int:
+    from twofour.prune.machine import heap
+    from twofour.serve.app import create_app
+    from twofour.serve.edge.lifecycle import Lifecycle
+    from twofour.serve.engine.process import ProcessEngine
+    from twofour.serve.http import server
+
+    heap.map_large()  # a large request leaves nothing behind
+    sys.setswitchinterval(SWITCH_S)
+    config, tls = arguments.serve_config(args), arguments.tls_of(args)
+    tokenizer = load_tokenizer(args.model, args.revision)
+    engine, lifecycle = ProcessEngine(arguments.engine_config(args), child=child), Lifecycle()
+    with tracing(args.otlp_endpoint) as watchers:
+        app = create_app(engine, config, tokenizer, lifecycle=lifecycle, watchers=watchers)
+        gc.freeze()  # it stays: to look through it, as the collector does now and then, takes a quarter of a second
+        url = server.url_of(listener, tls)
+        print(f"listening on {url}; loading {args.model}", file=sys.stderr, flush=True)
+
+        def announce(info: "EngineInfo") -> None:
+            print(start_text(info, config, url, args.host), flush=True)
+
+        asyncio.run(to_its_end(server.serve(app, listener, engine, lifecycle, config.drain_s, announce, tls=tls)))
+    return 0
+
+
+async def to_its_end(service: Awaitable[None]) -> None:
+    """Python waits for every thread before a process ends, and one may be in a chat template without end."""
+    status = 1
+    try:
+        await service
+        status = 0
+    finally:
+        end_within(END_S, status)
+
+
+def end_within(seconds: float, status: int) -> None:
+    def end() -> None:
+        log.warning("the work for a request goes on %g s after the server has ended; it is given up", seconds)
+        os._exit(status)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+@contextmanager
+def tracing(endpoint: str | None) -> "Iterator[Sequence[Watcher]]":
+    """Whoever is to be told of every request."""
+    if endpoint is None:
+        yield ()
+        return
+    from twofour.serve.edge.observing.tracing import Tracer
+
+    tracer = Tracer(endpoint)
+    try:
+        yield (tracer.record,)
+    finally:
+        tracer.close()
+
+
+def load_tokenizer(model: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except Exception as error:  # there is no end to what its files can hold
+        raise ModelError(f"cannot load the tokenizer of {model}: {in_a_line(error)}; check the name") from error
+
+
+def set_up_logging() -> None:
+    """Everything to stderr: warnings as text, the access log as bare JSON lines."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    access = logging.getLogger("twofour.access")
+    access.setLevel(logging.INFO)
+    access.propagate = False
+    access.addHandler(logging.StreamHandler())
+
+
+def start_text(info: "EngineInfo", config: "ServeConfig", url: str, host: str) -> str:
+    """What a person wants to know when the model is loaded."""
+    pattern = "2:4 sparse" if info.sparse else "dense"
+    kernels = ", ".join(f"{name} for {count} linears" for name, count in info.kernels.items())
+    lines = [
+        f"{config.served_model_name}: {pattern}, {info.dtype} on {info.device}",
+        f"  weights   {info.weight_bytes / 1e6:,.1f} MB, {info.linear_bytes / 1e6:,.1f} MB of it in linears",
+        f"  kernels   {kernels or 'none'}",
+        f"  KV cache  {info.kv_tokens:,} tokens; context {info.context_length:,}",
+        *([graphs_text(info)] if info.cuda_graphs else []),
+        *(f"  note      {note}" for note in info.notes),
+    ]
+    if host not in LOOPBACK and not config.edge.api_keys:
+        lines.append("  warning   no API key: whoever reaches this port can use it; see --api-key-file")
+    if config.ui:
+        lines.append(f"  chat      {url}/")
+    return "\n".join([*lines, f"ready at {url}/v1; try:", f"  {curl(url, config)}"])
+
+
+def graphs_text(info: "EngineInfo") -> str:
+    return f"  graphs    {info.cuda_graphs} decode steps captured, {info.cuda_graph_bytes / 1e6:,.1f} MB"
+
+
+def curl(url: str, config: "ServeConfig") -> str:
+    key = '-H "Authorization: Bearer $KEY" ' if config.edge.api_keys else ""
+    body = f'{{"model": "{config.served_model_name}", "prompt": "Once upon a time", "max_tokens": 32}}'
+    header = '-H "Content-Type: application/json" '
+    return f"curl {url}/v1/completions {key}{header}-d {shlex.quote(body)}"

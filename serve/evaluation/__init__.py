@@ -1,0 +1,2 @@
+"""What exactly that which is served has lost: `evaluate` for perplexity, KL and agreement against dense, `harness` for
+the tasks of lm-eval."""

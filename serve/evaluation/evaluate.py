@@ -1,0 +1,112 @@
+"""Quality of exactly what is served: the model is loaded as the server loads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twofour.prune.errors import InputError
+from twofour.prune.format.checkpoint import MANIFEST
+from twofour.prune.format.folder import read_json, resolve
+from twofour.prune.label import quality
+from twofour.prune.label.quality import Quality, gaps_closed
+from twofour.prune.progress import Progress, silent
+from twofour.prune.text import corpus
+from twofour.prune.text.windows import bos
+from twofour.serve.evaluation import harness
+from twofour.serve.model.loading import load_model
+
+WINDOW_TOKENS = 512
+SAMPLED_WINDOWS = 16
+SEED_STEP = 1_000_003  # added to the seed of calibration: text that calibration never saw
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures, and what they were measured on.
+
+    begins_with: the token before the text in every window, which is not scored; None where it is text alone.
+    against_perplexity: of another pruned model, to compare with.
+    lm_eval: the scores of both models by task and metric, as `harness.both` gives them.
+    """
+
+    quality: Quality
+    text: str
+    sampled: bool  # by the model, not from a file
+    begins_with: str | None
+    against_perplexity: float | None = None
+    lm_eval: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: what this text says."""
+        about = {"text": self.text, "sampled": self.sampled, "begins_with": self.begins_with}
+        return {**self.quality.as_dict(), **about, "against_perplexity": self.against_perplexity, **self._gaps()}
+
+    def _gaps(self) -> dict[str, float | None]:
+        """What is made up of the way from the other pruned model to the dense one."""
+        dense, other = self.quality.baseline_perplexity, self.against_perplexity
+        if dense is None or other is None:
+            return {"gap_closed": None, "nll_gap_closed": None}
+        gap, log_gap = gaps_closed(self.quality.perplexity, dense, other)
+        return {"gap_closed": gap, "nll_gap_closed": log_gap}
+
+
+def evaluate(path: str, baseline: str | None = None, text: str | Path | None = None) -> Quality:
+    """Measure a folder or hub id on a text file; without one, on text sampled from the baseline (or itself)."""
+    return measure(path, baseline, None if text is None else Path(text)).quality
+
+
+def measure(
+    path: str,
+    baseline: str | None = None,
+    file: Path | None = None,
+    window: int = WINDOW_TOKENS,
+    limit: int | None = None,
+    kernels: str = "auto",
+    progress: Progress = silent,
+    against: str | None = None,
+    tasks: harness.Tasks | None = None,
+) -> Evaluation:
+    """Measure, and say on what. `limit` is the most windows of a file that are scored.
+
+    `against`: another pruned model, by SparseGPT as a rule; how much of its gap to the baseline `path` closes.
+    """
+    if against is not None and baseline is None:
+        raise InputError("without a baseline there is no gap to close; give --baseline with --against")
+    if tasks:
+        harness.require(tasks)
+    model = load_model(path, kernels=kernels)
+    dense = None if baseline is None else load_model(baseline)
+    tokenizer = corpus.load_tokenizer(resolve(baseline or path))
+    if file is not None:
+        start = bos(tokenizer)
+        windows, source = quality.windows(corpus.tokens(tokenizer, file), window, limit, start), file.name
+    else:
+        seed, start = _fresh_seed(path), corpus.start_token(tokenizer)
+        count = min(limit or SAMPLED_WINDOWS, SAMPLED_WINDOWS)
+        windows = corpus.self_sampled(dense or model, tokenizer, count, window, seed, progress)
+        source = f"{count} windows sampled from {'the baseline' if dense else 'the model'}, seed {seed}"
+    figures = quality.evaluate(_logits(model), windows, None if dense is None else _logits(dense), progress)
+    scores = harness.both(model, dense, tokenizer, tasks) if tasks else None
+    del model, dense  # the third model may have their memory
+    other = None if against is None else quality.evaluate(_logits(load_model(against)), windows, progress=progress)
+    begins_with = None if start is None else tokenizer.convert_ids_to_tokens(start)
+    return Evaluation(figures, source, file is None, begins_with, other.perplexity if other else None, scores)
+
+
+def _fresh_seed(path: str) -> int:
+    """A seed that calibration never used."""
+    manifest = resolve(path) / MANIFEST
+    calibration = read_json(manifest).get("calibration") if manifest.exists() else None
+    return SEED_STEP + int((calibration or {}).get("seed", 0))
+
+
+def _logits(model: nn.Module) -> quality.Logits:
+    def logits(ids: Tensor) -> Tensor:
+        with torch.inference_mode():
+            result: Tensor = model(ids.to(next(model.parameters()).device), use_cache=False).logits
+        return result.cpu()
+
+    return logits

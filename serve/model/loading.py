@@ -1,0 +1,193 @@
+"""Packed, dense-with-zeros and dense folders become transformers models; and what they hold in memory."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from twofour.prune.errors import CheckpointError, InputError, ModelError, TwofourError
+from twofour.prune.format import Format, checkpoint
+from twofour.prune.format.checkpoint import VARIANT
+from twofour.prune.format.folder import read_config, resolve
+from twofour.prune.format.weights import Weights
+from twofour.prune.model.skeleton import misfits, skeleton
+from twofour.serve.kernels import select
+from twofour.serve.kernels.cusparselt import kernel as cusparselt
+from twofour.serve.kernels.dense import DenseLinear
+from twofour.serve.model.linear import SparseLinear
+from twofour.serve.model.quantizer import left_unprepared, sparse_linears
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def load_model(
+    path_or_id: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    kernels: str = "auto",
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Load a model for inference, packed linears as `SparseLinear`.
+
+    dtype None is the checkpoint's, device None is cuda where there is one; one like cuda:1 becomes the current device.
+    Raises CheckpointError, ModelError or InputError, naming what is wrong; never runs code of the folder.
+    """
+    select.require_name(kernels)
+    folder = resolve(path_or_id, revision)
+    form = checkpoint.form_of(folder)
+    config = read_config(folder)
+    _refuse_config(config, form)
+    to = _device(device)
+    _require_fitting(folder, config, form)
+    model, report = _from_pretrained(folder, form, "auto" if dtype is None else _dtype(dtype))
+    checkpoint.require_loaded(report, path_or_id)
+    _require_ends(model)
+    loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
+    _choose_kernels(loaded, kernels)
+    return loaded
+
+
+def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
+    for name, sparse in sparse_linears(model):
+        sparse.prepare(kernels, name, model.dtype)
+    for name, linear in list(model.named_modules()):
+        if type(linear) is nn.Linear:
+            crossover = select.dense_crossover(linear.weight, kernels, _is_head(model, linear))
+            if crossover:
+                model.set_submodule(name, DenseLinear(linear, crossover))
+
+
+def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
+    """Let transformers load a folder. Raises CheckpointError where it cannot, naming why."""
+    try:
+        with left_unprepared():
+            loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+                folder,
+                variant=VARIANT if form == "packed" else None,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused later, by name
+            )
+    except TwofourError:
+        raise
+    except Exception as error:  # there is no end to what a folder can hold
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"transformers cannot load {folder} ({type(error).__name__}: {reason})") from error
+    return loaded
+
+
+def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None:
+    """Raise CheckpointError, before anything is made, where config.json and the tensors differ in shapes."""
+    with Weights(folder, form) as weights:
+        if faults := list(misfits(skeleton(config, weights), weights)):
+            raise CheckpointError(faults[0])
+
+
+def _refuse_config(config: dict[str, Any], form: Format) -> None:
+    quantization = config.get("quantization_config") or {}
+    if form == "packed":
+        checkpoint.require_known(quantization)
+        return
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else "an unknown method"
+        raise ModelError(f"the model is quantised ({method}); give a dense model or one that twofour pruned")
+
+
+def _require_ends(model: PreTrainedModel) -> None:
+    """Raise CheckpointError where generation ends at what is no token: it would end at none."""
+    eos = model.generation_config.eos_token_id if model.generation_config else None
+    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if any(type(end) is not int for end in ends):
+        raise CheckpointError(f"generation_config.json has the eos_token_id {eos!r}; give a token's number, or a list")
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise InputError(f"no dtype is named {name!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _device(name: str | None) -> torch.device:
+    """The device, made the current one: not all that multiplies on a GPU looks where its tensors are."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"no device is named {name!r}; choose cpu, cuda or one like cuda:1") from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise InputError("this machine has no CUDA device that torch can use; choose --device cpu")
+    if device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise InputError(
+                f"there is no {device}, torch sees {torch.cuda.device_count()} CUDA devices; choose another"
+            )
+        torch.cuda.set_device(device)
+    return device
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What is resident. `kernels`: kernel name -> decoder linears; `notes`: what a user must know.
+
+    A dense linear counts as "dense" where few tokens are multiplied by our own kernel, else as "torch".
+    """
+
+    weight_bytes: int
+    linear_bytes: int
+    kernels: dict[str, int]
+    notes: tuple[str, ...]
+    sparse: bool
+
+
+def weight_report(model: nn.Module) -> WeightReport:
+    """Count resident weights; tied tensors count once."""
+    sparse = dict(sparse_linears(model))
+    dense = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and not _is_head(model, m)]
+    tensors = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
+    sparse_bytes = sum(linear.kernel_bytes for linear in sparse.values())
+    kernels = Counter(linear.choice.kernel.name for linear in sparse.values() if linear.choice)
+    kernels += Counter("dense" if isinstance(linear, DenseLinear) else "torch" for linear in dense)
+    return WeightReport(
+        weight_bytes=sum(tensors.values()) + sparse_bytes,
+        linear_bytes=sum(linear.weight.nbytes for linear in dense) + sparse_bytes,
+        kernels=dict(kernels),
+        notes=tuple(_notes(sparse)),
+        sparse=bool(sparse),
+    )
+
+
+def _is_head(model: nn.Module, module: nn.Module) -> bool:
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return module is head
+
+
+def _notes(sparse: dict[str, SparseLinear]) -> Iterator[str]:
+    expanded = [linear for linear in sparse.values() if linear.choice and linear.choice.kernel.name == "reference"]
+    if expanded:
+        reasons = sorted({linear.choice.note or "asked for" for linear in expanded if linear.choice})
+        yield (
+            f"{len(expanded)} of {len(sparse)} 2:4 linears are expanded to dense ({', '.join(reasons)}): "
+            "they take as much memory and time as dense"
+        )
+    yield from _dropped(sparse)
+    slower = sum(linear.choice is not None and linear.choice.note == select.SLOWER for linear in sparse.values())
+    if slower:
+        yield f"{slower} of {len(sparse)} 2:4 linears are kept dense: {select.SLOWER}"
+    uses_cusparselt = any(linear.choice and linear.choice.kernel.name == "cusparselt" for linear in sparse.values())
+    if uses_cusparselt and (warning := cusparselt.warning()):
+        yield warning
+
+
+def _dropped(sparse: dict[str, SparseLinear]) -> Iterator[str]:
+    """Kernels that could not be built or raced, and for how many linears."""
+    counts = Counter(reason for linear in sparse.values() if linear.choice for reason in linear.choice.dropped)
+    for reason, count in counts.items():
+        yield f"dropped: {reason} ({count} of {len(sparse)} 2:4 linears)"

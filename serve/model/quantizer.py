@@ -1,0 +1,83 @@
+"""The packed format as transformers knows quantized models. Importing this registers it.
+
+Only what transformers has loaded when it loads its own quantizers may be imported here: see register.py.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from twofour.prune.format import checkpoint
+from twofour.prune.format.checkpoint import VARIANT
+from twofour.prune.model import experts
+from twofour.serve.model.linear import SparseLinear
+
+_leave = ContextVar("_leave", default=False)
+
+
+@contextmanager
+def left_unprepared() -> Iterator[None]:
+    """Load linears without choosing their kernels: for whoever moves the model first, or has a choice to make."""
+    token = _leave.set(True)
+    try:
+        yield
+    finally:
+        _leave.reset(token)
+
+
+@register_quantization_config(VARIANT)
+class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """What config.json says of a packed checkpoint. Raises CheckpointError where it is of an unknown kind."""
+
+    def __init__(self, **stored: Any) -> None:
+        checkpoint.require_known(stored)
+        self.quant_method = VARIANT
+        self.format_version = stored["format_version"]
+        self.pattern = stored["pattern"]
+        self.values_dtype = stored["values_dtype"]
+        self.scale_columns = stored.get("scale_columns", 0)
+        self.ignore = list(stored.get("ignore", ()))
+
+
+@register_quantizer(VARIANT)
+class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts empty 2:4 linears in before loading, and gives them their kernels after it."""
+
+    requires_calibration = True
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        config = self.quantization_config
+        experts.take_apart(model)
+        dtype = checkpoint.value_dtype(config.values_dtype)
+        for name, linear in list(model.named_modules()):
+            if isinstance(linear, nn.Linear) and name not in config.ignore:
+                model.set_submodule(name, SparseLinear.empty(linear, dtype, config.scale_columns))
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for name, linear in sparse_linears(model):
+            if not linear.packed().values.is_meta and not _leave.get():
+                linear.prepare("auto", name, model.dtype)
+        return model
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Casts floats as transformers would, but none to int8: that would cut them off in silence."""
+        return None if dtype == torch.int8 else super().get_new_dtype(converter, param, dtype)
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def sparse_linears(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
+    """The 2:4 linears of a model by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear))

@@ -1,0 +1,115 @@
+"""The bodies of answers. A required field is always there, null or not; an optional one (`NotRequired`) is
+left out where there is nothing to say. OpenAI's schema allows no other mixture."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
+
+from twofour.serve.engine.types import Finish
+from twofour.serve.openai.answers.choice import Delta
+
+FinishReason = Literal["stop", "length"]
+LEAST_LOGPROB = -9999.0  # JSON has no infinity; this is OpenAI's value for it
+
+
+class CachedTokens(TypedDict):
+    cached_tokens: int
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+class Head(TypedDict):
+    """What all chunks of a stream, or the one answer, have in common."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+
+
+class Reply(Head):
+    choices: Sequence[Any]
+    usage: NotRequired[Usage]
+
+
+class CompletionLogprobs(TypedDict):
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class TopLogprob(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class AssistantMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatDelta(TypedDict):
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+
+
+class ChatChunkChoice(TypedDict):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Writer(Protocol):
+    """How one endpoint words its answers."""
+
+    id_prefix: str
+    kind: str
+    chunk_kind: str
+
+    def whole(self, delta: Delta) -> CompletionChoice | ChatChoice: ...
+
+    def chunks(self, delta: Delta) -> Sequence[CompletionChoice | ChatChunkChoice]: ...
+
+    def opening(self, index: int) -> Sequence[CompletionChoice | ChatChunkChoice]:
+        """What is said about a choice before its first token."""
+
+
+def finish_reason(finish: Finish | None) -> FinishReason | None:
+    """A sequence that ended in another way is an error, and has no choice to show."""
+    reasons: dict[Finish | None, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length"}
+    return reasons.get(finish)
+
+
+def finite(logprob: float) -> float:
+    return max(logprob, LEAST_LOGPROB)

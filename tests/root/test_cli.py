@@ -1,0 +1,56 @@
+"""The command: light to start, clear when it fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from twofour import __version__, cli
+
+
+def run(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "twofour", *words], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from twofour.serve import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'fastapi'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(verb in done.stdout for verb in cli.VERBS)
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip() == f"twofour {__version__}"
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert verb in capsys.readouterr().out
+
+
+def test_an_error_is_one_line_and_status_1(tmp_path: Path) -> None:
+    done = run("check", str(tmp_path))
+    assert done.returncode == 1 and "no config.json" in done.stdout
+    done = run("convert", str(tmp_path), "-o", str(tmp_path / "out"), "--to", "dense")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_gets_no_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twofour", "check", "nowhere"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()  # long before Python has started
+    with process.stderr as errors:
+        assert errors.read() == b""
+    assert process.wait() == 141
