@@ -1,9 +1,16 @@
-"""twofour.bench: what a server does under load, and what 2:4 bought against dense."""
+"""What a server does under load, and what 2:4 bought against dense.
+
+In come addresses of servers, or models to serve; out come documents with every figure, its spread and the machine that
+it is of. The rooms, from the bottom up: `load` (one server under one load), `targets` (what is asked), `money`,
+`report` (documents for people), `comparison` (arms in turns), `kernels` (products by shape), `pruning` (presets),
+`engine` (our own, timed by its parts), `gpu` (one session on a GPU), `proof` (a mock that knows the truth), `commands`.
+Begin with `load.run` and `comparison.compare`.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twofour.bench.comparison import compare as compare
+    from twofour.bench.comparison.compare import compare as compare
 
 __all__ = ["compare"]
 
@@ -11,6 +18,6 @@ __all__ = ["compare"]
 def __getattr__(name: str) -> Any:
     if name != "compare":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from twofour.bench.comparison import compare
+    from twofour.bench.comparison.compare import compare
 
     return compare

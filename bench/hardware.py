@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from twofour.bench.wire import shown
+from twofour.bench.load.wire import shown
 from twofour.prune.machine import control_groups
 
 # The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.

@@ -15,6 +15,10 @@ ROOMS = {
         *("errors", "progress", "machine", "format", "out", "config", "solving", "model", "text", "recovery"),
         *("label", "run", "commands"),
     ),
+    "bench": (
+        *("stats", "turns", "interrupt", "child", "load", "hardware", "targets", "money", "report", "comparison"),
+        *("kernels", "pruning", "engine", "gpu", "proof", "commands"),
+    ),
     "serve": (*("kernels", "model", "engine", "edge", "config", "openai", "http", "app", "evaluation", "commands"),),
 }
 FILES = [path.relative_to(ROOT) for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from twofour.bench import random_model
 from twofour.bench.gpu.day import Day
 from twofour.bench.gpu.sheet import Sheet
 from twofour.bench.kernels import contenders
-from twofour.bench.workload import WORDS
+from twofour.bench.load.workload import WORDS
+from twofour.bench.targets import random_model
 from twofour.prune.errors import InputError
 
 SANITIZER, FOUND_SOMETHING = "compute-sanitizer", 9

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from twofour.bench.shapes import SHAPES, DecoderShape
+from twofour.bench.targets.shapes import SHAPES, DecoderShape
 
 # In this order: what tells most comes before what takes longest. `tests` are those of tests/gpu.
 STAGES: Mapping[str, float] = {

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofour.bench import random_model
 from twofour.bench.gpu.day import Day
 from twofour.bench.kernels.contenders import random_packed
 from twofour.bench.kernels.plan import Matrix
-from twofour.bench.shapes import DecoderShape
+from twofour.bench.targets import random_model
+from twofour.bench.targets.shapes import DecoderShape
 from twofour.prune.errors import InputError
 from twofour.prune.format.packed import Packed
 from twofour.serve.engine.runners import cuda_graphs, graphs

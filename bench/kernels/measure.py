@@ -11,13 +11,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from twofour.bench.gates import Gate, Pressure
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.ceiling import Ceiling, highest, last_level_cache_bytes, read_ceilings
 from twofour.bench.kernels.contenders import Contender, Form
 from twofour.bench.kernels.isa import held
 from twofour.bench.kernels.plan import Matrix, Plan
 from twofour.bench.kernels.race import Lap, Turn, cpu_turn, race
+from twofour.bench.load.gates import Gate, Pressure
 from twofour.prune.errors import TwofourError
 from twofour.prune.progress import Progress, Step, counter, silent
 from twofour.serve.kernels import cpu

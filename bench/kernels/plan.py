@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofour.bench.shapes import named
+from twofour.bench.targets.shapes import named
 from twofour.prune.errors import InputError
 from twofour.serve.kernels.race import DECODE_TOKENS
 

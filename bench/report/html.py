@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from twofour.bench.experiment import arm_label
-from twofour.bench.gates import quantity
+from twofour.bench.load.gates import quantity
 from twofour.bench.report import charts, rows
+from twofour.bench.report.arms import arm_label
 from twofour.bench.report.charts import Bar, Estimate
 from twofour.bench.report.rows import UNKNOWN, Document, Row
 from twofour.prune.label.pages import rendered

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from twofour.bench.experiment import ARMS, arm_label
+from twofour.bench.report.arms import ARMS, arm_label
 
 Document = Mapping[str, Any]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from twofour.bench.experiment import arm_label
-from twofour.bench.gates import quantity
+from twofour.bench.load.gates import quantity
+from twofour.bench.report.arms import arm_label
 from twofour.bench.report.rows import Document, Ratio, dated, headline, kernels_text, rows
 
 _WIDTH = 104

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from bench_findings import SPEEDS, findings
 
-from twofour.bench import comparison, http_layer, overhead, pruning
-from twofour.bench.http_layer import Cell, Lap
-from twofour.bench.overhead import Overhead
-from twofour.bench.report.document import document
+from twofour.bench.comparison import compare as comparison
+from twofour.bench.comparison.document import document
+from twofour.bench.engine import http_layer
+from twofour.bench.engine import step as overhead
+from twofour.bench.engine.http_layer import Cell, Lap
+from twofour.bench.engine.step import Overhead
+from twofour.bench.pruning import presets as pruning
 from twofour.bench.report.report import Report
 from twofour.bench.turns import whole_rounds
 from twofour.cli import main

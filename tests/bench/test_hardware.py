@@ -3,9 +3,10 @@ import platform
 
 import pytest
 
-from twofour.bench import hardware, servers
+from twofour.bench import hardware
 from twofour.bench.hardware import Gpu, Hardware
-from twofour.bench.servers import Placement
+from twofour.bench.targets import servers
+from twofour.bench.targets.servers import Placement
 from twofour.prune.machine import control_groups
 
 X86 = """processor\t: 0

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from twofour.bench import wire
-from twofour.bench.client import Client, Job
-from twofour.bench.decode import Exchange
-from twofour.bench.records import Request
+from twofour.bench.load import wire
+from twofour.bench.load.client import Client, Job
+from twofour.bench.load.decode import Exchange
+from twofour.bench.load.records import Request
 
 Server = Any
 Eventually = Callable[[Callable[[], bool], float], None]

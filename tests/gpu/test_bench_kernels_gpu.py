@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from twofour import cli
+from twofour.bench.commands.run import INVALID
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.measure import measure
 from twofour.bench.kernels.plan import Model, Plan
-from twofour.bench.run_command import INVALID
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,17 +4,17 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
-from twofour.bench import gates, metrics, workload
-from twofour.bench.cost import Price
-from twofour.bench.endpoint import Memory, State
-from twofour.bench.experiment import ArmFacts, ArmRun, Experiment, Findings
-from twofour.bench.gates import Gate
+from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment, Findings
+from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware
-from twofour.bench.quality import Quality
-from twofour.bench.records import Chunk, Record
-from twofour.bench.run import Run
-from twofour.bench.servers import Placement
-from twofour.bench.workload import Lengths
+from twofour.bench.load import gates, metrics, workload
+from twofour.bench.load.endpoint import Memory, State
+from twofour.bench.load.gates import Gate
+from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.run import Run
+from twofour.bench.load.workload import Lengths
+from twofour.bench.money.cost import Price
+from twofour.bench.targets.servers import Placement
 
 PRICE = Price(0.36, "small box", "a list", "list", date(2026, 9, 16))
 CLOSED = Experiment(requests=12, rounds=4, prompt_tokens=Lengths(20), output_tokens=Lengths(10))

@@ -2,7 +2,7 @@
 
 A result must not depend on what else is in the batch, so whatever orders a sum (the groups of one step, the
 splits of a row) follows from the weight and the device; only the rows and tokens of a tile follow the call.
-None of these choices was tuned on a GPU. What chose them is the machine code (tests/serve/test_triton_machine_code.py):
+None of these choices was tuned on a GPU. What chose them is the machine code (tests: kernels/triton/test_machine_code):
 
     sm_90    64 rows, the least for a group of 4 warps whose weights go from registers into tensor cores (HGMMA)
     others   128 rows: each of 4 warps multiplies 32 rows by the inputs that it fetches from shared memory, which

@@ -1,0 +1,1 @@
+"""The verbs `twofour bench ...`, one file each; `bench` names them."""

@@ -1,0 +1,149 @@
+"""The verb `bench compare`: dense against 2:4, a table for the eye and a report for the record."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twofour.bench.commands.run import INVALID, KEY_HELP, read_key
+from twofour.bench.targets import shapes
+from twofour.prune.errors import InputError
+
+if TYPE_CHECKING:
+    from twofour.bench.comparison.experiment import Experiment
+    from twofour.prune.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Serve a dense model as torch multiplies it and by the best dense kernels, and a 2:4 model; give all three the "
+        "same load in turns, and report what 2:4 bought. Exit status 3: a validity gate failed; the report is written "
+        "all the same."
+    )
+    parser.add_argument("dense", metavar="DENSE", nargs="?", help="the dense model: a folder, a hub id, or a URL")
+    parser.add_argument("sparse", metavar="SPARSE", nargs="?", help="the 2:4 model: likewise")
+    _add_random(parser.add_argument_group("instead of DENSE and SPARSE"))
+    _add_load(parser.add_argument_group("load, the same for all"))
+    _add_quality(parser.add_argument_group("quality"))
+    parser.add_argument("--threads", type=int, metavar="N", help="of a server (default: all CPUs but one)")
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help=f"{KEY_HELP}, for both URLs")
+    parser.add_argument(
+        "--price-per-hour", type=float, metavar="USD", help="of this machine (default: from a dated table)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("comparison"),
+        metavar="DIR",
+        help="for report.json, report.html and the servers' logs (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the document instead of the table")
+
+
+def _add_random(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--random-weights",
+        metavar="SHAPE",
+        choices=sorted(shapes.SHAPES),
+        help="models made here, of random weights; one of %(choices)s",
+    )
+    group.add_argument(
+        "--models", type=Path, metavar="DIR", help="make them there, or reuse those there (default: thrown away)"
+    )
+
+
+def _add_load(group: "argparse._ArgumentGroup") -> None:
+    pace = group.add_mutually_exclusive_group()
+    pace.add_argument("--concurrency", type=int, metavar="N", help="closed loop: at a time (default: 2)")
+    pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
+    lengths = "128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)"
+    group.add_argument("--prompt-tokens", default="64~0.3", metavar="L", help=lengths)
+    group.add_argument("--output-tokens", default="32~0.3", metavar="L", help="the same (default: %(default)s)")
+    group.add_argument(
+        "--requests", type=int, default=16, metavar="N", help="per model and round (default: %(default)s)"
+    )
+    group.add_argument("--rounds", type=int, default=6, metavar="N", help="pairs of runs (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedules (default: 0)")
+
+
+def _add_quality(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--text", type=Path, metavar="FILE", help="to measure on (default: sampled from dense)")
+    source = group.add_mutually_exclusive_group()
+    source.add_argument("--quality", type=Path, metavar="FILE", help="what eval --json printed, instead")
+    source.add_argument("--no-quality", action="store_true", help="do not measure it")
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.bench import interrupt
+    from twofour.bench.comparison import quality
+    from twofour.bench.comparison.compare import compare
+    from twofour.bench.hardware import command_line
+    from twofour.bench.money import cost
+    from twofour.bench.report.report import claim
+    from twofour.prune.progress import to_stderr
+
+    experiment, progress = _experiment(args), to_stderr()
+    _refuse_unclear(args)
+    claim(args.out)
+    with interrupt.in_order() as ending, _models(args, progress) as (dense, sparse):
+        report = compare(
+            dense,
+            sparse,
+            experiment,
+            quality=quality.from_file(args.quality) if args.quality else None,
+            measure_quality=not args.no_quality,
+            text=args.text,
+            random_weights=args.random_weights,
+            price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
+            threads=args.threads,
+            api_key=read_key(args.api_key_file),
+            logs=args.out,
+            command=command_line(),
+            progress=progress,
+        )
+    try:
+        page = report.write(args.out)
+    finally:
+        print(report.json() if args.json else report.table())
+    print(f"report: {page.resolve()}", file=sys.stderr if args.json else sys.stdout)
+    if report.cut_off:
+        return ending.status
+    return 0 if report.valid else INVALID
+
+
+def _refuse_unclear(args: argparse.Namespace) -> None:
+    if args.random_weights and (args.dense or args.quality or args.text):
+        raise InputError("--random-weights makes both models, without any quality; give no model, --quality or --text")
+    if not args.random_weights and (args.sparse is None or args.models):
+        raise InputError("give DENSE and SPARSE, or --random-weights with or without --models")
+
+
+@contextmanager
+def _models(args: argparse.Namespace, progress: "Progress") -> Iterator[tuple[str, str]]:
+    """Both models; those of random weights are gone in the end, unless they have a place to stay."""
+    if not args.random_weights:
+        yield args.dense, args.sparse
+        return
+    from twofour.bench.targets import random_model
+
+    with tempfile.TemporaryDirectory(prefix="twofour-models-") as scratch:
+        dense, sparse = random_model.pair(args.random_weights, args.models or Path(scratch), progress)
+        yield str(dense), str(sparse)
+
+
+def _experiment(args: argparse.Namespace) -> "Experiment":
+    from twofour.bench.comparison.experiment import Experiment
+    from twofour.bench.load.workload import lengths
+
+    return Experiment(
+        requests=args.requests,
+        concurrency=args.concurrency if args.rate or args.concurrency is not None else 2,
+        rate=args.rate,
+        prompt_tokens=lengths(args.prompt_tokens),
+        output_tokens=lengths(args.output_tokens),
+        rounds=args.rounds,
+        seed=args.seed,
+    )

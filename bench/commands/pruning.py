@@ -1,0 +1,57 @@
+"""The verb `bench pruning`: presets compared by quality and minutes."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from twofour.prune.config import Preset, Values
+
+    parser.description = (
+        "Prune a model with several presets, calibrations and seeds, and judge all of them on the second half of a "
+        "text. A command that was cut off goes on where it was."
+    )
+    parser.add_argument("model", metavar="DENSE", help="a dense model: a folder or a hub id")
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="a UTF-8 text of many lines")
+    parser.add_argument("--preset", nargs="+", choices=get_args(Preset), default=get_args(Preset), help="default: all")
+    parser.add_argument(
+        "--calibration",
+        nargs="+",
+        default=["first", "self"],
+        metavar="SOURCE",
+        help="first (half of the text), self (what the model samples itself), a file, or a mix of them, A+B "
+        "(default: first self)",
+    )
+    parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="default: 0 1 2")
+    parser.add_argument("--values", nargs="+", choices=get_args(Values), default=["model"], help="default: model")
+    parser.add_argument("--samples", type=int, default=64, metavar="N", help="default: %(default)s")
+    parser.add_argument("--length", type=int, default=512, metavar="L", help="default: %(default)s")
+    parser.add_argument("--window", type=int, default=1024, metavar="N", help="tokens (default: %(default)s)")
+    parser.add_argument("--windows", type=int, metavar="N", help="score at most this many")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="keeps the pruned models")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the results, JSON")
+    parser.add_argument("--json", action="store_true", help="print the results instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.bench import interrupt
+    from twofour.bench.pruning.presets import Comparison, compare, table
+
+    asked = Comparison(
+        model=args.model,
+        text=args.text,
+        presets=args.preset,
+        calibrations=args.calibration,
+        seeds=args.seed,
+        values=args.values,
+        samples=args.samples,
+        length=args.length,
+        window=args.window,
+        windows=args.windows,
+    )
+    with interrupt.in_order():
+        results = compare(asked, args.work, args.out)
+    print(json.dumps(results) if args.json else table(results))
+    return 0

@@ -1,0 +1,135 @@
+"""The verb `bench run`: load-test one server and print what it did."""
+
+import argparse
+import json
+import sys
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twofour.prune.errors import InputError
+
+if TYPE_CHECKING:
+    from twofour.bench.load.run import Load, Run
+    from twofour.prune.progress import Progress
+
+INVALID = 3  # the exit status of a run that failed a gate
+KEY_HELP = "a file of API keys, one a line as for serve; the first is sent"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Load-test one server through its OpenAI-compatible API. Exit status 3: a validity gate failed."
+    )
+    parser.add_argument("url", metavar="URL", help="http://host:port")
+    parser.add_argument("--model", metavar="NAME", help="which of the server's models (default: its only one)")
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument("--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)")
+    pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
+    parser.add_argument("--requests", type=int, default=64, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--prompt-tokens",
+        default="128~0.3",
+        metavar="L",
+        help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
+    )
+    parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule and the texts (default: 0)")
+    parser.add_argument(
+        "--nonce",
+        metavar="TEXT",
+        help="makes prompts begin like no others; the same seed and nonce send the same again, which a server may have "
+        "cached (default: drawn, and printed)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="without ignore_eos and the like, which some servers refuse; serve a model there that has no end token",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="give a request up when nothing has come for so long (default: %(default)s)",
+    )
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help=KEY_HELP)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
+    parser.add_argument(
+        "--format", choices=("twofour", "vllm-json"), default="twofour", help="of the JSON (default: twofour)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from twofour.bench import interrupt
+    from twofour.bench.hardware import provenance
+    from twofour.bench.load.gates import failed
+    from twofour.bench.load.table import table
+    from twofour.prune import out
+    from twofour.prune.progress import to_stderr
+
+    out.claim(args.out)
+    api_key = read_key(args.api_key_file)
+    about = provenance()
+    with interrupt.in_order() as ending:
+        done = _measured(_load(args, api_key), api_key, to_stderr())
+    document, full = (
+        json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
+        for with_records in (False, args.out is not None)
+    )
+    out.deliver(document if args.json else table(done), args.out, full)
+    for gate in failed(done.gates):
+        print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
+    if done.cut_off:
+        return ending.status
+    return 0 if done.valid else INVALID
+
+
+def _measured(load: "Load", api_key: str | None, progress: "Progress") -> "Run":
+    """The run, or what there is of it when it is interrupted."""
+    from twofour.bench.load.run import CutOff, measure
+
+    try:
+        return measure(load, api_key, progress)
+    except CutOff as interrupt:
+        return interrupt.run
+
+
+def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
+    from twofour.bench.load.run import Load, served_model
+    from twofour.bench.load.workload import lengths
+
+    if args.concurrency is not None and args.concurrency < 1:
+        raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
+    if not 0 < args.timeout < inf:
+        raise InputError(f"a time-out of {args.timeout:g} s; --timeout is a number above 0")
+    if args.nonce and not args.nonce.isprintable():
+        raise InputError("the nonce holds what is no text; give --nonce letters and digits")
+    return Load(
+        url=args.url,
+        model=args.model or served_model(args.url, api_key),
+        requests=args.requests,
+        concurrency=args.concurrency or (4 if args.rate is None else None),
+        rate=args.rate,
+        prompt_tokens=lengths(args.prompt_tokens),
+        output_tokens=lengths(args.output_tokens),
+        seed=args.seed,
+        timeout_s=args.timeout,
+        plain=args.plain,
+        nonce=args.nonce,
+    )
+
+
+def read_key(file: Path | None) -> str | None:
+    """The first key in a file; None: no file, no key."""
+    from twofour.serve.edge.key_file import keys
+
+    return keys(file)[0] if file else None
+
+
+def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:
+    from twofour.bench.load.run import document
+    from twofour.bench.load.vllm_json import flat
+
+    return (flat if form == "vllm-json" else document)(done, with_records)

@@ -1,0 +1,246 @@
+"""The load client: one event loop, raw sockets, and no work while the clock runs that could wait until after.
+
+A read is stored with its time, and only the framing is looked at, to find the end of a response; events and
+JSON are decoded when the run is over. Requests are made into bytes before it starts, and the garbage
+collector is off. Open loop (no `concurrency`): every request leaves at its time, whatever is still under
+way. Closed loop: so many workers send one request after another; the first request runs alone, and the
+workers then start spread over the time that it took, so that they do not march in step. Connections stay open
+from one load to the next, so that a warm-up leaves them for the run.
+"""
+
+import asyncio
+import gc
+import json
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+
+from twofour.bench.load import wire, workload
+from twofour.bench.load.connection import Connection
+from twofour.bench.load.decode import Exchange
+from twofour.bench.load.records import Request
+from twofour.serve.http.crowd import raise_open_files
+
+TICK_S = 0.005
+TIMER_S = 0.001  # what a loop's timers count in: so late is in time
+
+
+class Session:
+    """Loads on one server, one after another."""
+
+    def __init__(self, client: "Client", runner: asyncio.Runner) -> None:
+        self._client = client
+        self._runner = runner
+
+    def send(
+        self,
+        jobs: Sequence["Job"],
+        concurrency: int | None,
+        lags: list[float] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Drive a load to its end; what came of each request stands in its job.
+
+        `lags` is filled with the lateness of the event loop in seconds, `on_end` is called after every request.
+        An interrupt ends what is under way, and comes out of here as KeyboardInterrupt.
+        """
+        self._client.on_end = on_end
+        load = _open_loop if concurrency is None else partial(_closed_loop, concurrency)
+        self._runner.run(_observed(load(self._client, jobs), lags if lags is not None else []))
+
+
+@contextmanager
+def connected(url: str, idle_s: float) -> Iterator[Session]:
+    """A session for the length of a `with` block. idle_s: see Connection."""
+    client = Client(wire.target(url), idle_s, None)
+    raise_open_files()
+    with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            yield Session(client, runner)
+        finally:
+            client.close()
+
+
+@dataclass
+class Job:
+    request: Request
+    message: bytes = field(repr=False)  # the key is in it
+    exchange: Exchange = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.exchange = Exchange(self.request.index)
+
+
+def jobs(
+    url: str, model: str, requests: Sequence[Request], nonce: str, api_key: str | None = None, plain: bool = False
+) -> list[Job]:
+    """The requests as bytes.
+
+    `plain`: with nothing that OpenAI's API does not have, so the model itself must not end an answer early.
+    """
+    to = wire.target(url)
+    return [Job(request, _message(to, model, request, api_key, nonce, plain)) for request in requests]
+
+
+def _message(to: wire.Target, model: str, request: Request, api_key: str | None, nonce: str, plain: bool) -> bytes:
+    body = {
+        "model": model,
+        "prompt": workload.marked(request, nonce),
+        "max_tokens": request.output_tokens,
+        "temperature": 0.0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if not plain:
+        body |= {"min_tokens": request.output_tokens, "ignore_eos": True}
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    return wire.post(to, "/completions", json.dumps(body).encode(), api_key)
+
+
+async def _observed(load: Coroutine[None, None, None], lags: list[float]) -> None:
+    await asyncio.sleep(0)  # connections that were closed since the last load are heard of
+    ticker = asyncio.create_task(_tick(lags))
+    try:
+        await load
+    finally:
+        ticker.cancel()
+        with suppress(asyncio.CancelledError):
+            await ticker
+
+
+async def _tick(lags: list[float]) -> None:
+    while True:
+        due_at = perf_counter() + TICK_S
+        await asyncio.sleep(TICK_S)
+        lags.append(max(0.0, perf_counter() - due_at - TIMER_S))
+
+
+async def _open_loop(client: "Client", jobs: Sequence[Job]) -> None:
+    started_at = perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for job in sorted(jobs, key=lambda job: job.request.at_s):
+            job.exchange.scheduled_at = started_at + job.request.at_s
+            await _until(job.exchange.scheduled_at)
+            group.create_task(client.send(job))
+
+
+async def _until(due_at: float) -> None:
+    # A loop's timers count whole milliseconds, so the last of them is spent in turns of the loop that wait for nothing.
+    while (left_s := due_at - perf_counter()) > 0:
+        await asyncio.sleep(max(0.0, left_s - TIMER_S))
+
+
+async def _closed_loop(concurrency: int, client: "Client", jobs: Sequence[Job]) -> None:
+    queue = iter(jobs)
+    first = next(queue, None)
+    if first is None:
+        return
+    started_at = perf_counter()
+    await _send_now(client, first)
+    spread_s = (perf_counter() - started_at) / concurrency
+    async with asyncio.TaskGroup() as group:
+        for worker in range(min(concurrency, len(jobs))):
+            group.create_task(_work(client, queue, worker * spread_s))
+
+
+async def _work(client: "Client", queue: Iterator[Job], delay_s: float) -> None:
+    await asyncio.sleep(delay_s)
+    for job in queue:
+        await _send_now(client, job)
+
+
+async def _send_now(client: "Client", job: Job) -> None:
+    job.exchange.scheduled_at = perf_counter()
+    await client.send(job)
+
+
+class Client:
+    """The connections to one server. `send` gives every exchange its one ending; it raises nothing of its own."""
+
+    def __init__(self, to: wire.Target, idle_s: float, on_end: Callable[[], None] | None) -> None:
+        self._to = to
+        self._idle_s = idle_s
+        self.on_end = on_end
+        self._idle: list[Connection] = []
+
+    async def send(self, job: Job) -> None:
+        exchange = job.exchange
+        try:
+            await self._attempts(job)
+        except asyncio.CancelledError:
+            exchange.error = "cut off: the run was interrupted"
+            raise
+        except TimeoutError:
+            exchange.error = f"timeout: nothing came for {self._idle_s:g} s"
+        except wire.WireError as error:
+            exchange.error = f"protocol: {error}"
+        except ConnectionResetError as error:
+            exchange.error = f"reset: {error}"
+        except OSError as error:
+            exchange.error = f"connect: {error}"
+        finally:
+            exchange.done_at = exchange.done_at or perf_counter()
+        if self.on_end:
+            self.on_end()
+
+    async def _attempts(self, job: Job) -> None:
+        connection = self._reused()
+        if connection:
+            try:
+                return await self._ask(connection, job)
+            except ConnectionResetError:
+                # The server may close an idle connection just as we use it: once more on a fresh one.
+                if connection.heard:
+                    raise
+                job.exchange.reconnected = True
+        await self._ask(await self._connect(job.exchange), job)
+
+    async def _ask(self, connection: Connection, job: Job) -> None:
+        try:
+            await connection.ask(job.message, job.exchange)
+        finally:
+            if connection.reusable:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _reused(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reusable:
+                return connection
+        return None
+
+    async def _connect(self, exchange: Exchange) -> Connection:
+        loop, exchange.connecting_at = asyncio.get_running_loop(), perf_counter()
+        async with asyncio.timeout(self._idle_s):
+            _, connection = await loop.create_connection(lambda: Connection(self._idle_s), self._to.host, self._to.port)
+        exchange.connected_at = perf_counter()
+        return connection
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None  # asyncio's own loop: slower, and the loop-lag gate tells when that matters
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

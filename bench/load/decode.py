@@ -1,0 +1,198 @@
+"""From the bytes of an exchange to its record: server-sent events and JSON, decoded when the run is over.
+
+An event becomes a `Chunk` when it carries tokens. How many, the server says in the usage that it sends with
+every event (`continuous_usage_stats`); a first event that only names the role carries none and does not
+count. From a server that sends usage at the end only, or never, every event with text counts one token:
+then the sum over the chunks need not be `output_tokens`, and `metrics` says so. A response without any event is named
+for what it is: a redirect, a page, an answer in one piece.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from twofour.bench.load import wire
+from twofour.bench.load.records import Chunk, Record
+
+_ERROR_LENGTH = 300
+_GLIMPSE = 80
+_TRUNCATED = "truncated: the stream ended without a finish reason"
+
+
+@dataclass
+class Exchange:
+    """What the client noted while the clock ran; times as in `Record`."""
+
+    index: int
+    scheduled_at: float = 0.0
+    connecting_at: float | None = None
+    connected_at: float | None = None
+    sent_at: float | None = None
+    headers_at: float | None = None
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the response, names in lower case
+    reads: list[tuple[float, bytes]] = field(default_factory=list)  # body bytes, without the framing
+    done_at: float | None = None
+    error: str | None = None
+    reconnected: bool = False
+
+
+def record(exchange: Exchange, api_key: str | None = None) -> Record:
+    """The record of an exchange. Its `error` is `kind: detail`, without the key; `done_at`: it ended, well or not."""
+    known = Record(
+        exchange.index,
+        exchange.scheduled_at,
+        connecting_at=exchange.connecting_at,
+        connected_at=exchange.connected_at,
+        sent_at=exchange.sent_at,
+        headers_at=exchange.headers_at,
+        done_at=exchange.done_at,
+        status=exchange.status,
+        reconnected=exchange.reconnected,
+    )
+    if exchange.status is not None and exchange.status >= 300:
+        known.error = _refusal(exchange, api_key)
+        return known
+    stream = _Stream(known)
+    for at, line in _events(exchange.reads):
+        stream.take(at, wire.hidden(line, api_key))
+    known.coalesced_reads = _repeats([chunk.at for chunk in known.chunks])
+    ending = stream.complaint() if stream.began else _no_stream(exchange, api_key)
+    known.error = exchange.error or known.error or ending
+    return known
+
+
+def _events(reads: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+    """Every `data:` line, at the time of the read that completed it."""
+    rest, at = b"", 0.0
+    for at, payload in reads:
+        *lines, rest = (rest + payload).split(b"\n")
+        yield from ((at, line[5:].strip()) for line in lines if line.startswith(b"data:"))
+    if rest.startswith(b"data:"):
+        yield at, rest[5:].strip()
+
+
+class _Stream:
+    """The events of one response, taken in order and written into its record."""
+
+    def __init__(self, into: Record) -> None:
+        self._record = into
+        self.began = False
+        self._counted = 0  # tokens that the usage of earlier events has accounted for
+        self._by_text = False  # an event with text came without usage
+        self._terminated = False
+
+    def take(self, at: float, line: bytes) -> None:
+        self.began = True
+        if line == b"[DONE]":
+            self._terminated = True
+            return
+        try:
+            event = json.loads(line)
+            self._event(at, event)
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
+            self._record.error = f"protocol: an event is no completion: {_glimpse(line)}"
+
+    def complaint(self) -> str | None:
+        if not self._terminated and self._record.finish_reason is None:
+            return _TRUNCATED
+        if not self._record.chunks:
+            return "empty: the server sent no tokens"
+        return None
+
+    def _event(self, at: float, event: dict[str, Any]) -> None:
+        if event.get("error"):  # some send null with every event
+            self._record.error = f"server: {_message(event)}"
+            return
+        so_far = self._usage(event.get("usage") or {})
+        for choice in event["choices"][:1]:
+            self._choice(at, choice, so_far)
+
+    def _usage(self, usage: dict[str, Any]) -> int | None:
+        """Note what it says, each number by itself: servers leave some out. The output tokens so far."""
+        record, details = self._record, usage.get("prompt_tokens_details") or {}
+        prompt, so_far = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        cached = _count(details, "cached_tokens")
+        record.prompt_tokens = record.prompt_tokens if prompt is None else prompt
+        record.output_tokens = record.output_tokens if so_far is None else so_far
+        record.cached_tokens = record.cached_tokens if cached is None else cached
+        return so_far
+
+    def _choice(self, at: float, choice: dict[str, Any], so_far: int | None) -> None:
+        self._record.finish_reason = choice.get("finish_reason") or self._record.finish_reason
+        has_text = bool(choice.get("text"))
+        self._by_text = self._by_text or (has_text and so_far is None)
+        if self._by_text or so_far is None:
+            tokens = int(has_text)
+        else:
+            tokens = so_far - self._counted
+            self._counted = so_far
+        if tokens > 0:
+            self._record.chunks.append(Chunk(at, tokens))
+
+
+def _repeats(times: list[float]) -> int:
+    """How many reads brought more than one chunk."""
+    return len({at for at, after in pairwise(times) if at == after})
+
+
+def _count(said: dict[str, Any], name: str) -> int | None:
+    value = said.get(name)
+    if value is not None and not (isinstance(value, int) and 0 <= value < 2**53):
+        raise TypeError
+    return value
+
+
+def _no_stream(exchange: Exchange, api_key: str | None) -> str:
+    """What a response of status 2xx is that has not one event."""
+    body, kind = _body(exchange, api_key), exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if exchange.status not in (None, 200):
+        return f"status {exchange.status}: no answer is in it; is the API there? check the address"
+    if kind == "text/event-stream" or not (kind or body):
+        return _TRUNCATED
+    try:
+        whole = json.loads(body)
+    except (ValueError, RecursionError):
+        what = kind or "something"
+        return f"no API: {what} instead of a stream: {_glimpse(body)}; check the address, and log-ins on the way"
+    if isinstance(whole, dict) and whole.get("error"):
+        return f"server: {_message(whole)}"
+    if isinstance(whole, dict) and "choices" in whole:
+        return 'not streamed: the answer came whole; the server ignores "stream", measure one that heeds it'
+    return f"no API: JSON that is no completion: {_glimpse(body)}; check the address"
+
+
+def _refusal(exchange: Exchange, api_key: str | None) -> str:
+    if (exchange.status or 0) < 400:
+        return f"status {exchange.status}: {_redirect(exchange, api_key)}"
+    body = _body(exchange, api_key)
+    try:
+        detail = _message(json.loads(body))
+    except (ValueError, RecursionError):
+        detail = body.decode(errors="replace").strip()
+    return f"status {exchange.status}: {detail[:_ERROR_LENGTH]}"
+
+
+def _redirect(exchange: Exchange, api_key: str | None) -> str:
+    """Where to. Without the query, which may hold a key."""
+    to = exchange.headers.get("location", "").partition("?")[0]
+    if not to:
+        return "no answer is in it; is the API there? check the address"
+    where = wire.shown(wire.hidden(to.encode(), api_key).decode())
+    return f"the server sends on to {where[:_ERROR_LENGTH]}; give the address that answers itself"
+
+
+def _body(exchange: Exchange, api_key: str | None) -> bytes:
+    return wire.hidden(b"".join(payload for _, payload in exchange.reads), api_key)
+
+
+def _glimpse(said: bytes) -> str:
+    return " ".join(said[:_GLIMPSE].decode(errors="replace").split())
+
+
+def _message(body: Any) -> str:
+    error = body.get("error") if isinstance(body, dict) else body
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message)[:_ERROR_LENGTH]

@@ -1,0 +1,109 @@
+"""What is sent: a seeded schedule of prompts, lengths and arrival times.
+
+Prompts are plain English words, about one token each; no tokenizer is asked, the server's usage tells the
+truth. Every prompt is sent after `NONCE_WORDS` words that depend on the run and on the index, so that no
+request finds the beginning of another in a prefix cache, whatever ran before; they are part of the planned
+length. Arrivals, lengths and words have random streams of their own: a new rate leaves the prompts alone.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, repeat
+
+from twofour.bench.load import arrivals
+from twofour.bench.load.records import Request
+from twofour.prune.errors import InputError
+
+NONCE_WORDS = 4
+
+# 256 words, each one token with or without a space before it (checked in SmolLM2's vocabulary),
+# so that a byte of the nonce is a word and all nonces are equally long.
+_TEXT = """
+able about above act add after again age ago air all almost alone along already also always among amount
+and animal answer any area arm around art ask away baby back bad ball bank base bear beat because bed
+been before begin being below best better between big bird bit black blood blue board boat body bone book
+born both bottom box boy bread break bright brother brown build built burn business buy call came can
+capital car card care case cat catch cause cell center central century certain chair change character
+charge chief child children choose church circle city claim class clean clear clock close cloth cloud
+coast cold color column come common company compare complete condition consider continue control cook
+cool copy corn correct cost could count country course cover create crop cross current cut dark daughter
+day dead deal death deep degree depend describe design develop did die difficult direct distance divide
+doctor does dog dollar done door double down draw dream drive drop dry during each early earth east easy
+eat edge effect egg eight either electric else end energy engine enough enter equal even event ever every
+exact example except exercise expect experience experiment eye face fact fair fall family famous far farm
+fast father feed feel feet felt few field fight figure fill final find fine fire first fish fit five flat
+floor flow flower fly follow food foot force forest form forward found four free fresh friend front fruit
+full game gas general get girl give glass go gold
+"""
+WORDS = tuple(_TEXT.split())
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A number of tokens: fixed, or lognormal with this mean and `sigma`, the deviation of its logarithm."""
+
+    mean: int
+    sigma: float = 0.0
+
+    def draw(self, random_: random.Random) -> int:
+        if not self.sigma:
+            return self.mean
+        centre = math.log(self.mean) - self.sigma**2 / 2
+        return max(1, round(random_.lognormvariate(centre, self.sigma)))
+
+    def __str__(self) -> str:
+        return f"{self.mean}~{self.sigma:g}" if self.sigma else str(self.mean)
+
+
+def lengths(text: str) -> Lengths:
+    """Read `128`, all of that length, or `128~0.3`, lognormal with that mean and sigma."""
+    mean, _, sigma = text.partition("~")
+    try:
+        parsed = Lengths(int(mean), float(sigma or 0))
+    except ValueError:
+        raise InputError(f"{text!r} is not a length; write 128 or 128~0.3") from None
+    if parsed.mean < 1 or not 0 <= parsed.sigma <= 2:
+        raise InputError(f"length {text!r} is out of range; the mean is at least 1, sigma from 0 to 2")
+    return parsed
+
+
+def plan(
+    requests: int,
+    prompt_tokens: Lengths,
+    output_tokens: Lengths,
+    seed: int,
+    rate: float | None = None,
+    words: Sequence[str] = WORDS,
+) -> list[Request]:
+    """Return the schedule: Poisson arrivals at `rate` requests per second, all at 0.0 for a closed loop."""
+    _refuse(requests, prompt_tokens, rate)
+    sizes = random.Random(f"{seed}/lengths")
+    vocabulary = random.Random(f"{seed}/words")
+    times: Iterator[float] = arrivals.poisson(rate, seed) if rate else repeat(0.0)
+    planned = []
+    for index, at_s in enumerate(islice(times, requests)):
+        tokens = max(NONCE_WORDS + 1, prompt_tokens.draw(sizes))
+        text = " ".join(vocabulary.choices(words, k=tokens - NONCE_WORDS))
+        planned.append(Request(index, at_s, text, tokens, output_tokens.draw(sizes)))
+    return planned
+
+
+def marked(request: Request, nonce: str) -> str:
+    """The prompt as it is sent: the words of `nonce` and of the request's index come first."""
+    digest = hashlib.blake2b(f"{nonce}/{request.index}".encode(), digest_size=NONCE_WORDS).digest()
+    return " ".join([*(WORDS[byte] for byte in digest), request.prompt])
+
+
+def _refuse(requests: int, prompt_tokens: Lengths, rate: float | None) -> None:
+    if requests < 1:
+        raise InputError(f"{requests} requests measure nothing; ask for at least 1")
+    if prompt_tokens.mean <= NONCE_WORDS:
+        raise InputError(
+            f"prompts of {prompt_tokens} tokens are too short; {NONCE_WORDS} words go to the nonce, "
+            f"ask for at least {NONCE_WORDS + 1}"
+        )
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise InputError(f"a rate of {rate} requests per second is impossible; give a number above 0")

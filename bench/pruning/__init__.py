@@ -1,0 +1,1 @@
+"""Presets compared by quality and minutes: `presets`."""

@@ -1,0 +1,46 @@
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from twofour.bench.comparison.experiment import Experiment
+from twofour.bench.report.arms import ARMS, arm_label
+from twofour.prune.errors import InputError
+
+CLOSED = Experiment()
+
+
+def test_over_six_rounds_three_arms_take_all_their_orders() -> None:
+    orders = [CLOSED.order(round_, ARMS) for round_ in range(6)]
+    assert sorted(orders) == sorted(permutations(ARMS))
+    assert all(orders[round_ + 1] == orders[round_][::-1] for round_ in (0, 2, 4))
+
+
+def test_of_two_arms_each_is_first_half_of_the_time() -> None:
+    firsts = [CLOSED.order(round_, ("dense", "sparse"))[0] for round_ in range(4)]
+    assert firsts == ["dense", "sparse", "sparse", "dense"]
+
+
+def test_dense_is_called_the_best_only_beside_torchs() -> None:
+    assert [arm_label(arm, ARMS) for arm in ARMS] == ["torch dense", "best dense", "2:4"]
+    assert arm_label("dense", ("dense", "sparse")) == "dense"
+
+
+def test_all_arms_get_one_schedule_and_each_round_another() -> None:
+    seeds = [CLOSED.load("u", "m", round_).seed for round_ in range(4)]
+    assert len({*seeds, *(seed + 1 for seed in seeds)}) == 8  # the warm-up takes the next seed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rounds": 0}, "0 rounds"),
+        ({"rate": 2.0}, "concurrency or a rate"),
+        ({"concurrency": None}, "concurrency or a rate"),
+        ({"concurrency": 0}, "at least 1"),
+    ],
+)
+def test_impossible_experiments(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        replace(CLOSED, **wrong)
