@@ -15,7 +15,7 @@ def run(*words: str) -> "subprocess.CompletedProcess[str]":
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from twofour.serve import cli\n"
+        "import sys; from twofour import cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'fastapi'} & sys.modules.keys()))"
