@@ -97,9 +97,8 @@ def flags(verb: str) -> frozenset[str]:
 
 @cache
 def verbs() -> tuple[str, ...]:
-    """All verbs, those of bench before bench itself."""
     first, second = (re.findall(r"^    ([a-z-]+)(?:  |$)", help_of(verb), re.MULTILINE) for verb in ("", "bench"))
-    return (*(f"bench {verb}" for verb in second), *first)
+    return (*(f"bench {verb}" for verb in second), *(verb for verb in first if verb != "bench"))
 
 
 def verb_of(command: list[str]) -> str | None:
@@ -115,7 +114,7 @@ def test_flags_exist(page: Path) -> None:
     for said in [*spans(page), *(line for block in blocks(page, "console") for line in block.splitlines())]:
         command = words(said)
         verb = verb_of(command)
-        assert verb or command[0] != "twofour" or len(command) == 1, f"{said}: there is no such verb"
+        assert verb or command[0] != "twofour" or command[1:] in ([], ["bench"]), f"{said}: there is no such verb"
         if verb or command[0].startswith("--"):
             known = flags(verb) if verb else every
             unknown = {word.partition("=")[0] for word in command if word.startswith("--")} - known
@@ -131,7 +130,7 @@ def test_all_flags_are_documented(verb: str, page: str) -> None:
 def test_all_verbs_are_documented() -> None:
     said = {verb_of(words(span)) for page in PAGES for span in spans(page)}
     said |= {verb_of(words(line)) for line in commands()}
-    assert set(verbs()) - {"bench"} <= said
+    assert set(verbs()) <= said
 
 
 def targets() -> list[str]:
