@@ -1,4 +1,4 @@
-"""What the README promises under "Reproducible text", to the last bit: equal tokens with equal log probabilities."""
+"""What docs/serving.md promises of reproducible text, to the last bit: equal tokens with equal log probabilities."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
