@@ -223,14 +223,20 @@ def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
 
 @contextmanager
 def _blocks_as(anatomy: Anatomy, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Let `forward`, called with the number of the block first, stand in for every block."""
+    """Let `forward`, called with the number of the block first, stand in for every block.
+
+    A `forward` of its own that a module has already, such as accelerate's hooks, is put back.
+    """
+    before = [vars(block.module).get("forward") for block in anatomy.blocks]
     try:
         for index, block in enumerate(anatomy.blocks):
             block.module.forward = partial(forward, index)
         yield
     finally:
-        for block in anatomy.blocks:
+        for block, own in zip(anatomy.blocks, before, strict=True):
             del block.module.forward
+            if own is not None:
+                block.module.forward = own
 
 
 def _run_body(model: nn.Module, ids: Tensor, mask: Tensor | None) -> None:
