@@ -29,6 +29,11 @@ class Stages(NamedTuple):
     samples: int = 64
 
     @property
+    def needs_text(self) -> bool:
+        """Whether the solver looks at anything but the weights."""
+        return self.solver != "magnitude"
+
+    @property
     def trains(self) -> bool:
         """Whether kept weights are trained at all."""
         return self.block_passes + self.model_passes > 0

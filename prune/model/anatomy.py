@@ -43,13 +43,13 @@ class Block:
 class Anatomy:
     """A causal language model, taken apart.
 
-    stored: the dtype of the linears in the checkpoint; pruned weights are rounded to it.
+    stored_dtype: of the linears in the checkpoint; pruned weights are rounded to it.
     dense: the linears and routers that stay dense, and why.
     """
 
     model: nn.Module
     blocks: list[Block]
-    stored: torch.dtype
+    stored_dtype: torch.dtype
     dense: dict[str, str]
 
     @property
@@ -116,9 +116,9 @@ def stored_dtype(folder: Path) -> torch.dtype:
         model = skeleton(read_config(folder), tensors)
         if faults := list(misfits(model, tensors)):
             raise CheckpointError(faults[0])
-        parts = dissect(model)
-        names = stored_names(parts, folder)
-        dtypes = {tensors.dtype(f"{names[name]}.weight"): names[name] for name in parts.linears}
+        anatomy = dissect(model)
+        names = stored_names(anatomy, folder)
+        dtypes = {tensors.dtype(f"{names[name]}.weight"): names[name] for name in anatomy.linears}
     if len(dtypes) != 1:
         found = ", ".join(f"{dtype} as {name} is" for dtype, name in sorted(dtypes.items()))
         raise ModelError(
@@ -147,14 +147,14 @@ def dissect(model: nn.Module) -> Anatomy:
     return anatomy
 
 
-def stored_names(parts: Anatomy, source: Path) -> dict[str, str]:
-    """Under which names a folder stores the weights of what is pruned and what stays dense.
+def stored_names(anatomy: Anatomy, source: Path) -> dict[str, str]:
+    """Return the names under which a folder stores the linears that are pruned and those that stay dense.
 
     Raises ModelError where a weight to be pruned is stored under no name that is known.
     """
     with checkpoint.Weights(source) as tensors:
-        names = {name: experts.stored_name(name, tensors) for name in (*parts.linears, *parts.dense)}
-    if missing := [name for name in parts.linears if names[name] is None]:
+        names = {name: experts.stored_name(name, tensors) for name in (*anatomy.linears, *anatomy.dense)}
+    if missing := [name for name in anatomy.linears if names[name] is None]:
         raise ModelError(
             f"{source} stores no {missing[0]}.weight: its tensors have other names than the model's; load it and save "
             "it again with transformers' save_pretrained"
@@ -229,7 +229,7 @@ def _refuse_shared_memory(anatomy: Anatomy) -> None:
 
 
 def _place(parameter: Tensor) -> int:
-    """Where it lies; on the meta device, which has no places, parameters are tied only by being one."""
+    """Where a parameter lies in memory. The meta device has no memory: there only one object is one place."""
     return id(parameter) if parameter.is_meta else parameter.data_ptr()
 
 

@@ -20,7 +20,7 @@ FEW = 1024  # that many are made at once, whatever the files hold
 def skeleton(config: Mapping[str, Any], weights: Weights) -> nn.Module:
     """Make the causal language model of a config.json, its parameters float32 on the meta device.
 
-    Raises CheckpointError where transformers cannot make it, or it has more parts than there are tensors.
+    Raises CheckpointError where transformers cannot make it, or it has more blocks or experts than there are tensors.
     """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING

@@ -33,7 +33,7 @@ from twofour.prune.format.folder import making, put, read_json, sync, write_whol
 from twofour.prune.format.packed import Packed
 from twofour.prune.label.manifest import PrunedLinear
 from twofour.prune.model.batches import STATES, Batch
-from twofour.prune.recovery.kept import Outcome, Training
+from twofour.prune.recovery.training import Outcome, Training
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, merged
 

@@ -9,7 +9,7 @@ from twofour.prune import PruneConfig
 from twofour.prune.model import anatomy, batches
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
-from twofour.prune.recovery.recover import step_tokens
+from twofour.prune.recovery.training import step_tokens
 from twofour.prune.run import footprint
 
 
