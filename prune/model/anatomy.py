@@ -1,8 +1,9 @@
 """What of a model gets pruned: its decoder blocks, and every linear inside them.
 
-Nothing is left dense in silence: a matrix inside a block that is not the weight of an `nn.Linear` (a `Conv1D`, a
-convolution, fused experts that `experts` does not know) refuses the model by name. Embeddings, lm_head, routers and
-other linears outside the blocks stay as they are; a block linear that shares its memory with one of them is refused.
+Nothing is left dense in silence: where a block holds a matrix that is not the weight of an `nn.Linear` (a `Conv1D`, a
+convolution, fused experts that `experts` does not know), the model is refused, and the matrix named. Embeddings,
+lm_head, routers and other linears outside the blocks stay as they are; a block linear that shares its memory with one
+of them is refused.
 """
 
 from collections.abc import Mapping
@@ -94,7 +95,7 @@ def load(folder: Path) -> nn.Module:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=stored, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except Exception as error:  # there is no end to what a folder can hold
+    except Exception as error:  # a folder can hold anything
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers cannot load {folder} ({type(error).__name__}: {reason})") from error
     checkpoint.require_loaded(report, folder)
@@ -109,8 +110,8 @@ def load(folder: Path) -> nn.Module:
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the dtype in which the files of a folder hold what can be pruned; nothing is loaded for it.
 
-    Raises ModelError where that is several, or none that can be pruned, and CheckpointError where config.json and the
-    tensors contradict each other.
+    Raises ModelError where there are several, or one that cannot be pruned, and CheckpointError where config.json and
+    the tensors contradict each other.
     """
     with checkpoint.Weights(folder) as tensors:
         model = skeleton(read_config(folder), tensors)
@@ -131,7 +132,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def dissect(model: nn.Module) -> Anatomy:
-    """Find the decoder blocks and their linears, fused experts taken apart in place.
+    """Find the decoder blocks and their linears; fused experts are taken apart in place.
 
     Raises ModelError where a part cannot be pruned.
     """

@@ -59,28 +59,28 @@ def step_tokens(text_tokens: int) -> int:
 
 
 def split(parts: int) -> tuple[range, range]:
-    """Split the parts of a text in those that train and those, at the end, that validate. Needs at least two."""
+    """Split the parts of a text: the last ones validate, the others train. Needs at least two."""
     held_out = max(1, parts // HELD_OUT)
     return range(parts - held_out), range(parts - held_out, parts)
 
 
 class TrainingJournal(Protocol):
-    """What keeps how far training is, so that one that was cut off can go on."""
+    """What keeps how far training is, so that it can go on after it was cut off."""
 
     def restore_training(self) -> "Training | None":
-        """Return where training was, or None."""
+        """Return how far training was, or None."""
         ...
 
     def save_training(self, training: "Training") -> None:
-        """Keep where training is."""
+        """Keep how far training is."""
         ...
 
 
 @dataclass
 class Training:
-    """Where training is: after `done` steps, with the best loss on held-out text so far, and the weights that had it.
+    """How far training is: `done` steps, with the best loss on held-out text so far, and the weights that had it.
 
-    stale: passes since then. state: of the optimiser; None where it is at its start.
+    stale: passes since then. state: of the optimiser, when it was saved last; None: never.
     """
 
     done: int

@@ -1,9 +1,9 @@
 """The walk: one decoder block at a time, collect -> prune -> propagate.
 
-Each block runs twice on the hidden states of the text: once dense, while its linears' inputs are counted, and once
-pruned, which gives the next block the inputs it will have in the pruned model. Linears inside a block see dense
-inputs; those of an expert are drawn towards those of all experts (`statistics.shrink`). Where blocks are recovered, the
-dense model is followed beside the pruned one, and a block is trained between.
+Each block runs twice on the hidden states of the text: once dense, while the inputs of its linears are counted, and
+once pruned, to give the next block the inputs that it will have in the pruned model. Linears inside a block see dense
+inputs; the statistics of an expert are drawn towards those of all experts (`statistics.shrink`). Where weights are
+trained, the dense model also runs on states of its own, and a block is trained between its two runs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -82,17 +82,7 @@ def walk(
     step = counter("pruning blocks", len(anatomy.blocks), progress, done)
     for index, block in enumerate(anatomy.blocks[done:], start=done):
         block.module.to(device)
-        if recover:
-            follow_dense(block, index, batches)
-        observer = collect(block, index, batches, new_statistic)
-        give_back()
-        pruned = prune_block(block, observer, solve, to_stored)
-        del observer  # its Hessians are as large as a block
-        if recover:
-            outcome = recover(block, index, batches)
-            pruned = replace(with_weights(pruned, block, to_stored), recovered=outcome)
-        propagate(block, index, batches)
-        require_finite(index, batches)
+        pruned = pass_through(block, index, batches, solve, new_statistic, to_stored, recover)
         block.module.cpu()
         give_back()
         if journal:
@@ -100,6 +90,30 @@ def walk(
             pruned = replace(pruned, weights={})
         step(f"largest loss {max(linear.loss for linear in pruned.linears.values()):.4f}")
         yield pruned
+
+
+def pass_through(
+    block: Block,
+    index: int,
+    batches: list[Batch],
+    solve: Solve,
+    new_statistic: NewStatistic,
+    to_stored: ToStored,
+    recover: Recover | None,
+) -> PrunedBlock:
+    """Prune one block, train it where that is asked for, and leave in the batches what comes out of it."""
+    if recover:
+        follow_dense(block, index, batches)
+    observer = collect(block, index, batches, new_statistic)
+    give_back()
+    pruned = prune_block(block, observer, solve, to_stored)
+    del observer  # its Hessians are as large as a block
+    if recover:
+        outcome = recover(block, index, batches)
+        pruned = replace(with_weights(pruned, block, to_stored), recovered=outcome)
+    propagate(block, index, batches)
+    require_finite(index, batches)
+    return pruned
 
 
 def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:
@@ -146,7 +160,7 @@ def prune_without_text(
     to_stored: ToStored | None = None,
     journal: BlockJournal | None = None,
 ) -> Iterator[PrunedBlock]:
-    """Prune the model in place by its weights alone. One that was cut off begins anew: it takes seconds."""
+    """Prune the model in place by its weights alone. It takes seconds, so after a cut-off it begins anew."""
     to_stored = to_stored or in_dtype(anatomy.stored_dtype)
     for index, block in enumerate(track(anatomy.blocks, "pruning blocks", progress)):
         solved = {

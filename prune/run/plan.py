@@ -1,8 +1,8 @@
 """What a run will take, before it starts: its steps are timed on a little text, by the code that will run.
 
-Time is linear in the text, but for the solvers, which take the same time whatever the text. Every block is taken to be
-like the largest. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from
-below. Reading files and data sets is not counted. Memory and disk: see `footprint`.
+Time is linear in the text, except that of the solvers, which does not depend on it. Every block counts as the largest
+one. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from below. Reading
+files and data sets is not counted. Memory and disk: see `footprint`.
 """
 
 import time
@@ -33,7 +33,7 @@ from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources
 
 TRIAL_TOKENS = 1024  # of text, for what is linear in it
-DECODED = 5  # tokens, the start token included
+DECODED = 5  # tokens of each text, the start token included
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from twofour.prune.text import corpus, sources
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dense model in memory, and what will be done with it, as far as this machine allows it."""
+    """A dense model in memory, and what will be done with it on this machine."""
 
     source: Path
     anatomy: Anatomy
-    names: dict[str, str]  # under which its folder stores the weights of a linear
+    names: dict[str, str]  # of a linear in the model -> in its folder
     config: PruneConfig
     decided: Decided
     on_disk: bool  # hidden states are
@@ -49,7 +49,7 @@ class Prepared:
 def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Prepared:
     """Load the model of a folder and decide what can be done with it here. begun: the run that goes on.
 
-    Raises ModelError or InputError for what a run could not do: before it starts, and for `prune --plan`, too.
+    Raises ModelError or InputError for what a run could not do, before it starts; `prune --plan` does the same.
     """
     require_device(config.device)
     refuse_config(folder.read_config(source))
@@ -80,7 +80,7 @@ def writer_notes(config: PruneConfig, writer: str) -> list[str]:
 
 
 def dtype_notes(config: Mapping[str, Any], stored: torch.dtype) -> list[str]:
-    """Say so where config.json names another dtype than the linears are stored in, which counts."""
+    """Say so where config.json names another dtype than that of the stored linears, which counts."""
     named = checkpoint.named_dtype(config)
     if named in (None, stored):
         return []
@@ -100,7 +100,7 @@ def require_device(device: str) -> None:
 
 
 def forward_dtype(anatomy: Anatomy, config: PruneConfig) -> torch.dtype:
-    """Return what forwards run in: as asked, or the model's dtype, or float32 where that is slow on a CPU."""
+    """Return the dtype of forwards: as asked, else that of the model, or float32 where a CPU is slow in that."""
     if config.dtype != "auto":
         dtype: torch.dtype = getattr(torch, config.dtype)
         return dtype
