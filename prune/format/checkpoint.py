@@ -46,7 +46,7 @@ def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
 
 
 def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:
-    """Write a model with some linears replaced, all else as it is. weights: by the stored names of their modules."""
+    """Write a model with some linears replaced, all else as it is. weights: by the names they are stored under."""
     with Weights(source, "dense") as tensors:
         kinds: set[ValuesKind] = set()  # filled while weights are written, for they are made only then
         write_weights(folder, _replaced(tensors, weights, form, kinds), form)

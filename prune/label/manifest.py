@@ -16,7 +16,7 @@ from twofour.prune.recovery.training import Recovery
 class PrunedLinear:
     """What is known of one pruned linear. `loss` is relative, see `loss_kind` of the manifest.
 
-    It is that of the values as they are stored, rounding to int8 too, but before kept weights were trained.
+    It is that of the values as they are stored, rounded to int8 if so, but before kept weights were trained.
     """
 
     shape: tuple[int, int]
@@ -134,7 +134,7 @@ def _calibration(config: PruneConfig, text: Text) -> dict[str, Any] | None:
 
 
 def _named(source: str) -> str:
-    """The name of a source for others to read: the folders of this machine are nobody's business."""
+    """The name of a source for others to read, without the folders of this machine."""
     name = source.removeprefix(HUB)
     is_public = source in (SELF, CHAT) or (name != source and not name.startswith(("/", ".")))
     return source if is_public else Path(name).name

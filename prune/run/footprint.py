@@ -194,7 +194,8 @@ def _solving(anatomy: Anatomy) -> int:
 
 def _training(anatomy: Anatomy, config: PruneConfig) -> int:
     return max(
-        round(_kept(block.linears.values(), anatomy)) + _way_back(block, anatomy, config) for block in anatomy.blocks
+        round(_kept(block.linears.values(), anatomy)) + _for_backward(block, anatomy, config)
+        for block in anatomy.blocks
     )
 
 
@@ -203,7 +204,7 @@ def _distilling(anatomy: Anatomy, config: PruneConfig) -> int:
     trained = round(_kept(anatomy.linears.values(), anatomy))
     slope = 4 if _dtype(anatomy) == torch.float16 else _element(anatomy)  # see `divergence`
     logits = _step_tokens(config) * _vocabulary(anatomy) * (3 * _element(anatomy) + slope)
-    return trained + logits + sum(_way_back(block, anatomy, config) for block in anatomy.blocks)
+    return trained + logits + sum(_for_backward(block, anatomy, config) for block in anatomy.blocks)
 
 
 def _kept(linears: Iterable[nn.Linear], anatomy: Anatomy) -> float:
@@ -211,7 +212,7 @@ def _kept(linears: Iterable[nn.Linear], anatomy: Anatomy) -> float:
     return numbers(linears) * (TRAINED_BYTES + _element(anatomy) / 2 + _element(anatomy))
 
 
-def _way_back(block: Block, anatomy: Anatomy, config: PruneConfig) -> int:
+def _for_backward(block: Block, anatomy: Anatomy, config: PruneConfig) -> int:
     """What a step keeps of a block for its backward pass.
 
     Of every token the inputs and outputs of each linear, and two norms; of every layer the weights of attention.

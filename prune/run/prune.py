@@ -118,7 +118,7 @@ def require_unchanged(source: Path, before: Stamps) -> None:
 
 
 def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Pruned:
-    """Prune a model that was prepared, in place, and train what was kept."""
+    """Prune the prepared model in place, and train what was kept."""
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
         if ready.config.stages.needs_text:
             blocks, whole = pruned_on_text(ready, journal, progress)
@@ -150,7 +150,7 @@ def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
 
 
 def recorded(ready: Prepared, ids: Tensor, journal: Journal) -> list[Batch]:
-    """Cut the text into batches, each a step of the training if there is one, at the door of the first block."""
+    """Cut the text into batches, each of one training step if there are any, ready for the first block."""
     tokens = step_tokens(ids.numel()) if ready.config.stages.trains else None
     return record(ready.anatomy, ids, batch_tokens=tokens, folder=journal.folder if ready.on_disk else None)
 

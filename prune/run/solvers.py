@@ -28,14 +28,14 @@ def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
 
 
 def to_stored(config: PruneConfig, stored_dtype: torch.dtype) -> ToStored:
-    """Return what makes of a pruned weight the one that will be stored."""
+    """Return the function that makes of a pruned weight the one that will be stored."""
     if config.values == "int8":
         return lambda weight: to_int8(pack(weight))
     return in_dtype(stored_dtype)
 
 
 def rounding(config: PruneConfig) -> Rounding | None:
-    """Return what kept weights in training are rounded by, besides the dtype of the model."""
+    """Return what rounds kept weights in training, besides the dtype of the model."""
     return as_int8 if config.values == "int8" else None
 
 
@@ -54,5 +54,5 @@ def _refine(config: PruneConfig, weight: Tensor, statistic: Statistic) -> Tensor
 
 
 def _made_up_for(config: PruneConfig, pruned: Tensor, hessian: Tensor) -> Tensor:
-    """Where values become int8, round them already here: with the Hessian, later columns make up for the errors."""
+    """Where values become int8, round them here: with the Hessian, later columns make up for the errors."""
     return gptq(pruned, hessian, config.damping, config.block_columns) if config.values == "int8" else pruned

@@ -111,7 +111,7 @@ def _document(line: str, place: str) -> str:
 
 
 def start_token(tokenizer: Any) -> int:
-    """Return the id that text sampled from nothing starts with."""
+    """Return the token that text from no prompt starts with."""
     vocabulary = tokenizer.get_vocab()
     for candidate in (
         windows.bos(tokenizer),
