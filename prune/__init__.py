@@ -1,9 +1,9 @@
 """Make the linears of a language model strictly 2:4, pack them, and say what that lost.
 
-In comes a dense model folder, out comes a packed one with its label. The rooms, from the bottom up: `machine`, `format`
-(a 2:4 weight and the folder it lies in), `solving` (one weight), `model` (taken apart), `text` (calibration),
-`recovery` (training what was kept), `label` (what was lost), `run` (all of it, in order), `commands`. Each imports
-from those before it, and all of them from `errors`, `progress`, `out` and `config`. Begin with `run.prune`.
+In comes a dense model folder; out comes a packed one with its label. The rooms, from the bottom up: `machine`, `format`
+(a 2:4 weight and the folder that holds it), `solving` (one weight), `model` (taken apart), `text` (to calibrate on),
+`recovery` (kept weights trained), `label` (what was lost), `run` (all of it, in order), `commands`. Each imports only
+from those before it, and from the files beside them: `errors`, `progress`, `out`, `config`. Begin with `run.prune`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -18,9 +18,9 @@ DEFAULT_PRESET: Preset = "balanced"
 
 
 class Stages(NamedTuple):
-    """What is done with every block, and with the whole: passes over the text in which kept weights are trained.
+    """The solver of every block, and how many times training goes through the text: each block, then the whole model.
 
-    samples: of the text, where no other number is asked for.
+    samples: of the text, unless another number is asked for.
     """
 
     solver: Method
@@ -29,12 +29,17 @@ class Stages(NamedTuple):
     samples: int = 64
 
     @property
+    def needs_text(self) -> bool:
+        """Whether the solver looks at anything but the weights."""
+        return self.solver != "magnitude"
+
+    @property
     def trains(self) -> bool:
         """Whether kept weights are trained at all."""
         return self.block_passes + self.model_passes > 0
 
     def by_blocks(self) -> "Stages":
-        """The same with the blocks trained one by one instead of the whole: in less memory, to a greater loss."""
+        """The same, but all training is of single blocks: less memory, a greater loss."""
         return self._replace(block_passes=self.block_passes + self.model_passes, model_passes=0)
 
 
@@ -49,20 +54,20 @@ PRESETS: Mapping[Preset, Stages] = {
 class PruneConfig:
     """How to prune. Raises InputError, naming the field, on a value that makes no sense.
 
-    preset: by time and memory; without a method, None is "balanced".
-    method: the solver by name instead of a preset, without recovery.
-    train: kept weights with all others of the model, or block by block; "auto" is the model where memory allows it.
-    blocks_as_begun: blocks are trained no longer than they are before the whole; set where a run that was to train the
-        whole goes on without that.
+    preset: None is "balanced", unless a method is given.
+    method: a solver by name instead of a preset; kept weights are not trained then.
+    train: all kept weights of the model together, or block by block; "auto" is the model where memory allows it.
+    blocks_as_begun: with train "blocks", train blocks only as long as if the model were trained after them; set where
+        a run that was begun to train the model goes on without that.
     calibration: a source or several, which share the samples evenly, see `sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
-    device: where one block at a time is worked on, and the whole model where it is sampled from or distilled; else the
+    device: where the block in work is, and the whole model while it writes text or is distilled; at all other times the
         model is in the memory of the host.
-    memory_limit_bytes: of the host; None is all that is free. What would exceed it: hidden states go to disk, which
-        changes nothing; then "auto" trains block by block; then the run is refused.
+    memory_limit_bytes: of the host; None is all that is free. A run that needs more puts hidden states on disk, which
+        changes no result; if that is not enough, "auto" trains block by block; else the run is refused.
     """
 
     preset: Preset | None = None
@@ -85,6 +90,11 @@ class PruneConfig:
     def __post_init__(self) -> None:
         if self.preset and self.method:
             raise InputError(f"preset {self.preset} and method {self.method} exclude each other; give one of them")
+        self._require_choices()
+        self._require_numbers()
+        self._require_text()
+
+    def _require_choices(self) -> None:
         literals = {
             "preset": Preset,
             "method": Method,
@@ -98,6 +108,8 @@ class PruneConfig:
             _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
         dense = 'model with the format dense, or take packed and then "twofour convert --to dense"'
         _require(self.values == "model" or self.format == "packed", self, "values", dense)
+
+    def _require_numbers(self) -> None:
         _require(self.samples is None or self.samples >= 1, self, "samples", "at least 1")
         _require(self.length >= 2, self, "length", "at least 2")
         _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")
@@ -106,17 +118,15 @@ class PruneConfig:
         _require(0 < self.damping < float("inf"), self, "damping", "a positive number")
         columns_fit = self.block_columns > 0 and self.block_columns % 4 == 0
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
+
+    def _require_text(self) -> None:
         kinds = f"{SELF}, {CHAT}, a text file or {HUB}OWNER/NAME, each once"
         once = len(set(self.sources)) == len(self.sources) > 0
         _require(once and all(self.sources), self, "calibration", kinds)
         every = f"at least {len(self.sources)}: one of each source"
         _require(self.text_samples >= len(self.sources), self, "samples", every)
-        _require(
-            self.text_samples >= 2 or not self.stages.trains,
-            self,
-            "samples",
-            "at least 2: one to train on, one to validate on",
-        )
+        enough = self.text_samples >= 2 or not self.stages.trains
+        _require(enough, self, "samples", "at least 2: one to train on, one to validate on")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -135,7 +145,7 @@ class PruneConfig:
 
     @property
     def shares(self) -> dict[str, int]:
-        """The samples of each source: equally many, and what is left over for the first."""
+        """The number of samples of each source: all the same, and the remainder goes to the first."""
         each, rest = divmod(self.text_samples, len(self.sources))
         return {source: each + (rest if source == self.sources[0] else 0) for source in self.sources}
 

@@ -14,7 +14,7 @@ TwofourError
 
 
 def in_a_line(error: BaseException) -> str:
-    """An error that is not ours, within a message of ours: its kind and the first line of what it says."""
+    """Say an error of another package within a message of ours: its kind and the first line of its text."""
     return f"{type(error).__name__}: {error}".strip().partition("\n")[0]
 
 

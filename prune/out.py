@@ -1,4 +1,4 @@
-"""Where a result goes: known to be possible before anything is measured, and never in the way of printing it."""
+"""Where a result is written: checked before anything is measured, and printed even where writing fails."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from twofour.prune.format.folder import refuse_existing, write_whole
 
 
 def claim(out: Path | None) -> None:
-    """Raise OutputError unless a new file can be written there; None: none is wanted."""
+    """Raise OutputError unless a new file can be written there; None: no file is wanted."""
     if out is not None:
         refuse_existing(out)
         require_folder(out)
@@ -23,7 +23,7 @@ def require_folder(out: Path) -> None:
 
 
 def deliver(text: str, out: Path | None, document: str) -> None:
-    """Write the document and print the text; where the one fails, the other is done all the same."""
+    """Write the document and print the text, even where writing fails."""
     try:
         if out:
             write_whole(out, document + "\n")

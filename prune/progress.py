@@ -13,7 +13,7 @@ LINE_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Step:
-    """`done` of `total` parts of a stage, reached after `elapsed_s`. before: those that had been done before."""
+    """`done` of `total` parts of a stage, reached after `elapsed_s`. before: parts that an earlier run did."""
 
     stage: str
     done: int
@@ -52,13 +52,13 @@ def track(parts: SizedIterable[T], stage: str, progress: Progress) -> Iterator[T
 
 
 class Counter(Protocol):
-    """To be called after each part, with what else there is to say."""
+    """Called after each part, with a detail to show."""
 
     def __call__(self, detail: str = "") -> None: ...
 
 
 def counter(stage: str, total: int, progress: Progress, before: int = 0) -> Counter:
-    """Count `total` parts that end in their own time; `before` of them are done already."""
+    """Return what counts each of `total` parts when it is done; an earlier run did `before` of them."""
     started, done = time.perf_counter(), before
 
     def step(detail: str = "") -> None:

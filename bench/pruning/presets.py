@@ -30,7 +30,7 @@ from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.folder import read_json, write_whole
 from twofour.prune.label.quality import gaps_closed
 from twofour.prune.out import require_folder
-from twofour.prune.text.corpus import whole as read_whole
+from twofour.prune.text.corpus import read_text
 
 KIND = "twofour.bench.pruning"  # of the document
 SCHEMA_VERSION = 1  # documents from before it was written down have the same
@@ -82,7 +82,7 @@ def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
 
 def split(text: Path, folder: Path) -> tuple[Path, Path]:
     """Write the two halves of a text as files, cut behind the line that its middle is in."""
-    whole = read_whole(text)
+    whole = read_text(text)
     cut = whole.find("\n", len(whole) // 2) + 1
     if not 0 < cut < len(whole):
         raise TextError(f"{text} has no line end behind its middle; give a text of many lines")

@@ -4,8 +4,8 @@ A linear M is `M.compressed` [out, in / 2], the kept values in input order, `M.b
 little-endian, 1: kept, and `M.shape` int64 [2, 1]; in older files `M.weight.compressed` and so on. All three say how
 large the weight is: they must agree before anything of that size is made.
 
-Refused by name: values that are not floats, for they are codes of a quantisation whose scales are elsewhere, and
-`sparse-bitmask`, which is not 2:4 and has `row_offsets` besides.
+Refused by name: values that are not floats (they are codes of a quantisation, whose scales are elsewhere), and
+`sparse-bitmask`, which is not 2:4 and has `row_offsets` as well.
 """
 
 from collections.abc import Mapping

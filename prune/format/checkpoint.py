@@ -36,7 +36,7 @@ ValuesKind = tuple[str, int]  # the dtype of a weight's values, and for how many
 
 
 def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
-    """Raise CheckpointError if transformers, by its loading info, had to make up a weight or found no use for one."""
+    """Raise CheckpointError if transformers reports a weight that was missing, misshapen or not used."""
     if missing := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
         raise CheckpointError(f"{model} lacks {missing[0]} in its proper shape; take an intact copy of the model")
     if strangers := sorted(report["unexpected_keys"]):
@@ -46,9 +46,9 @@ def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
 
 
 def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:
-    """Write a model with some linears replaced, all else as it is. weights: by the stored names of their modules."""
+    """Write a model with some linears replaced, all else as it is. weights: by the names they are stored under."""
     with Weights(source, "dense") as tensors:
-        kinds: set[ValuesKind] = set()  # filled in writing: a weight may be made when it is asked for
+        kinds: set[ValuesKind] = set()  # filled while weights are written, for they are made only then
         write_weights(folder, _replaced(tensors, weights, form, kinds), form)
         config = read_config(source)
         if form == "packed":
@@ -82,9 +82,9 @@ def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tu
 
 
 def _say_dtype(config: dict[str, Any], stored: torch.dtype | None) -> None:
-    """Name the dtype in which the linears were stored, where another is named or int8 values do not tell.
+    """Let config.json name the dtype in which the linears were stored: loaders compute in the dtype that it names.
 
-    Loaders compute in what is named.
+    It is left as it is where it names that dtype, or none and the values themselves show it.
     """
     is_named = config.get("dtype") or config.get("torch_dtype")
     is_int8 = (config.get("quantization_config") or {}).get("values_dtype") == "int8"
@@ -105,14 +105,14 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def others(tensors: Weights, weights: Collection[str]) -> list[str]:
-    """Name the modules whose matrices stay as they are; a tied lm_head is not stored, but always one of them."""
+    """Name the modules whose matrices stay as they are, and lm_head, even where it is tied and so not stored."""
     matrices = (name for name in tensors if name.endswith(".weight") and len(tensors.shape(name)) == 2)
     found = {name.removesuffix(".weight") for name in matrices}
     return sorted((found | {"lm_head"}).difference(weights))
 
 
 def quantization_config(kinds: Collection[ValuesKind], ignore: list[str]) -> dict[str, Any]:
-    """What a loader needs to know, for config.json. kinds: of the packed weights. ignore: the modules that are not."""
+    """What a loader needs to know, for config.json. kinds: of the packed weights. ignore: modules not packed."""
     if len(kinds) != 1:
         found = ", ".join(sorted(f"{dtype} (scale_columns {columns})" for dtype, columns in kinds))
         raise ModelError(f"the linears have values of several kinds, {found}; give a model with one dtype")
@@ -139,7 +139,7 @@ def values_kind(weight: SparseWeight) -> ValuesKind:
 
 
 def require_known(quantization: Any) -> None:
-    """Raise CheckpointError unless this, of config.json, says a packed checkpoint of a kind that we can read."""
+    """Raise CheckpointError unless this quantization_config is that of a packed checkpoint that we can read."""
     if not isinstance(quantization, Mapping):
         raise CheckpointError(f"config.json has the quantization_config {quantization!r}; take an intact copy")
     is_int8 = quantization.get("values_dtype") == "int8"
@@ -153,7 +153,7 @@ def require_known(quantization: Any) -> None:
     }
     for key, values in known.items():
         said = found.get(key)
-        if not any(said == value and type(said) is type(value) for value in values):  # 64.0 is none
+        if not any(said == value and type(said) is type(value) for value in values):  # 64.0 is not 64
             raise CheckpointError(f"config.json says {key} {said!r}, known: {values}; upgrade twofour")
 
 

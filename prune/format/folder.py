@@ -51,7 +51,7 @@ def _snapshot(model: str, revision: str | None) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError where it is missing or is none."""
+    """Read a JSON object. Raises CheckpointError where there is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json. Raises CheckpointError where it sends transformers to files that are not read here."""
+    """Read config.json. Raises CheckpointError where it sends transformers to files that twofour does not read."""
     config = read_json(folder / "config.json")
     if found := [key for key in REDIRECTS if key in config]:
         raise CheckpointError(
@@ -79,7 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON object as people read it. Raises CheckpointError for one, read elsewhere, that JSON cannot hold."""
+    """Write a JSON object as people read it. Raises CheckpointError for values that JSON cannot hold."""
     try:
         text = json.dumps(document, indent=2, allow_nan=False)
     except (ValueError, RecursionError) as error:
@@ -100,7 +100,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def put(written: Path, path: Path) -> None:
-    """Let a file that was written take its name, with its bytes on the disk: a machine that stops leaves no empty file.
+    """Give a written file its name once its bytes are on the disk, so that a machine that stops leaves no empty file.
 
     The name itself is on the disk after a `sync` of the folder.
     """
@@ -147,7 +147,7 @@ def new_folder(out: Path, inside: Path | None = None) -> Iterator[Path]:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise OutputError if there is something under that name, or can be nothing."""
+    """Raise OutputError if something has that name already, or nothing can have it."""
     with making(out):
         exists = out.exists() or out.is_symlink()
     if exists:
@@ -165,7 +165,7 @@ def require_space(out: Path, needed_bytes: int) -> None:
 
 
 def no_more(error: BaseException) -> str | None:
-    """Say of a disk, and what to do, if an error means that it takes no more; safetensors reports it as text."""
+    """Say what a disk lacks and what to do, if that is what an error means; safetensors has only its text for it."""
     text = str(error)
     return next((NO_MORE[n] for n in NO_MORE if getattr(error, "errno", None) == n or f"(os error {n})" in text), None)
 

@@ -1,4 +1,4 @@
-"""Where a pruned model comes from: the name and the licence of its base model, as the folder of that states them.
+"""Where a pruned model comes from: the name and the licence of its base model, as its folder states them.
 
 The front matter of README.md counts first, then config.json, then the mere presence of a LICENSE file, which the hub's
 front matter calls "other" with a link. Nothing is guessed from what a licence text says.
@@ -20,8 +20,8 @@ LICENCE_KEYS = ("license", "license_name", "license_link")
 def origin(model: str, source: Path) -> dict[str, Any]:
     """Describe the base model for the manifest. `source`: where `model`, a folder or a hub id, lies.
 
-    A local folder goes by its name, for its place means nothing elsewhere; what its README.md calls its base model is
-    then the nearest thing with a public name. Raises CheckpointError where that front matter cannot be read.
+    A local folder is called by its name alone, for its path means nothing elsewhere. Its base model, which may have a
+    public name, is the one that its README.md states. Raises CheckpointError where that front matter cannot be read.
     """
     readme = _front_matter(source / README)
     files = sorted(path.name for pattern in LICENCE_FILES for path in source.glob(pattern))
@@ -38,7 +38,7 @@ def origin(model: str, source: Path) -> dict[str, Any]:
 
 
 def _commit(source: Path) -> str | None:
-    """The commit of a snapshot of the hub, whose folder has its name; None: of another folder nothing is known."""
+    """The commit of a snapshot of the hub, which is the name of its folder; None for other folders."""
     return source.name if source.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", source.name) else None
 
 

@@ -126,7 +126,10 @@ def split_nibbles(positions: Tensor) -> Tensor:  # uint8 [out, n] -> uint8 [out,
 
 
 def validate(packed: Packed, name: str) -> None:
-    """Raise CheckpointError, naming the fact, unless these tensors are what `pack` could have made."""
+    """Raise CheckpointError unless dtypes, shapes, scales and positions are valid.
+
+    It does not look at the values: whether they are finite, or whether `pack` would have placed them so.
+    """
     values, positions = packed.values, packed.positions
     if values.dtype not in VALUE_DTYPES or positions.dtype != torch.uint8:
         raise CheckpointError(f"{name} has dtypes {values.dtype} and {positions.dtype}; the file is corrupt")

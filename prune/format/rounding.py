@@ -8,8 +8,8 @@ A row or run of zeros has the scale 0 and the values 0; nothing divides by it. A
 like any other, so its group is packed anew: packing stays a function of the weight. The error of a weight is at most
 half a scale (and the rounding of float32). One scale for each row is the default: on the demo model, pruned by
 SparseGPT, neither changes the perplexity of WikiText-2 by more than its error; the KL to the bfloat16 values is 0.005
-nats per token with a scale for each row, 0.003 with one for each 64 columns, which takes a tenth more bytes. (So
-without `solvers.gptq`, which makes up for most of it.)
+nats per token with a scale for each row, 0.003 with one for each 64 columns, which takes a tenth more bytes. (Both
+without `solving.gptq`, which makes up for most of it.)
 """
 
 import torch

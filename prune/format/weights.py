@@ -1,7 +1,7 @@
 """The weights of a model folder: which files hold them, and each tensor by its name.
 
-What is said twice must agree: a single file and an index beside it, the index and the shards it names, two files that
-hold a tensor of one name. Where it does not, which of the two counts depends on who reads, so neither is taken.
+A folder may say a thing twice: by a single file and an index beside it, by the index and the shards that it names, by
+two files with a tensor of one name. Where the two differ, each reader would choose for itself: the folder is refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -80,11 +80,11 @@ class Weights(Mapping[str, Tensor]):
         self._open.clear()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, which is not read for it."""
+        """The shape of a tensor, from the header of its file."""
         return tuple(self._open[self._file_of[name]].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """The dtype of a tensor as its file names it, such as BF16; it is not read for it."""
+        """The dtype of a tensor as the header of its file names it, such as BF16."""
         return str(self._open[self._file_of[name]].get_slice(name).get_dtype())
 
     def bases(self) -> list[str]:

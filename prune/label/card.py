@@ -86,14 +86,14 @@ def _quality(manifest: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _task_rows(manifest: Mapping[str, Any]) -> Iterator[list[str]]:
-    """What lm-eval said of both models."""
+    """The scores of both models in lm-eval, a row for each task and metric."""
     for task, metrics in manifest.get("lm_eval", {}).items():
         for metric, each in metrics.items():
             yield [task, metric, *task_scores(each)]
 
 
 def task_scores(sides: Mapping[str, float | None]) -> list[str]:
-    """The score of dense and that of 2:4, as `serve.harness` gives them; "-" for one that there is not."""
+    """The score of dense and that of 2:4, as `evaluate` gives them; "-" for one that is missing."""
     scores = [(sides[who], sides[f"{who}_error"]) for who in ("baseline", "model")]
     return ["-" if score is None else with_error(score, error, ".4f") for score, error in scores]
 
@@ -177,7 +177,7 @@ def _calibration(calibration: Mapping[str, Any] | None) -> str:
 
 
 def _begun(token: str | None) -> str:
-    """Say that windows of a text begin with a token which the text has not, as texts of the model's training did."""
+    """Say that each window of a text begins with BOS, which is not part of the text."""
     return "" if token is None else ", each after BOS"
 
 

@@ -1,7 +1,7 @@
 """Charts as inline SVG: no script, no network, colours from the style sheet of the page, page.css.
 
-Every chart has a title and a description for those who do not see it; the page puts the same numbers in a table
-beneath. Curves differ in dashes and bars in their order too, not in colour alone.
+Every chart has a title and a description for those who do not see it; the page has the same numbers in a table below.
+Curves differ not only in colour but also in dashes, bars also in their order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,7 +107,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def alone(chart: Markup) -> str:
-    """Make a chart a file of its own, with its style and a ground."""
+    """Make a chart a file of its own, with its style and a background."""
     font = "svg { font-family: system-ui, sans-serif; }"
     ground = f'<style>{style()}\n{font}</style><rect width="100%" height="100%" fill="var(--card)"/>'
     opening, rest = chart.split(">", 1)

@@ -49,7 +49,7 @@ class Report:
 def check(folder: Path | str) -> Report:
     """Verify pattern, shapes, digests and manifest of a pruned folder, packed or dense.
 
-    Which linears must be 2:4 is asked of the model that config.json describes, not of the manifest. Linears are only
+    Which linears must be 2:4 follows from the model that config.json describes, not from the manifest. Linears are only
     read where config.json says how.
     """
     folder = Path(folder)
@@ -180,7 +180,7 @@ def _sum(kinds: list[Kind]) -> Kind:
 
 
 def _strangers(model: Model) -> Iterator[str]:
-    """What is packed or listed and is no linear of the model, or left dense and not stored so."""
+    """Name what is packed and should not be, and an `ignore` that does not name what is left."""
     for name in sorted(set(model.weights.bases()) - set(model.pruned)):
         yield f"{name} is packed, but no linear that config.json and {MANIFEST} call pruned; take an intact copy"
     if model.weights.form == "packed":

@@ -1,9 +1,9 @@
 """From one form of a pruned model to another: packed, dense with zeros, or the old `sparse-24-bitmask` (`bitmask`).
 
-What round trips: packed to packed, and float values packed to dense to packed, give the same tensors bit for bit.
-int8 values become dense in the dtype of the model, each product of value and scale rounded to nearest even; packing
-that gives values of that dtype, which unpack to the same dense weights, and not the int8 values again: nothing here
-quantises. The label says then that they were int8 once.
+What round trips: packed to packed, and float values packed to dense to packed, give the same tensors bit for bit. int8
+values become dense in the dtype of the model, each product of value and scale rounded to nearest even. Packing that
+gives values of that dtype, which unpack to the same dense weights; it does not give int8 again, for nothing here
+quantises. The label then says that they were int8 once.
 
 Only what `check` finds no fault with is converted: new digests would make damage look intact.
 """

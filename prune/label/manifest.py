@@ -2,20 +2,21 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from twofour.prune.config import CHAT, HUB, SELF, Method, PruneConfig
 from twofour.prune.errors import TextError
 from twofour.prune.machine import provenance
+from twofour.prune.recovery.training import Recovery
 
 
 @dataclass(frozen=True)
 class PrunedLinear:
     """What is known of one pruned linear. `loss` is relative, see `loss_kind` of the manifest.
 
-    It is that of the values as they are stored, rounding to int8 too, but before kept weights were trained.
+    It is that of the values as they are stored, rounded to int8 if so, but before kept weights were trained.
     """
 
     shape: tuple[int, int]
@@ -35,22 +36,39 @@ LOSS_KINDS: Mapping[Method, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Text:
+    """What the config does not say of the calibration text.
+
+    digests: of the files among the sources, see `file_digests`.
+    bos: the token that windows of files and data sets begin with, see `windows`; None: they begin with their text.
+    """
+
+    digests: Mapping[str, str] = field(default_factory=dict)
+    bos: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made of a model, its linears by the names they are stored under.
+
+    dense: those left dense, and why. stored_dtype: of the linears in the base model.
+    fallbacks: what was done otherwise than asked; the run refuses all other things that it cannot do as asked.
+    """
+
+    linears: Mapping[str, PrunedLinear]
+    dense: Mapping[str, str]
+    stored_dtype: str
+    forward_dtype: str
+    recovery: Recovery | None = None
+    fallbacks: Sequence[str] = ()
+
+
 def manifest(
-    model: str,
-    config: PruneConfig,
-    origin: Mapping[str, Any],
-    linears: Mapping[str, PrunedLinear],
-    dense: Mapping[str, str],  # the linears left dense, and why
-    stored_dtype: str,  # of the linears in the base model
-    forward_dtype: str,
-    threads: int,
-    seconds: float,
-    recovery: Mapping[str, Any] | None = None,
-    fallbacks: Sequence[str] = (),
-    digests: Mapping[str, str] | None = None,  # of the files among the sources, see `file_digests`
-    bos: str | None = None,  # which windows of files and data sets begin with, see `windows`
+    model: str, origin: Mapping[str, Any], config: PruneConfig, text: Text, result: Result, threads: int, seconds: float
 ) -> dict[str, Any]:
     """Make the manifest of a run."""
+    recovery = result.recovery
     return {
         "format_version": 1,
         "pattern": "2:4",
@@ -58,15 +76,15 @@ def manifest(
         "origin": dict(origin),
         "preset": config.chosen,
         "method": config.stages.solver,
-        "values": _values(config, stored_dtype),
-        "calibration": _calibration(config, digests or {}, bos),
+        "values": _values(config, result.stored_dtype),
+        "calibration": _calibration(config, text),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
-        "linears": {name: asdict(linear) for name, linear in linears.items()},
-        "recovery": recovery,
-        "dense": dict(dense),
-        "fallbacks": list(fallbacks),  # what else cannot be done as asked is refused
-        "forward_dtype": forward_dtype,
+        "linears": {name: asdict(linear) for name, linear in result.linears.items()},
+        "recovery": None if recovery is None else recovery.as_dict(),
+        "dense": dict(result.dense),
+        "fallbacks": list(result.fallbacks),
+        "forward_dtype": result.forward_dtype,
         "machine": provenance.machine(config.device, threads),
         "versions": provenance.versions(),
         "minutes": round(seconds / 60, 3),
@@ -80,8 +98,8 @@ def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
 
 
 def file_digests(config: PruneConfig) -> dict[str, str]:
-    """SHA-256 of each file that is calibrated on, by its source. Raises TextError, naming it, where one is not read."""
-    if config.stages.solver == "magnitude":
+    """SHA-256 of each file that is calibrated on, by its source. Raises TextError where one cannot be read."""
+    if not config.stages.needs_text:
         return {}
     return {
         source: _sha256(source)
@@ -98,14 +116,14 @@ def _sha256(source: str) -> str:
         raise TextError(f"{source} cannot be read ({error.strerror}); give a text file") from error
 
 
-def _calibration(config: PruneConfig, digests: Mapping[str, str], bos: str | None) -> dict[str, Any] | None:
-    if config.stages.solver == "magnitude":
+def _calibration(config: PruneConfig, text: Text) -> dict[str, Any] | None:
+    if not config.stages.needs_text:
         return None
     return {
         "sources": [
             {"source": _named(source), "samples": samples}
-            | ({"sha256": digests[source]} if source in digests else {})
-            | ({"begins_with": bos} if bos and source not in (SELF, CHAT) else {})
+            | ({"sha256": text.digests[source]} if source in text.digests else {})
+            | ({"begins_with": text.bos} if text.bos and source not in (SELF, CHAT) else {})
             for source, samples in config.shares.items()
         ],
         "samples": config.text_samples,
@@ -116,7 +134,7 @@ def _calibration(config: PruneConfig, digests: Mapping[str, str], bos: str | Non
 
 
 def _named(source: str) -> str:
-    """The name of a source for others to read: the folders of this machine are nobody's business."""
+    """The name of a source for others to read, without the folders of this machine."""
     name = source.removeprefix(HUB)
     is_public = source in (SELF, CHAT) or (name != source and not name.startswith(("/", ".")))
     return source if is_public else Path(name).name

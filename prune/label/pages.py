@@ -1,4 +1,4 @@
-"""The pages of reports: self-contained HTML in one frame, page.css in it, no script, no network."""
+"""The pages of reports: HTML in one frame that holds its style sheet, page.css; no script, no network."""
 
 from importlib.resources import files
 from typing import Any
@@ -7,7 +7,7 @@ from jinja2 import Environment, StrictUndefined
 
 from twofour.prune.label.charts import style
 
-Filters = dict[str, Any]  # name -> what a template may call
+Filters = dict[str, Any]  # name -> a function for the templates
 
 
 def rendered(package: str, template: str, filters: Filters | None = None, **values: Any) -> str:

@@ -29,9 +29,9 @@ def require_labelled(folder: Path) -> None:
 
 
 def add_quality(folder: Path, text: str, figures: Mapping[str, Any], tasks: Mapping[str, Any] | None = None) -> None:
-    """Put what was measured on a text on the label, in the place of what it said of that text before.
+    """Write on the label what was measured on a text; it replaces what the label said of that text before.
 
-    tasks: scores of lm-eval by task, likewise. Card and report are made anew, the digests stay those of the run.
+    tasks: scores of lm-eval by task, likewise. Card and report are made anew; the digests stay those of the run.
     """
     require_labelled(folder)
     manifest = read_json(folder / MANIFEST)
@@ -48,7 +48,7 @@ def _write_readable(folder: Path, manifest: Mapping[str, Any], name: str) -> Non
         readable = {README: card(manifest, name, form), REPORT: page(manifest, name)}
         for text in readable.values():
             text.encode()  # JSON can hold half a character
-    except Exception as error:  # there is no end to what a label from elsewhere can hold
+    except Exception as error:  # a label from elsewhere can hold anything
         raise CheckpointError(
             f"{MANIFEST} is no label as twofour prune writes it ({type(error).__name__}: {error}); take an intact copy"
         ) from error

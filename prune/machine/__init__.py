@@ -1,2 +1,5 @@
-"""The machine under a run: what memory is free or allowed (`available`, `control_groups`), how freed memory is used
-again (`heap`), and what a result says it was made on (`provenance`)."""
+"""The machine that a run is on.
+
+It answers how much memory is free (`available`) or allowed (`control_groups`), and what a result was made on
+(`provenance`); it sets how freed memory is used again (`heap`) and how exactly matrices are multiplied (`precision`).
+"""

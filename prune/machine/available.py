@@ -1,4 +1,4 @@
-"""What memory a run can have: what is free when it is asked for, and what this process holds already."""
+"""How much memory a run can have: what is free now, and what this process holds already."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ def installed_bytes() -> int:
 
 
 def free_bytes(system: Path = SYSTEM, groups: Path = control_groups.GROUPS) -> int:
-    """What can be had without swapping, also by the control groups; where nothing is known of it, all there is."""
+    """The memory that is free without swapping and within the control groups; off Linux, all that is installed."""
     if not (system / "meminfo").exists():  # no Linux
         return installed_bytes()
     available = _bytes_of(system / "meminfo")["MemAvailable"]

@@ -1,4 +1,4 @@
-"""What its control groups leave a process of the machine: containers and job schedulers limit by them. Version 2 and 1.
+"""The limits that control groups, version 2 and 1, set on this process: of containers and of job schedulers.
 
 A limit may stand in the group of the process or in any above it. A container sees its own group as the root, whatever
 its path says, so groups that are not there are passed over.
@@ -15,8 +15,8 @@ OWN, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 class Memory(NamedTuple):
     """Bytes of one group."""
 
-    limit: int  # one of version 1 that is none may be a vast number
-    left: int  # what it still allows: pages of files go where there is need
+    limit: int  # version 1 gives a vast number where there is no limit
+    left: int  # what it still allows; pages of files are free, for the system drops them where it needs memory
 
 
 class _Names(NamedTuple):
@@ -39,7 +39,7 @@ def cpus(own: Path = OWN, groups: Path = GROUPS) -> float | None:
 
 
 def memory(own: Path = OWN, groups: Path = GROUPS) -> list[Memory]:
-    """Of each group that limits it."""
+    """Return the memory of each group that limits it."""
     found = list[Memory]()
     for group in _groups("memory", own, groups):
         names = V2 if (group / V2.limit).exists() else V1
@@ -60,20 +60,20 @@ def _cpus(group: Path) -> float:
 
 
 def _files(group: Path, prefix: str) -> int:
-    """Bytes in a group that stand for files and can be read again."""
+    """Return the bytes of pages of files, which can be dropped and read again."""
     counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     names = (f"{prefix}inactive_file", f"{prefix}active_file", "slab_reclaimable")
     return sum(int(counts.get(name, 0)) for name in names)
 
 
 def _groups(controller: str, own: Path, groups: Path) -> Iterator[Path]:
-    """The groups that this process is in, each with those above it. A line is `number:controllers:path`."""
+    """Yield the groups that this process is in, each with those above it. A line is `number:controllers:path`."""
     lines = own.read_text().splitlines() if own.is_file() else []
     for number, controllers, path in (line.split(":", 2) for line in lines):
         if number == "0":
             tops = [groups]
         elif controller in controllers.split(","):
-            tops = [groups / controllers, groups / controller]  # a link to the former, where there is one
+            tops = [groups / controllers, groups / controller]  # the second is often a link to the first
         else:
             continue
         for top in tops:

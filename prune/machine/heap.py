@@ -1,7 +1,7 @@
-"""How the C library's allocator deals with large tensors, which page faults pay for.
+"""How the allocator of the C library treats large tensors. Only glibc has these settings; elsewhere nothing is done.
 
-By itself the GNU allocator maps every large tensor anew and unmaps it when it is freed, so each of its pages is faulted
-in and cleared by the system again and again: of a training step of a small model on two cores that is a third.
+By default glibc asks the system for new pages for every large tensor, and returns them when it is freed. The system
+clears each page before its first use: a third of the time of a training step of a small model on two cores.
 """
 
 import ctypes
@@ -10,33 +10,38 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # malloc.h
-LARGE = 1 << 20
-REUSE = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}  # never, none
-AS_EVER = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}  # where it ends up by itself
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # M_TRIM_THRESHOLD and so on of malloc.h
+LARGE = 1 << 20  # bytes: buffers of a large request, not the many small objects
+REUSE = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}  # see mallopt(3): never return free memory, never map a tensor by itself
+# mallopt has no way back to "as found": these are the values that glibc reaches on its own. Its threshold for mapping
+# grows with the largest block freed, to 32 MiB at most (DEFAULT_MMAP_THRESHOLD_MAX on 64 bits), and that for trimming
+# is twice as much; 65536 is its default (DEFAULT_MMAP_MAX).
+DEFAULTS = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
 
 def give_back() -> None:
-    """Hand freed memory back to the system: the GNU allocator keeps most of it, hundreds of MB after some batches."""
+    """Return freed memory to the system: glibc keeps most of it, hundreds of MB after some batches."""
     trim = _function("malloc_trim")
     if trim:
         trim(0)
 
 
 def map_large() -> None:
-    """Map anew whatever is large, so that the system has it back when it is freed: for processes that live for long and
-    seldom need much. By itself the GNU allocator stops that after the first few times."""
+    """Return large tensors to the system as soon as they are freed: for processes that live long and seldom need much.
+
+    By default glibc stops doing so after the first few.
+    """
     _set({MMAP_THRESHOLD: LARGE})
 
 
 @contextmanager
 def reused() -> Iterator[None]:
-    """Let tensors have the memory of those before them; what is free at the end is given back. Only of the GNU kind."""
+    """Let new tensors use the memory of those freed before; at the end, free memory is returned to the system."""
     _set(REUSE)
     try:
         yield
     finally:
-        _set(AS_EVER)
+        _set(DEFAULTS)
         give_back()
 
 

@@ -1,4 +1,4 @@
-"""What made a result, and on what: versions, the machine, the most memory that it took."""
+"""What a result was made with: versions, the machine, the most memory that it took."""
 
 import platform
 import resource
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 def peak_memory_bytes() -> int:
     """Return the highest resident size of this process so far.
 
-    Linux says it of the program; what `getrusage` says there is also that of the process it was forked from.
+    On Linux it is read from /proc, for `getrusage` also counts the process that this one was forked from.
     """
     status = Path("/proc/self/status")
     if status.is_file():

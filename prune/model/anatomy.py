@@ -1,8 +1,9 @@
 """What of a model gets pruned: its decoder blocks, and every linear inside them.
 
-Nothing is left dense in silence: a matrix inside a block that is not the weight of an `nn.Linear` (a `Conv1D`, a
-convolution, fused experts that `experts` does not know) refuses the model by name. Embeddings, lm_head, routers and
-other linears outside the blocks stay as they are; a block linear that shares its memory with one of them is refused.
+Nothing is left dense in silence: where a block holds a matrix that is not the weight of an `nn.Linear` (a `Conv1D`, a
+convolution, fused experts that `experts` does not know), the model is refused, and the matrix named. Embeddings,
+lm_head, routers and other linears outside the blocks stay as they are; a block linear that shares its memory with one
+of them is refused.
 """
 
 from collections.abc import Mapping
@@ -43,13 +44,13 @@ class Block:
 class Anatomy:
     """A causal language model, taken apart.
 
-    stored: the dtype of the linears in the checkpoint; pruned weights are rounded to it.
+    stored_dtype: of the linears in the checkpoint; pruned weights are rounded to it.
     dense: the linears and routers that stay dense, and why.
     """
 
     model: nn.Module
     blocks: list[Block]
-    stored: torch.dtype
+    stored_dtype: torch.dtype
     dense: dict[str, str]
 
     @property
@@ -94,7 +95,7 @@ def load(folder: Path) -> nn.Module:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=stored, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except Exception as error:  # there is no end to what a folder can hold
+    except Exception as error:  # a folder can hold anything
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers cannot load {folder} ({type(error).__name__}: {reason})") from error
     checkpoint.require_loaded(report, folder)
@@ -109,16 +110,16 @@ def load(folder: Path) -> nn.Module:
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the dtype in which the files of a folder hold what can be pruned; nothing is loaded for it.
 
-    Raises ModelError where that is several, or none that can be pruned, and CheckpointError where config.json and the
-    tensors contradict each other.
+    Raises ModelError where there are several, or one that cannot be pruned, and CheckpointError where config.json and
+    the tensors contradict each other.
     """
     with checkpoint.Weights(folder) as tensors:
         model = skeleton(read_config(folder), tensors)
         if faults := list(misfits(model, tensors)):
             raise CheckpointError(faults[0])
-        parts = dissect(model)
-        names = stored_names(parts, folder)
-        dtypes = {tensors.dtype(f"{names[name]}.weight"): names[name] for name in parts.linears}
+        anatomy = dissect(model)
+        names = stored_names(anatomy, folder)
+        dtypes = {tensors.dtype(f"{names[name]}.weight"): names[name] for name in anatomy.linears}
     if len(dtypes) != 1:
         found = ", ".join(f"{dtype} as {name} is" for dtype, name in sorted(dtypes.items()))
         raise ModelError(
@@ -131,7 +132,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def dissect(model: nn.Module) -> Anatomy:
-    """Find the decoder blocks and their linears, fused experts taken apart in place.
+    """Find the decoder blocks and their linears; fused experts are taken apart in place.
 
     Raises ModelError where a part cannot be pruned.
     """
@@ -147,14 +148,14 @@ def dissect(model: nn.Module) -> Anatomy:
     return anatomy
 
 
-def stored_names(parts: Anatomy, source: Path) -> dict[str, str]:
-    """Under which names a folder stores the weights of what is pruned and what stays dense.
+def stored_names(anatomy: Anatomy, source: Path) -> dict[str, str]:
+    """Return the names under which a folder stores the linears that are pruned and those that stay dense.
 
     Raises ModelError where a weight to be pruned is stored under no name that is known.
     """
     with checkpoint.Weights(source) as tensors:
-        names = {name: experts.stored_name(name, tensors) for name in (*parts.linears, *parts.dense)}
-    if missing := [name for name in parts.linears if names[name] is None]:
+        names = {name: experts.stored_name(name, tensors) for name in (*anatomy.linears, *anatomy.dense)}
+    if missing := [name for name in anatomy.linears if names[name] is None]:
         raise ModelError(
             f"{source} stores no {missing[0]}.weight: its tensors have other names than the model's; load it and save "
             "it again with transformers' save_pretrained"
@@ -229,7 +230,7 @@ def _refuse_shared_memory(anatomy: Anatomy) -> None:
 
 
 def _place(parameter: Tensor) -> int:
-    """Where it lies; on the meta device, which has no places, parameters are tied only by being one."""
+    """Where a parameter lies in memory. The meta device has no memory: there only one object is one place."""
     return id(parameter) if parameter.is_meta else parameter.data_ptr()
 
 

@@ -1,14 +1,14 @@
 """Causal attention on a CPU for sampling and training, in less time than torch's kernels take there.
 
-Two things are replaced in models whose attention is `sdpa`; what is not plain attention goes to `sdpa` as ever.
+Two cases are replaced in models whose attention is `sdpa`; all others still go to `sdpa`.
 
-One new token a sequence: query heads that share keys are handed to torch as so many queries of one head. Its own kernel
-for shared keys reads the keys once a query head, five times slower at 64 sequences. (Plain matrix products would be
-quicker still, but oneDNN keeps code and scratch for every length it has seen: gigabytes.)
+One new token a sequence: query heads that share keys are given to torch as so many queries of one head. Its own kernel
+for shared keys reads the keys once for each query head, five times slower at 64 sequences. (Plain matrix products would
+be quicker still, but oneDNN keeps code and scratch for every length it has seen: gigabytes.)
 
 Whole texts: query heads that share keys are multiplied with them as one matrix, some rows at a time, and only with the
-keys up to the last of these rows. Scores and their softmax are float32, as in torch's kernel. Weights are kept for the
-way back where they are few; else they are computed again there (Dao et al., 2022, algorithm 4), which takes longer.
+keys up to the last of these rows. Scores and their softmax are float32, as in torch's kernel. The weights are kept for
+the backward pass where they are few; else they are computed again there (Dao et al., 2022, algorithm 4).
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "twofour_quick"
 NOT_PLAIN = ("softcap", "position_bias", "s_aux", "cache")
 ROWS = 128  # of the queries of a head at a time
-SAVED_BYTES = 32 << 20  # of the weights of one layer for the way back, at most
+SAVED_BYTES = 32 << 20  # at most, of the weights of one layer, are kept for the backward pass
 
 Place = tuple[int, int | slice, slice]  # sample, heads, tokens
 
@@ -116,7 +116,7 @@ class _Causal(torch.autograd.Function):
 
 
 def _places(query: Tensor, key: Tensor) -> Iterator[tuple[Place, Place]]:
-    """Which queries are next, some rows of the heads that share keys, and which keys they see."""
+    """Yield the queries to do next, some rows of the heads that share keys, and the keys that they see."""
     samples, heads, tokens, _ = query.shape
     shared = heads // key.shape[1]
     for sample, head, first in product(range(samples), range(key.shape[1]), range(0, tokens, ROWS)):

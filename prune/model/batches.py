@@ -87,7 +87,7 @@ class Batch:
         if self._folder is None:
             self._states[name] = states
             return
-        part = self._path(f"{name}.part")  # who still reads the states before these must not see them change
+        part = self._path(f"{name}.part")  # a reader of the states before these must not see them change
         save_file({name: states.contiguous()}, part)
         part.replace(self._path(name))
 
@@ -104,7 +104,7 @@ def record(
     batch_tokens: int | None = None,
     folder: Path | None = None,
 ) -> list[Batch]:
-    """Run everything but the blocks, and note what each block is to be called with.
+    """Run everything but the blocks, and note what the model calls each block with.
 
     mask: bool [samples, length], False at padding. batch_tokens: of one batch, about; None: BATCH_TOKENS.
     folder: as in `Batch`. Raises ModelError where the blocks cannot be walked.
@@ -150,7 +150,7 @@ def _require_finite(what: str, states: Tensor, positions: Positions) -> None:
 
 
 def run_block(block: Block, index: int, hidden: Tensor, batch: Batch) -> Tensor:  # [samples, length, width]
-    """Run a block as the model would at that place in the batch; what it returns is where the block is."""
+    """Run a block as the model would for this batch; the result is on the device of the block."""
     call, device = batch.calls[index], next(block.module.parameters()).device
     output = block.module(hidden.to(device), *_moved(call.args, device), **_moved(call.kwargs, device))
     result: Tensor = output[0] if isinstance(output, tuple) else output
@@ -166,7 +166,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def logits_behind(anatomy: Anatomy, ids: Tensor, states: Tensor) -> Tensor:  # [samples, length, vocabulary]
-    """Return what the model makes of the states behind its last block, [samples, length, width]."""
+    """Return what the model predicts from the states behind its last block, [samples, length, width]."""
     with _blocks_as(anatomy, lambda *args, **kwargs: states):
         return logits(anatomy.model, ids)
 
@@ -223,14 +223,20 @@ def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
 
 @contextmanager
 def _blocks_as(anatomy: Anatomy, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Let `forward`, called with the number of the block first, stand in for every block."""
+    """Let `forward`, called with the number of the block first, stand in for every block.
+
+    A `forward` of its own that a module has already, such as accelerate's hooks, is put back.
+    """
+    before = [vars(block.module).get("forward") for block in anatomy.blocks]
     try:
         for index, block in enumerate(anatomy.blocks):
             block.module.forward = partial(forward, index)
         yield
     finally:
-        for block in anatomy.blocks:
+        for block, own in zip(anatomy.blocks, before, strict=True):
             del block.module.forward
+            if own is not None:
+                block.module.forward = own
 
 
 def _run_body(model: nn.Module, ids: Tensor, mask: Tensor | None) -> None:

@@ -83,7 +83,7 @@ def _download(folder: Path) -> Path:
 
 
 def _require_pinned(wheel: Path) -> None:
-    """Raise InputError unless this is the very file that these lines were written for, wherever it comes from."""
+    """Raise InputError unless this is exactly the wheel that this code was written for, wherever it comes from."""
     try:
         with wheel.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -57,7 +57,7 @@ class Experts(nn.ModuleList):
         return mixed
 
     def run_empty(self) -> None:
-        """Call every expert without a token: who watches the linears has seen all of them then."""
+        """Call every expert without a token, so that hooks on the linears have seen all of them."""
         for number in range(len(self)):
             weight = self.expert(number).get_parameter(f"{self.names[0]}.weight")
             self._run(number, weight.new_empty(0, weight.shape[1]), torch.empty(0, dtype=torch.int64))
@@ -80,7 +80,7 @@ class Experts(nn.ModuleList):
 
 
 def take_apart(model: nn.Module) -> None:
-    """Put `Experts` in the place of all fused experts of the families above."""
+    """Replace all fused experts of the families above by `Experts`."""
     for name, module in list(model.named_modules()):
         if type(module).__name__ in LINEARS:
             model.set_submodule(name, Experts(module))

@@ -1,7 +1,7 @@
-"""The model that a config.json describes, without weights: what the tensors of its folder are held against.
+"""The model that a config.json describes, without weights: the tensors of its folder are compared with it.
 
-It is made on the meta device, where a matrix takes no memory whatever its size. What is made one by one all the same,
-blocks and experts, cannot be more than there are tensors: nothing is made that no file can fill.
+It is made on the meta device, where a matrix of any size takes no memory. But blocks and experts are made one by one,
+so a config.json may not ask for more of them than the folder has tensors (or than FEW).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ from twofour.prune.errors import CheckpointError
 from twofour.prune.format.weights import Weights
 
 COUNTS = ("num_hidden_layers", "num_local_experts", "num_experts")  # of what is made one by one
-FEW = 1024  # that many are made at once, whatever the files hold
+FEW = 1024  # so many may be made, whatever the files hold
 
 
 def skeleton(config: Mapping[str, Any], weights: Weights) -> nn.Module:
     """Make the causal language model of a config.json, its parameters float32 on the meta device.
 
-    Raises CheckpointError where transformers cannot make it, or it has more parts than there are tensors.
+    Raises CheckpointError where transformers cannot make it, or it has more blocks or experts than there are tensors.
     """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -38,7 +38,7 @@ def skeleton(config: Mapping[str, Any], weights: Weights) -> nn.Module:
             model: nn.Module = AutoModelForCausalLM.from_config(
                 config_class.from_dict(plain), dtype=torch.float32, trust_remote_code=False
             )
-    except Exception as error:  # a dozen kinds: there is no end to what a config.json can say
+    except Exception as error:  # of a dozen kinds: a config.json can say anything
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
             f"config.json describes no model that transformers can make ({type(error).__name__}: {reason}); "

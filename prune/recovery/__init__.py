@@ -1,6 +1,9 @@
-"""Kept weights trained against the dense model, their zeros fixed.
+"""What 2:4 lost, won back: kept weights trained against the dense model, their zeros fixed.
 
 In come pruned linears and the text; out come better values for the weights that were kept. Read `kept` (the trained
-parameters and the training loop), then `recover` (what they are trained to: a dense block's outputs, or the dense
-model's predictions).
+weights and their optimiser), `training` (the loop), then what they are trained to: `blocks` (the outputs of a dense
+block, one block after the other, inside the walk), `distil` (the predictions of the dense model, all blocks together).
+
+Only kept weights of pruned linears learn. The gain of a norm in front of a linear only scales its columns, which kept
+weights can do themselves; everything outside the linears stays as it is, to the bit.
 """

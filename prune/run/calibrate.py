@@ -1,9 +1,9 @@
 """The walk: one decoder block at a time, collect -> prune -> propagate.
 
-Each block runs twice on the hidden states of the text: once dense, while its linears' inputs are counted, and once
-pruned, which gives the next block the inputs it will have in the pruned model. Linears inside a block see dense
-inputs; those of an expert are drawn towards those of all experts (`statistics.shrink`). Where blocks are recovered, the
-dense model is followed beside the pruned one, and a block is trained between.
+Each block runs twice on the hidden states of the text: once dense, while the inputs of its linears are counted, and
+once pruned, to give the next block the inputs that it will have in the pruned model. Linears inside a block see dense
+inputs; the statistics of an expert are drawn towards those of all experts (`statistics.shrink`). Where weights are
+trained, the dense model also runs on states of its own, and a block is trained between its two runs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,18 +23,18 @@ from twofour.prune.model.anatomy import Anatomy, Block
 from twofour.prune.model.batches import Batch, follow_dense, propagate, require_finite, run_block
 from twofour.prune.model.experts import Expert
 from twofour.prune.progress import Progress, counter, silent, track
-from twofour.prune.recovery.kept import Outcome
+from twofour.prune.recovery.training import Outcome
 from twofour.prune.solving.statistics import Observer, Statistic, layer_loss
 
 Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
 WeightSolve = Callable[[Tensor], Tensor]  # float32 [out, in] -> 2:4 [out, in]
-Store = Callable[[Tensor], SparseWeight]  # 2:4 float32 [out, in] -> the same, rounded as it will be stored
+ToStored = Callable[[Tensor], SparseWeight]  # 2:4 float32 [out, in] -> the same, rounded as it will be stored
 NewStatistic = Callable[[int, torch.device], Statistic]
 Recover = Callable[[Block, int, list[Batch]], Outcome]  # trains a pruned block, in place
 
 
-class Keep(Protocol):
-    """Keeps what is done, so that a walk that was cut off can go on, and that no weight is in memory twice."""
+class BlockJournal(Protocol):
+    """What keeps the blocks that are done: a walk that was cut off can go on, and no weight is in memory twice."""
 
     def restore(self, batches: list[Batch]) -> Iterator["PrunedBlock"]:
         """Give the blocks that are done, and set the states of the batches to those behind the last one."""
@@ -49,7 +49,7 @@ class Keep(Protocol):
 class PrunedBlock:
     """The new weights of one block as they will be stored, and what they lose.
 
-    Once a `Keep` has the weights, they are not here any more.
+    Once a journal has the weights, they are not here any more.
     """
 
     weights: dict[str, SparseWeight]
@@ -64,42 +64,56 @@ def walk(
     solve: Solve,
     new_statistic: NewStatistic,
     progress: Progress = silent,
-    store: Store | None = None,  # None: in the dtype of the model
+    to_stored: ToStored | None = None,  # None: in the dtype of the model
     recover: Recover | None = None,
-    keep: Keep | None = None,
+    journal: BlockJournal | None = None,
     device: str = "cpu",  # where a block is while it is worked on
 ) -> Iterator[PrunedBlock]:
     """Prune the model in place, block by block, and leave in the batches what comes out of the last one.
 
     Raises NonFiniteError, FactorError or ModelError, naming the linear.
     """
-    store = store or in_dtype(anatomy.stored)
+    to_stored = to_stored or in_dtype(anatomy.stored_dtype)
     done = 0
-    for pruned in keep.restore(batches) if keep else ():
+    for pruned in journal.restore(batches) if journal else ():
         put(anatomy.blocks[done], pruned.weights)
         done += 1
         yield replace(pruned, weights={})
     step = counter("pruning blocks", len(anatomy.blocks), progress, done)
     for index, block in enumerate(anatomy.blocks[done:], start=done):
         block.module.to(device)
-        if recover:
-            follow_dense(block, index, batches)
-        observer = collect(block, index, batches, new_statistic)
-        give_back()
-        pruned = prune_block(block, observer, solve, store)
-        del observer  # its Hessians are as large as a block
-        if recover:
-            outcome = recover(block, index, batches)
-            pruned = replace(with_weights(pruned, block, store), recovered=outcome)
-        propagate(block, index, batches)
-        require_finite(index, batches)
+        pruned = pass_through(block, index, batches, solve, new_statistic, to_stored, recover)
         block.module.cpu()
         give_back()
-        if keep:
-            keep.save(index, pruned, batches)
+        if journal:
+            journal.save(index, pruned, batches)
             pruned = replace(pruned, weights={})
         step(f"largest loss {max(linear.loss for linear in pruned.linears.values()):.4f}")
         yield pruned
+
+
+def pass_through(
+    block: Block,
+    index: int,
+    batches: list[Batch],
+    solve: Solve,
+    new_statistic: NewStatistic,
+    to_stored: ToStored,
+    recover: Recover | None,
+) -> PrunedBlock:
+    """Prune one block, train it where that is asked for, and leave in the batches what comes out of it."""
+    if recover:
+        follow_dense(block, index, batches)
+    observer = collect(block, index, batches, new_statistic)
+    give_back()
+    pruned = prune_block(block, observer, solve, to_stored)
+    del observer  # its Hessians are as large as a block
+    if recover:
+        outcome = recover(block, index, batches)
+        pruned = replace(with_weights(pruned, block, to_stored), recovered=outcome)
+    propagate(block, index, batches)
+    require_finite(index, batches)
+    return pruned
 
 
 def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewStatistic) -> Observer:
@@ -123,16 +137,16 @@ def collect(block: Block, index: int, batches: list[Batch], new_statistic: NewSt
     return observer
 
 
-def in_dtype(stored: torch.dtype) -> Store:
+def in_dtype(dtype: torch.dtype) -> ToStored:
     """Store as a dense weight in this dtype, each weight rounded to nearest even."""
-    return lambda weight: weight.to(stored)
+    return lambda weight: weight.to(dtype)
 
 
-def prune_block(block: Block, observer: Observer, solve: Solve, store: Store) -> PrunedBlock:
+def prune_block(block: Block, observer: Observer, solve: Solve, to_stored: ToStored) -> PrunedBlock:
     """Replace the weights of a block; linears that share an input are solved as one."""
     solved: dict[str, tuple[SparseWeight, PrunedLinear]] = {}
     for names, statistic in observer.groups():
-        solved |= _solve_group({name: block.linears[name] for name in names}, statistic, solve, store)
+        solved |= _solve_group({name: block.linears[name] for name in names}, statistic, solve, to_stored)
     if unseen := block.linears.keys() - solved.keys():
         raise ModelError(f"{min(unseen)} saw no token of the calibration text; calibrate on more text")
     return _pruned_block(block, solved)
@@ -143,26 +157,26 @@ def prune_without_text(
     anatomy: Anatomy,
     solve: WeightSolve,
     progress: Progress = silent,
-    store: Store | None = None,
-    keep: Keep | None = None,
+    to_stored: ToStored | None = None,
+    journal: BlockJournal | None = None,
 ) -> Iterator[PrunedBlock]:
-    """Prune the model in place by its weights alone. One that was cut off begins anew: it takes seconds."""
-    store = store or in_dtype(anatomy.stored)
+    """Prune the model in place by its weights alone. It takes seconds, so after a cut-off it begins anew."""
+    to_stored = to_stored or in_dtype(anatomy.stored_dtype)
     for index, block in enumerate(track(anatomy.blocks, "pruning blocks", progress)):
         solved = {
-            name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, store)
+            name: _replace(linear, solve(linear.weight.to(torch.float32, copy=True)), None, to_stored)
             for name, linear in block.linears.items()
         }
         pruned = _pruned_block(block, solved)
-        if keep:
-            keep.save(index, pruned, [])
+        if journal:
+            journal.save(index, pruned, [])
             pruned = replace(pruned, weights={})
         yield pruned
 
 
-def with_weights(pruned: PrunedBlock, block: Block, store: Store) -> PrunedBlock:
+def with_weights(pruned: PrunedBlock, block: Block, to_stored: ToStored) -> PrunedBlock:
     """Take the weights as they are now, after training; rounded as they will be stored, in the model too."""
-    weights = {name: store(linear.weight.float()) for name, linear in block.linears.items()}
+    weights = {name: to_stored(linear.weight.float()) for name, linear in block.linears.items()}
     put(block, weights)
     return replace(pruned, weights=weights)
 
@@ -185,7 +199,7 @@ def _pruned_block(block: Block, solved: dict[str, tuple[SparseWeight, PrunedLine
 
 
 def _solve_group(
-    linears: dict[str, nn.Linear], statistic: Statistic, solve: Solve, store: Store
+    linears: dict[str, nn.Linear], statistic: Statistic, solve: Solve, to_stored: ToStored
 ) -> dict[str, tuple[SparseWeight, PrunedLinear]]:
     stacked = torch.cat([linear.weight.float() for linear in linears.values()])
     try:
@@ -193,17 +207,17 @@ def _solve_group(
     except FactorError as error:
         raise FactorError(f"{next(iter(linears))}: {error}") from error
     return {
-        name: _replace(linear, after, statistic, store)
+        name: _replace(linear, after, statistic, to_stored)
         for (name, linear), after in zip(linears.items(), solved, strict=True)
     }
 
 
 def _replace(
-    linear: nn.Linear, after: Tensor, statistic: Statistic | None, store: Store
+    linear: nn.Linear, after: Tensor, statistic: Statistic | None, to_stored: ToStored
 ) -> tuple[SparseWeight, PrunedLinear]:
     """Put the new weight in place, rounded as it will be stored: what is stored is what propagates and what is lost."""
     before = linear.weight.to(torch.float32, copy=True)  # pruned in place below
-    weight = store(after)
+    weight = to_stored(after)
     stored = _expanded(weight).float()
     linear.weight.copy_(stored)
     loss = layer_loss(before, stored, statistic)

@@ -1,13 +1,14 @@
 """What an unfinished run has done so far, on disk beside its output: the same command, given again, goes on from there.
 
 The folder `.OUT.unfinished` holds the request, the tokens of the calibration text, every pruned block as it will be
-stored, the hidden states behind the last one, and where the training of the whole model is. The weights are in no other
-place: the result is written from them, unless the whole model was trained. Every file appears whole or not at all, the
-states before their block, and is on the disk before what it replaces goes: a process may be killed at any moment, and
-the machine may stop. What follows is computed from the same bits as in a run that was never interrupted, so on the same
-number of threads the result is the same to the bit; `request` says what may be otherwise. The folder goes when the run
-is finished, or ends before anything was done: what else to do with hours of work is for the user to decide. One process
-at a time is in it.
+stored, the hidden states behind the last one, and how far the training of the whole model is. The weights are nowhere
+else: the result is written from them, unless the whole model was trained.
+
+A process may be killed at any moment, and the machine may stop. So every file appears whole or not at all, the states
+before their block, and is on the disk before the file that it replaces is removed. A run that goes on computes from the
+same bits as one that was never interrupted, so on the same number of threads the result is the same to the bit;
+`request` says what may change. The folder is removed when the run is finished, or ends before anything was done; else
+the user decides what to do with hours of work. Only one process at a time may use it.
 """
 
 import fcntl
@@ -33,7 +34,7 @@ from twofour.prune.format.folder import making, put, read_json, sync, write_whol
 from twofour.prune.format.packed import Packed
 from twofour.prune.label.manifest import PrunedLinear
 from twofour.prune.model.batches import STATES, Batch
-from twofour.prune.recovery.kept import Outcome, Training
+from twofour.prune.recovery.training import Outcome, Training
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, merged
 
@@ -53,16 +54,16 @@ class Journal:
         self.threads: list[int] = []  # how many the run has had, in turn
         self._going = False
         self._clock, self._began_s = clock, clock()
-        self._before_s = 0.0  # by the processes before this one
+        self._before_s = 0.0  # of the processes before this one
 
     @property
     def spent_s(self) -> float:
-        """The seconds of the run so far; of the processes before this one, those up to what is kept of them."""
+        """The seconds of the run so far; of earlier processes, up to the last file that they wrote."""
         return self._before_s + self._clock() - self._began_s
 
     @property
     def size(self) -> int:
-        """The bytes that it takes of the disk."""
+        """The bytes that its folder takes on the disk."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def __enter__(self) -> "Journal":
@@ -73,14 +74,14 @@ class Journal:
 
     @property
     def begun(self) -> Begun | None:
-        """What was decided about the run when it began; None where nothing is kept of one."""
+        """What was decided about the run when it began; None where there is none to go on with."""
         if not self._begun():
             return None
         decided = read_json(self.folder / REQUEST).get(DECIDED)
         return None if decided is None else Begun(Decided(**decided), len(self._done()))
 
     def begin(self, request: Mapping[str, Any]) -> None:
-        """Begin the run that is asked for, or go on with it. Raises InputError where another was begun here."""
+        """Begin the run that is asked for, or go on with it. Raises InputError where the one begun here is another."""
         if self._begun():
             request = merged(request, read_json(self.folder / REQUEST), self.folder)
             self._before_s = self._kept_s()
@@ -89,7 +90,7 @@ class Journal:
         self._going = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Forget the run where it is finished or nothing is done yet; else the error says how to go on."""
+        """Forget a run that is finished or has done nothing yet; else the error says how to go on."""
         if error is None or not self._begun():
             shutil.rmtree(self.folder, ignore_errors=True)
         elif self._going:
@@ -130,7 +131,7 @@ class Journal:
             self._restore_states(len(done) - 1, batches)
 
     def weights(self) -> dict[str, Callable[[], SparseWeight]]:
-        """What reads each of the pruned weights that are kept here."""
+        """Return what reads each of the pruned weights that are kept here, by name."""
         makers: dict[str, Callable[[], SparseWeight]] = {}
         for path in self._done():
             with _opened(path) as file:
@@ -149,7 +150,7 @@ class Journal:
                 batch.dense = file.get_tensor("dense") if "dense" in file.keys() else None  # noqa: SIM118
 
     def save_training(self, training: Training) -> None:
-        """Keep where the training of the whole model is."""
+        """Keep how far the training of the whole model is."""
         state = training.state or {}
         tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
         about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
@@ -157,7 +158,7 @@ class Journal:
         sync(self.folder)
 
     def restore_training(self) -> Training | None:
-        """Return where the training of the whole model was."""
+        """Return how far the training of the whole model was."""
         if not (self.folder / TRAINING).exists():
             return None
         with _opened(self.folder / TRAINING) as file:
@@ -183,7 +184,7 @@ class Journal:
 
 
 class OnDemand(Mapping[str, SparseWeight]):
-    """Weights that are made each time they are asked for, so that no two need be in memory."""
+    """Weights that are made each time they are asked for, so that only one need be in memory."""
 
     def __init__(self, makers: Mapping[str, Callable[[], SparseWeight]]) -> None:
         self._makers = makers
@@ -191,7 +192,7 @@ class OnDemand(Mapping[str, SparseWeight]):
     def __getitem__(self, name: str) -> SparseWeight:
         return self._makers[name]()
 
-    def __contains__(self, name: object) -> bool:  # a Mapping's own would make it
+    def __contains__(self, name: object) -> bool:  # that of Mapping would make the weight
         return name in self._makers
 
     def __iter__(self) -> Iterator[str]:
@@ -202,7 +203,7 @@ class OnDemand(Mapping[str, SparseWeight]):
 
 
 def _locked(folder: Path) -> int:
-    """Make a folder and lock it for this process; the lock is the descriptor's, and goes with a process that dies."""
+    """Make a folder and lock it for this process, by a file descriptor: the lock ends when the process does."""
     with making(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)

@@ -1,8 +1,8 @@
-"""What a run will take, before it starts: its parts are timed on a little text, by the code that will run.
+"""What a run will take, before it starts: its steps are timed on a little text, by the code that will run.
 
-Time is linear in the text, but for the solvers, which take the same time whatever the text. Every block is taken to be
-like the largest. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from
-below. Reading files and data sets is not counted. Memory and disk: see `footprint`.
+Time is linear in the text, except that of the solvers, which does not depend on it. Every block counts as the largest
+one. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from below. Reading
+files and data sets is not counted. Memory and disk: see `footprint`.
 """
 
 import time
@@ -18,26 +18,27 @@ from torch import Tensor, nn
 from twofour.prune.config import PruneConfig
 from twofour.prune.format import folder
 from twofour.prune.machine import heap
+from twofour.prune.machine.precision import full_precision
 from twofour.prune.model import batches
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.batches import Batch
-from twofour.prune.recovery.kept import HELD_OUT, KeptWeights, learn
-from twofour.prune.recovery.recover import BLOCK_RATE, block_loss, step_tokens
-from twofour.prune.run import calibrate, footprint
+from twofour.prune.recovery.blocks import BLOCK_RATE, block_loss
+from twofour.prune.recovery.kept import KeptWeights
+from twofour.prune.recovery.training import HELD_OUT, learn, step_tokens
+from twofour.prune.run import calibrate, footprint, solvers
 from twofour.prune.run.footprint import numbers
 from twofour.prune.run.prepare import prepare
-from twofour.prune.run.prune import full_precision, rounding, solver, store
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources
 
 TRIAL_TOKENS = 1024  # of text, for what is linear in it
-DECODED = 5  # tokens, the start token included
+DECODED = 5  # tokens of each text, the start token included
 
 
 @dataclass(frozen=True)
 class Paces:
-    """Seconds that the parts of a run take here."""
+    """Seconds that the steps of a run take here."""
 
     write: float = 0.0  # all text that the model writes
     collect: float = 0.0  # a token through one block, counted
@@ -60,9 +61,9 @@ class Plan:
 
     def __str__(self) -> str:
         stages = {"sampling": self.sampling_s, "pruning": self.pruning_s, "recovery": self.recovery_s}
-        parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in stages.items())
+        each = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in stages.items())
         lines = [
-            f"about {sum(stages.values()) / 60:.1f} minutes ({parts})",
+            f"about {sum(stages.values()) / 60:.1f} minutes ({each})",
             f"about {self.peak_memory_bytes / 2**30:.1f} GiB of memory, {self.disk_bytes / 1e9:.2f} GB on disk",
         ]
         return "\n".join(lines + self.fallbacks)
@@ -73,77 +74,76 @@ class Plan:
 
 
 def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
-    """Time the parts of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
+    """Time the steps of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
     config = config or PruneConfig()
     source = folder.resolve(str(model), config.revision)
     with footprint.shortage_named():
         ready = prepare(source, config)
-        with heap.reused(), quick_attention(ready.parts.model), full_precision():
-            paces = measure(ready.parts, ready.source, ready.config, ready.decided.writer)
-    sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.parts.blocks), ready.config)
+        with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
+            paces = measure(ready.anatomy, ready.source, ready.config, ready.decided.writer)
+    sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.anatomy.blocks), ready.config)
     return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
 
 
 def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, float, float]:
-    """Add the parts of a run up: the seconds of sampling, pruning and recovery."""
+    """Add up the steps of a run: the seconds of sampling, pruning and recovery."""
     stages, tokens = config.stages, config.text_tokens
-    reading = stages.solver != "magnitude"
     forwards = (2 if stages.trains else 1) * paces.forward  # the pruned block, and the dense one on dense states
-    block_s = paces.solve + (tokens * (paces.collect + forwards) if reading else 0.0)
+    block_s = paces.solve + (tokens * (paces.collect + forwards) if stages.needs_text else 0.0)
     passes_s = blocks * stages.block_passes * (paces.train * (1 - 1 / HELD_OUT) + paces.forward / HELD_OUT)
     return paces.write, blocks * block_s, tokens * (passes_s + stages.model_passes * paces.distil)
 
 
-def measure(parts: Anatomy, source: Path, config: PruneConfig, writer: str = "cpu") -> Paces:
-    """Time the parts of a run that the config asks for, in the model given, whose largest block is pruned by it."""
-    index, block = max(enumerate(parts.blocks), key=lambda each: numbers(each[1].linears.values()))
-    rounded = store(parts, config)
-    if config.stages.solver == "magnitude":
-        only = replace(parts, blocks=[block])
-        return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(only, magnitude, store=rounded))))
-    ids = _trial_text(parts, config)
+def measure(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str = "cpu") -> Paces:
+    """Time the steps that the config asks for, on the largest block of the model, which is pruned in place."""
+    index, block = max(enumerate(anatomy.blocks), key=lambda each: numbers(each[1].linears.values()))
+    to_stored = solvers.to_stored(config, anatomy.stored_dtype)
+    if not config.stages.needs_text:
+        only = replace(anatomy, blocks=[block])
+        return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(only, magnitude, to_stored=to_stored))))
+    ids = _trial_text(anatomy, config)
     tokens = ids.numel()
-    write_s = _write_s(parts, source, config, writer)
+    write_s = _write_s(anatomy, source, config, writer)
     with torch.no_grad():
-        some = batches.record(parts, ids, None, step_tokens(tokens))  # with the whole model in one place
+        some = batches.record(anatomy, ids, None, step_tokens(tokens))  # with the whole model in one place
         block.module.to(config.device)
-        solve, new_statistic = solver(config)
+        solve, new_statistic = solvers.solver(config)
         observer = calibrate.collect(block, index, some, new_statistic)  # warms up, too
         collect_s = _seconds(lambda: calibrate.collect(block, index, some, new_statistic))
         forward_s = _seconds(lambda: batches.follow_dense(block, index, some))
-        solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, rounded))
+        solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, to_stored))
         paces = Paces(write_s, collect_s / tokens, forward_s / tokens, solve_s)
-        return replace(paces, **_training(parts, index, some, config)) if config.stages.trains else paces
+        return replace(paces, **_training(anatomy, index, some, config)) if config.stages.trains else paces
 
 
-def _training(parts: Anatomy, index: int, some: list[Batch], config: PruneConfig) -> dict[str, float]:
-    block, tokens = parts.blocks[index], some[0].hidden[..., 0].numel()
-    kept = KeptWeights(block.linears.values(), parts.stored, BLOCK_RATE, rounding(config))
+def _training(anatomy: Anatomy, index: int, some: list[Batch], config: PruneConfig) -> dict[str, float]:
+    block, tokens = anatomy.blocks[index], some[0].hidden[..., 0].numel()
+    kept = KeptWeights(block.linears.values(), anatomy.stored_dtype, BLOCK_RATE, solvers.rounding(config))
     loss = block_loss(block, index, some)
     step = partial(learn, kept, loss, 0, 1.0)
     step()  # warms up: the optimiser makes its moments
     train_s = _seconds(step) / tokens
-    head: nn.Module = parts.model.get_output_embeddings().to(config.device)  # type: ignore[operator]
+    head: nn.Module = anatomy.model.get_output_embeddings().to(config.device)  # type: ignore[operator]
     hidden = some[0].hidden.to(config.device)
     head_s = _seconds(lambda: head(hidden)) / tokens
     # the head forward for both models, back for one, and the divergence, which is of its size
-    return {"train": train_s, "distil": len(parts.blocks) * train_s + 4 * head_s}
+    return {"train": train_s, "distil": len(anatomy.blocks) * train_s + 4 * head_s}
 
 
-def _trial_text(parts: Anatomy, config: PruneConfig) -> Tensor:  # int64 [samples, length]
+def _trial_text(anatomy: Anatomy, config: PruneConfig) -> Tensor:  # int64 [samples, length]
     """Some tokens, whatever they mean: two samples or more."""
     length = min(config.length, TRIAL_TOKENS // 2)
-    vocabulary: int = parts.model.config.vocab_size  # type: ignore[union-attr, assignment]
+    vocabulary: int = anatomy.model.config.vocab_size  # type: ignore[union-attr, assignment]
     return (torch.arange(TRIAL_TOKENS // length * length) % vocabulary).view(-1, length)
 
 
-def _write_s(parts: Anatomy, source: Path, config: PruneConfig, writer: str) -> float:
+def _write_s(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str) -> float:
     """Time a few tokens of a whole batch of each source that the model writes."""
     written = sources.written(config)
     if not written:
         return 0.0
     tokenizer = corpus.load_tokenizer(source)
-    model, write_s = parts.model.to(writer), 0.0
+    model, write_s = anatomy.model.to(writer), 0.0
     for texts, tokens in written:
         size, few = corpus.batch_samples(model, tokens), min(tokens, DECODED)
         trial = partial(corpus.self_sampled, model, tokenizer, min(texts, size), few, config.seed)

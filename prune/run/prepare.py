@@ -11,8 +11,7 @@ import torch
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.format import checkpoint, folder
-from twofour.prune.model import anatomy
-from twofour.prune.model.anatomy import Anatomy
+from twofour.prune.model.anatomy import Anatomy, dissect, load, refuse_config, stored_names
 from twofour.prune.run import footprint
 from twofour.prune.run.request import Begun, Decided, go_on
 from twofour.prune.text import corpus, sources
@@ -20,57 +19,57 @@ from twofour.prune.text import corpus, sources
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dense model in memory, and what will be done with it, as far as this machine allows it."""
+    """A dense model in memory, and what will be done with it on this machine."""
 
     source: Path
-    parts: Anatomy
-    names: dict[str, str]  # under which its folder stores the weights of a linear
+    anatomy: Anatomy
+    names: dict[str, str]  # of a linear in the model -> in its folder
     config: PruneConfig
     decided: Decided
     on_disk: bool  # hidden states are
-    forward: torch.dtype
+    forward_dtype: torch.dtype
 
     @property
     def fallbacks(self) -> list[str]:
         """What is done otherwise than was asked, or than the model says, and why."""
-        notes = dtype_notes(folder.read_config(self.source), self.parts.stored)
+        notes = dtype_notes(folder.read_config(self.source), self.anatomy.stored_dtype)
         return notes + writer_notes(self.config, self.decided.writer) + self.decided.fallbacks
 
     @property
     def disk_bytes(self) -> int:
         """Estimate the disk that the run needs."""
-        return footprint.disk_bytes(self.parts, self.config, self.on_disk)
+        return footprint.disk_bytes(self.anatomy, self.config, self.on_disk)
 
     @property
     def memory_bytes(self) -> int:
         """Estimate the most memory that the run needs."""
-        return footprint.memory_bytes(self.parts, self.config, self.on_disk)
+        return footprint.memory_bytes(self.anatomy, self.config, self.on_disk)
 
 
 def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Prepared:
     """Load the model of a folder and decide what can be done with it here. begun: the run that goes on.
 
-    Raises ModelError or InputError for what a run could not do: before it starts, and for `prune --plan`, too.
+    Raises ModelError or InputError for what a run could not do, before it starts; `prune --plan` does the same.
     """
     require_device(config.device)
-    anatomy.refuse_config(folder.read_config(source))
-    if reads := config.stages.solver != "magnitude":
+    refuse_config(folder.read_config(source))
+    if config.stages.needs_text:
         sources.require(config)
-    parts = anatomy.dissect(anatomy.load(source))
-    names = anatomy.stored_names(parts, source)
-    if reads:
-        corpus.refuse_length(parts.model, config.length)
-    forward = forward_dtype(parts, config)
-    parts.model.to(forward)
-    decided = go_on(config, decide(parts, config), begun)
+    anatomy = dissect(load(source))
+    names = stored_names(anatomy, source)
+    if config.stages.needs_text:
+        corpus.refuse_length(anatomy.model, config.length)
+    forward = forward_dtype(anatomy, config)
+    anatomy.model.to(forward)
+    decided = go_on(config, decide(anatomy, config), begun)
     config = decided.config(config)
-    return Prepared(source, parts, names, config, decided, footprint.states_on_disk(parts, config), forward)
+    return Prepared(source, anatomy, names, config, decided, footprint.states_on_disk(anatomy, config), forward)
 
 
-def decide(parts: Anatomy, config: PruneConfig) -> Decided:
+def decide(anatomy: Anatomy, config: PruneConfig) -> Decided:
     """Decide what the memory that is free now allows."""
-    affordable, fallbacks = footprint.affordable(parts, config)
-    return Decided(affordable.train, footprint.writer(parts, config), fallbacks)
+    affordable, fallbacks = footprint.affordable(anatomy, config)
+    return Decided(affordable.train, footprint.writer(anatomy, config), fallbacks)
 
 
 def writer_notes(config: PruneConfig, writer: str) -> list[str]:
@@ -81,7 +80,7 @@ def writer_notes(config: PruneConfig, writer: str) -> list[str]:
 
 
 def dtype_notes(config: Mapping[str, Any], stored: torch.dtype) -> list[str]:
-    """Say so where config.json names another dtype than the linears are stored in, which counts."""
+    """Say so where config.json names another dtype than that of the stored linears, which counts."""
     named = checkpoint.named_dtype(config)
     if named in (None, stored):
         return []
@@ -100,8 +99,8 @@ def require_device(device: str) -> None:
         raise InputError(f"device is {device!r}, and this torch sees no such GPU; give cpu, or install torch for CUDA")
 
 
-def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:
-    """Return what forwards run in: as asked, or the model's dtype, or float32 where that is slow on a CPU."""
+def forward_dtype(anatomy: Anatomy, config: PruneConfig) -> torch.dtype:
+    """Return the dtype of forwards: as asked, else that of the model, or float32 where a CPU is slow in that."""
     if config.dtype != "auto":
         dtype: torch.dtype = getattr(torch, config.dtype)
         return dtype
@@ -109,5 +108,5 @@ def forward_dtype(parts: Anatomy, config: PruneConfig) -> torch.dtype:
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
     }
-    slow = config.device == "cpu" and parts.stored in quick and not quick[parts.stored]()
-    return torch.float32 if slow else parts.stored
+    slow = config.device == "cpu" and anatomy.stored_dtype in quick and not quick[anatomy.stored_dtype]()
+    return torch.float32 if slow else anatomy.stored_dtype

@@ -1,8 +1,7 @@
-"""The story of a pruning run."""
+"""The story of a pruning run: `prune`, and below it each of its steps."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,29 +15,24 @@ from twofour.prune.errors import InputError
 from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.checkpoint import SparseWeight
 from twofour.prune.format.origin import origin
-from twofour.prune.format.packed import pack
-from twofour.prune.format.rounding import as_int8, to_int8
 from twofour.prune.label import publish
 from twofour.prune.label.card import trained
-from twofour.prune.label.manifest import PrunedLinear, file_digests, manifest
+from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import heap
+from twofour.prune.machine.precision import full_precision
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
-from twofour.prune.model.batches import record
+from twofour.prune.model.batches import Batch, record
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recovery.kept import Rounding
-from twofour.prune.recovery.recover import Recovery, distil, recover_block, step_tokens
-from twofour.prune.run import calibrate, footprint
-from twofour.prune.run.calibrate import NewStatistic, PrunedBlock, Solve, Store
+from twofour.prune.recovery.blocks import recover_block
+from twofour.prune.recovery.distil import distil
+from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
+from twofour.prune.run import calibrate, footprint, solvers
+from twofour.prune.run.calibrate import PrunedBlock, ToStored
 from twofour.prune.run.journal import Journal, OnDemand
 from twofour.prune.run.prepare import Prepared, prepare
-from twofour.prune.run.request import model_stamps, request, threads_note
-from twofour.prune.solving.gptq import gptq
+from twofour.prune.run.request import Stamps, model_stamps, request, threads_note
 from twofour.prune.solving.magnitude import magnitude
-from twofour.prune.solving.refine import refine
-from twofour.prune.solving.sparsegpt import sparsegpt
-from twofour.prune.solving.statistics import Hessian, Norms, Statistic
-from twofour.prune.solving.wanda import wanda
 from twofour.prune.text import corpus, sources, windows
 
 FEW_TOKENS = 32  # that an expert saw
@@ -46,15 +40,10 @@ FEW_TOKENS = 32  # that an expert saw
 
 @dataclass(frozen=True)
 class Pruned:
-    """A model that was pruned: its new weights, and what the label says of it."""
+    """A model that was pruned: its new weights, by the names they are stored under, and what the label says of it."""
 
     weights: OnDemand
-    linears: dict[str, PrunedLinear]
-    dense: dict[str, str]
-    stored: torch.dtype
-    forward: torch.dtype
-    recovery: Recovery | None
-    fallbacks: list[str]
+    result: Result
 
 
 @dataclass(frozen=True)
@@ -95,69 +84,143 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     base, before = origin(str(model), source), model_stamps(source)
     with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config, journal.begun)
-        config, digests, bos = ready.config, file_digests(ready.config), window_bos(ready)
-        journal.begin(request(config, ready.forward, before, ready.decided))
+        config, text = ready.config, described_text(ready)
+        journal.begin(request(config, ready.forward_dtype, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
-        if model_stamps(source) != before:
-            raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
+        require_unchanged(source, before)
         del ready  # where the model is not needed for the weights, writing has its memory
         checkpoint.write_model(part, source, pruned.weights, config.format)
-        label = manifest(
-            model=str(model),
-            config=config,
-            origin=base,
-            linears=pruned.linears,
-            dense=pruned.dense,
-            stored_dtype=checkpoint.dtype_name(pruned.stored),
-            forward_dtype=checkpoint.dtype_name(pruned.forward),
-            threads=torch.get_num_threads(),
-            seconds=journal.spent_s,
-            recovery=None if pruned.recovery is None else pruned.recovery.as_dict(),
-            fallbacks=pruned.fallbacks + threads_note(journal.threads),
-            digests=digests,
-            bos=bos,
-        )
+        threads, seconds = torch.get_num_threads(), journal.spent_s
+        label = manifest(str(model), base, config, text, pruned.result, threads, seconds)
         publish.write(part, label, Path(out).name)
     return Report(Path(out), label)
 
 
+def described_text(ready: Prepared) -> Text:
+    """Return what the label says of the calibration text; its files are read here, before hours of work."""
+    return Text(file_digests(ready.config), window_bos(ready))
+
+
+def window_bos(ready: Prepared) -> str | None:
+    """Return the token that windows of files and data sets begin with, None where they begin with their text."""
+    if not ready.config.stages.needs_text:  # nor a tokenizer
+        return None
+    tokenizer = corpus.load_tokenizer(ready.source)
+    bos = windows.bos(tokenizer)
+    return None if bos is None else str(tokenizer.convert_ids_to_tokens(bos))
+
+
+def require_unchanged(source: Path, before: Stamps) -> None:
+    """Raise InputError where a file of the model is another than before the run."""
+    if model_stamps(source) != before:
+        raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
+
+
 def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Pruned:
-    """Prune a model that was prepared, in place."""
-    parts, config, names = ready.parts, ready.config, ready.names
-    with heap.reused(), quick_attention(parts.model), full_precision():
-        blocks, recovery = pruned_blocks(ready, journal, progress)
-    # the journal's are those before the whole model was trained
-    weights = trained_weights(parts, store(parts, config)) if config.stages.model_passes else journal.weights()
+    """Prune the prepared model in place, and train what was kept."""
+    with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
+        if ready.config.stages.needs_text:
+            blocks, whole = pruned_on_text(ready, journal, progress)
+        else:
+            blocks, whole = pruned_by_weights(ready, journal, progress), None
+    weights = trained_weights(ready) if whole else journal.weights()  # the journal has those before that training
+    named = {ready.names[name]: make for name, make in weights.items()}
+    return Pruned(OnDemand(named), result(ready, blocks, whole, journal.threads))
+
+
+def pruned_by_weights(ready: Prepared, journal: Journal, progress: Progress) -> list[PrunedBlock]:
+    """Prune every block by its weights alone."""
+    to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
+    return list(calibrate.prune_without_text(ready.anatomy, magnitude, progress, to_stored, journal))
+
+
+def pruned_on_text(ready: Prepared, journal: Journal, progress: Progress) -> tuple[list[PrunedBlock], Outcome | None]:
+    """Prune block by block on the calibration text, then train the whole model where that is asked for."""
+    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
+    batches = recorded(ready, ids, journal)
+    blocks = walked(ready, batches, journal, progress)
+    return blocks, distilled(ready, ids, batches, journal, progress)
+
+
+def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
+    """Get the tokens to calibrate on, int64 [samples, length]."""
+    tokenizer = corpus.load_tokenizer(ready.source)
+    return sources.tokens(ready.anatomy.model, tokenizer, ready.config, progress, ready.decided.writer)
+
+
+def recorded(ready: Prepared, ids: Tensor, journal: Journal) -> list[Batch]:
+    """Cut the text into batches, each of one training step if there are any, ready for the first block."""
+    tokens = step_tokens(ids.numel()) if ready.config.stages.trains else None
+    return record(ready.anatomy, ids, batch_tokens=tokens, folder=journal.folder if ready.on_disk else None)
+
+
+def walked(ready: Prepared, batches: list[Batch], journal: Journal, progress: Progress) -> list[PrunedBlock]:
+    """Prune one block after the other, and train each where that is asked for; the journal keeps their weights."""
+    config, stored_dtype = ready.config, ready.anatomy.stored_dtype
+    train = partial(
+        recover_block,
+        stored_dtype=stored_dtype,
+        passes=config.stages.block_passes,
+        seed=config.seed,
+        rounding=solvers.rounding(config),
+    )
+    solve, new_statistic = solvers.solver(config)
+    blocks = calibrate.walk(
+        ready.anatomy,
+        batches,
+        solve,
+        new_statistic,
+        progress,
+        to_stored=solvers.to_stored(config, stored_dtype),
+        recover=train if config.stages.trains else None,
+        journal=journal,
+        device=config.device,
+    )
+    return list(blocks)
+
+
+def distilled(
+    ready: Prepared, ids: Tensor, batches: list[Batch], journal: Journal, progress: Progress
+) -> Outcome | None:
+    """Train all kept weights of the model together; None where that is not asked for."""
+    config, anatomy = ready.config, ready.anatomy
+    if not config.stages.model_passes:
+        return None
+    anatomy.model.to(config.device)
+    passes, rounding = config.stages.model_passes, solvers.rounding(config)
+    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, rounding)
+
+
+def trained_weights(ready: Prepared) -> dict[str, Callable[[], SparseWeight]]:
+    """Return what makes each weight of the model in memory as it will be stored."""
+    to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
+    return {name: partial(trained_weight, linear, to_stored) for name, linear in ready.anatomy.linears.items()}
+
+
+def trained_weight(linear: nn.Linear, to_stored: ToStored) -> SparseWeight:
+    """Return a weight of the model in memory as it will be stored."""
+    return to_stored(linear.weight.float()).cpu()
+
+
+def result(ready: Prepared, blocks: list[PrunedBlock], whole: Outcome | None, threads: list[int]) -> Result:
+    """Gather what was done, for the label. whole: what training the whole model won back."""
+    anatomy, names = ready.anatomy, ready.names
     linears = {name: linear for block in blocks for name, linear in block.linears.items()}
-    return Pruned(
-        weights=OnDemand({names[name]: make for name, make in weights.items()}),
+    recovered = [block.recovered for block in blocks if block.recovered]
+    return Result(
         linears={names[name]: linear for name, linear in linears.items()},
-        dense={names[name]: why for name, why in parts.dense.items()},
-        stored=parts.stored,
-        forward=ready.forward,
-        recovery=recovery,
-        fallbacks=ready.fallbacks + seldom_seen(parts, linears),
+        dense={names[name]: why for name, why in anatomy.dense.items()},
+        stored_dtype=checkpoint.dtype_name(anatomy.stored_dtype),
+        forward_dtype=checkpoint.dtype_name(ready.forward_dtype),
+        recovery=Recovery(recovered, whole) if ready.config.stages.trains else None,
+        fallbacks=ready.fallbacks + seldom_seen(anatomy, linears) + threads_note(threads),
     )
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Multiply float32 as float32, whatever the caller allows: TF32 or bfloat16 would do for no Hessian."""
-    products: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [product.fp32_precision for product in products]
-    try:
-        for product in products:
-            product.fp32_precision = "ieee"
-        yield
-    finally:
-        for product, precision in zip(products, before, strict=True):
-            product.fp32_precision = precision
-
-
-def seldom_seen(parts: Anatomy, linears: Mapping[str, PrunedLinear]) -> list[str]:
+def seldom_seen(anatomy: Anatomy, linears: Mapping[str, PrunedLinear]) -> list[str]:
     """Say how many linears of experts saw so few tokens that they were pruned by what the whole layer saw."""
-    experts = [name for block in parts.blocks for name in block.linears if block.expert_of(name)]
+    experts = [name for block in anatomy.blocks for name in block.linears if block.expert_of(name)]
     tokens = [linears[name].tokens for name in experts if linears[name].tokens < FEW_TOKENS]
     if not tokens or not any(linear.tokens for linear in linears.values()):  # no text at all: magnitude
         return []
@@ -165,90 +228,3 @@ def seldom_seen(parts: Anatomy, linears: Mapping[str, PrunedLinear]) -> list[str
         f"{len(tokens)} linears of experts saw fewer than {FEW_TOKENS} tokens (the least {min(tokens)}), and what the "
         "whole layer saw had most say in their masks; calibrate on more text"
     ]
-
-
-def trained_weights(parts: Anatomy, rounded: Store) -> dict[str, Callable[[], SparseWeight]]:
-    """What makes each of the weights of the model in memory as it will be stored."""
-
-    def weight(linear: nn.Linear) -> SparseWeight:
-        return rounded(linear.weight.float()).cpu()
-
-    return {name: partial(weight, linear) for name, linear in parts.linears.items()}
-
-
-def pruned_blocks(ready: Prepared, journal: Journal, progress: Progress) -> tuple[list[PrunedBlock], Recovery | None]:
-    """Prune the model in place, as the recipe says; the weights are in the journal then."""
-    parts, config, stages = ready.parts, ready.config, ready.config.stages
-    rounded = store(parts, config)
-    if stages.solver == "magnitude":
-        return list(calibrate.prune_without_text(parts, magnitude, progress, rounded, journal)), None
-    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
-    states = journal.folder if ready.on_disk else None
-    batches = record(parts, ids, batch_tokens=step_tokens(ids.numel()) if stages.trains else None, folder=states)
-    seen = rounding(config)
-    train = partial(recover_block, stored=parts.stored, passes=stages.block_passes, seed=config.seed, rounding=seen)
-    recover = train if stages.trains else None
-    blocks = list(calibrate.walk(parts, batches, *solver(config), progress, rounded, recover, journal, config.device))
-    if not stages.trains:
-        return blocks, None
-    whole = None
-    if stages.model_passes:
-        parts.model.to(config.device)
-        whole = distil(parts, ids, batches, stages.model_passes, config.seed, progress, journal, seen)
-    return blocks, Recovery([pruned.recovered for pruned in blocks if pruned.recovered], whole)
-
-
-def rounding(config: PruneConfig) -> Rounding | None:
-    """Return what kept weights are trained through, besides the dtype of the model."""
-    return as_int8 if config.values == "int8" else None
-
-
-def store(parts: Anatomy, config: PruneConfig) -> Store:
-    """Return what rounds a pruned weight as it will be stored."""
-    if config.values == "int8":
-        return lambda weight: to_int8(pack(weight))
-    return calibrate.in_dtype(parts.stored)
-
-
-def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
-    """Get the tokens to calibrate on, int64 [samples, length]."""
-    tokenizer = corpus.load_tokenizer(ready.source)
-    return sources.tokens(ready.parts.model, tokenizer, ready.config, progress, ready.decided.writer)
-
-
-def window_bos(ready: Prepared) -> str | None:
-    """Return the token that windows of files and data sets begin with, None where they begin with their text."""
-    if ready.config.stages.solver == "magnitude":  # which needs no tokenizer
-        return None
-    tokenizer = corpus.load_tokenizer(ready.source)
-    bos = windows.bos(tokenizer)
-    return None if bos is None else str(tokenizer.convert_ids_to_tokens(bos))
-
-
-def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
-    """Return the solver, and what it wants to know of the inputs."""
-    solvers: dict[str, tuple[Solve, NewStatistic]] = {
-        "wanda": (lambda weight, norms: wanda(weight, norms.squares), Norms),
-        "sparsegpt": (partial(_sparsegpt, config), Hessian),
-        "refine": (partial(_refine, config), Hessian),
-    }
-    return solvers[config.stages.solver]
-
-
-def _sparsegpt(config: PruneConfig, weight: Tensor, hessian: Statistic) -> Tensor:
-    assert isinstance(hessian, Hessian)
-    pruned = sparsegpt(weight, hessian.matrix, config.damping, config.block_columns)
-    return _rounded(config, pruned, hessian.matrix)
-
-
-def _refine(config: PruneConfig, weight: Tensor, statistic: Statistic) -> Tensor:
-    assert isinstance(statistic, Hessian)
-    hessian = statistic.matrix
-    start = sparsegpt(weight, hessian, config.damping, config.block_columns)
-    refined = refine(weight, hessian, start, config.damping, block_columns=config.block_columns)
-    return _rounded(config, refined, hessian)
-
-
-def _rounded(config: PruneConfig, pruned: Tensor, hessian: Tensor) -> Tensor:
-    """Round to int8 where that is asked for, while there is a Hessian to make up for it."""
-    return gptq(pruned, hessian, config.damping, config.block_columns) if config.values == "int8" else pruned

@@ -1,10 +1,12 @@
 """What an unfinished run was asked for, and what may be otherwise when it goes on.
 
 No result is a mix of two configurations. What is done depends on the model, the text, the packages and the config, so
-these must be the same. Nothing that is done depends on the format of the result or the memory limit. Another number of
-threads changes last bits only, which the label says. How kept weights are trained is decided once, by what there is of
-memory then, and stays so; it may be asked for otherwise as long as no block is done. After that there is one way out,
-from a whole that cannot be trained here: its blocks are trained before it, so they are a result without it.
+these must be the same. It does not depend on the format of the result or the memory limit, so these may change. Another
+number of threads changes last bits only, which the label says.
+
+How kept weights are trained is decided once, by the memory that is free then. Another way may be asked for until the
+first block is done. After that one change is left, for a run that was to train the whole model and cannot: it may end
+with its blocks, for they are trained before the whole.
 """
 
 import json
@@ -20,24 +22,24 @@ from twofour.prune.errors import InputError
 from twofour.prune.machine.provenance import versions
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-FREE = ("memory_limit_bytes", "format", "train", "blocks_as_begun")  # nothing that is done depends on them
+FREE = ("memory_limit_bytes", "format", "train", "blocks_as_begun")  # of the config: these may change
 DECIDED, THREADS = "decided", "threads"
 GO_ON = (
     "what is done is kept in {folder}: give the command again to go on (memory limit, format and threads may be "
     'others, and "--train blocks" does without training the whole model), or remove that folder to start anew'
 )
 
-Stamps = dict[str, list[int]]  # the size and the time of each file: what tells that it has changed
+Stamps = dict[str, list[int]]  # the size and the time of each file, by which a change is noticed
 
 
 def _stamps(files: Mapping[str, Path]) -> Stamps:
-    """Return those of the files that there are."""
+    """Return the stamps of those files that exist."""
     found = {name: path.stat() for name, path in files.items() if path.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
 def model_stamps(source: Path) -> Stamps:
-    """Return those of what a model is read from; other files of its folder may change."""
+    """Return the stamps of the files that a model is read from; other files of its folder may change."""
     return _stamps({path.name: path for pattern in MODEL_FILES for path in source.glob(pattern)})
 
 
@@ -60,7 +62,7 @@ class Decided:
 
 
 class Begun(NamedTuple):
-    """A run that has a text at least. blocks: how many are done."""
+    """A run that has its text, or a block. blocks: how many are done."""
 
     decided: Decided
     blocks: int
@@ -94,13 +96,13 @@ def merged(asked: Mapping[str, Any], begun: Mapping[str, Any], folder: Path) -> 
 
 
 def _names(asked: Mapping[str, Any], begun: Any) -> str:
-    """Say which values of a config are others."""
+    """Say which values of a config have changed."""
     known = begun if isinstance(begun, dict) else {}
     return "config (" + ", ".join(name for name in asked if known.get(name) != asked[name]) + ")"
 
 
 def go_on(asked: PruneConfig, decided: Decided, begun: Begun | None) -> Decided:
-    """Decide about a run as it was when it began, where it goes on. decided: what would be today.
+    """Return what holds for a run: where it goes on, what was decided when it began. decided: what would be today.
 
     Raises InputError where the blocks that are done do not fit what is asked for.
     """
@@ -123,7 +125,7 @@ def go_on(asked: PruneConfig, decided: Decided, begun: Begun | None) -> Decided:
 
 
 def _without_whole(asked: PruneConfig) -> list[str]:
-    """Say that the blocks are trained less than they would have been without the whole in view."""
+    """Say that the blocks are trained less than if nothing had been planned to follow them."""
     stages = replace(asked, train="model").stages
     if not stages.model_passes:
         return []
@@ -134,7 +136,7 @@ def _without_whole(asked: PruneConfig) -> list[str]:
 
 
 def threads_note(threads: Sequence[int]) -> list[str]:
-    """Say that a run did not have as many threads all the time."""
+    """Say that the number of threads changed during a run."""
     if len(threads) < 2:
         return []
     return [f"computed on {', then '.join(map(str, threads))} threads: the last bits are those of no run in one go"]

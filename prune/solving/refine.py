@@ -3,8 +3,8 @@
 With r = v - w the change of a row and H the damped Hessian of `sparsegpt`, the loss of a row is r H r^T. For one group,
 all other weights fixed, let t be the four values that would be best if all were kept: t = v - H_gg^-1 c, where
 c = (r H)_g. Any other v_g then costs (v_g - t) H_gg (v_g - t)^T more. Dropping the pair Q and keeping the pair P costs
-t_Q S t_Q^T with S the inverse of (H_gg^-1)_QQ, and the kept values become t_P + t_Q H_QP H_PP^-1. Six pairs are all
-there are, so every step is exact: the mask is the cheapest pair (of equal ones the lowest indices stay), and the loss
+t_Q S t_Q^T with S the inverse of (H_gg^-1)_QQ, and the kept values become t_P + t_Q H_QP H_PP^-1. There are only
+six pairs, so every step is exact: the mask is the cheapest pair (of equal ones the lowest indices stay), and the loss
 never grows. S and the kept values depend on the group alone: they are small tables, made once, and a step is
 the same few products for all rows.
 

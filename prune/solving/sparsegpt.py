@@ -7,7 +7,7 @@ w_j / U_jj * U_j,k off every later w_k. So U_jj squared is right: it is the diag
 The mask of a group is chosen when its first column is reached, from weights that earlier columns have already
 compensated. Work goes in blocks of columns: inside a block every group of four updates the block, the rest of the
 matrix gets one product per block. An input that was never non-zero (diagonal 0) has its weights set to zero and its
-diagonal to 1; then 0.01 of the mean diagonal is added. The mask is applied once more at the end.
+diagonal to 1; then `damping` times the mean diagonal is added. The mask is applied once more at the end.
 
 U is not computed as chol(inv(H)): with J the reversal of the inputs and J H J = L L^T, U = J L^-1 J is the same
 matrix out of one factorisation and one triangular inverse, and keeps more digits where H is nearly singular.

@@ -138,7 +138,7 @@ class Positions:
         return flat[real]
 
     def locate(self, row: int, given: Tensor | None = None) -> str:
-        """Say where in the text a row of `rows` stands."""
+        """Say where in the text a row that `rows` returned stands."""
         positions = torch.arange(self.samples * self.length) if given is None else given.cpu()
         if self.mask is not None:
             positions = positions[self.mask.flatten().cpu()[positions]]
@@ -175,9 +175,9 @@ class Observer:
             self._count(name, inputs, given)
 
     def shrink(self, peers: Sequence[str]) -> None:
-        """Draw the statistics of linears that have the same place in their experts towards each other."""
+        """Draw the statistics of linears with the same place in their experts towards each other."""
         own = [self._statistics[name] for name in peers if name in self._statistics]
-        if own:  # else they share that of other peers
+        if own:  # else they share the statistic of other peers
             shrink(own)
 
     def groups(self) -> list[tuple[list[str], Statistic]]:

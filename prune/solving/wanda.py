@@ -9,5 +9,5 @@ from twofour.prune.format import pattern
 
 
 def wanda(weight: Tensor, squares: Tensor) -> Tensor:  # [out, in], [in] -> 2:4 [out, in]
-    """Zero the two weights of every group that move the outputs least, inputs taken one by one."""
+    """Zero the two weights of every group that change the outputs least, each input taken by itself."""
     return weight.masked_fill(~pattern.mask_from_scores(weight.abs() * squares.sqrt()), 0)

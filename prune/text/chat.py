@@ -2,8 +2,8 @@
 
 The text of a template around three markers gives what stands before the first turn, between a user's turn and the
 answer, and between the answer and the next user's turn. These are forced, one token at a time; the model writes the
-rest. A turn ends where the model draws a special token, whichever it is: what follows is then the template's, so every
-conversation has the form that the model was trained on. There are as many turns as a sample has room for.
+rest. A turn ends where the model draws a special token, whichever it is. What follows then comes from the template, so
+every conversation has the form that the model was trained on. There are as many turns as a sample has room for.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Conversation:
 
 
 def template(tokenizer: Any) -> Template:
-    """Read the chat template of a tokenizer. Raises TextError where it has none, or none that such text can follow."""
+    """Read the chat template of a tokenizer. Raises TextError where it has none that such text can follow."""
     if not getattr(tokenizer, "chat_template", None):
         raise TextError("the model has no chat template; calibrate on self, or on a file of conversations")
     added = tokenizer.added_tokens_decoder.items()

@@ -1,8 +1,8 @@
 """Tokens to calibrate on: windows of a text, or text that the dense model writes itself.
 
 Self-sampled text needs no data set: at temperature 1.0 without truncation it is a sample of what the model believes
-language to be (colder text measured far worse). To calibrate on, a sample is several short documents, for much text of
-one start is worse than a little of many: it is about less, and drifts. Each starts from the token that stood before
+language to be (text at lower temperatures gave far worse results). A calibration sample is several short documents: one
+long text would be about fewer things, and drift. Each starts from the token that stood before
 documents in pretraining: BOS where the tokenizer adds it to a text, else `<|endoftext|>` where the vocabulary has it,
 else BOS, else EOS. End tokens do not stop a document; the model goes on with another, as it did in pretraining. Every
 document holds its start token.
@@ -35,13 +35,13 @@ Take = Callable[[int], int]  # the token that the model has drawn -> the one tha
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a folder; no code of the folder runs. Raises ModelError where it has none that works."""
+    """Load the tokenizer of a folder; no code of the folder runs. Raises ModelError where none can be loaded."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer("x")
-    except Exception as error:  # there is no end to what its files can hold
+    except Exception as error:  # its files can hold anything
         raise ModelError(
             f"the tokenizer of {folder} cannot be loaded ({in_a_line(error)}); take an intact copy"
         ) from error
@@ -74,21 +74,21 @@ def _pieces(ids: Tensor, samples: int, length: int, seed: int, name: str) -> Ten
     generator = torch.Generator().manual_seed(seed)
     spare = len(ids) - samples * length
     offset = int(torch.randint(min(spare, length - 1) + 1, (), generator=generator))
-    whole = ids[offset : offset + (len(ids) - offset) // length * length].view(-1, length)
-    return whole[torch.randperm(len(whole), generator=generator)[:samples]]
+    pieces = ids[offset : offset + (len(ids) - offset) // length * length].view(-1, length)
+    return pieces[torch.randperm(len(pieces), generator=generator)[:samples]]
 
 
 def tokens(tokenizer: Any, path: Path) -> Tensor:  # int64 [tokens]
     """Tokenise a whole UTF-8 file, of a .jsonl file the "text" of every line, without special tokens."""
-    text = whole(path)
+    text = read_text(path)
     if path.suffix == ".jsonl":
         text = BETWEEN_DOCUMENTS.join(_documents(text, path))
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.int64)
 
 
-def whole(path: Path) -> str:
-    """Read a UTF-8 file. Raises TextError where it is none."""
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file. Raises TextError where it is not one."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -111,7 +111,7 @@ def _document(line: str, place: str) -> str:
 
 
 def start_token(tokenizer: Any) -> int:
-    """Return the id that text sampled from nothing starts with."""
+    """Return the token that text from no prompt starts with."""
     vocabulary = tokenizer.get_vocab()
     for candidate in (
         windows.bos(tokenizer),
@@ -141,7 +141,7 @@ def documents_sampled(
 
 
 def documents(samples: int, length: int) -> tuple[int, int]:
-    """Return how many documents of how many tokens are written for so many samples: several a sample, all as long."""
+    """Return how many documents are written for the samples, several for each, and the tokens of a document."""
     each = -(-length // DOCUMENT_TOKENS)
     return samples * each, -(-length // each)
 
@@ -149,7 +149,7 @@ def documents(samples: int, length: int) -> tuple[int, int]:
 def chat_sampled(
     model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
 ) -> Tensor:
-    """Let the model write conversations, int64 [samples, length]. Raises TextError without a fit chat template."""
+    """Let the model write conversations, int64 [samples, length]. Raises TextError without a fitting template."""
     template = chat.template(tokenizer)
     if len(template.opening) >= length:
         raise TextError(
@@ -174,8 +174,8 @@ def _sampled(model: nn.Module, first: int, takes: Sequence[Take], length: int, s
             if at == 1:
                 cache = roomy_cache(model, length)
             some = ids[start : start + size]
-            drawn = _next(model, some[:, at - 1 : at].to(device), cache, generator)[:, 0].tolist()
-            some[:, at] = torch.tensor([take(token) for take, token in zip(takes[start:], drawn, strict=False)])
+            chosen = _next(model, some[:, at - 1 : at].to(device), cache, generator)[:, 0].tolist()
+            some[:, at] = torch.tensor([take(token) for take, token in zip(takes[start:], chosen, strict=False)])
     return ids
 
 

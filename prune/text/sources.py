@@ -2,7 +2,7 @@
 
 A source is `self` or `chat` (text, or conversations, that the dense model writes), a file, or
 `hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]`, a data set of the hub or a local folder of data files. Samples of several
-sources take turns, so that the end of the text, which validates where weights are trained, has all of them.
+sources take turns, so that the end of the text, on which training is validated, has some of each.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class DataSet(NamedTuple):
 def tokens(
     model: nn.Module, tokenizer: Any, config: PruneConfig, progress: Progress = silent, writer: str = "cpu"
 ) -> Tensor:  # int64 [samples, length]
-    """Get the tokens to calibrate on; what is sampled comes last. writer: the device on which it is.
+    """Get the tokens to calibrate on; what the model writes comes last. writer: the device for that.
 
     Raises TextError or InputError, naming the source.
     """
@@ -52,7 +52,7 @@ def tokens(
 
 
 def require(config: PruneConfig) -> None:
-    """Raise TextError or InputError for a source that cannot be one, before there is a model to read it with."""
+    """Raise TextError or InputError for a source that cannot be read, before the model is loaded."""
     for source in config.sources:
         if source.startswith(HUB):
             parse(source)
@@ -70,7 +70,7 @@ def written(config: PruneConfig) -> list[tuple[int, int]]:
 
 
 def in_turns(parts: list[Tensor]) -> Tensor:  # int64 [samples, length], several times
-    """Take one sample of each part after the other; what a part has more than others comes first."""
+    """Take one sample of each part after the other; what a part has more than the others comes first."""
     turns = torch.cat([torch.arange(-len(part), 0) for part in parts])
     return torch.cat(parts)[turns.argsort(stable=True)]
 
@@ -88,14 +88,14 @@ def from_hub(tokenizer: Any, source: str, samples: int, length: int, seed: int) 
 
 
 def parse(source: str) -> DataSet:
-    """Take `hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]` apart; a local folder may stand for OWNER/NAME."""
+    """Parse `hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]`; a local folder may stand for OWNER/NAME."""
     name, *rest = source.removeprefix(HUB).split(":")
     split, column, *more = [*rest, "", ""]
-    parts, is_folder = name.split("/"), Path(name).is_dir()
-    if any(more) or not name or not (is_folder or len(parts) in (2, 3)):
+    names, is_folder = name.split("/"), Path(name).is_dir()
+    if any(more) or not name or not (is_folder or len(names) in (2, 3)):
         raise InputError(f"{source} does not name a data set; give {HUB}OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]")
-    config = parts[2] if len(parts) == 3 and not is_folder else None
-    return DataSet(name if is_folder else "/".join(parts[:2]), config, split or "train", column or "text")
+    config = names[2] if len(names) == 3 and not is_folder else None
+    return DataSet(name if is_folder else "/".join(names[:2]), config, split or "train", column or "text")
 
 
 def _rows(data: DataSet, source: str, seed: int) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Windows of a text: pieces of one length, each begun as the model knows a text to begin.
 
 Many models are trained with a token before every text (BOS) and are lost without it: a Gemma has three times the
-perplexity. Which ones, their tokenizer says, for it puts the token there by itself. Of such a model every window gives
-its first place to BOS; of others a window is text alone.
+perplexity. Their tokenizer shows it: it adds the token by itself. For such a model BOS takes the first place of every
+window; for others a window is text alone.
 """
 
 from typing import Any

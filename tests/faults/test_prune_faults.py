@@ -134,7 +134,7 @@ def test_where_nothing_can_be_written(tiny_model_folder: Path, tmp_path: Path, p
 def test_a_model_that_changes_while_it_is_pruned(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, real = copied(tiny_model_folder, tmp_path / "source"), run.pruned_blocks
+    source, real = copied(tiny_model_folder, tmp_path / "source"), run.pruned_model
 
     def and_change(*args: Any) -> Any:
         result = real(*args)
@@ -144,7 +144,7 @@ def test_a_model_that_changes_while_it_is_pruned(
         )
         return result
 
-    monkeypatch.setattr(run, "pruned_blocks", and_change)
+    monkeypatch.setattr(run, "pruned_model", and_change)
     with pytest.raises(InputError, match="source changed while it was pruned; run again on a model that stays"):
         prune(source, tmp_path / "out", FAST)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.unfinished", "source"]
@@ -155,9 +155,9 @@ def test_a_model_that_changes_while_it_is_pruned(
 KILLED = """
 import os, signal, sys
 from twofour.prune import PruneConfig, prune
-from twofour.prune.recovery import recover
+from twofour.prune.recovery import distil
 
-recover.logits = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+distil.logits = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 prune(sys.argv[1], sys.argv[2], PruneConfig(samples=4, length=32))
 """
 

@@ -13,8 +13,10 @@ from twofour.prune.config import Preset
 from twofour.prune.model import anatomy
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, follow_dense, record
-from twofour.prune.recovery.kept import KeptWeights, Outcome, learn
-from twofour.prune.recovery.recover import block_loss, distil, divergence
+from twofour.prune.recovery.blocks import block_loss
+from twofour.prune.recovery.distil import distil, divergence
+from twofour.prune.recovery.kept import KeptWeights
+from twofour.prune.recovery.training import Outcome, learn
 from twofour.prune.run import calibrate
 from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude

@@ -33,11 +33,12 @@ from twofour.prune.model import anatomy
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, record
 from twofour.prune.progress import to_stderr
-from twofour.prune.recovery.kept import Outcome
+from twofour.prune.recovery.training import Outcome
 from twofour.prune.run import calibrate
 from twofour.prune.run.journal import Journal
 from twofour.prune.run.prepare import prepare
-from twofour.prune.run.prune import pruned_model, solver
+from twofour.prune.run.prune import pruned_model
+from twofour.prune.run.solvers import solver
 from twofour.prune.text import corpus
 
 ORACLE = Path(__file__).with_name("oracle.py")
@@ -122,7 +123,7 @@ def prune_here(dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, flo
         journal.tokens(lambda: ids)  # what it has, the run does not sample
         start = time.perf_counter()
         pruned_model(ready, journal, to_stderr())
-        return ready.parts.model, time.perf_counter() - start
+        return ready.anatomy.model, time.perf_counter() - start
 
 
 def prune_on_inputs_of(theirs: Path, dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, float]:

@@ -11,9 +11,10 @@ import twofour
 from twofour.prune import progress
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError, TextError
-from twofour.prune.label.manifest import PrunedLinear, file_digests, manifest
+from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import provenance
 from twofour.prune.progress import Step
+from twofour.prune.recovery.training import Outcome, Recovery
 
 BAD: dict[str, Any] = {
     "preset": "fastest",
@@ -83,7 +84,9 @@ def test_kept_weights_are_trained_as_a_whole_or_by_blocks() -> None:
 
 def label(config: PruneConfig) -> dict[str, Any]:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
-    return manifest("org/model", config, {}, linears, {"lm_head": "why"}, "bfloat16", "float32", 2, 90.0)
+    return manifest(
+        "org/model", {}, config, Text(), Result(linears, {"lm_head": "why"}, "bfloat16", "float32"), 2, 90.0
+    )
 
 
 def test_the_manifest_says_what_was_done() -> None:
@@ -103,10 +106,11 @@ def test_the_manifest_says_what_was_done() -> None:
 
 def test_recovery_is_on_the_label() -> None:
     linears = {"a.q": PrunedLinear((8, 4), 0.25, 96)}
-    config, recovery = PruneConfig(preset="best"), {"model": {"after": 0.5}}
-    document = manifest("m", config, {}, linears, {}, "bfloat16", "float32", 2, 9.0, recovery, ["by blocks"])
+    config, recovery = PruneConfig(preset="best"), Recovery([], Outcome(1.0, 0.5, 4))
+    result = Result(linears, {}, "bfloat16", "float32", recovery, ["by blocks"])
+    document = manifest("m", {}, config, Text(), result, 2, 9.0)
     assert document["fallbacks"] == ["by blocks"]
-    assert document["preset"] == "best" and document["recovery"] == {"model": {"after": 0.5}}
+    assert document["preset"] == "best" and document["recovery"] == recovery.as_dict()
     assert document["loss_kind"].endswith(", before recovery")
 
 
@@ -131,8 +135,8 @@ def test_files_that_are_calibrated_on_have_their_digests_on_the_label(tmp_path: 
     file = tmp_path / "notes.txt"
     file.write_bytes(b"abc")
     config = PruneConfig(calibration=("self", str(file), "hub:owner/name"), samples=3)
-    digests = file_digests(config)
-    document = manifest("m", config, {}, {}, {}, "bfloat16", "float32", 2, 9.0, digests=digests)
+    text = Text(file_digests(config))
+    document = manifest("m", {}, config, text, Result({}, {}, "bfloat16", "float32"), 2, 9.0)
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-2
     assert document["calibration"]["sources"] == [
         {"source": "self", "samples": 1},

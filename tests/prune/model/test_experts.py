@@ -16,7 +16,7 @@ from twofour.prune.errors import ModelError, NonFiniteError
 from twofour.prune.format import pattern
 from twofour.prune.model import anatomy, batches, experts
 from twofour.prune.model.experts import Experts
-from twofour.prune.recovery import kept
+from twofour.prune.recovery import training
 from twofour.prune.run import calibrate, journal
 from twofour.prune.solving.sparsegpt import sparsegpt
 from twofour.prune.solving.statistics import Hessian, Norms, Statistic
@@ -189,12 +189,12 @@ def test_training_is_kept_where_an_expert_has_seen_no_token_yet(
     moments = set[int]()
     save = journal.Journal.save_training
 
-    def watch(self: journal.Journal, training: kept.Training) -> None:
-        moments.add(sum(name.startswith("step.") for name in training.state or ()))
-        save(self, training)
+    def watch(self: journal.Journal, now: training.Training) -> None:
+        moments.add(sum(name.startswith("step.") for name in now.state or ()))
+        save(self, now)
 
-    monkeypatch.setattr(kept, "SAVE_S", 0.0)
-    monkeypatch.setattr(kept, "SAVE_SHARE", 0)
+    monkeypatch.setattr(training, "SAVE_S", 0.0)
+    monkeypatch.setattr(training, "SAVE_SHARE", 0)
     monkeypatch.setattr(journal.Journal, "save_training", watch)
     (fallback,) = prune(source, tmp_path / "out", config).manifest["fallbacks"]
     assert "linears of experts saw fewer than 32 tokens (the least 0)" in fallback

@@ -11,7 +11,8 @@ from twofour.prune.errors import NonFiniteError
 from twofour.prune.format import pattern
 from twofour.prune.format.rounding import as_int8
 from twofour.prune.progress import Step
-from twofour.prune.recovery.kept import BETAS, KeptWeights, Training, learn, rate, split, train
+from twofour.prune.recovery.kept import BETAS, KeptWeights
+from twofour.prune.recovery.training import Training, learn, rate, split, train
 from twofour.prune.solving.magnitude import magnitude
 
 
@@ -197,7 +198,7 @@ def test_the_rate_rises_over_a_few_steps_and_falls_with_half_a_cosine() -> None:
 
 
 class Saves:
-    """A keep of which every save takes `save_s` of a clock that runs a second a look."""
+    """A journal of which every save takes `save_s` of a clock that runs a second a look."""
 
     def __init__(self, save_s: float) -> None:
         self.now_s, self._save_s = 0.0, save_s
@@ -221,7 +222,7 @@ def test_saving_takes_a_tenth_of_the_time_at_most(save_s: float, pause_s: float)
     inputs, goals = regression(linear)
     saves, loss = Saves(save_s), squared(linear, inputs, goals)
     kept = KeptWeights([linear], torch.float32, 1e-4)
-    train(kept, loss, 8, 300, 0, keep=saves, clock=saves.clock)  # type: ignore[arg-type]
+    train(kept, loss, 8, 300, 0, journal=saves, clock=saves.clock)  # type: ignore[arg-type]
     pauses = [after - before - save_s - 1 for before, after in pairwise(saves.began)]
     assert saves.began[0] == 121.0 and len(pauses) >= 2
     assert pauses == [pause_s] * len(pauses)

@@ -194,7 +194,7 @@ def test_int8_values_propagate_and_lose_as_they_are_stored() -> None:
     model = tiny("llama")
     dense, ids = copy.deepcopy(model), tokens()
     parts = anatomy.dissect(model)
-    (first, *_) = walk(parts, ids, by_magnitude, Hessian, store=lambda weight: to_int8(pack(weight)))
+    (first, *_) = walk(parts, ids, by_magnitude, Hessian, to_stored=lambda weight: to_int8(pack(weight)))
     inputs = watch(dense, list(first.weights), ids)
     for name, weight in first.weights.items():
         assert isinstance(weight, Packed) and weight.values.dtype == torch.int8

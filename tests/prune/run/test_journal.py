@@ -14,8 +14,8 @@ from twofour.prune.errors import FactorError, InputError, OutputError, TwofourEr
 from twofour.prune.format.checkpoint import digests
 from twofour.prune.model.batches import Batch
 from twofour.prune.progress import Step
-from twofour.prune.recovery import kept
-from twofour.prune.run import calibrate, journal
+from twofour.prune.recovery import training
+from twofour.prune.run import calibrate, journal, solvers
 from twofour.prune.run import prune as run
 from twofour.prune.run.journal import Journal
 from twofour.prune.solving.statistics import Positions
@@ -54,8 +54,8 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bytes(
     whole, out, config = tmp_path / "whole", tmp_path / "out", CONFIGS[name]
     prune(tiny_model_folder, whole, config)
     sampling = 31  # reports before the first block
-    monkeypatch.setattr(kept, "SAVE_S", 0.0)
-    monkeypatch.setattr(kept, "SAVE_SHARE", 0)
+    monkeypatch.setattr(training, "SAVE_S", 0.0)
+    monkeypatch.setattr(training, "SAVE_SHARE", 0)
     for moment in (sampling - 1, sampling + 1, 1, 2, 2):  # in the text, after block 0, block 1, two steps of distilling
         try:
             prune(tiny_model_folder, out, config, cut_off_at(moment))
@@ -78,14 +78,14 @@ def test_what_is_done_is_not_done_again(
     names = {path.name for path in unfinished(tmp_path / "out").iterdir()}
     states = {"states-0.0.safetensors", "states-0.1.safetensors"}  # of two batches
     assert names == {"lock", "request.json", "tokens.safetensors", "block-0.safetensors", *states}
-    original = run.refine
+    original = solvers.refine
 
     def count(*args: Any, **options: Any) -> torch.Tensor:
         nonlocal solved
         solved += 1
         return original(*args, **options)
 
-    monkeypatch.setattr(run, "refine", count)
+    monkeypatch.setattr(solvers, "refine", count)
     monkeypatch.setattr(run, "calibration_tokens", None)  # must not be called
     manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
     assert solved == 4  # of the second block only
@@ -191,7 +191,7 @@ def test_files_are_on_the_disk_before_what_they_replace_goes(tmp_path: Path, mon
         journal.tokens(lambda: torch.zeros(1, 2))
         journal.save(0, block, batches)
         journal.save(1, block, batches)
-        journal.save_training(kept.Training(3, 1.0, 0.5, 0, []))
+        journal.save_training(training.Training(3, 1.0, 0.5, 0, []))
         raise KeyboardInterrupt
     assert {"tokens.safetensors", "training.safetensors"} <= safe
 
@@ -243,7 +243,7 @@ def test_the_minutes_of_all_processes_count(tmp_path: Path) -> None:
         lambda journal: journal.tokens(lambda: torch.zeros(1, 2)),
         lambda journal: journal.save(0, block, []),
         lambda journal: journal.save(1, block, []),
-        lambda journal: journal.save_training(kept.Training(3, 1.0, 0.5, 0, [])),
+        lambda journal: journal.save_training(training.Training(3, 1.0, 0.5, 0, [])),
     ]
     for processes, save in enumerate(saves):  # each takes 10 s until it saves, and 5 s that are lost
         with pytest.raises(KeyboardInterrupt), Journal(at, clock) as journal:

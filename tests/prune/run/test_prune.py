@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.errors import CheckpointError, InputError, OutputError, TextError
-from twofour.prune.format.checkpoint import Weights, digests
+from twofour.prune.format.checkpoint import SparseWeight, Weights, digests
 from twofour.prune.format.packed import Packed
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import Batch
-from twofour.prune.recovery.kept import Outcome
+from twofour.prune.recovery.training import Outcome
 from twofour.prune.run import prune as run
+from twofour.prune.run import solvers
+from twofour.prune.run.calibrate import ToStored
 from twofour.prune.solving.magnitude import magnitude
 
 SMALL = {"samples": 4, "length": 32}
@@ -56,7 +58,7 @@ def test_int8_values(tiny_model_folder: Path, tmp_path: Path, method: str) -> No
 def test_float32_is_float32_whatever_the_caller_allows(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, original = set[str](), run.sparsegpt
+    seen, original = set[str](), solvers.sparsegpt
     on_cpu, on_gpu = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
     before = on_cpu.fp32_precision, on_gpu.fp32_precision
 
@@ -64,7 +66,7 @@ def test_float32_is_float32_whatever_the_caller_allows(
         seen.update((on_cpu.fp32_precision, on_gpu.fp32_precision))
         return original(*args)
 
-    monkeypatch.setattr(run, "sparsegpt", watch)
+    monkeypatch.setattr(solvers, "sparsegpt", watch)
     on_cpu.fp32_precision, on_gpu.fp32_precision = "bf16", "tf32"
     try:
         prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="fast", **SMALL))
@@ -103,12 +105,13 @@ def test_presets_are_2_of_4_and_on_the_label(
 def test_a_weight_is_made_once_to_be_written(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, original = list[int](), run.trained_weights
+    made, original = list[nn.Linear](), run.trained_weight
 
-    def counted(parts: Anatomy, rounded: Any) -> Any:
-        return original(parts, lambda weight: (made.append(1), rounded(weight))[1])
+    def counted(linear: nn.Linear, to_stored: ToStored) -> SparseWeight:
+        made.append(linear)
+        return original(linear, to_stored)
 
-    monkeypatch.setattr(run, "trained_weights", counted)
+    monkeypatch.setattr(run, "trained_weight", counted)
     prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="best", **SMALL))
     assert len(made) == 14
 

@@ -16,11 +16,11 @@ RUN = f"""
 import sys
 import torch
 from twofour.prune import PruneConfig, prune
-from twofour.prune.recovery import kept
+from twofour.prune.recovery import training
 
 torch.set_num_threads(int(sys.argv[3]))
-kept.SAVE_S = 0.0
-kept.SAVE_SHARE = 0
+training.SAVE_S = 0.0
+training.SAVE_SHARE = 0
 print("ready", flush=True)
 prune(sys.argv[1], sys.argv[2], PruneConfig(**{CONFIG!r}))
 """

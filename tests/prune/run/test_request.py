@@ -14,7 +14,7 @@ from twofour.prune import PruneConfig, check, prune
 from twofour.prune.errors import InputError, NonFiniteError
 from twofour.prune.format.checkpoint import Weights, digests
 from twofour.prune.progress import Step
-from twofour.prune.recovery import recover
+from twofour.prune.recovery import distil
 from twofour.prune.run import footprint
 from twofour.prune.run.request import Begun, Decided, go_on, merged, threads_note
 
@@ -97,7 +97,7 @@ def fails_in_training(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None
     def no_loss(*args: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(recover, "logits", no_loss)
+    monkeypatch.setattr(distil, "logits", no_loss)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from twofour.prune.format import pattern
 from twofour.prune.model import anatomy
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, follow_dense, record
-from twofour.prune.recovery import recover
-from twofour.prune.recovery.kept import KeptWeights, Outcome, learn
-from twofour.prune.recovery.recover import Recovery, distil, divergence, recover_block, relative_error, step_tokens
+from twofour.prune.recovery import distil as distilling
+from twofour.prune.recovery.blocks import block_loss, recover_block, relative_error
+from twofour.prune.recovery.distil import distil, divergence
+from twofour.prune.recovery.kept import KeptWeights
+from twofour.prune.recovery.training import Outcome, Recovery, learn, step_tokens
 from twofour.prune.run import calibrate
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.solving.statistics import Norms
@@ -49,7 +51,7 @@ def test_recovered_blocks_are_nearer_to_the_dense_model(dtype: torch.dtype) -> N
     dense, ids = llama(dtype), tokens(24)
     plain, trained = copy.deepcopy(dense), copy.deepcopy(dense)
     walk(plain, ids, None)
-    blocks = walk(trained, ids, partial(recover_block, stored=dtype, passes=4, seed=0))
+    blocks = walk(trained, ids, partial(recover_block, stored_dtype=dtype, passes=4, seed=0))
     wanted, before, after = (outputs(model, ids) for model in (dense, plain, trained))
     for goal, worse, better in zip(wanted, before, after, strict=True):
         assert relative_error(better, goal) < relative_error(worse, goal)
@@ -96,7 +98,7 @@ def test_the_next_block_sees_what_the_recovered_one_makes() -> None:
 def distilled(passes: int, **options: Any) -> tuple[Any, Outcome]:
     model, ids = llama(), tokens(24)
     parts = anatomy.dissect(model)
-    _, batches = walked(model, ids, partial(recover_block, stored=torch.float32, passes=0, seed=0))
+    _, batches = walked(model, ids, partial(recover_block, stored_dtype=torch.float32, passes=0, seed=0))
     return model, distil(parts, ids, batches, passes, seed=0, **options)
 
 
@@ -128,7 +130,7 @@ def test_the_divergence_is_that_of_the_distributions_in_parts_too(monkeypatch: p
     expected = (p * (p / q).log()).sum(-1).mean()
     slope = (q - p) / 18
     for chunk in (1 << 26, 4 * 50 * 5):  # all at once; five tokens at a time, four tokens hold the rest
-        monkeypatch.setattr(recover, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(distilling, "CHUNK_BYTES", chunk)
         leaf = found.clone().requires_grad_()
         result = divergence(leaf, wanted)
         result.backward()
@@ -207,7 +209,7 @@ def test_the_loss_of_a_block_is_computed_where_the_block_is() -> None:
     batches = record(parts, ids, batch_tokens=32)
     follow_dense(parts.blocks[0], 0, batches)
     parts.blocks[0].module.to("meta")  # as a GPU: another device than that of the states
-    assert recover.block_loss(parts.blocks[0], 0, batches)(0).device.type == "meta"
+    assert block_loss(parts.blocks[0], 0, batches)(0).device.type == "meta"
     assert batches[0].hidden.device.type == "cpu"
 
 

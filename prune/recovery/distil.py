@@ -1,0 +1,80 @@
+"""The whole pruned model trained to predict what the dense model predicts.
+
+The loss is the divergence KL(dense || pruned) of the next-token probabilities, over the same text. Of the dense model
+only the states behind its last block are needed, which the walk leaves: what comes after the blocks is not pruned, so
+the pruned model itself turns them into the dense predictions. One model is in memory, and the optimiser.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from twofour.prune.model.anatomy import Anatomy
+from twofour.prune.model.batches import Batch, logits, logits_behind
+from twofour.prune.progress import Progress, silent
+from twofour.prune.recovery.kept import KeptWeights, Rounding
+from twofour.prune.recovery.training import Outcome, TrainingJournal, train
+
+MODEL_RATE = 0.001
+CHUNK_BYTES = 4 << 20  # float32 [tokens, vocabulary] at a time
+
+
+def distil(
+    anatomy: Anatomy,
+    ids: Tensor,  # int64 [samples, length]
+    batches: Sequence[Batch],  # with the states behind the last block
+    passes: int,
+    seed: int,
+    progress: Progress = silent,
+    journal: TrainingJournal | None = None,
+    rounding: Rounding | None = None,
+) -> Outcome:
+    """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`."""
+    texts = ids.to(anatomy.device).split([batch.positions.samples for batch in batches])
+
+    def loss(part: int) -> Tensor:
+        dense = batches[part].dense
+        assert dense is not None, "the walk follows the dense model where the whole is distilled"
+        with torch.no_grad():
+            wanted = logits_behind(anatomy, texts[part], dense.to(anatomy.device))
+        return divergence(logits(anatomy.model, texts[part]), wanted)
+
+    kept = KeptWeights(anatomy.linears.values(), anatomy.stored_dtype, MODEL_RATE, rounding)
+    return train(kept, loss, len(texts), passes, seed, "distilling", progress, journal)
+
+
+def divergence(found: Tensor, wanted: Tensor) -> Tensor:  # [..., vocabulary] twice -> []
+    """KL(wanted || found) of two sets of logits, the mean over tokens, in float32; only `found` gets a gradient."""
+    result: Tensor = _Divergence.apply(found.flatten(0, -2), wanted.flatten(0, -2))  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Divergence(torch.autograd.Function):
+    """The slope of a token's divergence is q - p: one pass computes value and slope, some tokens at a time.
+
+    The slope is kept in the dtype of the logits, for float16 in float32: most of it is too small for float16 until it
+    is multiplied by the scale of the loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, wanted: Tensor) -> Tensor:  # [tokens, vocabulary] twice -> []
+        wide = torch.float32 if found.dtype == torch.float16 else found.dtype
+        slope, sums = torch.empty_like(found, dtype=wide), []
+        size = max(1, CHUNK_BYTES // (4 * found.shape[-1]))
+        for chunk, some, goal in zip(slope.split(size), found.split(size), wanted.split(size), strict=True):
+            log_q, log_p = some.float().log_softmax(-1), goal.float().log_softmax(-1)
+            p = log_p.exp()
+            sums.append(torch.where(p == 0, 0.0, p * (log_p - log_q)).sum())  # 0 log 0 is 0, and NaN is NaN
+            chunk.copy_(log_q.exp_().sub_(p).div_(len(found)))
+        ctx.save_for_backward(slope)
+        ctx.dtype = found.dtype
+        return torch.stack(sums).sum() / len(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return torch.mul(slope, gradient, out=torch.empty_like(slope, dtype=ctx.dtype)), None

@@ -1,0 +1,180 @@
+"""The training loop: steps over a text, judged on the part of it that is held out.
+
+The text comes in parts, each a batch of one step. The last parts are not trained on: after every pass over the others
+they say whether the weights got better, and the best weights are kept, the start included.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from twofour.prune.errors import NonFiniteError
+from twofour.prune.progress import Progress, counter, silent
+from twofour.prune.recovery.kept import KeptWeights
+
+STEP_TOKENS = 512  # that one step sees, about: of the same text, many small steps win more back
+WARM_UP = 8  # steps: the first moments of Adam are those of a few tokens
+PATIENCE = 2  # passes without a better validation loss, after which training ends
+SAVE_S = 120.0  # between two saves of a training that may be cut off, at least
+SAVE_SHARE = 10  # and at least so many times the length of the last save: of 8B weights it writes 42 GB
+HALVINGS = 24  # of the scale of the loss, from 2^16, before gradients are taken for infinite
+HELD_OUT = 16  # one part in so many validates
+
+Loss = Callable[[int], Tensor]  # the number of a part of the text -> its loss
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The loss on held-out text before training and of what was kept, and how many passes it took."""
+
+    before: float
+    after: float
+    passes: int
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What training won back, for the manifest: one outcome a block, and that of the whole model."""
+
+    blocks: list[Outcome]
+    model: Outcome | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with what the losses mean."""
+        return {
+            "block_loss": "squared error of the block outputs relative to the dense, mean over held-out tokens",
+            "model_loss": "KL(dense || pruned) in nats per token, mean over held-out tokens",
+            **asdict(self),
+        }
+
+
+def step_tokens(text_tokens: int) -> int:
+    """Return how many tokens one step sees: fewer where a text is so short that none would be left to validate."""
+    return min(STEP_TOKENS, text_tokens // 2)
+
+
+def split(parts: int) -> tuple[range, range]:
+    """Split the parts of a text: the last ones validate, the others train. Needs at least two."""
+    held_out = max(1, parts // HELD_OUT)
+    return range(parts - held_out), range(parts - held_out, parts)
+
+
+class TrainingJournal(Protocol):
+    """What keeps how far training is, so that it can go on after it was cut off."""
+
+    def restore_training(self) -> "Training | None":
+        """Return how far training was, or None."""
+        ...
+
+    def save_training(self, training: "Training") -> None:
+        """Keep how far training is."""
+        ...
+
+
+@dataclass
+class Training:
+    """How far training is: `done` steps, with the best loss on held-out text so far, and the weights that had it.
+
+    stale: passes since then. state: of the optimiser, when it was saved last; None: never.
+    """
+
+    done: int
+    before: float
+    best: float
+    stale: int
+    values: list[Tensor]
+    state: dict[str, Tensor] | None = None
+
+
+def train(
+    kept: KeptWeights,
+    loss: Loss,
+    parts: int,
+    passes: int,
+    seed: int,
+    stage: str = "",
+    progress: Progress = silent,
+    journal: TrainingJournal | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Outcome:
+    """Train on most parts of a text, validate on the rest after every pass, and keep the best, the start included.
+
+    Raises NonFiniteError if the start has no finite loss, or a part in training.
+    """
+    texts, held_out = split(parts)
+    order = _orders(len(texts), passes, seed)
+    now = (journal and journal.restore_training()) or _start(kept, loss, held_out)
+    if now.state is not None:
+        kept.restore(now.state)
+    step, saved, pause_s = counter(stage, len(order), progress, now.done), clock(), SAVE_S
+    while now.done < len(order) and now.stale < PATIENCE:
+        try:
+            learn(kept, loss, order[now.done], rate(now.done, len(order)))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{stage}: {error}") from error
+        now.done += 1
+        if now.done % len(texts) == 0:
+            _validate(now, kept, _mean(loss, held_out))
+        step(f"held-out loss {now.best:.4f}")
+        if journal and (began := clock()) - saved >= pause_s:
+            now.state = kept.state()
+            journal.save_training(now)
+            saved = clock()
+            pause_s = max(SAVE_S, SAVE_SHARE * (saved - began))
+    kept.put(now.values)
+    return Outcome(now.before, now.best, -(-now.done // len(texts)))
+
+
+def learn(kept: KeptWeights, loss: Loss, part: int, share: float) -> None:
+    """Make one step on a part of the text. Raises NonFiniteError if it has no finite loss, or gradient."""
+    for _ in range(HALVINGS):
+        with kept.training():
+            found = loss(part)
+            if not bool(torch.isfinite(found)):
+                raise NonFiniteError(_not_finite("loss", part))
+            kept.backward(found)
+        if kept.step(share):
+            return
+    raise NonFiniteError(_not_finite("gradient", part))
+
+
+def _not_finite(what: str, part: int) -> str:
+    return (
+        f"no finite {what} on part {part} of the text; check the model's weights and dtype, or give a preset that "
+        "trains less"
+    )
+
+
+def _start(kept: KeptWeights, loss: Loss, held_out: range) -> Training:
+    before = _mean(loss, held_out)
+    if not math.isfinite(before):
+        raise NonFiniteError("the pruned model has no finite loss on held-out text; check the model's weights")
+    return Training(0, before, before, 0, kept.copy())
+
+
+def _validate(now: Training, kept: KeptWeights, loss: float) -> None:
+    if loss < now.best:
+        now.best, now.stale, now.values = loss, 0, kept.copy()
+    else:
+        now.stale += 1
+
+
+def rate(done: int, total: int) -> float:
+    """Return the share of the full rate after some steps: up in a straight line first, then half a cosine to 0."""
+    return min(1.0, (done + 1) / WARM_UP) * (1 + math.cos(math.pi * done / total)) / 2
+
+
+def _orders(parts: int, passes: int, seed: int) -> list[int]:  # passes * parts of them
+    """A new order for every pass."""
+    generator = torch.Generator().manual_seed(seed)
+    return [part for _ in range(passes) for part in torch.randperm(parts, generator=generator).tolist()]
+
+
+@torch.no_grad()
+def _mean(loss: Loss, parts: range) -> float:
+    return sum(float(loss(part)) for part in parts) / len(parts)
