@@ -98,7 +98,7 @@ class BodyLimit:
             await self._app(scope, replay(body, receive), send)
 
 
-def release(scope: Scope) -> None:
+def release_body(scope: Scope) -> None:
     """Called by an application that needs the body no more, and keeps nothing of it, before it has answered."""
     if body := scope["state"].get("body"):
         body.release()

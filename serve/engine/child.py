@@ -137,7 +137,7 @@ def _captured(config: EngineConfig, model: Any, runner: GenericRunner, room: cap
         return Captured()
     cache_blocks = room.kv_tokens // config.block_size
     steps = shapes(config.max_num_seqs, room.context_length, config.block_size, cache_blocks)
-    made = cuda_graphs.captured(model, runner, steps)
+    made = cuda_graphs.capture_on_cuda(model, runner, steps)
     if made.note:
         runner.verify()  # a device that the attempt has broken raises here
     return made

@@ -8,7 +8,6 @@ that fail alone too. A device in an undefined state ends the process, whose pare
 import logging
 import secrets
 from collections.abc import Callable
-from collections.abc import Sequence as Ordered
 from dataclasses import replace
 from itertools import accumulate
 from time import perf_counter
@@ -76,7 +75,7 @@ class Loop:
         self._steps, self._step_tokens = self._steps + 1, tokens
         return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
 
-    def _compute(self, turns: Ordered[Turn], chunks: Ordered[Chunk]) -> list[Piece]:
+    def _compute(self, turns: list[Turn], chunks: list[Chunk]) -> list[Piece]:
         """One forward for all; where it fails, one for each, which tells whose fault it was."""
         try:
             logits = self._runner.forward(chunks)
@@ -89,7 +88,7 @@ class Loop:
             return [piece for t, c in zip(turns, chunks, strict=True) for piece in self._compute([t], [c])]
         return self._advance(turns, chunks, logits)
 
-    def _obey(self, commands: Ordered[Command]) -> list[Piece]:
+    def _obey(self, commands: list[Command]) -> list[Piece]:
         pieces = [self._cancel(c.id) if isinstance(c, Cancel) else self._add(c) for c in commands]
         return [piece for piece in pieces if piece]
 
@@ -122,12 +121,12 @@ class Loop:
         self._scheduler.end(sequence)
         return piece
 
-    def _note_start(self, turns: Ordered[Turn], now: float) -> None:
+    def _note_start(self, turns: list[Turn], now: float) -> None:
         for turn in turns:
             if turn.sequence.started_at is None:
                 turn.sequence.started_at = now
 
-    def _advance(self, turns: Ordered[Turn], chunks: Ordered[Chunk], logits: Tensor) -> list[Piece]:
+    def _advance(self, turns: list[Turn], chunks: list[Chunk], logits: Tensor) -> list[Piece]:
         """Take a step's logits apart: prompt scores, and one next token for whoever has computed all."""
         pieces: list[Piece] = []
         ready: list[Sequence] = []
@@ -222,7 +221,7 @@ def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
     )
 
 
-def _record(chunks: Ordered[Chunk], seconds: float) -> StepRecord:
+def _record(chunks: list[Chunk], seconds: float) -> StepRecord:
     counts = [len(chunk.tokens) for chunk in chunks]
     kv_tokens = sum(chunk.start for chunk in chunks) + sum(counts)
     return StepRecord(sum(n for n in counts if n > 1), counts.count(1), kv_tokens, seconds)

@@ -38,17 +38,17 @@ STEPS_KEPT = 10_000
 CHILD = ("-P", "-m", "twofour.serve.engine.child")
 
 
-class Stream(AsyncIterator[Piece]):
+class Pieces(AsyncIterator[Piece]):
     """The pieces of one prompt, up to the one with a finish. Closed or dropped before that, it cancels."""
 
-    def __init__(self, pieces: asyncio.Queue[Piece], cancel: Callable[[], None]) -> None:
-        self._pieces, self._cancel = pieces, cancel
+    def __init__(self, arrivals: asyncio.Queue[Piece], cancel: Callable[[], None]) -> None:
+        self._arrivals, self._cancel = arrivals, cancel
         self._ended = False
 
     async def __anext__(self) -> Piece:
         if self._ended:
             raise StopAsyncIteration
-        piece = await self._pieces.get()
+        piece = await self._arrivals.get()
         self._ended = piece.finish is not None
         return piece
 
@@ -78,7 +78,7 @@ class ProcessEngine:
         self._lives = 0
         self._info: EngineInfo | None = None
         self._stats = Stats()
-        self._pieces: dict[str, asyncio.Queue[Piece]] = {}  # of the sequences that have not ended
+        self._arrivals: dict[str, asyncio.Queue[Piece]] = {}  # pieces of the sequences that have not ended
         self._heard_at = clock()
         self._begun = 0  # tokens of the step under way, or 1 if all that is known is that there is one
         self.steps: deque[StepRecord] = deque(maxlen=STEPS_KEPT)
@@ -141,15 +141,15 @@ class ProcessEngine:
             await self.stop()
             raise
 
-    def submit(self, prompt: Prompt) -> Stream:
-        """Queue a prompt. Closing or dropping the stream early cancels it."""
+    def submit(self, prompt: Prompt) -> Pieces:
+        """Queue a prompt. Closing or dropping its pieces early cancels it."""
         if not self.ready:
             raise ServerError("the engine is not ready")
-        if prompt.id in self._pieces:
+        if prompt.id in self._arrivals:
             raise ServerError(f"a sequence {prompt.id} runs already")
-        pieces = self._pieces[prompt.id] = asyncio.Queue()
+        arrivals = self._arrivals[prompt.id] = asyncio.Queue()
         self._outbox.put(prompt)
-        return Stream(pieces, lambda: self._cancel(prompt.id))
+        return Pieces(arrivals, lambda: self._cancel(prompt.id))
 
     async def stop(self) -> None:
         """End the process; sequences that have not ended get an error."""
@@ -171,7 +171,7 @@ class ProcessEngine:
             self._process.kill()
 
     def _cancel(self, id: str) -> None:
-        if self._pieces.pop(id, None):
+        if self._arrivals.pop(id, None):
             self._outbox.put(Cancel(id))
 
     def _read(
@@ -215,18 +215,18 @@ class ProcessEngine:
             self.steps.append(report.step)
             self.step_sizes[report.step.tokens] += 1
         for piece in report.pieces:
-            pieces = self._pieces.pop(piece.id, None) if piece.finish else self._pieces.get(piece.id)
-            if pieces:
-                pieces.put_nowait(piece)
+            arrivals = self._arrivals.pop(piece.id, None) if piece.finish else self._arrivals.get(piece.id)
+            if arrivals:
+                arrivals.put_nowait(piece)
 
     def _died(self, status: int) -> None:
         why = self._ending = f"the engine process ended ({_ending(status)})"
         self._process, self._info, self._stats, self._begun = None, None, Stats(), 0
         if self._started and not self._started.done():
             self._started.set_exception(ServerError(f"{why} while it loaded the model"))
-        for id, pieces in self._pieces.items():
-            pieces.put_nowait(Piece(id, finish=Finish.ERROR, error=why))
-        self._pieces.clear()
+        for id, arrivals in self._arrivals.items():
+            arrivals.put_nowait(Piece(id, finish=Finish.ERROR, error=why))
+        self._arrivals.clear()
         self._gone.set()
 
 

@@ -18,7 +18,6 @@ of the model: of the logits as they came.
 """
 
 import struct
-from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf, isnan
@@ -42,7 +41,7 @@ class Sampled:
     error: str | None = None
 
 
-def sample(logits: Tensor, sequences: Ordered[Sequence], eos: frozenset[int]) -> list[Sampled]:
+def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> list[Sampled]:
     """Sample one token for each sequence from its row of `logits` [sequences, vocabulary]."""
     best, ids = logits.max(-1)  # NaN wins a maximum, so `best` tells whether a row can be used
     return [
@@ -155,7 +154,7 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def logprobs(rows: Tensor, tokens: Ordered[int], count: int) -> list[Logprob]:
+def logprobs(rows: Tensor, tokens: list[int], count: int) -> list[Logprob]:
     """Log probabilities of one token per row of logits [tokens, vocabulary], and of the `count` likeliest."""
     scores = rows.float().log_softmax(-1)
     chosen = scores.gather(1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0].tolist()
@@ -169,7 +168,7 @@ def score_prompt(sequence: Sequence, rows: Tensor) -> None:
     count, first = sequence.sampling.prompt_logprobs, len(sequence.prompt_logprobs)
     if count is None or not len(rows):
         return
-    scored = logprobs(rows, sequence.prompt.tokens[first : first + len(rows)], count)
+    scored = logprobs(rows, list(sequence.prompt.tokens[first : first + len(rows)]), count)
     if any(isnan(entry.logprob) for entry in scored):
         raise NonFiniteError(NOT_FINITE)
     sequence.prompt_logprobs += scored

@@ -17,11 +17,11 @@ def register() -> None:
     """Make `from_pretrained(path, variant="twofour")` work, whichever of the two packages is imported first."""
     if REGISTRY in sys.modules:
         import_module("twofour.serve.model.quantizer")
-    elif not any(isinstance(finder, Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Watcher())
+    elif not any(isinstance(finder, RegistryFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RegistryFinder())
 
 
-class Watcher(MetaPathFinder):
+class RegistryFinder(MetaPathFinder):
     """Finds only the registry, and that as anyone would."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:

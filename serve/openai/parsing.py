@@ -19,10 +19,10 @@ SIGNS = (b",", b":", b"[", b"{")
 MAX_WIDE_BYTES = 6 << 20
 WIDE = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4", b"\\ud", b"\\uD")  # begin characters beyond U+FFFF
 
-Body = TypeVar("Body", bound=Strict)
+Checked = TypeVar("Checked", bound=Strict)
 
 
-def parse(raw: bytes, model: type[Body]) -> Body:
+def parse(raw: bytes, model: type[Checked]) -> Checked:
     check_amount(raw)
     document = parse_json(raw)
     if not isinstance(document, dict):

@@ -17,7 +17,7 @@ from twofour.serve.openai.answers.generation import Job
 from twofour.serve.openai.engine_metrics import EngineMetrics
 from twofour.serve.openai.handlers import engine_unavailable
 from twofour.serve.openai.parameters import refuse_unserved
-from twofour.serve.openai.parsing import Body, parse
+from twofour.serve.openai.parsing import Checked, parse
 from twofour.serve.openai.prompts.threads import LARGE
 from twofour.serve.openai.prompts.vocabulary import Tokens, Vocabulary
 from twofour.serve.openai.protocol import GenerationRequest, check_together
@@ -65,10 +65,10 @@ class Serving:
         """To be held from before a body is parsed until it is tokens: between them it takes many times its bytes."""
         return self.large_turn if body_bytes > LARGE else self.small_turns
 
-    async def parsed(self, raw: bytes, model: type[Body]) -> Body:
+    async def parsed(self, raw: bytes, model: type[Checked]) -> Checked:
         return await self.vocabulary.threads.run_if_large(len(raw), self._checked, raw, model)
 
-    def _checked(self, raw: bytes, model: type[Body]) -> Body:
+    def _checked(self, raw: bytes, model: type[Checked]) -> Checked:
         body = parse(raw, model)
         refuse_unserved(body)
         if getattr(body, "model", None) not in (None, self.config.served_model_name):

@@ -56,11 +56,13 @@ def _waiting_refused() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def captured(model: Any, eager: GenericRunner, shapes: Sequence[Shape]) -> Captured:
+def capture_on_cuda(model: Any, eager: GenericRunner, shapes: Sequence[Shape]) -> Captured:
     """Capture the decode steps of a model that is on a GPU."""
     _prepare(model)
     torch.cuda.empty_cache()  # what is measured is then what the graphs take
-    return graphs.captured(eager, shapes, CudaCapture(eager.device), lambda: torch.cuda.mem_get_info(eager.device)[0])
+    return graphs.try_capture(
+        eager, shapes, CudaCapture(eager.device), lambda: torch.cuda.mem_get_info(eager.device)[0]
+    )
 
 
 def _prepare(model: Any) -> None:

@@ -194,7 +194,7 @@ class Captured:
     note: str | None = None
 
 
-def captured(
+def try_capture(
     eager: GenericRunner, shapes: Sequence[Shape], capture: Capture, free_bytes: Callable[[], int]
 ) -> Captured:
     """Capture decode steps and measure what they take; where one cannot be captured, none is, and the log says why."""

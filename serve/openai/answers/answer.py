@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from twofour.serve.edge import bodies
+from twofour.serve.edge.bodies import release_body
 from twofour.serve.edge.errors import RequestError, internal
 from twofour.serve.edge.limits import Reserve, Settle
 from twofour.serve.openai.admission import Place
@@ -60,7 +60,7 @@ class Answer(Response, Generic[Request]):
     async def _work(self, raw: bytes, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
         job, writer, options = await self._prepared(raw, place)
         del raw
-        bodies.release(scope)  # the answer may take minutes
+        release_body(scope)  # the answer may take minutes
         if options is None:
             await self._whole(job, writer, scope, receive, send)
         else:

@@ -21,7 +21,7 @@ from twofour.serve.engine import child
 from twofour.serve.engine.assembly.capacity import Capacity
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
-from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Launch, Shape, captured, full, inputs, shapes
+from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Launch, Shape, full, inputs, shapes, try_capture
 from twofour.serve.engine.types import EngineConfig
 
 SIZE, BLOCKS, CONTEXT = 4, 256, 1024
@@ -253,7 +253,7 @@ def test_a_recording_that_is_wrong_in_its_last_row_alone_is_found() -> None:
 
 def test_what_is_captured_is_measured() -> None:
     free = iter([1000, 900])
-    made = captured(runner(), [Shape(1, 64)], tape, lambda: next(free))
+    made = try_capture(runner(), [Shape(1, 64)], tape, lambda: next(free))
     assert made.graphs is not None
     assert (len(made.graphs), made.nbytes, made.note) == (1, 100, None)
 
@@ -269,7 +269,7 @@ def test_where_capturing_fails_the_log_and_a_note_say_so_once(
     family: str, capture: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        made = captured(eager := runner(family), [Shape(2, 64), Shape(1, 64)], capture, lambda: 0)
+        made = try_capture(eager := runner(family), [Shape(2, 64), Shape(1, 64)], capture, lambda: 0)
     assert made.graphs is None
     assert made.note is not None and "without CUDA graphs" in made.note and why in made.note
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -286,7 +286,7 @@ def test_only_a_gpu_is_asked_and_only_if_it_is_wanted(
         calls.append(steps)
         return Captured(note="no")
 
-    monkeypatch.setattr(child.cuda_graphs, "captured", failing)
+    monkeypatch.setattr(child.cuda_graphs, "capture_on_cuda", failing)
     config = EngineConfig("m", max_num_seqs=2, block_size=SIZE, cuda_graphs=wanted)
     stand_in, room = SimpleNamespace(device=torch.device(device)), Capacity(CONTEXT, BLOCKS * SIZE)
     made = child._captured(config, stand_in, runner(), room)

@@ -12,7 +12,7 @@ import torch
 
 from twofour.serve.engine import child
 from twofour.serve.engine.messages import Command, Report
-from twofour.serve.engine.runners.graphs import Captured, captured, shapes
+from twofour.serve.engine.runners.graphs import Captured, shapes, try_capture
 from twofour.serve.engine.types import NOT_FINITE, EngineConfig, EngineInfo, Prompt, Sampling
 from twofour.serve.model.loading import load_model
 
@@ -38,7 +38,7 @@ def engine(
 
     def stand_in(config: EngineConfig, model: Any, runner: Any, room: Any) -> Captured:
         steps = shapes(config.max_num_seqs, room.context_length, config.block_size, kv_tokens // config.block_size)
-        return captured(runner, steps, lambda launch: launch, lambda: 0)
+        return try_capture(runner, steps, lambda launch: launch, lambda: 0)
 
     with monkeypatch.context() as patch:
         if replaying:
