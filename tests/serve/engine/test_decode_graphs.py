@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from twofour.prune.errors import ModelError
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.assembly.capacity import Capacity
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
@@ -286,9 +286,9 @@ def test_only_a_gpu_is_asked_and_only_if_it_is_wanted(
         calls.append(steps)
         return Captured(note="no")
 
-    monkeypatch.setattr(child.cuda_graphs, "capture_on_cuda", failing)
+    monkeypatch.setattr(assemble.cuda_graphs, "capture_on_cuda", failing)
     config = EngineConfig("m", max_num_seqs=2, block_size=SIZE, cuda_graphs=wanted)
     stand_in, room = SimpleNamespace(device=torch.device(device)), Capacity(CONTEXT, BLOCKS * SIZE)
-    made = child._captured(config, stand_in, runner(), room)
+    made = assemble._decode_graphs(config, stand_in, runner(), room)
     assert made == (Captured(note="no") if asked else Captured())
     assert calls == [[(2, 128), (2, 64), (1, 256), (1, 128), (1, 64)]] * asked

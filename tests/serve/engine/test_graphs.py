@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
+from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.runners.graphs import Captured, shapes, try_capture
 from twofour.serve.engine.types import NOT_FINITE, EngineConfig, EngineInfo, Prompt, Sampling
@@ -29,9 +30,7 @@ def model(tiny_float32_folder: Path) -> Any:
     return load_model(str(tiny_float32_folder), "cpu", kernels="reference")
 
 
-def engine(
-    model: Any, monkeypatch: pytest.MonkeyPatch, replaying: bool, kv_tokens: int
-) -> tuple[child.Loop, EngineInfo]:
+def engine(model: Any, monkeypatch: pytest.MonkeyPatch, replaying: bool, kv_tokens: int) -> tuple[Loop, EngineInfo]:
     config = EngineConfig(
         model.config.name_or_path, device="cpu", max_num_seqs=7, block_size=4, kv_tokens=kv_tokens, max_model_len=72
     )
@@ -42,11 +41,11 @@ def engine(
 
     with monkeypatch.context() as patch:
         if replaying:
-            patch.setattr(child, "_captured", stand_in)
-        return child.assemble(config, model)
+            patch.setattr(assemble, "_decode_graphs", stand_in)
+        return assemble.assemble(config, model)
 
 
-def run(loop: child.Loop, arrivals: list[list[Command]]) -> tuple[dict[str, list[int]], dict[str, str], Report]:
+def run(loop: Loop, arrivals: list[list[Command]]) -> tuple[dict[str, list[int]], dict[str, str], Report]:
     """One list of commands per step: the text of each, the errors, the last report."""
     reports: list[Report] = []
     script: Iterator[list[Command]] = iter(arrivals)
