@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from twofour.serve.engine.matching import matcher_of
-from twofour.serve.engine.types import NOT_FOLLOWED
 
 GRAMMARS_KEPT = 64
 
 log = logging.getLogger(__name__)
+
+
+class NotFollowed(ValueError):
+    """A grammar that is too large, or that allows no token."""
 
 
 class Constraint:
@@ -48,7 +51,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ValueError(f"{NOT_FOLLOWED}: {self._matcher.get_error()[:200]}")
+            raise NotFollowed(f"the grammar cannot be followed: {self._matcher.get_error()[:200]}")
 
 
 Constrain = Callable[[str], Constraint]

@@ -22,7 +22,7 @@ from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
 from twofour.serve.engine.scheduler import Scheduler, Turn, refusal
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import NOT_FINITE, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
+from twofour.serve.engine.types import EngineInfo, Failure, Finish, Piece, Prompt, Stats, StepRecord
 
 HEARTBEAT_S = 0.25
 
@@ -111,10 +111,10 @@ class Loop:
         sequence = self._sequences.get(id)
         return self._end(sequence, Piece(id, finish=Finish.ABORT)) if sequence else None
 
-    def _fail(self, sequence: Sequence, error: str) -> Piece:
-        self._not_finite += error == NOT_FINITE
+    def _fail(self, sequence: Sequence, error: str, failure: Failure | None = None) -> Piece:
+        self._not_finite += failure is Failure.NOT_FINITE
         self._scheduler.blocks.withdraw(sequence.blocks)  # they may hold NaN, which would outlive the sequence
-        return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error))
+        return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error, failure=failure))
 
     def _end(self, sequence: Sequence, piece: Piece) -> Piece:
         del self._sequences[sequence.id]
@@ -158,7 +158,7 @@ class Loop:
         except torch.AcceleratorError:
             raise
         except NonFiniteError as error:
-            return self._fail(sequence, str(error))
+            return self._fail(sequence, str(error), Failure.NOT_FINITE)
         except Exception as error:
             return self._fail(sequence, f"scoring the prompt failed: {type(error).__name__}: {error}")
         if sequence.pending or sequence.sampling.max_tokens:
@@ -168,7 +168,7 @@ class Loop:
     def _extend(self, sequence: Sequence, sampled: Sampled) -> Piece:
         """Append a sequence's next token, and end it if that was the last."""
         if sampled.error:
-            return self._fail(sequence, sampled.error)
+            return self._fail(sequence, sampled.error, sampled.failure)
         sequence.tokens.append(sampled.token)
         piece = _grown(sequence, sampled, self._eos)
         if sequence.generated == 1:

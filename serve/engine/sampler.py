@@ -26,9 +26,11 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import NonFiniteError
+from twofour.serve.engine.grammar import NotFollowed
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import NOT_FINITE, NOT_FOLLOWED, Logprob, Sampling
+from twofour.serve.engine.types import Failure, Logprob, Sampling
 
+NOT_FINITE = "the model's logits are not finite"
 GREEDY_BELOW = 1e-5  # smaller temperatures leave the likeliest token only, and would overflow
 
 
@@ -39,6 +41,7 @@ class Sampled:
     token: int = -1
     logprob: Logprob | None = None
     error: str | None = None
+    failure: Failure | None = None  # which error it is, where it has a name
 
 
 def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> list[Sampled]:
@@ -53,7 +56,7 @@ def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> li
 def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, best_token: int) -> Sampled:
     """A fault in one request must end that request only."""
     if not abs(best) < inf:
-        return Sampled(error=NOT_FINITE)
+        return Sampled(error=NOT_FINITE, failure=Failure.NOT_FINITE)
     try:
         token = best_token if _takes_best(sequence) else _choose(row.float(), sequence, eos)
         if sequence.constraint:
@@ -62,6 +65,8 @@ def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, 
         return Sampled(token, None if count is None else logprobs(row[None], [token], count)[0])
     except torch.AcceleratorError:  # the device is in an undefined state: nobody can go on
         raise
+    except NotFollowed as error:
+        return Sampled(error=str(error), failure=Failure.NOT_FOLLOWED)
     except Exception as error:
         return Sampled(error=f"sampling failed: {type(error).__name__}: {error}")
 
@@ -104,7 +109,7 @@ def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
     if sequence.constraint:
         row[~sequence.constraint.allowed().to(row.device)] = -torch.inf
         if row.max() == -torch.inf:
-            raise ValueError(f"{NOT_FOLLOWED}: no token is allowed")
+            raise NotFollowed("the grammar cannot be followed: no token is allowed")
     return row
 
 

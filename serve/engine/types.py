@@ -62,12 +62,6 @@ class Prompt:
     salt: str = ""  # prefix-cache hits are shared only under equal salts
 
 
-NOT_FOLLOWED = (
-    "the grammar cannot be followed"  # in `Piece.error` of a sequence whose grammar is too large, or ends nowhere
-)
-NOT_FINITE = "the model's logits are not finite"  # `Piece.error` of a sequence that got NaN or infinity
-
-
 class Finish(StrEnum):
     """Why a sequence ended. Every admitted prompt ends exactly once."""
 
@@ -75,6 +69,13 @@ class Finish(StrEnum):
     LENGTH = "length"
     ABORT = "abort"  # cancelled by the client
     ERROR = "error"  # `Piece.error` says what
+
+
+class Failure(StrEnum):
+    """An error of one sequence that its client is told; of all others it is told only that there was one."""
+
+    NOT_FINITE = "not_finite"  # the model's logits are NaN or infinity
+    NOT_FOLLOWED = "not_followed"  # its grammar is too large for the model's tokens, or allows none of them
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Piece:
     prompt_logprobs: tuple[Logprob | None, ...] = ()  # on the first piece only, if asked for; None for the first token
     finish: Finish | None = None
     stopped_by: int | None = None  # the end-of-text or stop token that ended it
-    error: str | None = None
+    error: str | None = None  # for the log: it may hold paths
+    failure: Failure | None = None  # which error it is, where it has a name
     cached_tokens: int = 0  # on the first piece: prompt tokens found in the prefix cache
     queue_s: float = 0.0  # on the first piece: waiting for the first step
     prefill_s: float = 0.0  # on the first piece: first step to first token

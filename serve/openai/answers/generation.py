@@ -10,7 +10,7 @@ from typing import Self, cast
 
 from twofour.prune.errors import ServerError
 from twofour.serve.edge.errors import RequestError, internal, not_finite, not_followed
-from twofour.serve.engine.types import NOT_FINITE, NOT_FOLLOWED, Engine, Finish, Piece, Prompt
+from twofour.serve.engine.types import Engine, Failure, Finish, Piece, Prompt
 from twofour.serve.openai.answers.choice import Choice
 from twofour.serve.openai.answers.detokenize import Decode, Spell
 from twofour.serve.openai.engine_metrics import EngineMetrics, Timeline
@@ -152,10 +152,10 @@ class Generation:
                 self._feed.cancel(choice.index)
 
     def _failure(self, piece: Piece) -> RequestError:
-        """The engine gave this sequence up; what it says may hold paths, so the log has it."""
+        """The engine gave this sequence up. Its words may hold paths: they are for the log."""
         log.error("request %s: %s: %s", self.job.request_id, piece.finish, piece.error)
-        if piece.error == NOT_FINITE:
+        if piece.failure is Failure.NOT_FINITE:
             return not_finite()
-        if NOT_FOLLOWED in (piece.error or ""):
+        if piece.failure is Failure.NOT_FOLLOWED:
             return not_followed()
         return internal(self.job.request_id) if self._engine.ready else engine_unavailable()

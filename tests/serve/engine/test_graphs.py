@@ -14,7 +14,7 @@ from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.runners.graphs import Captured, shapes, try_capture
-from twofour.serve.engine.types import NOT_FINITE, EngineConfig, EngineInfo, Prompt, Sampling
+from twofour.serve.engine.types import EngineConfig, EngineInfo, Failure, Prompt, Sampling
 from twofour.serve.model.loading import load_model
 
 POISON = 300
@@ -58,7 +58,7 @@ def run(loop: Loop, arrivals: list[list[Command]]) -> tuple[dict[str, list[int]]
     texts: dict[str, list[int]] = {piece.id: [] for piece in pieces}
     for piece in pieces:
         texts[piece.id] += piece.tokens
-    return texts, {piece.id: piece.error for piece in pieces if piece.error}, reports[-1]
+    return texts, {piece.id: str(piece.failure or piece.error) for piece in pieces if piece.error}, reports[-1]
 
 
 @pytest.mark.parametrize("kv_tokens", [1000, 88])
@@ -89,6 +89,6 @@ def test_logits_that_are_not_finite_end_their_request_only(model: Any, monkeypat
         texts, errors, last = run(loop, arrivals)
     finally:
         row.copy_(kept)
-    assert errors == {"bad": NOT_FINITE} and texts.pop("bad") == [POISON]
+    assert errors == {"bad": Failure.NOT_FINITE} and texts.pop("bad") == [POISON]
     assert texts == expected
     assert last.stats.replayed_steps == last.stats.steps - 1

@@ -13,7 +13,7 @@ import pytest
 from asking import ask, read_all, send_request
 
 from twofour.serve.edge.errors import timed_out
-from twofour.serve.engine.types import NOT_FINITE
+from twofour.serve.engine.types import Failure
 from twofour.serve.http import connections
 from twofour.serve.openai.answers import dumps, streams
 from twofour.serve.openai.answers.answer import Answer
@@ -109,7 +109,7 @@ def test_a_failing_sequence_is_an_event_after_it(launch: Any) -> None:
 
 
 def test_logits_that_are_not_finite_have_a_code(launch: Any, refused: Any) -> None:
-    server = launch(launch.engine(fail_after=0, failure=NOT_FINITE))
+    server = launch(launch.engine(fail_after=0, failure=Failure.NOT_FINITE))
     answer = server.complete()
     refused(answer, 500, "non_finite")
     assert answer.headers["x-should-retry"] == "false"
