@@ -15,10 +15,9 @@ from twofour.prune.label.quality import Quality, gaps_closed
 from twofour.prune.progress import Progress, silent
 from twofour.prune.text import corpus
 from twofour.prune.text.windows import bos
-from twofour.serve.evaluation import harness
+from twofour.serve.evaluation import WINDOW_TOKENS, harness
 from twofour.serve.model.loading import load_model
 
-WINDOW_TOKENS = 512
 SAMPLED_WINDOWS = 16
 SEED_STEP = 1_000_003  # added to the seed of calibration: text that calibration never saw
 
