@@ -11,7 +11,7 @@ from twofour.serve.edge.auth import read_keys
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import PROBES
 from twofour.serve.edge.limits import Limits
-from twofour.serve.engine.types import EngineConfig, describe
+from twofour.serve.engine.types import EngineConfig, default_name
 
 if TYPE_CHECKING:
     from twofour.serve.http.server import Tls
@@ -124,7 +124,7 @@ def host(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    """As browsers say it: anything else would match none."""
+    """In the form that browsers send: any other form would match none."""
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", text):
         raise argparse.ArgumentTypeError(f"{text} is no origin; give it as https://host or https://host:8443, or *")
     return text
@@ -146,7 +146,7 @@ def seconds(text: str) -> float:
 
 def serve_config(args: argparse.Namespace) -> ServeConfig:
     return ServeConfig(
-        served_model_name=args.served_model_name or describe(args.model),
+        served_model_name=args.served_model_name or default_name(args.model),
         edge=edge_config(args),
         max_queue=args.max_queue,
         max_queue_tokens=args.max_queue_tokens,

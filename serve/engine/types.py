@@ -211,6 +211,6 @@ class Engine(Protocol):
     async def stop(self) -> None: ...
 
 
-def describe(model: str) -> str:
+def default_name(model: str) -> str:
     """The name under which a model is served unless another is given: the folder's, or the hub id."""
     return Path(model).resolve().name if Path(model).is_dir() else model

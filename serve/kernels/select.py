@@ -19,14 +19,14 @@ from torch import Tensor
 from twofour.prune.errors import InputError, in_a_line
 from twofour.prune.format.packed import Packed
 from twofour.serve.kernels import dense, race, trial, verdicts
-from twofour.serve.kernels.cpu import kernel as sparse_cpu
+from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.rounded import Rounded, rounded
 from twofour.serve.kernels.trial import Place
-from twofour.serve.kernels.triton import kernel as triton_linear
+from twofour.serve.kernels.triton import kernel as triton_kernel
 from twofour.serve.kernels.verdicts import Verdict
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ class Candidate:
 
 
 CANDIDATES = {
-    "cpu": Candidate("cpu", sparse_cpu.CpuKernel.from_packed, sparse_cpu.refusal),
-    "triton": Candidate("cuda", triton_linear.TritonKernel.from_packed, triton_linear.refusal),
+    "cpu": Candidate("cpu", cpu_kernel.CpuKernel.from_packed, cpu_kernel.refusal),
+    "triton": Candidate("cuda", triton_kernel.TritonKernel.from_packed, triton_kernel.refusal),
     "cusparselt": Candidate("cuda", cusparselt.searched, cusparselt.refusal),
 }
 NAMES = ("auto", "reference", *CANDIDATES)

@@ -20,7 +20,7 @@ from twofour.serve.kernels import select
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseLinear
 from twofour.serve.model.linear import SparseLinear
-from twofour.serve.model.quantizer import left_unprepared, sparse_linears
+from twofour.serve.model.quantizer import sparse_linears, without_kernels
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -65,7 +65,7 @@ def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
 def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
     """Let transformers load a folder. Raises CheckpointError where it cannot, naming why."""
     try:
-        with left_unprepared():
+        with without_kernels():
             loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 folder,
                 variant=VARIANT if form == "packed" else None,

@@ -19,17 +19,17 @@ from twofour.prune.format.checkpoint import VARIANT
 from twofour.prune.model import experts
 from twofour.serve.model.linear import SparseLinear
 
-_leave = ContextVar("_leave", default=False)
+_kernels_later = ContextVar("_kernels_later", default=False)
 
 
 @contextmanager
-def left_unprepared() -> Iterator[None]:
+def without_kernels() -> Iterator[None]:
     """Load linears without choosing their kernels: for whoever moves the model first, or has a choice to make."""
-    token = _leave.set(True)
+    token = _kernels_later.set(True)
     try:
         yield
     finally:
-        _leave.reset(token)
+        _kernels_later.reset(token)
 
 
 @register_quantization_config(VARIANT)
@@ -62,7 +62,7 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         for name, linear in sparse_linears(model):
-            if not linear.packed().values.is_meta and not _leave.get():
+            if not linear.packed().values.is_meta and not _kernels_later.get():
                 linear.prepare("auto", name, model.dtype)
         return model
 

@@ -1,10 +1,10 @@
-"""JSON of answers that may be large, in steps: between two of them the interpreter takes turns."""
+"""JSON of answers that may be large, made in steps: between two steps other threads can run."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-LEVELS = 4  # from an answer down to the scores of its tokens: choices, a choice, logprobs, a list
-STEP = 256  # items of a list; a token's score is some hundred values
+LEVELS = 4  # of an answer, down to the scores of its tokens: choices, a choice, logprobs, a list
+STEP = 256  # items of a list; the score of one token has some hundred values
 
 
 def dumps(document: object) -> str:
@@ -39,5 +39,5 @@ def of_items(items: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def text(value: object) -> str:
-    """ASCII only: some clients of event streams split lines at U+2028 as well."""
+    """ASCII only: some clients of event streams also split lines at U+2028."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))

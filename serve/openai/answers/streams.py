@@ -1,4 +1,4 @@
-"""Server-sent events: one JSON document a line, an end that is always said, an error that looks like one."""
+"""Server-sent events: one JSON document in each, always an end, and an error that clients recognise as one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -36,8 +36,8 @@ class Stream:
     head: Head
     writer: Writer
     options: StreamOptions
-    keep_alive_s: float | None  # of silence, before a comment says that somebody is there
-    worded: Callable[..., Awaitable[bytes]]  # runs a function of deltas, elsewhere if that takes long
+    keep_alive_s: float | None  # of silence before a comment is sent
+    written: Callable[..., Awaitable[bytes]]  # runs a function of deltas, in a thread if that takes long
     _opened: set[int] = field(default_factory=set)
 
     async def events(self, generation: Generation) -> AsyncIterator[bytes]:
@@ -51,7 +51,7 @@ class Stream:
                 continue
             deltas = [delta for choice in choices if (delta := choice.take()) is not None]
             usage = usage_of(generation) if every_time else None
-            if data := await self.worded(deltas, self._events, deltas, usage):
+            if data := await self.written(deltas, self._events, deltas, usage):
                 yield data
         if self.options.include_usage:
             yield event(text(self._document([], usage_of(generation))))

@@ -181,12 +181,12 @@ def test_last_words_that_nobody_reads_are_given_up() -> None:
     async def never(message: Any) -> None:
         await asyncio.Event().wait()
 
-    asyncio.run(answer._last_words(never, timed_out(1)))
+    asyncio.run(answer._end_with_error(never, timed_out(1)))
     assert counted == [1]
 
 
 @pytest.mark.parametrize(("logprobs", "elsewhere"), [(None, False), (5, True)])
-def test_a_large_answer_is_worded_off_the_event_loop(
+def test_a_large_answer_is_written_off_the_event_loop(
     launch: Any, monkeypatch: pytest.MonkeyPatch, logprobs: int | None, elsewhere: bool
 ) -> None:
     server, threads = launch(launch.engine(reply="word " * 20)), list[threading.Thread]()
