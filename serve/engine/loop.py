@@ -1,8 +1,8 @@
 """The step loop of the engine process.
 
-A fault in one request ends that request: refused prompts, logits that are not finite, sampling that fails. A
-forward that fails, out of memory for instance, is done again for each request that was in it, and ends those
-that fail alone too. A device in an undefined state ends the process, whose parent then ends all requests.
+A fault in one request ends that request: a refused prompt, logits that are not finite, sampling that fails. A forward
+that fails, for lack of memory for instance, is done again for each of its requests alone, and ends those that fail
+again. A device in an undefined state ends the process; its parent then ends all requests.
 """
 
 import logging
@@ -55,9 +55,9 @@ class Loop:
         send: Callable[[Report], None],
         begin: Callable[[int], None] = lambda tokens: None,
     ) -> None:
-        """Serve until `receive` gives None. Idle, it waits for a heartbeat's time; busy, it only looks.
+        """Serve until `receive` gives None. While idle it waits there for a heartbeat's time, while busy not at all.
 
-        `begin` is told of steps that compute part of a prompt, of how many tokens.
+        `begin` is called before a step that computes part of a prompt, with the number of its tokens.
         """
         while (commands := receive(0.0 if self._scheduler.busy else HEARTBEAT_S)) is not None:
             pieces = self._obey(commands)
@@ -76,7 +76,7 @@ class Loop:
         return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
 
     def _compute(self, turns: list[Turn], chunks: list[Chunk]) -> list[Piece]:
-        """One forward for all; where it fails, one for each, which tells whose fault it was."""
+        """One forward for all; if it fails, one for each, to find whose fault it was."""
         try:
             logits = self._runner.forward(chunks)
         except torch.AcceleratorError:
@@ -107,13 +107,13 @@ class Loop:
         return None
 
     def _cancel(self, id: str) -> Piece | None:
-        """A cancel may cross the sequence's own end on the pipe."""
+        """The sequence may have ended while the cancel was on its way."""
         sequence = self._sequences.get(id)
         return self._end(sequence, Piece(id, finish=Finish.ABORT)) if sequence else None
 
     def _fail(self, sequence: Sequence, error: str, failure: Failure | None = None) -> Piece:
         self._not_finite += failure is Failure.NOT_FINITE
-        self._scheduler.blocks.withdraw(sequence.blocks)  # they may hold NaN, which would outlive the sequence
+        self._scheduler.blocks.withdraw(sequence.blocks)  # they may hold NaN, which others must not take over
         return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error, failure=failure))
 
     def _end(self, sequence: Sequence, piece: Piece) -> Piece:
@@ -127,7 +127,7 @@ class Loop:
                 turn.sequence.started_at = now
 
     def _advance(self, turns: list[Turn], chunks: list[Chunk], logits: Tensor) -> list[Piece]:
-        """Take a step's logits apart: prompt scores, and one next token for whoever has computed all."""
+        """Use the logits of a step: score prompt tokens, and sample for sequences that have computed all of theirs."""
         pieces: list[Piece] = []
         ready: list[Sequence] = []
         rows: list[int] = []
@@ -148,11 +148,11 @@ class Loop:
             return sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos)
         except torch.AcceleratorError:
             raise
-        except Exception as error:  # not of one of them, which `sample` contains: out of memory for instance
+        except Exception as error:  # lack of memory, for instance; `sample` handles the faults of one sequence
             return [Sampled(error=f"sampling failed: {type(error).__name__}: {error}")] * len(ready)
 
     def _score(self, sequence: Sequence, rows: Tensor) -> Piece | None:
-        """Note the logprobs of prompt tokens; end a sequence that wanted nothing else."""
+        """Note the logprobs of prompt tokens; end a sequence that asked for nothing else."""
         try:
             score_prompt(sequence, rows)
         except torch.AcceleratorError:

@@ -10,11 +10,11 @@ In this order, everything in float32:
     min_p, top_k, top_p    each keeps the best by the probabilities that the one before left
     draw                   the first token, by ascending id, whose cumulative probability exceeds u * total
 
-`u` is a function of the seed and of the token's position. So of equal logits a seed makes equal text, whatever else is
-in the batch and however often the sequence is preempted. Whether logits are equal is not decided here: on a CPU they
-are (runners/tiles.py), unless a race chose otherwise (order.py); on a GPU kernels are chosen by the number of tokens in
-a step, captured steps are attended in other shapes than others, and the last bits differ. Log probabilities are those
-of the model: of the logits as they came.
+`u` is a function of the seed and of the token's position. So from equal logits a seed makes equal text, whatever else
+is in the batch and however often the sequence is preempted. Whether logits are equal is decided elsewhere. On a CPU
+they are (runners/tiles.py), unless a race chose otherwise (assembly/order.py). On a GPU kernels are chosen by the
+number of tokens in a step, and captured steps attend in other shapes, so the last bits differ. Log probabilities are
+those of the model: of the logits before all this.
 """
 
 import struct
@@ -31,7 +31,7 @@ from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import Failure, Logprob, Sampling
 
 NOT_FINITE = "the model's logits are not finite"
-GREEDY_BELOW = 1e-5  # smaller temperatures leave the likeliest token only, and would overflow
+GREEDY_BELOW = 1e-5  # smaller temperatures leave only the likeliest token, and would overflow
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> li
 
 
 def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, best_token: int) -> Sampled:
-    """A fault in one request must end that request only."""
+    """A fault in one request ends only that request."""
     if not abs(best) < inf:
         return Sampled(error=NOT_FINITE, failure=Failure.NOT_FINITE)
     try:
@@ -63,7 +63,7 @@ def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, 
             sequence.constraint.accept(token)
         count = sequence.sampling.logprobs
         return Sampled(token, None if count is None else logprobs(row[None], [token], count)[0])
-    except torch.AcceleratorError:  # the device is in an undefined state: nobody can go on
+    except torch.AcceleratorError:  # the device is in an undefined state: no request can go on
         raise
     except NotFollowed as error:
         return Sampled(error=str(error), failure=Failure.NOT_FOLLOWED)
@@ -72,7 +72,7 @@ def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, 
 
 
 def _takes_best(sequence: Sequence) -> bool:
-    """Greedy, and nothing changes the order of the logits."""
+    """It is greedy, and nothing changes the order of the logits."""
     return sequence.sampling.temperature < GREEDY_BELOW and not _adjusts(sequence)
 
 
@@ -137,7 +137,7 @@ def _only(weights: Tensor, ids: Tensor) -> Tensor:
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:
     """The smallest set of best tokens whose share reaches `top_p`; never empty."""
     goal = top_p * weights.sum(dtype=torch.float64)
-    for count in (64, 2048, len(weights)):  # nearly always a few tokens are enough, and sorting all is slow
+    for count in (64, 2048, len(weights)):  # a few tokens are nearly always enough, and sorting all is slow
         values, ids = ranked(weights[None], min(count, len(weights)))
         before = values[0].double().cumsum(0) - values[0].double()
         if before[-1] + values[0, -1] >= goal or count >= len(weights):
@@ -180,10 +180,9 @@ def score_prompt(sequence: Sequence, rows: Tensor) -> None:
 
 
 def ranked(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest of each row [rows, n] and their indices, best first, of equals the lowest first.
+    """The `count` highest of each row [rows, n] and their indices, best first, among equals the lowest index first.
 
-    `topk` is fast and gives the values, but leaves open which of equals it takes; so the indices are found
-    again.
+    `topk` is fast and gives the values, but which of equals it takes is open; so the indices are found again.
     """
     count = min(count, rows.shape[1])
     if count == 0:
