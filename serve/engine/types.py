@@ -123,7 +123,7 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # what a user must know: fallbacks, for instance
     cuda_graphs: int = 0  # captured decode steps; 0: no step is replayed
     cuda_graph_bytes: int = 0  # of device memory that they take
-    warm_step: "StepRecord | None" = None  # the largest step before it was ready, the second of its kind
+    warm_step: "StepRecord | None" = None  # the largest of those that warmed it up, measured the second time
 
 
 @dataclass(frozen=True)

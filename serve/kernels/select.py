@@ -2,8 +2,8 @@
 
 Each shape is raced once on a machine, all forms that can take the weight against dense; see race.py for how, and
 verdicts.py for where the outcome is kept. A 2:4 weight that would be slower than dense becomes dense. A candidate that
-cannot be built or raced is dropped and named (trial.py): it keeps no model from loading, and an outcome without it is
-not its defeat.
+cannot be built or raced is dropped and named (trial.py): the model loads without it, and if it works again later, the
+shape is raced again.
 """
 
 import logging
@@ -43,7 +43,7 @@ class Kernel(Protocol):
 
     @property
     def crossover_tokens(self) -> int:
-        """Up to so many tokens take the path for few."""
+        """Up to this many tokens take the path for few."""
 
     def packed(self) -> Packed:
         """Return the weight as it is stored."""
@@ -52,7 +52,7 @@ class Kernel(Protocol):
         """x W^T + bias, [..., in] -> [..., out]."""
 
 
-Build = Callable[[Packed, int], Kernel]  # with its crossover, in tokens
+Build = Callable[[Packed, int], Kernel]  # from a weight and the crossover in tokens
 W = TypeVar("W", bound=race.Way)
 
 
@@ -73,8 +73,8 @@ CANDIDATES = {
 NAMES = ("auto", "reference", *CANDIDATES)
 SLOWER = "dense is faster on this machine"
 
-# Where nothing can be raced, or one kernel is asked for: in tokens, by device and values. On a CPU one path, and so one
-# order of additions, for all: a text must not depend on how many tokens were computed at a time. On a GPU from a guess.
+# If nothing can be raced, or one kernel is asked for: in tokens, by device and values. On a CPU all take one path, with
+# one order of additions: a text must not depend on how many tokens were computed at a time. On a GPU it is a guess.
 CROSSOVERS = {
     "cpu": {"bfloat16": ALWAYS, "int8": ALWAYS, "dense": ALWAYS},
     "cuda": {"bfloat16": 64, "float16": 64},
@@ -83,10 +83,10 @@ CROSSOVERS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel of one linear. `note`: why it multiplies by a dense weight where a 2:4 one was looked for.
+    """The kernel of one linear. `note`: why it multiplies by a dense weight, if it does.
 
-    `dropped`: candidates that could not take part, and why. `rounded`: what gives int8 values back where the kernel
-    has them in the dtype of the activations.
+    `dropped`: candidates that could not take part, and why. `rounded`: gives the int8 values back, if the kernel holds
+    them in the dtype of the activations.
     """
 
     kernel: Kernel
@@ -108,7 +108,7 @@ class Choice:
 def choose(packed: Packed, kernels: str = "auto", dtype: torch.dtype | None = None) -> Choice:
     """Build the kernel for a weight on its device. Raises InputError for a name that is unknown or refuses.
 
-    `dtype` is that of the activations, where it is known. int8 values are rounded to it where no kernel takes them.
+    `dtype` is that of the activations, if it is known. int8 values are rounded to it if no kernel takes them.
     """
     require_name(kernels)
     if kernels == "reference":
@@ -166,7 +166,7 @@ def dense_crossover(weight: Tensor, kernels: str, is_head: bool) -> int:
 
 
 def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
-    """The winner of those that are able. Where one is dropped on the way, that of the others."""
+    """The winner of the kernels in `able`. If one is dropped on the way, the winner of the others."""
     reasons = trial.dropped(place)
     left = {name: build for name, build in able.items() if name not in reasons}
     dropped = tuple(f"{name}: {reasons[name]}" for name in able if name in reasons)
@@ -182,14 +182,14 @@ def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
 
 
 def _attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
-    """Dense cannot be dropped: where it fails nothing works."""
+    """Dense is not dropped: if it fails nothing works."""
     return build() if name == DenseKernel.name else trial.attempt(place, name, build)
 
 
 def _verdict(
     place: Place, forms: Mapping[str, Callable[[], race.Way]], built_in: Verdict, most_tokens: int = ALWAYS
 ) -> Verdict:
-    """What was decided for this shape on this machine, or is decided now."""
+    """The verdict on this shape on this machine, from before or from a race now."""
     machine = verdicts.machine(place.device)
     known = verdicts.find(machine, place.shape)
     if known is not None and known.form in forms and not _is_back(place, known, forms):
@@ -206,7 +206,7 @@ def _verdict(
 
 
 def _is_back(place: Place, known: Verdict, forms: Mapping[str, Callable[[], race.Way]]) -> bool:
-    """Whether a form that had been dropped when this was decided can take part now."""
+    """Whether a form that was dropped before this verdict can take part now."""
     return any(_attempt(place, name, forms[name]) is not None for name in known.dropped if name in forms)
 
 
@@ -225,7 +225,7 @@ def _raced(place: Place, forms: Mapping[str, Callable[[], race.Way]], most_token
 
 
 def _warned(name: str) -> dict[str, str]:
-    """What is known against the library that these seconds were measured with."""
+    """A known defect of the library with which these seconds were measured."""
     warning = cusparselt.warning() if name == cusparselt.CusparseltKernel.name else None
     return {"warning": warning} if warning else {}
 
@@ -240,7 +240,7 @@ def winner(results: Mapping[str, Result]) -> Verdict:
 
 
 def _place(packed: Packed, dtype: torch.dtype | None) -> Place:
-    """int8 values take activations of any dtype, bfloat16 as a rule; others take their own."""
+    """int8 values take activations of any dtype, usually bfloat16; other values take their own dtype."""
     (rows, columns), values = packed.shape, str(packed.values.dtype).removeprefix("torch.")
     x = packed.values.dtype if packed.scales is None else dtype or torch.bfloat16
     scales = f" / {packed.scale_columns}" if packed.scale_columns else ""
@@ -259,7 +259,7 @@ def _refusal(candidate: Candidate, packed: Packed) -> str | None:
         return f"it runs on {candidate.device}, the weight is on {device}"
     try:
         return candidate.refusal(packed)
-    except Exception as error:  # a library that is there and broken, for one
+    except Exception as error:  # a library that is installed and broken, for instance
         log.warning("a kernel cannot say whether it takes a weight", exc_info=True)
         return in_a_line(error)
 

@@ -1,8 +1,8 @@
 """Forms of a weight that could not be built or could not multiply: dropped by name, with the reason.
 
-What a candidate needs beyond itself (a C compiler, a library, a driver that knows the device) shows only when it is
-built and run. So the first of each shape multiplies once before it is trusted, and one that raises is dropped for that
-shape until the process ends. A device that does not answer after it is not a matter of candidates: that is raised.
+What a candidate needs (a C compiler, a library, a driver that knows the device) shows only when it is built and run. So
+the first of each shape multiplies once before it is used, and one that raises is dropped for that shape until the
+process ends. If the device does not answer after that, no other candidate would help, and an error is raised.
 """
 
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 TRIAL_TOKENS = {"cuda": (1, 32, 64, 256)}
 
 W = TypeVar("W", bound=Way)
-_tried: dict[tuple["Place", str], str | None] = {}  # by form: why it was dropped; None: it multiplies
+_tried: dict[tuple["Place", str], str | None] = {}  # for each form: why it was dropped; None: it multiplies
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Place:
 
 
 def attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
-    """Build a form, and multiply by the first of this place; None, and it is dropped, if either fails."""
+    """Build a form, and multiply once by the first of this place. If either fails, drop the form and return None."""
     if _tried.get((place, name)):
         return None
     try:
@@ -50,7 +50,7 @@ def attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
 
 
 def drop(place: Place, name: str, error: Exception) -> None:
-    """Drop a form here. Raises ServerError if the device does not answer any more."""
+    """Drop a form here. Raises ServerError if the device no longer answers."""
     reason = in_a_line(error)
     try:
         _wait(place.device)
@@ -75,6 +75,6 @@ def _multiply(form: Way, place: Place) -> None:
 
 
 def _wait(device: torch.device) -> None:
-    """Until what was launched has ended: only then is an error of a kernel known."""
+    """Wait until what was launched has ended: an error of a kernel is known only then."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,6 +1,6 @@
 """The packed format as transformers knows quantized models. Importing this registers it.
 
-Only what transformers has loaded when it loads its own quantizers may be imported here: see register.py.
+Import here only what is loaded when transformers loads its own quantizers: see register.py.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _kernels_later = ContextVar("_kernels_later", default=False)
 
 @contextmanager
 def without_kernels() -> Iterator[None]:
-    """Load linears without choosing their kernels: for whoever moves the model first, or has a choice to make."""
+    """Load linears without kernels: the caller moves the model first, or wants certain ones."""
     token = _kernels_later.set(True)
     try:
         yield
@@ -34,7 +34,7 @@ def without_kernels() -> Iterator[None]:
 
 @register_quantization_config(VARIANT)
 class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says of a packed checkpoint. Raises CheckpointError where it is of an unknown kind."""
+    """What config.json says of a packed checkpoint. Raises CheckpointError if it is of an unknown kind."""
 
     def __init__(self, **stored: Any) -> None:
         checkpoint.require_known(stored)
@@ -48,7 +48,7 @@ class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 @register_quantizer(VARIANT)
 class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Puts empty 2:4 linears in before loading, and gives them their kernels after it."""
+    """Puts empty 2:4 linears into the model before loading, and gives them their kernels after it."""
 
     requires_calibration = True
 
@@ -67,7 +67,7 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
-        """Casts floats as transformers would, but none to int8: that would cut them off in silence."""
+        """Cast floats as transformers would, but never to int8: that would cut them off in silence."""
         return None if dtype == torch.int8 else super().get_new_dtype(converter, param, dtype)
 
     def is_serializable(self) -> bool:

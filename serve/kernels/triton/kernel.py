@@ -1,7 +1,7 @@
 """The Triton kernels behind a 2:4 linear: one copy of the values, read in place. Performance: not measured.
 
-One opaque step for torch.compile. Whoever captures CUDA graphs calls `prepare` of every linear once the kernels are
-chosen and before the first capture: a launch that compiles, and a scratch buffer that grows, do not belong into one.
+One opaque step for torch.compile. To capture CUDA graphs, call `prepare` of every linear when the kernels are chosen
+and before the first capture: no launch in a capture may compile, and no scratch buffer may grow.
 Calls on one device must follow each other on one stream: they share counters and scratch memory.
 """
 

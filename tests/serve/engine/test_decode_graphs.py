@@ -21,7 +21,16 @@ from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.assembly.capacity import Capacity
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
-from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Launch, Shape, full, inputs, shapes, try_capture
+from twofour.serve.engine.runners.graphs import (
+    Captured,
+    DecodeGraphs,
+    Launch,
+    Shape,
+    full_step,
+    inputs,
+    shapes,
+    try_capture,
+)
 from twofour.serve.engine.types import EngineConfig
 
 SIZE, BLOCKS, CONTEXT = 4, 256, 1024
@@ -214,7 +223,7 @@ def test_prefill_and_tokens_without_wanted_logits_run_as_they_are() -> None:
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 40))
 def test_a_full_step_has_all_rows_their_own_blocks_and_the_longest_table(rows: int, blocks: int, cache: int) -> None:
-    chunks = full(Shape(rows, blocks), SIZE, cache)
+    chunks = full_step(Shape(rows, blocks), SIZE, cache)
     own = [block for chunk in chunks for block in chunk.blocks]
     assert len(chunks) == min(rows, cache) and len(set(own)) == len(own) and max(own) < cache
     assert max(len(chunk.blocks) for chunk in chunks) == (blocks if rows * blocks <= cache else max(1, cache // rows))
