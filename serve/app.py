@@ -1,4 +1,4 @@
-"""The embedded server as one ASGI application. Whoever made the engine starts and stops it."""
+"""The embedded server as one ASGI application. The caller starts and stops the engine."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -10,7 +10,7 @@ from twofour.serve.edge.ids import header
 
 MAX_HEADERS = 128
 
-Rule = Callable[[Scope], RequestError | None]
+Check = Callable[[Scope], RequestError | None]
 
 
 def ambiguous(scope: Scope) -> RequestError | None:
@@ -40,13 +40,13 @@ def is_json(content_type: bytes | None) -> bool:
 
 
 class Refuse:
-    """Refuses requests in which a rule finds a fault."""
+    """Refuses requests in which a check finds a fault."""
 
-    def __init__(self, app: ASGIApp, rule: Rule) -> None:
-        self._app, self._rule = app, rule
+    def __init__(self, app: ASGIApp, check: Check) -> None:
+        self._app, self._check = app, check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = self._rule(scope)
+        error = self._check(scope)
         if error is None:
             await self._app(scope, receive, send)
         else:

@@ -72,7 +72,7 @@ class Finish(StrEnum):
 
 
 class Failure(StrEnum):
-    """An error of one sequence that its client is told; of all others it is told only that there was one."""
+    """Errors of one sequence that its client gets by name; of others it learns only that there was one."""
 
     NOT_FINITE = "not_finite"  # the model's logits are NaN or infinity
     NOT_FOLLOWED = "not_followed"  # its grammar is too large for the model's tokens, or allows none of them

@@ -25,7 +25,7 @@ from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.rounded import Rounded, rounded
-from twofour.serve.kernels.trial import Place
+from twofour.serve.kernels.trial import Problem
 from twofour.serve.kernels.triton import kernel as triton_kernel
 from twofour.serve.kernels.verdicts import Verdict
 
@@ -131,7 +131,7 @@ def _choose(packed: Packed, kernels: str, dtype: torch.dtype | None) -> Choice:
             raise InputError(f"the kernel {kernels} was asked for, but {refusals[kernels]}; choose auto")
         return Choice(CANDIDATES[kernels].build(packed, _crossover(packed)))
     able = {name: CANDIDATES[name].build for name, refusal in refusals.items() if refusal is None}
-    return _fastest(packed, able, _place(packed, dtype)) if able else _expanded(packed, dtype, _why(packed, refusals))
+    return _fastest(packed, able, _problem(packed, dtype)) if able else _expanded(packed, dtype, _why(packed, refusals))
 
 
 def _expanded(
@@ -161,66 +161,66 @@ def dense_crossover(weight: Tensor, kernels: str, is_head: bool) -> int:
         return built_in.crossover_tokens
     forms = {DenseKernel.name: lambda: DenseKernel(weight, None, ALWAYS)}
     shape = f"{weight.shape[0]} x {weight.shape[1]} dense{' head' if is_head else ''}"
-    place = Place(shape, weight.shape[1], weight.device, weight.dtype)
-    return _verdict(place, forms, built_in, DECODE_TOKENS if is_head else ALWAYS).crossover_tokens
+    problem = Problem(shape, weight.shape[1], weight.device, weight.dtype)
+    return _verdict(problem, forms, built_in, DECODE_TOKENS if is_head else ALWAYS).crossover_tokens
 
 
-def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
+def _fastest(packed: Packed, able: Mapping[str, Build], problem: Problem) -> Choice:
     """The winner of the kernels in `able`. If one is dropped on the way, the winner of the others."""
-    reasons = trial.dropped(place)
+    reasons = trial.dropped(problem)
     left = {name: build for name, build in able.items() if name not in reasons}
     dropped = tuple(f"{name}: {reasons[name]}" for name in able if name in reasons)
     if not left:
-        return _expanded(packed, place.dtype, "; ".join(dropped), dropped)
-    builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=place.dtype)}
+        return _expanded(packed, problem.dtype, "; ".join(dropped), dropped)
+    builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=problem.dtype)}
     forms = {name: partial(build, packed, ALWAYS) for name, build in builds.items()}
-    verdict = _verdict(place, forms, Verdict(next(iter(left)), _crossover(packed)))
-    kernel = _attempt(place, verdict.form, partial(builds[verdict.form], packed, verdict.crossover_tokens))
-    if kernel is None or len(trial.dropped(place)) > len(reasons):
-        return _fastest(packed, able, place)
+    verdict = _verdict(problem, forms, Verdict(next(iter(left)), _crossover(packed)))
+    kernel = _attempt(problem, verdict.form, partial(builds[verdict.form], packed, verdict.crossover_tokens))
+    if kernel is None or len(trial.dropped(problem)) > len(reasons):
+        return _fastest(packed, able, problem)
     return Choice(kernel, SLOWER if verdict.form == DenseKernel.name else None, dropped)
 
 
-def _attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
+def _attempt(problem: Problem, name: str, build: Callable[[], W]) -> W | None:
     """Dense is not dropped: if it fails nothing works."""
-    return build() if name == DenseKernel.name else trial.attempt(place, name, build)
+    return build() if name == DenseKernel.name else trial.attempt(problem, name, build)
 
 
 def _verdict(
-    place: Place, forms: Mapping[str, Callable[[], race.Way]], built_in: Verdict, most_tokens: int = ALWAYS
+    problem: Problem, forms: Mapping[str, Callable[[], race.Way]], built_in: Verdict, most_tokens: int = ALWAYS
 ) -> Verdict:
     """The verdict on this shape on this machine, from before or from a race now."""
-    machine = verdicts.machine(place.device)
-    known = verdicts.find(machine, place.shape)
-    if known is not None and known.form in forms and not _is_back(place, known, forms):
+    machine = verdicts.machine(problem.device)
+    known = verdicts.find(machine, problem.shape)
+    if known is not None and known.form in forms and not _is_back(problem, known, forms):
         return known
     if not verdicts.can_keep():
         return built_in
     started = time.perf_counter()
-    results = _raced(place, forms, most_tokens)
-    verdict = replace(winner(results), dropped=tuple(trial.dropped(place)))
+    results = _raced(problem, forms, most_tokens)
+    verdict = replace(winner(results), dropped=tuple(trial.dropped(problem)))
     seconds = {name: asdict(result) | _warned(name) for name, result in results.items()}
-    verdicts.keep(machine, place.shape, verdict, seconds)
-    log.info("raced %s in %.1f s: %s", place.shape, time.perf_counter() - started, verdict)
+    verdicts.keep(machine, problem.shape, verdict, seconds)
+    log.info("raced %s in %.1f s: %s", problem.shape, time.perf_counter() - started, verdict)
     return verdict
 
 
-def _is_back(place: Place, known: Verdict, forms: Mapping[str, Callable[[], race.Way]]) -> bool:
+def _is_back(problem: Problem, known: Verdict, forms: Mapping[str, Callable[[], race.Way]]) -> bool:
     """Whether a form that was dropped before this verdict can take part now."""
-    return any(_attempt(place, name, forms[name]) is not None for name in known.dropped if name in forms)
+    return any(_attempt(problem, name, forms[name]) is not None for name in known.dropped if name in forms)
 
 
-def _raced(place: Place, forms: Mapping[str, Callable[[], race.Way]], most_tokens: int) -> dict[str, Result]:
+def _raced(problem: Problem, forms: Mapping[str, Callable[[], race.Way]], most_tokens: int) -> dict[str, Result]:
     """Race the forms that can take part."""
-    tried = {name: _attempt(place, name, build) for name, build in forms.items()}
+    tried = {name: _attempt(problem, name, build) for name, build in forms.items()}
     built = {name: form for name, form in tried.items() if form is not None}
     while True:
         try:
-            return race.race(built, place.columns, place.device, place.dtype, most_tokens)
+            return race.race(built, problem.columns, problem.device, problem.dtype, most_tokens)
         except race.Failed as failed:
             if failed.form == DenseKernel.name:
                 raise failed.cause from None
-            trial.drop(place, failed.form, failed.cause)
+            trial.drop(problem, failed.form, failed.cause)
             del built[failed.form]
 
 
@@ -239,13 +239,13 @@ def winner(results: Mapping[str, Result]) -> Verdict:
     return Verdict(form, results[form].crossover_tokens())
 
 
-def _place(packed: Packed, dtype: torch.dtype | None) -> Place:
+def _problem(packed: Packed, dtype: torch.dtype | None) -> Problem:
     """int8 values take activations of any dtype, usually bfloat16; other values take their own dtype."""
     (rows, columns), values = packed.shape, str(packed.values.dtype).removeprefix("torch.")
     x = packed.values.dtype if packed.scales is None else dtype or torch.bfloat16
     scales = f" / {packed.scale_columns}" if packed.scale_columns else ""
     other = f" by {x}" if packed.scales is not None and x != torch.bfloat16 else ""
-    return Place(f"{rows} x {columns} 2:4 {values}{scales}{other}", columns, packed.values.device, x)
+    return Problem(f"{rows} x {columns} 2:4 {values}{scales}{other}", columns, packed.values.device, x)
 
 
 def _crossover(packed: Packed) -> int:

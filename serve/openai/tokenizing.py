@@ -34,8 +34,10 @@ async def found(serving: Serving, raw: bytes, model: type[Request], find: Find[R
 
 async def tokenized(serving: Serving, body: TokenizeRequest) -> dict[str, Any]:
     tokens, vocabulary = await tokens_of(serving, body), serving.vocabulary
-    pieces = await vocabulary.threads.run(len(tokens), vocabulary.pieces, tokens) if body.return_token_strs else None
-    return {"count": len(tokens), "max_model_len": serving.context_limit, "tokens": tokens, "token_strs": pieces}
+    strings = (
+        await vocabulary.threads.run(len(tokens), vocabulary.token_strings, tokens) if body.return_token_strs else None
+    )
+    return {"count": len(tokens), "max_model_len": serving.context_limit, "tokens": tokens, "token_strs": strings}
 
 
 async def tokens_of(serving: Serving, body: TokenizeRequest) -> Tokens:

@@ -44,7 +44,7 @@ def _capped(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, ru
 
 
 def decode(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
-    """One token of each sequence: the heads that share a key head stand where its tokens stand in prefill."""
+    """One token of each sequence: the heads that share a key head take the place that tokens have in prefill."""
     grouped = torch.unflatten(query, 1, (keys.shape[1], -1))  # [sequences, key heads, heads / key heads, dim]
     return attention(grouped, keys, values, mask, rule).flatten(1, 2)
 

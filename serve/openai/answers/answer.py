@@ -18,7 +18,7 @@ from twofour.serve.openai.answers.choice import Choice, Delta
 from twofour.serve.openai.answers.dumps import dumps
 from twofour.serve.openai.answers.generation import Generation, Job
 from twofour.serve.openai.answers.owned import body_of, owned
-from twofour.serve.openai.answers.replies import Head, Reply, Usage, Writer
+from twofour.serve.openai.answers.replies import Envelope, Reply, Usage, Writer
 from twofour.serve.openai.answers.spans import span_of
 from twofour.serve.openai.answers.streams import DONE, HEADERS, Stream, error_event, usage_of
 from twofour.serve.openai.protocol import GenerationRequest, StreamOptions
@@ -83,12 +83,12 @@ class Answer(Response, Generic[Request]):
 
     def _reply(self, writer: Writer, deltas: Sequence[Delta], usage: Usage) -> bytes:
         choices = [writer.whole(delta) for delta in deltas]
-        reply: Reply = {**self._head(writer, writer.kind), "choices": choices, "usage": usage}
+        reply: Reply = {**self._envelope(writer, writer.kind), "choices": choices, "usage": usage}
         return dumps(reply).encode()
 
     async def _stream(self, job: Job, writer: Writer, options: StreamOptions, send: Send) -> None:
-        head, keep_alive_s = self._head(writer, writer.chunk_kind), self._serving.config.keep_alive_s
-        stream = Stream(head, writer, options, keep_alive_s, self._serving.written)
+        envelope, keep_alive_s = self._envelope(writer, writer.chunk_kind), self._serving.config.keep_alive_s
+        stream = Stream(envelope, writer, options, keep_alive_s, self._serving.written)
         with self._unless_stalled():
             try:
                 async with self._generation(job, writer) as generation:
@@ -153,7 +153,7 @@ class Answer(Response, Generic[Request]):
         log.error("request %s failed", self._caller.request_id, exc_info=error)
         return internal(self._caller.request_id)
 
-    def _head(self, writer: Writer, kind: str) -> Head:
+    def _envelope(self, writer: Writer, kind: str) -> Envelope:
         model = self._serving.config.served_model_name
         name = f"{writer.id_prefix}-{self._caller.request_id}"
         return {"id": name, "object": kind, "created": int(time.time()), "model": model}

@@ -8,14 +8,14 @@ STEP = 256  # items of a list; the score of one token has some hundred values
 
 
 def dumps(document: object) -> str:
-    return "".join(pieces(document, LEVELS))
+    return "".join(fragments(document, LEVELS))
 
 
-def pieces(value: object, levels: int) -> Iterator[str]:
+def fragments(value: object, levels: int) -> Iterator[str]:
     if isinstance(value, Mapping) and levels > 0:
         yield from of_object(value, levels)
     elif isinstance(value, list | tuple) and levels > 0 and any(isinstance(item, Mapping) for item in value[:1]):
-        yield from of_items(pieces(item, levels - 1) for item in value)
+        yield from of_items(fragments(item, levels - 1) for item in value)
     elif isinstance(value, list | tuple) and len(value) > STEP:
         yield from of_items([text(value[i : i + STEP])[1:-1]] for i in range(0, len(value), STEP))
     else:
@@ -26,7 +26,7 @@ def of_object(value: Mapping[str, object], levels: int) -> Iterator[str]:
     yield "{"
     for number, (name, item) in enumerate(value.items()):
         yield f"{',' if number else ''}{text(name)}:"
-        yield from pieces(item, levels - 1)
+        yield from fragments(item, levels - 1)
     yield "}"
 
 

@@ -22,8 +22,8 @@ class Usage(TypedDict):
     prompt_tokens_details: CachedTokens
 
 
-class Head(TypedDict):
-    """What all chunks of a stream, or the one answer, have in common."""
+class Envelope(TypedDict):
+    """The fields that all chunks of a stream share, and the one answer has."""
 
     id: str
     object: str
@@ -31,7 +31,7 @@ class Head(TypedDict):
     model: str
 
 
-class Reply(Head):
+class Reply(Envelope):
     choices: Sequence[Any]
     usage: NotRequired[Usage]
 

@@ -9,7 +9,7 @@ from twofour.serve.edge.errors import RequestError
 from twofour.serve.openai.answers.choice import Delta
 from twofour.serve.openai.answers.dumps import dumps, text
 from twofour.serve.openai.answers.generation import Generation
-from twofour.serve.openai.answers.replies import Head, Usage, Writer
+from twofour.serve.openai.answers.replies import Envelope, Usage, Writer
 from twofour.serve.openai.protocol import StreamOptions
 
 DONE = b"data: [DONE]\n\n"
@@ -33,7 +33,7 @@ def error_event(error: RequestError) -> bytes:
 class Stream:
     """The events of one generation, in order."""
 
-    head: Head
+    envelope: Envelope
     writer: Writer
     options: StreamOptions
     keep_alive_s: float | None  # of silence before a comment is sent
@@ -68,7 +68,7 @@ class Stream:
             yield from self.writer.chunks(delta)
 
     def _document(self, choices: Sequence[Any], usage: Usage | None) -> dict[str, Any]:
-        document = {**self.head, "choices": choices}
+        document = {**self.envelope, "choices": choices}
         return document if usage is None else {**document, "usage": usage}
 
 

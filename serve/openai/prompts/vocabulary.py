@@ -118,7 +118,7 @@ class Vocabulary:
         # A batch of one: for a single list, no other thread would run until it is done.
         return str(self._backend.decode_batch([ids], skip_special_tokens=False)[0])
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary spells them."""
         return list(self._tokenizer.convert_ids_to_tokens(ids))
 
