@@ -22,7 +22,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 1 for an error with a message, 130 when interrupted,
-    141 when whoever read the output has gone."""
+    141 when the reader of the output has gone."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
     args = _parser(verb).parse_args(words)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, error: BaseException) -> None:
-    """Print a message and what else is to be said of the error."""
+    """Print a message, then the notes of the error."""
     for line in filter(None, [message, *getattr(error, "__notes__", ())]):
         print(line, file=sys.stderr)
 

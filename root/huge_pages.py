@@ -1,7 +1,7 @@
-"""Weights in huge pages: on a machine that has run for long, memory is read up to twice as fast in them.
+"""Weights in huge pages: on a machine that has run for a long time, memory in them is read up to twice as fast.
 
-Linux gives them to whoever asks (`madvise`), and glibc asks where `GLIBC_TUNABLES` told it to before the process
-began. So a command starts itself again, once, with that setting; the processes that it starts inherit it.
+Linux gives them to programs that ask (`madvise`), and glibc asks if `GLIBC_TUNABLES` said so when the process began. So
+a command starts itself again, once, with that setting; the processes that it starts inherit it.
 """
 
 import os
@@ -14,7 +14,7 @@ TUNABLE = "glibc.malloc.hugetlb"
 
 
 def adopt() -> None:
-    """Replace this process by itself with huge pages, where that is possible and not so already."""
+    """Start this process again, with huge pages, if that is possible and has not been done."""
     setting = SETTING.read_text() if SETTING.is_file() else ""
     changed = environment(os.environ, setting)
     if changed is not None:
@@ -22,7 +22,7 @@ def adopt() -> None:
 
 
 def environment(current: Mapping[str, str], setting: str) -> dict[str, str] | None:
-    """What to start again with; None: as it is, be it that nobody has to ask or that asking is in vain."""
+    """The environment to start again with. None: stay, since it is set already, not needed, or not possible."""
     tunables = current.get("GLIBC_TUNABLES", "")
     if "[madvise]" not in setting or TUNABLE in tunables:
         return None

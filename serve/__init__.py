@@ -5,7 +5,7 @@ from the bottom up: `kernels` (y = x W^T for a packed W), `model` (a folder beco
 (continuous batching, in a process of its own), `edge` (what stands before any engine), `openai` (requests and answers),
 `http` (the process that listens), `evaluation`, `commands`. Begin with `app` and `commands.serve`.
 
-Importing this teaches transformers the packed format: `from_pretrained(path, variant="twofour")` then loads it.
+Importing this registers the packed format in transformers: `from_pretrained(path, variant="twofour")` then loads it.
 """
 
 from importlib import import_module

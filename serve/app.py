@@ -1,9 +1,10 @@
-"""The embedded server as one ASGI application. Whoever made the engine starts and stops it."""
+"""The embedded server as one ASGI application. The caller starts and stops the engine."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
@@ -21,12 +22,9 @@ from twofour.serve.openai.handlers import install_handlers
 from twofour.serve.openai.prompts.vocabulary import Vocabulary
 from twofour.serve.openai.serving import Serving
 
-PATHS = frozenset(
-    {
-        *(page.PATH, "/health", "/ready", "/version", "/metrics", "/debug/steps", "/tokenize", "/detokenize"),
-        *("/v1/models", "/v1/completions", "/v1/chat/completions"),
-    }
-)
+ROUTERS = (routes.router, operations.router)  # the page's is added where there is a page
+ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+PATHS = frozenset({page.PATH, *(route.path for route in ROUTES if not route.param_convertors)})
 
 
 def create_app(
@@ -52,8 +50,8 @@ def create_app(
         admission=Admission(config.max_queue, config.max_queue_tokens, metrics.count_refusal),
     )
     install_handlers(app)
-    app.include_router(routes.router)
-    app.include_router(operations.router)
+    for router in ROUTERS:
+        app.include_router(router)
     if config.ui:
         app.include_router(page.page_router())
     return harden(app, config.edge, lifecycle, HttpMetrics(registry, PATHS).observe, *watchers)

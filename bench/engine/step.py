@@ -28,6 +28,7 @@ from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ModelError
 from twofour.prune.format.folder import resolve
 from twofour.serve.engine import child
+from twofour.serve.engine.assembly.assemble import assemble
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Report, encode_command
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
@@ -73,7 +74,7 @@ def measure(model: str, context: int, steps: int, rounds: int) -> Overhead:
         folder = str(resolve(model))
         bare, served = (load_model(folder, "cpu", kernels="reference") for _ in range(2))
         config = EngineConfig(folder, device="cpu", max_model_len=context + steps + 1, max_num_seqs=1)
-        loop, _ = child.assemble(config, served)
+        loop, _ = assemble(config, served)
         linears = _replace_linears(bare)
         _replace_linears(served)
         prompt = [(7 * i + 1) % bare.config.get_text_config().vocab_size for i in range(context)]

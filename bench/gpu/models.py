@@ -67,8 +67,8 @@ def ready(day: Day, form: str, shape: DecoderShape, rows: int, context: int, sha
     made, blocks = _runner(day, _model(day, form, shape), rows * -(-(context + 1) // BLOCK))
     wanted = shapes(blocks)
     if day.on_gpu:
-        return Ready(made, cuda_graphs.captured(made.model, made, wanted), blocks)
-    return Ready(made, graphs.captured(made, wanted, lambda launch: launch, lambda: 0), blocks)
+        return Ready(made, cuda_graphs.capture_on_cuda(made.model, made, wanted), blocks)
+    return Ready(made, graphs.try_capture(made, wanted, lambda launch: launch, lambda: 0), blocks)
 
 
 def _runner(day: Day, made: Any, blocks: int) -> tuple[GenericRunner, int]:

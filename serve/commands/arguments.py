@@ -1,4 +1,4 @@
-"""The flags of `serve`, and what they mean to the server and its engine."""
+"""The flags of `serve`, and what they mean to the server and its engine: theirs are the defaults, too."""
 
 import argparse
 import re
@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofour.prune.errors import InputError
+from twofour.serve.config import ServeConfig
+from twofour.serve.edge.auth import read_keys
+from twofour.serve.edge.harden import EdgeConfig
+from twofour.serve.edge.lifecycle import PROBES
+from twofour.serve.edge.limits import Limits
+from twofour.serve.engine.types import EngineConfig, default_name
 
 if TYPE_CHECKING:
-    from twofour.serve.config import ServeConfig
-    from twofour.serve.edge.harden import EdgeConfig
-    from twofour.serve.engine.types import EngineConfig
     from twofour.serve.http.server import Tls
 
 
@@ -48,31 +51,35 @@ def add_load_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--max-queue",
         type=positive,
-        default=256,
+        default=ServeConfig.max_queue,
         metavar="N",
         help="sequences under way, waiting ones included, before new ones get 503 (default: %(default)s)",
     )
     group.add_argument(
         "--max-queue-tokens",
         type=positive,
-        default=4_000_000,
+        default=ServeConfig.max_queue_tokens,
         metavar="N",
         help="the same of prompt tokens (default: %(default)s)",
     )
     group.add_argument(
-        "--deadline-s", type=seconds, default=600.0, metavar="S", help="for one request (default: %(default)g)"
+        "--deadline-s",
+        type=seconds,
+        default=ServeConfig.deadline_s,
+        metavar="S",
+        help="for one request (default: %(default)g)",
     )
     group.add_argument(
         "--sse-keep-alive-s",
         type=seconds,
-        default=15.0,
+        default=ServeConfig.keep_alive_s,
         metavar="S",
         help="silence in a stream before a comment; 0: never (default: %(default)g)",
     )
     group.add_argument(
         "--drain-s",
         type=seconds,
-        default=30.0,
+        default=ServeConfig.drain_s,
         metavar="S",
         help="for requests under way after SIGTERM (default: %(default)g)",
     )
@@ -82,20 +89,20 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--revision", metavar="R", help="of a hub id")
     group.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     group.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="default: the checkpoint's")
-    group.add_argument("--kernels", default="auto", metavar="NAME", help="pin one (default: %(default)s)")
+    group.add_argument("--kernels", default=EngineConfig.kernels, metavar="NAME", help="pin one (default: %(default)s)")
     group.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
     group.add_argument("--max-model-len", type=positive, metavar="N", help="tokens of prompt and answer")
     group.add_argument(
         "--max-num-seqs",
         type=positive,
-        default=32,
+        default=EngineConfig.max_num_seqs,
         metavar="N",
         help="sequences in one step (default: %(default)s)",
     )
     group.add_argument(
         "--max-num-batched-tokens",
         type=positive,
-        default=512,
+        default=EngineConfig.max_num_batched_tokens,
         metavar="N",
         help="tokens in one step, those of prompts too; fewer delay others less (default: %(default)s)",
     )
@@ -117,7 +124,7 @@ def host(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    """As browsers say it: anything else would match none."""
+    """In the form that browsers send: any other form would match none."""
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", text):
         raise argparse.ArgumentTypeError(f"{text} is no origin; give it as https://host or https://host:8443, or *")
     return text
@@ -137,12 +144,9 @@ def seconds(text: str) -> float:
     return value
 
 
-def serve_config(args: argparse.Namespace) -> "ServeConfig":
-    from twofour.serve.config import ServeConfig
-    from twofour.serve.engine.types import describe
-
+def serve_config(args: argparse.Namespace) -> ServeConfig:
     return ServeConfig(
-        served_model_name=args.served_model_name or describe(args.model),
+        served_model_name=args.served_model_name or default_name(args.model),
         edge=edge_config(args),
         max_queue=args.max_queue,
         max_queue_tokens=args.max_queue_tokens,
@@ -153,12 +157,7 @@ def serve_config(args: argparse.Namespace) -> "ServeConfig":
     )
 
 
-def edge_config(args: argparse.Namespace) -> "EdgeConfig":
-    from twofour.serve.edge.auth import read_keys
-    from twofour.serve.edge.harden import EdgeConfig
-    from twofour.serve.edge.lifecycle import PROBES
-    from twofour.serve.edge.limits import Limits
-
+def edge_config(args: argparse.Namespace) -> EdgeConfig:
     limits = Limits(args.requests_per_minute, args.tokens_per_minute)
     if limits != Limits() and not args.api_key_file:
         raise InputError("limits are those of a key; give --api-key-file too")
@@ -180,9 +179,7 @@ def tls_of(args: argparse.Namespace) -> "Tls | None":
     return Tls(args.ssl_certfile, args.ssl_keyfile) if args.ssl_certfile else None
 
 
-def engine_config(args: argparse.Namespace) -> "EngineConfig":
-    from twofour.serve.engine.types import EngineConfig
-
+def engine_config(args: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         model=args.model,
         revision=args.revision,

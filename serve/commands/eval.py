@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from twofour.serve.evaluation import WINDOW_TOKENS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id, packed or dense")
@@ -13,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", metavar="PRUNED", help="the same model by SparseGPT: adds how much of its gap to dense is closed"
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="default: text sampled from the baseline")
-    parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens (default: %(default)s)")
+    parser.add_argument("--window", type=int, default=WINDOW_TOKENS, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--windows", type=int, metavar="N", help="score at most this many")
     parser.add_argument("--kernels", default="auto", metavar="NAME", help="as served (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there too")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from twofour.serve.edge.observing.observe import Watcher
     from twofour.serve.engine.types import EngineInfo
 
-# The event loop waits so long for a thread that is busy with a large request, at every turn. By itself it is 5 ms.
+# How long the event loop waits, each time, for a thread that is busy with a large request. Python's own is 5 ms.
 SWITCH_S = 0.0005
-END_S = 10  # after the last answer: for threads to finish, and traces to be sent
+END_S = 10  # after the last answer, for threads to finish and traces to be sent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, child: Sequence[str] | None = None) -> int:
-    """Serve until told to stop. `child`: what python is given to run in the place of the engine process."""
+    """Serve until told to stop. `child`: arguments for python, to run something else as the engine process."""
     from twofour.serve.http import crowd, listening
 
     set_up_logging()
@@ -54,14 +54,14 @@ def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[st
     from twofour.serve.engine.process import ProcessEngine
     from twofour.serve.http import server
 
-    heap.map_large()  # a large request leaves nothing behind
+    heap.map_large()  # the memory of a large request is given back after it
     sys.setswitchinterval(SWITCH_S)
     config, tls = arguments.serve_config(args), arguments.tls_of(args)
     tokenizer = load_tokenizer(args.model, args.revision)
     engine, lifecycle = ProcessEngine(arguments.engine_config(args), child=child), Lifecycle()
     with tracing(args.otlp_endpoint) as watchers:
         app = create_app(engine, config, tokenizer, lifecycle=lifecycle, watchers=watchers)
-        gc.freeze()  # it stays: to look through it, as the collector does now and then, takes a quarter of a second
+        gc.freeze()  # all this stays; each time the collector looked through it, that would take a quarter of a second
         url = server.url_of(listener, tls)
         print(f"listening on {url}; loading {args.model}", file=sys.stderr, flush=True)
 
@@ -73,7 +73,7 @@ def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[st
 
 
 async def to_its_end(service: Awaitable[None]) -> None:
-    """Python waits for every thread before a process ends, and one may be in a chat template without end."""
+    """End in time: Python waits for all threads before a process ends, and one may be in an endless chat template."""
     status = 1
     try:
         await service
@@ -94,7 +94,7 @@ def end_within(seconds: float, status: int) -> None:
 
 @contextmanager
 def tracing(endpoint: str | None) -> "Iterator[Sequence[Watcher]]":
-    """Whoever is to be told of every request."""
+    """The watchers of every request."""
     if endpoint is None:
         yield ()
         return
@@ -112,7 +112,7 @@ def load_tokenizer(model: str, revision: str | None) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except Exception as error:  # there is no end to what its files can hold
+    except Exception as error:  # its files can hold anything
         raise ModelError(f"cannot load the tokenizer of {model}: {in_a_line(error)}; check the name") from error
 
 

@@ -1,4 +1,4 @@
-"""Request bodies: read whole before the application sees them, within a size and a time, and a size of all together."""
+"""Request bodies: read whole before the application sees them, each within a size and a time, all within a size."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from twofour.serve.edge.errors import RequestError, body_too_large, overloaded, send_error
 from twofour.serve.edge.ids import header
 
-LARGEST_AT_A_TIME = 8  # so many of the largest bodies are held together, or more that are smaller
-UNCOUNTED_BYTES = 1 << 14  # of each: what most requests have is taken, however many large ones there are
+LARGEST_AT_A_TIME = 8  # bodies of the largest size that are held at the same time; of smaller ones more
+UNCOUNTED_BYTES = 1 << 14  # of each body: most requests are smaller, and are taken beside any number of large ones
 
 
 @dataclass
 class Budget:
-    """Bytes of all bodies that are read or held at a time."""
+    """Bytes of all bodies that are read or held at the same time."""
 
     limit_bytes: int
     held_bytes: int = 0
@@ -26,7 +26,7 @@ class Budget:
 
 
 class Body:
-    """One body as it comes. Once it is refused, what still comes is dropped."""
+    """One body while it arrives. Once it is refused, the rest of it is dropped."""
 
     def __init__(self, limit_bytes: int, budget: Budget) -> None:
         self._limit_bytes, self._budget = limit_bytes, budget
@@ -35,7 +35,7 @@ class Body:
         self.error: RequestError | None = None
 
     def expect(self, declared_bytes: int) -> None:
-        """Refuse what cannot be held. Nothing is set aside: a client that declares and does not send would hold it."""
+        """Refuse what cannot be held. Nothing is reserved: a client could declare much and send nothing."""
         if declared_bytes > self._limit_bytes:
             self._refuse(body_too_large(self._limit_bytes))
         elif declared_bytes - UNCOUNTED_BYTES > self._budget.left_bytes:
@@ -49,7 +49,7 @@ class Body:
             self._keep(data)
 
     def take(self) -> bytes:
-        """All of it, which is kept here no longer; it counts until it is released, whoever holds it."""
+        """Give all of it away. Its bytes count until `release`, whoever holds them."""
         taken, self._received = self._received.getvalue(), BytesIO()
         return taken
 
@@ -71,7 +71,7 @@ class Body:
 
 
 class BodyLimit:
-    """The application gets a complete body or nothing; then it hears only of the client leaving."""
+    """The application gets a complete body or nothing; after that only the news that the client has left."""
 
     def __init__(self, app: ASGIApp, limit_bytes: int, deadline_s: float) -> None:
         self._app, self._limit_bytes, self._deadline_s = app, limit_bytes, deadline_s
@@ -98,14 +98,14 @@ class BodyLimit:
             await self._app(scope, replay(body, receive), send)
 
 
-def release(scope: Scope) -> None:
-    """Called by an application that needs the body no more, and keeps nothing of it, before it has answered."""
+def release_body(scope: Scope) -> None:
+    """For an application that no longer needs the body, and keeps no part of it, long before its answer ends."""
     if body := scope["state"].get("body"):
         body.release()
 
 
 async def read(body: Body, scope: Scope, receive: Receive) -> bool:
-    """Whether all of it has come; if not, the client left before its end."""
+    """Read to the end. False: the client left before it."""
     body.expect(declared_bytes(scope))
     if body.error and waits_for_consent(scope):
         raise body.error

@@ -32,7 +32,7 @@ class RequestError(TwofourError):
 
     @property
     def reason(self) -> str:
-        """A short word for metrics and logs, out of a bounded set."""
+        """A word for metrics and logs, of a small fixed set."""
         return self.code or self.type
 
     def body(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What can be refused from the headers alone, once it is known who asks."""
+"""What can be refused by the headers alone."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,19 @@ from twofour.serve.edge.ids import header
 
 MAX_HEADERS = 128
 
-Rule = Callable[[Scope], RequestError | None]
+Check = Callable[[Scope], RequestError | None]
 
 
 def ambiguous(scope: Scope) -> RequestError | None:
-    """Two parties that disagree about which length counts see two different requests. So this comes before the question
-    who asks, as h11's own refusals do: it is about where a request ends, whoever's it is, and ends the connection."""
+    """Two servers that disagree about which length counts would see two different requests. So this is asked before the
+    key, as h11's own refusals are: it is about where a request ends, whoever sent it, and it ends the connection."""
     if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
         return RequestError(400, "both Content-Length and Transfer-Encoding; send one", headers=CLOSE)
     return None
 
 
 def fault(scope: Scope) -> RequestError | None:
-    """The first other thing wrong with a request's head, if any."""
+    """The first other fault of a request's head. Asked after the key."""
     if len(scope["headers"]) > MAX_HEADERS:
         return RequestError(431, f"more than {MAX_HEADERS} headers; send fewer", headers=CLOSE)
     if is_preflight(scope):
@@ -40,13 +40,13 @@ def is_json(content_type: bytes | None) -> bool:
 
 
 class Refuse:
-    """Requests that a rule finds fault with."""
+    """Refuses requests in which a check finds a fault."""
 
-    def __init__(self, app: ASGIApp, rule: Rule) -> None:
-        self._app, self._rule = app, rule
+    def __init__(self, app: ASGIApp, check: Check) -> None:
+        self._app, self._check = app, check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = self._rule(scope)
+        error = self._check(scope)
         if error is None:
             await self._app(scope, receive, send)
         else:

@@ -1,6 +1,6 @@
 """The edge: what stands between the network and an OpenAI-style application, as plain ASGI.
 
-It knows no route and no engine, so that it fits before the embedded server and before vLLM's alike.
+It knows no route and no engine, so it can stand before the embedded server and before vLLM's.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class EdgeConfig:
 
 
 def harden(app: ASGIApp, config: EdgeConfig, lifecycle: Lifecycle, *watchers: Watcher) -> ASGIApp:
-    """Wrap from the inside out: a request meets the last layer first."""
+    """Wrap from the inside out: a request meets the last line first."""
     guarded: ASGIApp = BodyLimit(Head(app), config.max_body_bytes, config.body_deadline_s)
     guarded = DrainGate(guarded, lifecycle)
     guarded = RateLimit(guarded, config.limits)

@@ -20,5 +20,5 @@ class Head:
 
 
 def with_head(name: bytes, value: bytes) -> bytes:
-    """Of a path that has no such method: the methods that it has."""
+    """Where the answer lists the methods that a path has: HEAD is one of them."""
     return b"GET, HEAD" if (name, value) == (b"allow", b"GET") else value

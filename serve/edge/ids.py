@@ -1,4 +1,4 @@
-"""Request ids: taken from the client where they are safe to print, made up otherwise."""
+"""Request ids: the client's where it is safe to print, else a new one."""
 
 import re
 import uuid
@@ -15,7 +15,7 @@ def choose_id(given: bytes | None) -> str:
 
 
 def identify(scope: Scope) -> str:
-    """The id of a request, which gets one where it has none yet."""
+    """The id of a request; it gets one if it has none yet."""
     given = choose_id(header(scope, b"x-request-id"))
     return str(scope.setdefault("state", {}).setdefault("request_id", given))
 

@@ -17,7 +17,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self.draining = False
         self.in_flight = 0
-        self.expired = asyncio.Event()  # the grace is over: whatever still runs must end now
+        self.expired = asyncio.Event()  # the grace is over: what still runs must end now
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -32,12 +32,12 @@ class Lifecycle:
             if self.in_flight == 0:
                 self._idle.set()
 
-    async def drain(self, grace_s: float, last_words_s: float = 2.0) -> None:
-        """Refuse new requests from now on; return when none is left or their time is over."""
+    async def drain(self, grace_s: float, ending_s: float = 2.0) -> None:
+        """Refuse new requests from now on; return when none is left, at the latest `ending_s` after the grace."""
         self.draining = True
         if not await self._idle_within(grace_s):
             self.expired.set()
-            await self._idle_within(last_words_s)
+            await self._idle_within(ending_s)
 
     async def _idle_within(self, seconds: float) -> bool:
         try:
@@ -48,7 +48,7 @@ class Lifecycle:
 
 
 class DrainGate:
-    """Count requests in; turn new ones away while draining, and where the server has no room for their connection."""
+    """Counts requests. Refuses new ones while the server drains, and where it has no room for their connection."""
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app, self._lifecycle = app, lifecycle

@@ -16,16 +16,16 @@ Reserve = Callable[[int], Settle]  # told what may be used
 
 
 class Allowance:
-    """Fills steadily, up to a minute's worth. What a request may use is taken before it runs, and what it did not use
-    comes back at its end: however many run at a time, they cannot use more. One that may use more than a minute's worth
-    needs all there can be, and overdraws; that has to recover first."""
+    """Fills steadily, up to the amount of one minute. What a request may use is taken before it runs, and what it did
+    not use is given back at its end: requests that run side by side cannot use more. A request that may use more than a
+    minute's amount needs a full allowance, and takes it below zero; the next one is refused until it has recovered."""
 
     def __init__(self, per_minute: float, clock: Clock) -> None:
         self.per_minute = per_minute
         self._clock, self._level, self._at = clock, per_minute, clock()
 
     def wait_s(self, amount: float = 1) -> float:
-        """Until so much can be taken; 0: now."""
+        """Seconds until this amount can be taken; 0: now."""
         return max(0.0, min(amount, self.per_minute) - self._now()) * 60 / self.per_minute
 
     def take(self, amount: float) -> None:
@@ -48,7 +48,7 @@ class Limits:
 
 
 class RateLimit:
-    """Counts requests itself; tokens are told by the application, through `scope["state"]["reserve"]`."""
+    """Counts requests itself. Tokens are counted by the application, through `scope["state"]["reserve"]`."""
 
     def __init__(self, app: ASGIApp, limits: Limits, clock: Clock = monotonic) -> None:
         self._app, self._limits, self._clock = app, limits, clock
@@ -75,7 +75,7 @@ class RateLimit:
 
 
 def reserve(allowance: Allowance, most: int) -> Settle:
-    """Take the tokens that a request may use. Whoever calls must settle, with those that it did use."""
+    """Take the tokens that a request may use. At its end the caller must settle, with those that it did use."""
     if wait_s := allowance.wait_s(most):
         raise too_many("tokens", allowance.per_minute, wait_s, ", or ask for fewer (max_tokens)")
     allowance.take(most)

@@ -1,4 +1,4 @@
-"""Which cache blocks belong to whom: counts, prefix keys, reuse. Knows no tensors.
+"""Which cache blocks belong to which sequences, and which prefixes can be used again. Knows no tensors.
 
 A block holds the keys and values of `size` consecutive tokens. It is always in exactly one of three places:
 
@@ -6,9 +6,9 @@ A block holds the keys and values of `size` consecutive tokens. It is always in 
     cached   nobody uses it, but it holds a published prefix: it is found by its key, or evicted, oldest first
     in use   by one sequence, or by several that share a prefix
 
-A key is the SHA-256 of a block's tokens and of the key before it; before the first stands that of the sequence's
-salt. So it stands for the salt and everything from the first token on: two different prefixes cannot be taken for
-each other, and nobody finds, or learns whether there is, what was computed under a salt that is not theirs.
+A key is the SHA-256 of a block's tokens and of the key before it; the first follows a hash of the sequence's salt. So a
+key stands for the salt and for all tokens from the first on: two different prefixes have different keys, and a request
+cannot find, or learn whether there is, what was computed under another salt.
 """
 
 from array import array
@@ -17,7 +17,7 @@ from hashlib import sha256
 
 
 def extend_keys(keys: list[bytes], tokens: Sequence[int], size: int, salt: str = "") -> None:
-    """Append to `keys` those of the blocks that `tokens` fill and that have none yet."""
+    """Append to `keys` those of the further blocks that `tokens` fill."""
     for begin in range(len(keys) * size, len(tokens) - size + 1, size):
         parent = keys[-1] if keys else sha256(salt.encode("utf-8", "surrogatepass")).digest()
         keys.append(sha256(parent + array("q", tokens[begin : begin + size]).tobytes()).digest())
@@ -56,13 +56,13 @@ class Blocks:
         return found
 
     def share(self, blocks: Sequence[int]) -> None:
-        """Use matched blocks, together with whoever uses them already."""
+        """Use matched blocks, together with the sequences that use them already."""
         for block in blocks:
             self._cached.pop(block, None)
             self._users[block] = self._users.get(block, 0) + 1
 
     def take(self, count: int) -> list[int]:
-        """Use `count` blocks of one's own; the caller has looked at `available`."""
+        """Use `count` blocks alone; the caller has looked at `available`."""
         taken = [self._free.pop() if self._free else self._evict() for _ in range(count)]
         self._users.update(dict.fromkeys(taken, 1))
         return taken
@@ -73,7 +73,7 @@ class Blocks:
             self._by_key[key], self._key_of[block] = block, key
 
     def withdraw(self, blocks: Sequence[int]) -> None:
-        """Let nobody else find these blocks: what is in them is not to be trusted."""
+        """Let no further sequence find these blocks: their content is not to be trusted."""
         for block in blocks:
             if key := self._key_of.pop(block, None):
                 del self._by_key[key]

@@ -1,7 +1,7 @@
-"""Text that a grammar allows: a matcher for each sequence, which says before each token which ones may come.
+"""Text that a grammar allows: each sequence has a matcher, which says before each token which ones may come.
 
-The grammars are those of llguidance (the extra `json`), checked and compiled into their text form where requests are
-read. Its matchers know the vocabulary as bytes, so that a token may cross the grammar's borders as it likes.
+The grammars are those of llguidance (the extra `json`), checked and compiled into their text form in the API process.
+Its matchers know the vocabulary as bytes, so that one token may span several places of the grammar.
 """
 
 import logging
@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from twofour.serve.engine.matching import matcher_of
-from twofour.serve.engine.types import NOT_FOLLOWED
 
 GRAMMARS_KEPT = 64
 
 log = logging.getLogger(__name__)
 
 
+class NotFollowed(ValueError):
+    """A grammar that is too large, or that allows no token."""
+
+
 class Constraint:
-    """Where one sequence is in its grammar."""
+    """How far one sequence is in its grammar."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
@@ -32,7 +35,7 @@ class Constraint:
 
     @property
     def done(self) -> bool:
-        """Nothing can follow."""
+        """The text is complete: nothing can follow."""
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> Tensor:  # [vocabulary], bool
@@ -48,7 +51,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ValueError(f"{NOT_FOLLOWED}: {self._matcher.get_error()[:200]}")
+            raise NotFollowed(f"the grammar cannot be followed: {self._matcher.get_error()[:200]}")
 
 
 Constrain = Callable[[str], Constraint]
@@ -63,7 +66,7 @@ def grammars(model: str, revision: str | None, vocab_size: int, eos: tuple[int, 
         return no_grammars
     try:
         prepared = prepare(model, revision, vocab_size, eos)
-    except Exception as error:  # whatever a folder can hold; text without a grammar needs no tokenizer here
+    except Exception as error:  # a folder can hold anything; and text without a grammar needs no tokenizer here
         return unprepared(f"{type(error).__name__}: {error}")
 
     @lru_cache(maxsize=GRAMMARS_KEPT)
@@ -82,7 +85,7 @@ def prepare(model: str, revision: str | None, vocab_size: int, eos: tuple[int, .
 
 
 def any_object() -> str | None:
-    """A grammar to try; None: there are none here."""
+    """A grammar to warm up with; None: this engine follows no grammars."""
     if find_spec("llguidance") is None:
         return None
     from llguidance import LLMatcher

@@ -1,14 +1,13 @@
 """The step loop of the engine process.
 
-A fault in one request ends that request: refused prompts, logits that are not finite, sampling that fails. A
-forward that fails, out of memory for instance, is done again for each request that was in it, and ends those
-that fail alone too. A device in an undefined state ends the process, whose parent then ends all requests.
+A fault in one request ends that request: a refused prompt, logits that are not finite, sampling that fails. A forward
+that fails, for lack of memory for instance, is done again for each of its requests alone, and ends those that fail
+again. A device in an undefined state ends the process; its parent then ends all requests.
 """
 
 import logging
 import secrets
 from collections.abc import Callable
-from collections.abc import Sequence as Ordered
 from dataclasses import replace
 from itertools import accumulate
 from time import perf_counter
@@ -23,7 +22,7 @@ from twofour.serve.engine.runners import Chunk, Runner
 from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
 from twofour.serve.engine.scheduler import Scheduler, Turn, refusal
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import NOT_FINITE, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
+from twofour.serve.engine.types import EngineInfo, Failure, Finish, Piece, Prompt, Stats, StepRecord
 
 HEARTBEAT_S = 0.25
 
@@ -56,9 +55,9 @@ class Loop:
         send: Callable[[Report], None],
         begin: Callable[[int], None] = lambda tokens: None,
     ) -> None:
-        """Serve until `receive` gives None. Idle, it waits for a heartbeat's time; busy, it only looks.
+        """Serve until `receive` gives None. While idle it waits there for a heartbeat's time, while busy not at all.
 
-        `begin` is told of steps that compute part of a prompt, of how many tokens.
+        `begin` is called before a step that computes part of a prompt, with the number of its tokens.
         """
         while (commands := receive(0.0 if self._scheduler.busy else HEARTBEAT_S)) is not None:
             pieces = self._obey(commands)
@@ -76,8 +75,8 @@ class Loop:
         self._steps, self._step_tokens = self._steps + 1, tokens
         return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
 
-    def _compute(self, turns: Ordered[Turn], chunks: Ordered[Chunk]) -> list[Piece]:
-        """One forward for all; where it fails, one for each, which tells whose fault it was."""
+    def _compute(self, turns: list[Turn], chunks: list[Chunk]) -> list[Piece]:
+        """One forward for all; if it fails, one for each, to find whose fault it was."""
         try:
             logits = self._runner.forward(chunks)
         except torch.AcceleratorError:
@@ -89,7 +88,7 @@ class Loop:
             return [piece for t, c in zip(turns, chunks, strict=True) for piece in self._compute([t], [c])]
         return self._advance(turns, chunks, logits)
 
-    def _obey(self, commands: Ordered[Command]) -> list[Piece]:
+    def _obey(self, commands: list[Command]) -> list[Piece]:
         pieces = [self._cancel(c.id) if isinstance(c, Cancel) else self._add(c) for c in commands]
         return [piece for piece in pieces if piece]
 
@@ -108,27 +107,27 @@ class Loop:
         return None
 
     def _cancel(self, id: str) -> Piece | None:
-        """A cancel may cross the sequence's own end on the pipe."""
+        """The sequence may have ended while the cancel was on its way."""
         sequence = self._sequences.get(id)
         return self._end(sequence, Piece(id, finish=Finish.ABORT)) if sequence else None
 
-    def _fail(self, sequence: Sequence, error: str) -> Piece:
-        self._not_finite += error == NOT_FINITE
-        self._scheduler.blocks.withdraw(sequence.blocks)  # they may hold NaN, which would outlive the sequence
-        return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error))
+    def _fail(self, sequence: Sequence, error: str, failure: Failure | None = None) -> Piece:
+        self._not_finite += failure is Failure.NOT_FINITE
+        self._scheduler.blocks.withdraw(sequence.blocks)  # they may hold NaN, which others must not take over
+        return self._end(sequence, Piece(sequence.id, finish=Finish.ERROR, error=error, failure=failure))
 
     def _end(self, sequence: Sequence, piece: Piece) -> Piece:
         del self._sequences[sequence.id]
         self._scheduler.end(sequence)
         return piece
 
-    def _note_start(self, turns: Ordered[Turn], now: float) -> None:
+    def _note_start(self, turns: list[Turn], now: float) -> None:
         for turn in turns:
             if turn.sequence.started_at is None:
                 turn.sequence.started_at = now
 
-    def _advance(self, turns: Ordered[Turn], chunks: Ordered[Chunk], logits: Tensor) -> list[Piece]:
-        """Take a step's logits apart: prompt scores, and one next token for whoever has computed all."""
+    def _advance(self, turns: list[Turn], chunks: list[Chunk], logits: Tensor) -> list[Piece]:
+        """Use the logits of a step: score prompt tokens, and sample for sequences that have computed all of theirs."""
         pieces: list[Piece] = []
         ready: list[Sequence] = []
         rows: list[int] = []
@@ -149,17 +148,17 @@ class Loop:
             return sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos)
         except torch.AcceleratorError:
             raise
-        except Exception as error:  # not of one of them, which `sample` contains: out of memory for instance
+        except Exception as error:  # lack of memory, for instance; `sample` handles the faults of one sequence
             return [Sampled(error=f"sampling failed: {type(error).__name__}: {error}")] * len(ready)
 
     def _score(self, sequence: Sequence, rows: Tensor) -> Piece | None:
-        """Note the logprobs of prompt tokens; end a sequence that wanted nothing else."""
+        """Note the logprobs of prompt tokens; end a sequence that asked for nothing else."""
         try:
             score_prompt(sequence, rows)
         except torch.AcceleratorError:
             raise
         except NonFiniteError as error:
-            return self._fail(sequence, str(error))
+            return self._fail(sequence, str(error), Failure.NOT_FINITE)
         except Exception as error:
             return self._fail(sequence, f"scoring the prompt failed: {type(error).__name__}: {error}")
         if sequence.pending or sequence.sampling.max_tokens:
@@ -169,7 +168,7 @@ class Loop:
     def _extend(self, sequence: Sequence, sampled: Sampled) -> Piece:
         """Append a sequence's next token, and end it if that was the last."""
         if sampled.error:
-            return self._fail(sequence, sampled.error)
+            return self._fail(sequence, sampled.error, sampled.failure)
         sequence.tokens.append(sampled.token)
         piece = _grown(sequence, sampled, self._eos)
         if sequence.generated == 1:
@@ -222,7 +221,7 @@ def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
     )
 
 
-def _record(chunks: Ordered[Chunk], seconds: float) -> StepRecord:
+def _record(chunks: list[Chunk], seconds: float) -> StepRecord:
     counts = [len(chunk.tokens) for chunk in chunks]
     kv_tokens = sum(chunk.start for chunk in chunks) + sum(counts)
     return StepRecord(sum(n for n in counts if n > 1), counts.count(1), kv_tokens, seconds)

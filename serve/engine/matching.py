@@ -1,8 +1,8 @@
 """Matchers of llguidance, with this server's limits.
 
-An object has about four items for each property that may come next. llguidance's own limit of 2000 stops at 500 of
-them, at the first brace; a large form has 1,500. One mask over a vocabulary then takes a tenth of a second: the second
-limit is on that, because nobody else gets a token meanwhile.
+An object has about four items for each property that may come next. llguidance's own limit of 2000 items stops at 500
+properties, at the first brace; a large form has 1,500. With these, one mask over a vocabulary takes a tenth of a
+second. The second limit is on that, because no other sequence gets a token meanwhile.
 """
 
 from typing import Any

@@ -16,6 +16,7 @@ from typing import Any
 from twofour.serve.engine.types import (
     EngineConfig,
     EngineInfo,
+    Failure,
     Finish,
     Logprob,
     Piece,
@@ -109,6 +110,7 @@ def _piece(fields: dict[str, Any]) -> Piece:
     fields["logprobs"] = tuple(_logprob(entry) for entry in fields.get("logprobs", ()))
     fields["prompt_logprobs"] = tuple(entry and _logprob(entry) for entry in fields.get("prompt_logprobs", ()))
     fields["finish"] = Finish(fields["finish"]) if "finish" in fields else None
+    fields["failure"] = Failure(fields["failure"]) if "failure" in fields else None
     return Piece(**fields)
 
 

@@ -1,8 +1,7 @@
 """The API process's side of the engine process: start it, talk to it, notice its death.
 
-Two threads per life of the engine process keep the event loop free: the reader waits for what the engine
-sends, which ends with the engine; the writer sends what may be too large for the pipe while the engine is
-busy with a step.
+Two threads for each life of the engine process keep the event loop free. The reader waits for what the engine sends,
+and ends with it. The writer sends; it may have to wait when a message is too large for the pipe and the engine is busy.
 """
 
 import asyncio
@@ -31,24 +30,24 @@ from twofour.serve.engine.messages import (
 )
 from twofour.serve.engine.types import EngineConfig, EngineInfo, Finish, Piece, Prompt, Stats, StepRecord
 
-STALE_S = 10.0  # a heartbeat older than this, and than the step under way explains, means that the engine hangs
-SLACK = 5  # a step may take so many times as long as steps of its size have
+STALE_S = 10.0  # the engine is not ready if its heartbeat is older than this and than the step under way explains
+SLACK = 5  # a step may take this many times the time of earlier steps of its size
 STOP_S = 5.0
 STEPS_KEPT = 10_000
 CHILD = ("-P", "-m", "twofour.serve.engine.child")
 
 
-class Stream(AsyncIterator[Piece]):
+class Pieces(AsyncIterator[Piece]):
     """The pieces of one prompt, up to the one with a finish. Closed or dropped before that, it cancels."""
 
-    def __init__(self, pieces: asyncio.Queue[Piece], cancel: Callable[[], None]) -> None:
-        self._pieces, self._cancel = pieces, cancel
+    def __init__(self, arrivals: asyncio.Queue[Piece], cancel: Callable[[], None]) -> None:
+        self._arrivals, self._cancel = arrivals, cancel
         self._ended = False
 
     async def __anext__(self) -> Piece:
         if self._ended:
             raise StopAsyncIteration
-        piece = await self._pieces.get()
+        piece = await self._arrivals.get()
         self._ended = piece.finish is not None
         return piece
 
@@ -78,9 +77,9 @@ class ProcessEngine:
         self._lives = 0
         self._info: EngineInfo | None = None
         self._stats = Stats()
-        self._pieces: dict[str, asyncio.Queue[Piece]] = {}  # of the sequences that have not ended
+        self._arrivals: dict[str, asyncio.Queue[Piece]] = {}  # pieces of the sequences that have not ended
         self._heard_at = clock()
-        self._begun = 0  # tokens of the step under way, or 1 if all that is known is that there is one
+        self._begun = 0  # tokens of the step under way, or 1 if their number is not known; 0: there is none
         self.steps: deque[StepRecord] = deque(maxlen=STEPS_KEPT)
         self.step_sizes: Counter[int] = Counter()
 
@@ -141,15 +140,15 @@ class ProcessEngine:
             await self.stop()
             raise
 
-    def submit(self, prompt: Prompt) -> Stream:
-        """Queue a prompt. Closing or dropping the stream early cancels it."""
+    def submit(self, prompt: Prompt) -> Pieces:
+        """Queue a prompt. Closing or dropping its pieces early cancels it."""
         if not self.ready:
             raise ServerError("the engine is not ready")
-        if prompt.id in self._pieces:
+        if prompt.id in self._arrivals:
             raise ServerError(f"a sequence {prompt.id} runs already")
-        pieces = self._pieces[prompt.id] = asyncio.Queue()
+        arrivals = self._arrivals[prompt.id] = asyncio.Queue()
         self._outbox.put(prompt)
-        return Stream(pieces, lambda: self._cancel(prompt.id))
+        return Pieces(arrivals, lambda: self._cancel(prompt.id))
 
     async def stop(self) -> None:
         """End the process; sequences that have not ended get an error."""
@@ -159,7 +158,7 @@ class ProcessEngine:
         if self._info:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), STOP_S)
-        self.kill()  # it loads, which nothing interrupts, hangs or is in a very long step
+        self.kill()  # it is still loading, hangs, or is in a very long step
         await self._gone.wait()
 
     async def death(self) -> str:
@@ -171,7 +170,7 @@ class ProcessEngine:
             self._process.kill()
 
     def _cancel(self, id: str) -> None:
-        if self._pieces.pop(id, None):
+        if self._arrivals.pop(id, None):
             self._outbox.put(Cancel(id))
 
     def _read(
@@ -181,7 +180,7 @@ class ProcessEngine:
         outbox: "SimpleQueue[Command | None]",
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """The reader thread: hand what arrives to the event loop, until the engine closes its end."""
+        """The reader thread: give what arrives to the event loop, until the engine closes its end."""
         writer = Thread(target=_write, args=(pipe, self._config, outbox), daemon=True)
         writer.start()
         with contextlib.suppress(EOFError, OSError):
@@ -215,25 +214,25 @@ class ProcessEngine:
             self.steps.append(report.step)
             self.step_sizes[report.step.tokens] += 1
         for piece in report.pieces:
-            pieces = self._pieces.pop(piece.id, None) if piece.finish else self._pieces.get(piece.id)
-            if pieces:
-                pieces.put_nowait(piece)
+            arrivals = self._arrivals.pop(piece.id, None) if piece.finish else self._arrivals.get(piece.id)
+            if arrivals:
+                arrivals.put_nowait(piece)
 
     def _died(self, status: int) -> None:
         why = self._ending = f"the engine process ended ({_ending(status)})"
         self._process, self._info, self._stats, self._begun = None, None, Stats(), 0
         if self._started and not self._started.done():
             self._started.set_exception(ServerError(f"{why} while it loaded the model"))
-        for id, pieces in self._pieces.items():
-            pieces.put_nowait(Piece(id, finish=Finish.ERROR, error=why))
-        self._pieces.clear()
+        for id, arrivals in self._arrivals.items():
+            arrivals.put_nowait(Piece(id, finish=Finish.ERROR, error=why))
+        self._arrivals.clear()
         self._gone.set()
 
 
 def expected_s(tokens: int, measured: Sequence[StepRecord]) -> float:
-    """How long a step of so many tokens takes: as the slowest, but for one in a hundred, of at least as many did.
+    """How long a step of `tokens` tokens takes: the 99th percentile of the steps with at least as many.
 
-    Where all were smaller, it is the largest, in proportion. The first step of all may take any time.
+    If all had fewer: the time of the largest, in proportion. The very first step may take any time.
     """
     if not measured:
         return math.inf
@@ -254,7 +253,7 @@ def _spawn(child: Sequence[str]) -> tuple["subprocess.Popen[bytes]", Connection]
 
 def _write(pipe: Connection, config: EngineConfig, outbox: "SimpleQueue[Command | None]") -> None:
     """The writer thread: the configuration, then commands up to None, which stops the engine."""
-    with contextlib.suppress(OSError):  # the engine is gone; the reader knows it too
+    with contextlib.suppress(OSError):  # the engine is gone, which the reader notices, too
         pipe.send_bytes(encode(config))
         while command := outbox.get():
             pipe.send_bytes(encode_command(command))
@@ -270,7 +269,7 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
 
 
 def _post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argument: object) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+    with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(function, argument)
 
 

@@ -10,15 +10,14 @@ In this order, everything in float32:
     min_p, top_k, top_p    each keeps the best by the probabilities that the one before left
     draw                   the first token, by ascending id, whose cumulative probability exceeds u * total
 
-`u` is a function of the seed and of the token's position. So of equal logits a seed makes equal text, whatever else is
-in the batch and however often the sequence is preempted. Whether logits are equal is not decided here: on a CPU they
-are (runners/tiles.py), unless a race chose otherwise (order.py); on a GPU kernels are chosen by the number of tokens in
-a step, captured steps are attended in other shapes than others, and the last bits differ. Log probabilities are those
-of the model: of the logits as they came.
+`u` is a function of the seed and of the token's position. So from equal logits a seed makes equal text, whatever else
+is in the batch and however often the sequence is preempted. Whether logits are equal is decided elsewhere. On a CPU
+they are (runners/tiles.py), unless a race chose otherwise (assembly/order.py). On a GPU kernels are chosen by the
+number of tokens in a step, and captured steps attend in other shapes, so the last bits differ. Log probabilities are
+those of the model: of the logits before all this.
 """
 
 import struct
-from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf, isnan
@@ -27,10 +26,12 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import NonFiniteError
+from twofour.serve.engine.grammar import NotFollowed
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import NOT_FINITE, NOT_FOLLOWED, Logprob, Sampling
+from twofour.serve.engine.types import Failure, Logprob, Sampling
 
-GREEDY_BELOW = 1e-5  # smaller temperatures leave the likeliest token only, and would overflow
+NOT_FINITE = "the model's logits are not finite"
+GREEDY_BELOW = 1e-5  # smaller temperatures leave only the likeliest token, and would overflow
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class Sampled:
     token: int = -1
     logprob: Logprob | None = None
     error: str | None = None
+    failure: Failure | None = None  # which error it is, where it has a name
 
 
-def sample(logits: Tensor, sequences: Ordered[Sequence], eos: frozenset[int]) -> list[Sampled]:
+def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> list[Sampled]:
     """Sample one token for each sequence from its row of `logits` [sequences, vocabulary]."""
     best, ids = logits.max(-1)  # NaN wins a maximum, so `best` tells whether a row can be used
     return [
@@ -52,23 +54,25 @@ def sample(logits: Tensor, sequences: Ordered[Sequence], eos: frozenset[int]) ->
 
 
 def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, best_token: int) -> Sampled:
-    """A fault in one request must end that request only."""
+    """A fault in one request ends only that request."""
     if not abs(best) < inf:
-        return Sampled(error=NOT_FINITE)
+        return Sampled(error=NOT_FINITE, failure=Failure.NOT_FINITE)
     try:
         token = best_token if _takes_best(sequence) else _choose(row.float(), sequence, eos)
         if sequence.constraint:
             sequence.constraint.accept(token)
         count = sequence.sampling.logprobs
         return Sampled(token, None if count is None else logprobs(row[None], [token], count)[0])
-    except torch.AcceleratorError:  # the device is in an undefined state: nobody can go on
+    except torch.AcceleratorError:  # the device is in an undefined state: no request can go on
         raise
+    except NotFollowed as error:
+        return Sampled(error=str(error), failure=Failure.NOT_FOLLOWED)
     except Exception as error:
         return Sampled(error=f"sampling failed: {type(error).__name__}: {error}")
 
 
 def _takes_best(sequence: Sequence) -> bool:
-    """Greedy, and nothing changes the order of the logits."""
+    """It is greedy, and nothing changes the order of the logits."""
     return sequence.sampling.temperature < GREEDY_BELOW and not _adjusts(sequence)
 
 
@@ -105,7 +109,7 @@ def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
     if sequence.constraint:
         row[~sequence.constraint.allowed().to(row.device)] = -torch.inf
         if row.max() == -torch.inf:
-            raise ValueError(f"{NOT_FOLLOWED}: no token is allowed")
+            raise NotFollowed("the grammar cannot be followed: no token is allowed")
     return row
 
 
@@ -133,7 +137,7 @@ def _only(weights: Tensor, ids: Tensor) -> Tensor:
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:
     """The smallest set of best tokens whose share reaches `top_p`; never empty."""
     goal = top_p * weights.sum(dtype=torch.float64)
-    for count in (64, 2048, len(weights)):  # nearly always a few tokens are enough, and sorting all is slow
+    for count in (64, 2048, len(weights)):  # a few tokens are nearly always enough, and sorting all is slow
         values, ids = ranked(weights[None], min(count, len(weights)))
         before = values[0].double().cumsum(0) - values[0].double()
         if before[-1] + values[0, -1] >= goal or count >= len(weights):
@@ -155,7 +159,7 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def logprobs(rows: Tensor, tokens: Ordered[int], count: int) -> list[Logprob]:
+def logprobs(rows: Tensor, tokens: list[int], count: int) -> list[Logprob]:
     """Log probabilities of one token per row of logits [tokens, vocabulary], and of the `count` likeliest."""
     scores = rows.float().log_softmax(-1)
     chosen = scores.gather(1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0].tolist()
@@ -169,17 +173,16 @@ def score_prompt(sequence: Sequence, rows: Tensor) -> None:
     count, first = sequence.sampling.prompt_logprobs, len(sequence.prompt_logprobs)
     if count is None or not len(rows):
         return
-    scored = logprobs(rows, sequence.prompt.tokens[first : first + len(rows)], count)
+    scored = logprobs(rows, list(sequence.prompt.tokens[first : first + len(rows)]), count)
     if any(isnan(entry.logprob) for entry in scored):
         raise NonFiniteError(NOT_FINITE)
     sequence.prompt_logprobs += scored
 
 
 def ranked(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest of each row [rows, n] and their indices, best first, of equals the lowest first.
+    """The `count` highest of each row [rows, n] and their indices, best first, among equals the lowest index first.
 
-    `topk` is fast and gives the values, but leaves open which of equals it takes; so the indices are found
-    again.
+    `topk` is fast and gives the values, but which of equals it takes is open; so the indices are found again.
     """
     count = min(count, rows.shape[1])
     if count == 0:

@@ -1,12 +1,11 @@
-"""Who runs in the next step.
+"""Which sequences run in the next step.
 
-First come, first served. A step computes at most `max_num_batched_tokens` tokens: first one for every
-sequence that decodes, then what is left of prompts, so that a long prompt delays decoding by one chunk at
-most. A sequence gets the blocks of its whole prompt when it is placed and one more each time its output fills
-the last. When none is left, the newest running sequence gives its blocks back and waits at the front of the
-queue, to be computed again.
+First come, first served. A step computes at most `max_num_batched_tokens` tokens: first one for every sequence that
+decodes, then parts of prompts, so that a long prompt delays decoding by one chunk at most. A sequence gets the blocks
+of its whole prompt when it is placed, and one more each time its output fills the last. When none is left, the newest
+running sequence gives its blocks back and waits at the front of the queue, to be computed again.
 
-Why everyone ends: `refusal` admits only what the whole cache can hold; the oldest is never preempted for a
+Why every sequence ends: `refusal` admits only what the whole cache can hold; the oldest is never preempted for a
 younger one; so the oldest always finishes, and then there is a new oldest.
 """
 
@@ -19,14 +18,14 @@ from twofour.serve.engine.types import Prompt
 
 
 class Turn(NamedTuple):
-    """How many of its pending tokens a sequence computes in a step."""
+    """A sequence in a step, and how many of its pending tokens it computes there."""
 
     sequence: Sequence
     tokens: int
 
 
 class Scheduler:
-    """The waiting and the running, and the blocks they run in."""
+    """The sequences that wait and that run, and the blocks of those that run."""
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class Scheduler:
         self._give_back(sequence)
 
     def next_step(self) -> list[Turn]:
-        """Choose who computes how much, with blocks enough for it."""
+        """Choose which sequences compute how many tokens, and give them the blocks for it."""
         turns: dict[Sequence, int] = {}
         budget = self.max_num_batched_tokens
         for sequence in sorted(self.running, key=lambda s: s.pending > 1):
@@ -70,10 +69,10 @@ class Scheduler:
         return [Turn(sequence, count) for sequence, count in turns.items()]
 
     def computed(self, turn: Turn) -> None:
-        """Record that a turn's keys and values are in the cache; others find the blocks that it filled.
+        """Record that the keys and values of a turn are in the cache; others can find the blocks that it filled.
 
-        With `shares_output` also those with sampled tokens: computed one by one, they need not have the bits that a
-        prompt of the same tokens would give them.
+        Blocks with sampled tokens only if `shares_output`: computed one by one, these tokens may have other last bits
+        than in a prompt.
         """
         sequence = turn.sequence
         full_before = sequence.computed // self.blocks.size
@@ -86,14 +85,14 @@ class Scheduler:
             self.blocks.publish(sequence.blocks[i], sequence.keys[i])
 
     def check_idle(self) -> None:
-        """Raise RuntimeError if blocks leaked: with nobody there, none is in use."""
+        """Raise RuntimeError if blocks leaked: without sequences, none is in use."""
         if not self.busy:
             self.blocks.check()
             if self.blocks.in_use:
                 raise RuntimeError(f"{self.blocks.in_use} cache blocks are in use by nobody")
 
     def _grow(self, sequence: Sequence, count: int, turns: dict[Sequence, int]) -> bool:
-        """Get blocks for `count` more tokens, from the newest if need be. False: it was the newest itself."""
+        """Get blocks for `count` more tokens, if need be by preempting the newest. False: the newest was this one."""
         lacking = self.blocks.needed(sequence.computed + count) - len(sequence.blocks)
         while lacking > self.blocks.available:
             newest = self.running[-1]
@@ -122,11 +121,11 @@ class Scheduler:
             budget -= turns[sequence]
 
     def _place(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence blocks for all its tokens, as far as possible those of a known prefix."""
+        """Give a waiting sequence blocks for all its tokens, those of a known prefix where there are some."""
         hits = self._known_prefix(sequence)
         self.blocks.share(hits)
         lacking = self.blocks.needed(len(sequence.tokens)) - len(hits)
-        # One block to spare for each that runs, or the next step might preempt what this one placed.
+        # One block is left for each that runs, or the next step might preempt what this one has placed.
         if self.blocks.available < lacking + len(self.running):
             self.blocks.release(hits)
             return False
@@ -142,7 +141,7 @@ class Scheduler:
         if sequence.scores_prompt or not self.prefix_cache:
             return []
         self._extend_keys(sequence)
-        usable = (len(sequence.tokens) - 1) // self.blocks.size  # the last token is computed: its logits are wanted
+        usable = (len(sequence.tokens) - 1) // self.blocks.size  # the last token is always computed, for its logits
         return self.blocks.match(sequence.keys[:usable])
 
     def _extend_keys(self, sequence: Sequence) -> None:

@@ -1,11 +1,10 @@
-"""One prompt being continued: the engine's own record of it.
+"""One prompt that is being continued, as the engine records it.
 
     tokens    [ prompt ............ | output ...... ]
               0        computed                     len(tokens)
               [ in the cache | pending              )
 
-`computed` counts the tokens whose keys and values are in the cache. Everything else about the state is
-derived.
+`computed` counts the tokens whose keys and values are in the cache. The rest of the state is derived.
 """
 
 from dataclasses import dataclass, field
@@ -58,7 +57,7 @@ class Sequence:
 
     @property
     def scores_prompt(self) -> bool:
-        """Prompt tokens wait for their logprobs, so cached blocks are of no use: they have no logits."""
+        """Prompt tokens still need logprobs. Cached blocks are of no use for that: they hold no logits."""
         return self.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt.tokens)
 
     def samples(self, count: int) -> bool:
@@ -66,10 +65,10 @@ class Sequence:
         return count == self.pending and self.sampling.max_tokens > 0
 
     def wanted(self, count: int) -> range:
-        """Whose logits are needed, as offsets into the next `count` tokens.
+        """Which of the next `count` tokens need logits, as offsets.
 
-        Logits predict the token after: the last token's are sampled from, a prompt token's score the next
-        one.
+        Logits predict the token after: from those of the last token one is sampled, those of a prompt token score the
+        next.
         """
         end = self.computed + count
         if not self.scores_prompt:

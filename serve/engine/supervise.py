@@ -1,7 +1,7 @@
-"""Keep an engine running: end it when it hangs, start it again when it has ended, say when that does not help.
+"""Keep an engine running: end it when it hangs, start it again when it has ended, give up when that does not help.
 
-The pause before a start doubles with each death of the last hour, so that what kills the engine at once does
-not keep the machine busy. Too many deaths, and whoever supervises the server has to do something else.
+The pause before a start doubles with each death of the last hour, so that an engine that dies at once does not keep the
+machine busy. After too many deaths the server ends with an error, and its supervisor has to act.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ log = logging.getLogger("twofour.engine")
 class Patience:
     """How long to wait for an engine, and how often to start it again."""
 
-    hang_s: float = 300.0  # silence that a long step, or compiling in the first one, does not explain
+    hang_s: float = 300.0  # of silence that no long step explains: then the engine hangs
     pause_s: float = 1.0  # before the first start after a death
     longest_pause_s: float = 60.0
     deaths: int = 5  # within the window: the last is final
@@ -41,9 +41,11 @@ async def keep_running(
     clock: Callable[[], float] = monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> NoReturn:
-    """Start and announce it, then start it after every death. Raises ServerError: the first start failed, or too many.
+    """Start the engine, announce it, and start it again after every death.
 
-    `sleep` is for the pauses between lives; the heartbeat is looked at in real time.
+    Raises ServerError if the first start fails, or after too many deaths.
+
+    `sleep` is for the pauses between two lives; the heartbeat is looked at in real time.
     """
     begun_at = clock()
     await engine.start()
@@ -93,7 +95,7 @@ async def end_of_life(engine: Engine, hang_s: float) -> str:
     try:
         while not (await asyncio.wait((death,), timeout=LOOK_EVERY_S))[0]:
             late = (age_s := engine.heartbeat_age_s) > hang_s and age_s > engine.step_limit_s
-            # At two looks: when all processes were stopped, this one may look before it has heard.
+            # Late at two looks: when all processes were stopped, this one may look before it has read its pipe.
             if late and was_late:
                 log.error("the engine has said nothing for %.0f s; it is killed", age_s)
                 engine.kill()

@@ -1,7 +1,7 @@
 """The nouns of the engine, shared by both sides of its pipe.
 
 The API process sends `Prompt`s and cancels; the engine process answers with `Piece`s and `Stats`. All are plain data,
-so that they cross the pipe as JSON. Text never does: tokenising, detokenising and stop strings live in the API process.
+so that they cross the pipe as JSON. No text crosses it: the API process tokenises, detokenises and finds stop strings.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What the engine process is started with. None means: decide at load and say so."""
+    """What the engine process is started with. None: it decides while it loads, and says how in `EngineInfo`."""
 
     model: str  # a folder or a hub id
     revision: str | None = None
@@ -27,7 +27,7 @@ class EngineConfig:
     block_size: int = 16  # tokens in one cache block
     kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a share of memory
     cuda_graphs: bool = True  # on a GPU, capture decode steps and replay them
-    prefix_cache: bool = True  # what one prompt has computed, the next with the same beginning takes over
+    prefix_cache: bool = True  # a prompt takes over what an earlier one with the same beginning has computed
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Sampling:
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
-    logprobs: int | None = None  # k: of every sampled token and of the k likeliest
-    prompt_logprobs: int | None = None  # the same of every prompt token but the first
-    grammar: str | None = None  # that the text must follow, as llguidance writes it
+    logprobs: int | None = None  # k: those of every sampled token and of the k likeliest
+    prompt_logprobs: int | None = None  # the same for every prompt token but the first
+    grammar: str | None = None  # which the text must follow, in the notation of llguidance
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,6 @@ class Prompt:
     salt: str = ""  # prefix-cache hits are shared only under equal salts
 
 
-NOT_FOLLOWED = (
-    "the grammar cannot be followed"  # in `Piece.error` of a sequence whose grammar is too large, or ends nowhere
-)
-NOT_FINITE = "the model's logits are not finite"  # `Piece.error` of a sequence that got NaN or infinity
-
-
 class Finish(StrEnum):
     """Why a sequence ended. Every admitted prompt ends exactly once."""
 
@@ -75,6 +69,13 @@ class Finish(StrEnum):
     LENGTH = "length"
     ABORT = "abort"  # cancelled by the client
     ERROR = "error"  # `Piece.error` says what
+
+
+class Failure(StrEnum):
+    """Errors of one sequence that its client gets by name; of others it learns only that there was one."""
+
+    NOT_FINITE = "not_finite"  # the model's logits are NaN or infinity
+    NOT_FOLLOWED = "not_followed"  # its grammar is too large for the model's tokens, or allows none of them
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Piece:
     prompt_logprobs: tuple[Logprob | None, ...] = ()  # on the first piece only, if asked for; None for the first token
     finish: Finish | None = None
     stopped_by: int | None = None  # the end-of-text or stop token that ended it
-    error: str | None = None
+    error: str | None = None  # for the log: it may hold paths
+    failure: Failure | None = None  # which error it is, where it has a name
     cached_tokens: int = 0  # on the first piece: prompt tokens found in the prefix cache
     queue_s: float = 0.0  # on the first piece: waiting for the first step
     prefill_s: float = 0.0  # on the first piece: first step to first token
@@ -104,7 +106,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What was loaded; sent once, when the engine is ready."""
+    """What was loaded; it is sent once, when the engine is ready."""
 
     model: str
     context_length: int
@@ -118,10 +120,10 @@ class EngineInfo:
     device: str
     dtype: str
     sparse: bool  # the checkpoint is 2:4
-    notes: tuple[str, ...] = ()  # fallbacks: what a user must know
-    cuda_graphs: int = 0  # captured decode steps; 0: every step is run as it is
-    cuda_graph_bytes: int = 0  # of device memory, which they took
-    warm_step: "StepRecord | None" = None  # the largest step before it was ready, which nothing was the first of
+    notes: tuple[str, ...] = ()  # what a user must know: fallbacks, for instance
+    cuda_graphs: int = 0  # captured decode steps; 0: no step is replayed
+    cuda_graph_bytes: int = 0  # of device memory that they take
+    warm_step: "StepRecord | None" = None  # the largest of those that warmed it up, measured the second time
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ class Stats:
     prefix_hits: int = 0  # tokens found
     steps: int = 0
     step_tokens: int = 0  # tokens computed by the last step
-    not_finite: int = 0  # sequences that ended because their logits were
+    not_finite: int = 0  # sequences that ended because their logits were NaN or infinite
     peak_device_bytes: int = 0
-    replayed_steps: int = 0  # of `steps`, those that were a captured graph
+    replayed_steps: int = 0  # of `steps`, those that replayed a captured graph
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class StepRecord:
 
     prefill_tokens: int  # computed for sequences with more than one token to go
     decodes: int  # sequences that computed one token
-    kv_tokens: int  # attended to: in the cache after the step, of the sequences in it
+    kv_tokens: int  # in the cache after the step, of the sequences in it: those that were attended to
     seconds: float
 
     @property
@@ -166,7 +168,7 @@ class Engine(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """The engine process lives: it loads, or it has loaded. False between its death and the next start."""
+        """The engine process is alive: it loads or has loaded. False between its death and the next start."""
 
     @property
     def ready(self) -> bool:
@@ -177,7 +179,7 @@ class Engine(Protocol):
 
     @property
     def step_limit_s(self) -> float:
-        """How old the heartbeat may be because of the step under way, by what steps have taken; 0: there is none."""
+        """How old the heartbeat may be because of the step under way, judging by earlier steps; 0: there is no step."""
 
     @property
     def restarts(self) -> int:
@@ -185,23 +187,23 @@ class Engine(Protocol):
 
     @property
     def steps(self) -> Sequence[StepRecord]:
-        """The step log: the latest steps, oldest first, those of earlier lives included."""
+        """The step log: the latest steps, oldest first, with those of earlier lives of the process."""
 
     @property
     def step_sizes(self) -> Mapping[int, int]:
-        """How many steps computed how many tokens (tokens -> steps), in all lives."""
+        """How many steps computed how many tokens (tokens -> steps), in all lives of the process."""
 
     async def start(self) -> None:
-        """Return when the model is loaded. Raises ServerError with the engine's own message where it cannot be.
+        """Return when the model is loaded. Raises ServerError with the engine's own message if it cannot be.
 
         May be called again after its end.
         """
 
     async def death(self) -> str:
-        """Return, once the engine process has ended, how."""
+        """Wait until the engine process has ended; return how."""
 
     def kill(self) -> None:
-        """End a process that does not listen; it has no effect on one that has ended."""
+        """End a process that does not listen. No effect on one that has ended."""
 
     def submit(self, prompt: Prompt) -> AsyncIterator[Piece]:
         """Queue a prompt. Closing the iterator early cancels it. Raises ServerError if the engine is not ready."""
@@ -209,6 +211,6 @@ class Engine(Protocol):
     async def stop(self) -> None: ...
 
 
-def describe(model: str) -> str:
+def default_name(model: str) -> str:
     """The name under which a model is served unless another is given: the folder's, or the hub id."""
     return Path(model).resolve().name if Path(model).is_dir() else model

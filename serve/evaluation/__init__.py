@@ -1,2 +1,7 @@
-"""What exactly that which is served has lost: `evaluate` for perplexity, KL and agreement against dense, `harness` for
-the tasks of lm-eval."""
+"""The quality of exactly what is served, and what it has lost against dense.
+
+In comes a model folder, with its dense baseline if there is one; out come perplexity, KL and agreement (`evaluate`),
+and scores in the tasks of lm-eval (`harness`).
+"""
+
+WINDOW_TOKENS = 512

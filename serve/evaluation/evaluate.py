@@ -15,10 +15,9 @@ from twofour.prune.label.quality import Quality, gaps_closed
 from twofour.prune.progress import Progress, silent
 from twofour.prune.text import corpus
 from twofour.prune.text.windows import bos
-from twofour.serve.evaluation import harness
+from twofour.serve.evaluation import WINDOW_TOKENS, harness
 from twofour.serve.model.loading import load_model
 
-WINDOW_TOKENS = 512
 SAMPLED_WINDOWS = 16
 SEED_STEP = 1_000_003  # added to the seed of calibration: text that calibration never saw
 
@@ -40,12 +39,12 @@ class Evaluation:
     lm_eval: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: what this text says."""
+        """Plain data for JSON."""
         about = {"text": self.text, "sampled": self.sampled, "begins_with": self.begins_with}
         return {**self.quality.as_dict(), **about, "against_perplexity": self.against_perplexity, **self._gaps()}
 
     def _gaps(self) -> dict[str, float | None]:
-        """What is made up of the way from the other pruned model to the dense one."""
+        """How much of the gap between the other pruned model and the dense one is closed."""
         dense, other = self.quality.baseline_perplexity, self.against_perplexity
         if dense is None or other is None:
             return {"gap_closed": None, "nll_gap_closed": None}
@@ -69,9 +68,9 @@ def measure(
     against: str | None = None,
     tasks: harness.Tasks | None = None,
 ) -> Evaluation:
-    """Measure, and say on what. `limit` is the most windows of a file that are scored.
+    """Measure, and say on what text. `limit`: the most windows that are scored.
 
-    `against`: another pruned model, by SparseGPT as a rule; how much of its gap to the baseline `path` closes.
+    `against`: another pruned model, usually by SparseGPT, to tell how much of its gap to the baseline is closed.
     """
     if against is not None and baseline is None:
         raise InputError("without a baseline there is no gap to close; give --baseline with --against")

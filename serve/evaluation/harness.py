@@ -1,4 +1,4 @@
-"""lm-eval, EleutherAI's evaluation harness, on models that are loaded already as the server loads them.
+"""lm-eval, EleutherAI's evaluation harness, on models that are loaded as the server loads them.
 
 Its tasks bring data sets from the Hugging Face hub, unless they are files: `include_path` is a folder of task files.
 """
@@ -25,7 +25,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Score:
-    """What a task says of a model. `error`: one standard error, None where lm-eval gives none."""
+    """The score of a model in a task. `error`: one standard error, None if lm-eval gives none."""
 
     value: float
     error: float | None
@@ -43,15 +43,15 @@ def require(tasks: Tasks) -> None:
 
 
 def run(model: nn.Module, tokenizer: Any, tasks: Tasks) -> Scores:
-    """Let lm-eval ask the model, one question at a time. Raises InputError where a task cannot be run."""
+    """Let lm-eval ask the model, one question at a time. Raises InputError if a task cannot be run."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    # whether a text begins with BOS is the tokenizer's habit, as everywhere; lm-eval's own default has changed
+    # the tokenizer decides whether a text begins with BOS, as everywhere; lm-eval's own default has changed
     asked = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=bos(tokenizer) is not None)
     try:
         found = simple_evaluate(model=asked, tasks=list(tasks.names), task_manager=_manager(tasks))
-    except Exception as error:  # what data sets raise is without end: no network, no such split, a script refused
+    except Exception as error:  # data sets can raise anything: no network, no such split, a script refused
         reason = str(error).partition("\n")[0]
         raise InputError(f"lm-eval cannot run {', '.join(tasks.names)} ({reason}); check the task") from error
     return {task: _scores(results) for task, results in found["results"].items()}

@@ -1,7 +1,7 @@
-"""Takes connections in, no more than there is room for.
+"""Accepts connections, no more than there is room for.
 
-asyncio's own server takes all that come: where no file can be opened any more it rests for a second, fails and rests
-again, and connections within their TLS handshake are in nobody's count.
+asyncio's own server accepts all that come: when no more files can be opened it pauses for a second, fails, and pauses
+again; and nobody counts the connections that are in their TLS handshake.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from twofour.serve.http.connections import TimelyProtocol
 from twofour.serve.http.crowd import Crowd
 
-BATCH = 16  # at once; then others have their turn
+BATCH = 16  # connections at a time; then the event loop does other work
 HANDSHAKE_S = 10.0
-GOODBYE_S = 30.0  # of TLS, and for what is unsent then
-REST_S = 0.1  # where the system has no file or no memory for a connection
+GOODBYE_S = 30.0  # the end of TLS, with what is still unsent
+REST_S = 0.1  # a pause, when the system has no file or no memory for a connection
 
 
 class Acceptor:
-    """In the place of an `asyncio.Server`."""
+    """Takes the place of an `asyncio.Server`."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Acceptor:
         await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls, **limits)
 
     def _introduced(self, arrival: "asyncio.Task[None]", connection: socket.socket, protocol: TimelyProtocol) -> None:
-        """Nobody asks for the reason of a failed handshake; its connection is given up."""
+        """A connection whose handshake failed is given up; the reason interests nobody."""
         self._arrivals.discard(arrival)
         if arrival.cancelled() or arrival.exception():
             self._crowd.leave(protocol)

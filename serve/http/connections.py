@@ -1,13 +1,13 @@
-"""HTTP connections as uvicorn has them, each with a deadline at any moment.
+"""HTTP connections as uvicorn has them, but each has a deadline at every moment.
 
-    HEAD   nothing has come of a first request, or a part of a head          HEAD_S
-    WORK   a request is answered: its own deadlines, in the edge and in the answer, and UNREAD_S
-    REST   answered, but its body has not ended; or closed, and the client is still sending   REST_S
-    IDLE   answered and done; the next request may come                      IDLE_S
+    HEAD   nothing has arrived yet, or a part of a head
+    WORK   a request is answered: the edge and the answer have deadlines of their own
+    REST   answered, but the body has not ended; or closed, and the client is still sending
+    IDLE   answered and done; the next request may come
 
-In every phase: when nobody takes what was written, the connection is cut. uvicorn itself knows the last phase only, and
-forgets even that one with the next byte. What is no HTTP is refused in OpenAI's shape, with 431 where the head is too
-large.
+In every phase a connection is cut when the client does not read what was written (UNREAD_S). uvicorn itself has a
+deadline for the last phase only, and drops that one at the next byte. What is not HTTP is refused in OpenAI's shape,
+with 431 where the head is too large.
 """
 
 import asyncio
@@ -47,13 +47,13 @@ UNREAD_S = 30.0  # without a byte taken, once it is closed
 UNREAD_OPEN_S = 60.0  # before that: a stream gives up first, and counts it
 UNREAD_ALL_S = 600.0  # however slowly: as long as a request may take
 LOOK_S = 0.5
-AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: the system drops what it holds, too, and tells the client
+AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: the system drops what it still holds, and resets the connection
 
 
 class Lingering:
-    """A transport whose `close` leaves a client that is still sending the time to read its answer.
+    """A transport whose `close` gives a client that is still sending the time to read its answer.
 
-    Closed at once, the system would meet the next bytes with a reset, and the answer could be lost with it.
+    Were it closed at once, the system would answer the next bytes with a reset, and the client could lose the answer.
     """
 
     def __init__(
@@ -102,17 +102,18 @@ class TimelyProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         lingering: Any = Lingering(transport, self._still_sending, self._settle)
         super().connection_made(lingering)
-        transport.set_write_buffer_limits(high=1)  # whoever writes waits while more is left; 0 is never over with TLS
+        # Writers wait while more than this is unsent. Not 0: with TLS that is never reached.
+        transport.set_write_buffer_limits(high=1)
         self._settle()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() or self.conn.their_state is h11.MUST_CLOSE:
-            return  # what comes after the last request of a connection is nobody's
+            return  # nobody reads what comes after the last request of a connection
         super().data_received(data)
         self._settle()
 
     def eof_received(self) -> None:
-        """Half a connection is none: who sends no more has left, as behind most proxies."""
+        """A client that closes its sending half counts as gone; most proxies see it so, too."""
         self.transport.close_now()
 
     def handle_events(self) -> None:
@@ -126,18 +127,18 @@ class TimelyProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._begin_to_look()
+        self._start_looking()
         self._settle()
 
     def resume_writing(self) -> None:
-        self._look_no_more()
+        self._stop_looking()
         super().resume_writing()
         self._settle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.leave(self)
         self._unset_deadline()
-        self._look_no_more()
+        self._stop_looking()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -146,14 +147,14 @@ class TimelyProtocol(H11Protocol):
             self.transport.close_now()
 
     def turn_out(self) -> None:
-        """Another one needs the room."""
+        """Make room for another connection."""
         if self.transport is None:
             self.arrival.cancel()
         else:
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Called where h11 has raised, which knows the status. A refusal is the client's fault: never 5xx."""
+        """Called where h11 has raised; its error knows the status. The fault is the client's: never 5xx."""
         raised = sys.exc_info()[1]
         hint = raised.error_status_hint if isinstance(raised, h11.RemoteProtocolError) else 400
         if self.cycle is not None:  # it may have the head of this request, whose body has gone wrong
@@ -173,7 +174,7 @@ class TimelyProtocol(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
 
     def _request_id(self) -> str:
-        """A new one, or that of the request whose body has gone wrong, which the access log has or will have."""
+        """A new one, or that of the request whose body is wrong: the access log has it, or will."""
         if self.cycle is None or self.cycle.response_complete:
             return choose_id(None)
         scope: Any = self.cycle.scope
@@ -192,7 +193,7 @@ class TimelyProtocol(H11Protocol):
         return Phase.IDLE if self.cycle is not None and not self.conn.trailing_data[0] else Phase.HEAD
 
     def _settle(self) -> None:
-        """After anything that happens: which deadline runs, and whose turn it is. A phase that goes on keeps its."""
+        """After every event: set the deadline, and who waits for whom. A phase that goes on keeps its deadline."""
         phase = self._phase_now()
         if phase is not self._phase:
             self._phase = phase
@@ -213,9 +214,9 @@ class TimelyProtocol(H11Protocol):
         self._deadline = None
         self.transport.close_now()
         if self._next_look is None:  # too few bytes are left for a pause
-            self._begin_to_look()
+            self._start_looking()
 
-    def _begin_to_look(self) -> None:
+    def _start_looking(self) -> None:
         now = self.loop.time()
         self._look(self.transport.get_write_buffer_size(), now, now)
 
@@ -234,7 +235,7 @@ class TimelyProtocol(H11Protocol):
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.transport.abort()
 
-    def _look_no_more(self) -> None:
+    def _stop_looking(self) -> None:
         if self._next_look:
             self._next_look.cancel()
         self._next_look = None

@@ -1,8 +1,8 @@
 """Who is connected. There are never more connections than the process may have open files.
 
-At the limit, who has kept the server waiting longest makes room for who comes: a client that says nothing, sends its
-request slowly, or does not take its answer cannot keep others out. Where all that are there wait for the server
-instead, a few more are let in, of which only probes are answered.
+At the limit, the client for which the server has waited longest makes room for a new one: a client that sends nothing,
+sends its request slowly, or does not read its answer cannot keep others out. If all wait for the server instead, a few
+more are let in, and of these only probes are answered.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Protocol
 
 MAX_CONNECTIONS = 4096
 SPARE = 16  # beyond the limit, for probes
-RESERVED_FILES = 16  # for what is opened later: the engine's pipes, a file that is read
+RESERVED_FILES = 16  # for files opened later: the pipes of the engine, a file to read
 SAY_AGAIN_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ class Guest(Protocol):
 
 
 def raise_open_files() -> None:
-    """As many open files as the process may have: every connection is one, and usual soft limits are low."""
+    """Allow as many open files as possible: every connection is one, and the usual soft limits are low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:  # systems that set no hard limit take no soft one without limit
+    except (OSError, ValueError) as error:  # some systems have no hard limit, and refuse an unlimited soft one
         log.warning("no more than %d files can be open: %s", soft, error)
 
 
@@ -43,12 +43,12 @@ class Crowd:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._guests: set[Guest] = set()
-        self._waited_for: dict[Guest, None] = {}  # the longest first
+        self._waited_for: dict[Guest, None] = {}  # the server waits for these; the longest first
         self._said_at = -SAY_AGAIN_S
 
     @property
     def over(self) -> bool:
-        """Whether only probes are answered now."""
+        """Only probes are answered now."""
         return len(self._guests) > self.limit
 
     def enter(self, guest: Guest) -> bool:
@@ -75,11 +75,12 @@ class Crowd:
         self._waited_for.pop(guest, None)
 
     def waits_for(self, guest: Guest) -> None:
-        """The guest has the next word, since now or earlier."""
+        """The server waits for the guest, from now on or since earlier."""
         if guest in self._guests:
             self._waited_for.setdefault(guest)
 
     def works_for(self, guest: Guest) -> None:
+        """The guest waits for the server."""
         self._waited_for.pop(guest, None)
 
     def _say(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The socket of a server. It imports nothing slow: a port that is taken is said before anything is loaded."""
+"""The socket of a server. This imports nothing slow: the user hears of a taken port before anything is loaded."""
 
 import socket
 
@@ -12,7 +12,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror}; choose another") from error
-    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it, every
-    # answer waits 40 ms for the acknowledgement of its head.
+    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it every answer waits
+    # 40 ms until its head is acknowledged.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

@@ -1,4 +1,4 @@
-"""What operators ask: is it alive, does it take requests, which version, how is it doing."""
+"""What operators ask: is it alive, does it take requests, which version is it, what is it doing."""
 
 import json
 from dataclasses import fields
@@ -15,7 +15,7 @@ router = APIRouter()
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
-    """Alive: a restart would help only if this fails for long. While loading and draining it is well."""
+    """Alive, also while loading and draining. Restart the server only if this fails for long."""
     if not request.app.state.serving.engine.healthy:
         message = "the engine has died; it is started again shortly, or the server ends"
         raise RequestError(503, message, type=SERVER, code="engine_dead", headers={"Retry-After": "1"})
@@ -40,7 +40,7 @@ async def version() -> dict[str, str]:
 
 @router.get("/debug/steps")
 async def steps(request: Request) -> Response:
-    """The step log, oldest step first, one list a quantity; `total` counts the steps that it no longer holds too."""
+    """The step log, oldest step first, one list for each quantity. `total` also counts the steps no longer in it."""
     engine = request.app.state.serving.engine
     quantities = {field.name: [getattr(step, field.name) for step in engine.steps] for field in fields(StepRecord)}
     document = {"total": sum(engine.step_sizes.values()), **quantities}

@@ -1,4 +1,4 @@
-"""The chat page at /: one file, nothing from elsewhere, and no script but its own."""
+"""The chat page at /: one file, nothing loaded from elsewhere, and no script but its own."""
 
 import re
 from base64 import b64encode

@@ -1,7 +1,7 @@
 """The life of a server: listen, load, announce, watch, drain, end.
 
-It listens before the model is loaded, so that probes get an answer (`/health` 200, `/ready` 503) instead of a
-refused connection. It ends when it is told to, or with an error when the engine cannot be kept running.
+It listens before the model is loaded, so that probes get an answer (`/health` 200, `/ready` 503) instead of a refused
+connection. It ends when it is told to, or with an error when the engine cannot be kept running.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from twofour.serve.http.connections import TimelyProtocol
 from twofour.serve.http.crowd import Crowd, connection_limit
 
 MAX_HEAD_BYTES = 65536
-LAST_WORDS_S = 3  # for answers that are written but not yet sent
+FLUSH_S = 3  # for answers that are written but not yet sent
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def no_password() -> str:
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn, with connections that are counted and timed, and without the signal handlers that would end streams
-    before their time."""
+    """uvicorn, with connections that are counted and timed, and without its signal handlers, which would cut streams
+    off."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         config, state = self.config, self.server_state
@@ -76,7 +76,7 @@ class QuietServer(uvicorn.Server):
 
 
 class Signals:
-    """The first asks to finish, the second not to wait."""
+    """The first signal asks to finish, the second not to wait."""
 
     def __init__(self) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
@@ -85,7 +85,7 @@ class Signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.receive)
-        # A terminal that closes asks to finish; without one the signal asks to read settings again, and there are none.
+        # When a terminal closes, SIGHUP asks to finish; else it asks to read the settings again, and there are none.
         loop.add_signal_handler(signal.SIGHUP, self.receive if os.isatty(0) else ignore_hangup)
 
     def receive(self) -> None:
@@ -127,7 +127,7 @@ async def http_end(http: "asyncio.Task[None]") -> None:
 
 
 async def first_of(*ways: Awaitable[object]) -> None:
-    """Wait for one and give up the others. An error of the one is raised."""
+    """Wait for one of them and cancel the others. An error of that one is raised."""
     tasks = [asyncio.ensure_future(way) for way in ways]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -153,7 +153,7 @@ def http_config(app: ASGIApp, tls: Tls | None = None) -> uvicorn.Config:
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,
-        timeout_graceful_shutdown=LAST_WORDS_S,
+        timeout_graceful_shutdown=FLUSH_S,
     )
 
 

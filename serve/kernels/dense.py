@@ -1,7 +1,7 @@
 """A dense bfloat16 linear on the CPU: few tokens by our own kernel, more by torch's.
 
-Torch's bfloat16 product reads a weight at less than half of the memory bandwidth while tokens are few. Ours is what
-lm_head multiplies by, every linear of a dense model, and a 2:4 linear that is faster dense.
+With few tokens torch's bfloat16 product reads a weight at less than half of the memory bandwidth. Ours is used for
+lm_head, for every linear of a dense model, and for a 2:4 linear that is faster dense.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class DenseKernel:
     """A 2:4 weight as a dense one with zeros, [out, in], because dense is faster."""
 
     weight: Tensor
-    stored: Packed | None  # int8 values and their scales, which the dense weight does not give back
+    stored: Packed | None  # int8 values and their scales, which cannot be had from the dense weight
     crossover_tokens: int
     name: ClassVar[str] = "dense"
 

@@ -1,8 +1,8 @@
-"""How long each way to multiply takes for each number of tokens, and what follows from it.
+"""How long each way to multiply takes for each number of tokens, and which is best.
 
-A way is a kernel held to its path for few tokens or to that for many. All ways take turns, on copies of their weight
-that together exceed the caches, as the layers of a model do. A form that cannot take part ends the race by its name;
-whoever races decides whether the others race again.
+A way is a kernel on its path for few tokens, or on its path for many. All ways take turns, on copies of their weight
+that together exceed the caches, as the layers of a model do. A form that cannot take part ends the race with an error
+that names it; the caller decides whether the others race again.
 """
 
 import copy
@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Tokens of a step, and its share of all steps: mostly decoding, some chunks of prompts. What "faster" is weighted by.
+# Tokens of a step -> its share of all steps: mostly decoding, some chunks of prompts. "Faster" is by these shares.
 TRAFFIC = {
     **{1: 0.3, 2: 0.14, 4: 0.15, 8: 0.15, 16: 0.1, 32: 0.07, 64: 0.01},
     **{96: 0.005, 128: 0.005, 192: 0.005, 256: 0.025, 512: 0.04},
@@ -26,11 +26,11 @@ TRAFFIC = {
 DECODE_TOKENS = 64  # steps of up to so many tokens count as decoding
 ALWAYS = 1 << 30  # tokens: the path for few takes all
 HYSTERESIS = 1.03  # dense that wins by less than this does not win
-PREFERENCE = 1.01  # so much is one order of additions worth: the path for few tokens is taken if it is that close
-RING_BYTES = 96 << 20  # of one weight's copies
+PREFERENCE = 1.01  # the path for few tokens keeps one order of additions: it is taken if it is at most this much slower
+RING_BYTES = 96 << 20  # of the copies of one weight
 COPIES = 512
-CALLS = (3, 20)  # of one way in one bucket
-BUCKET_S = 0.02  # beyond the fewest calls, a bucket ends after this
+CALLS = (3, 20)  # the fewest and the most of one way in one bucket
+BUCKET_S = 0.02  # for each way: a bucket ends after this, if it has the fewest calls
 
 Seconds = dict[int, float]  # by tokens of a step
 
@@ -59,7 +59,7 @@ class Result:
     many: Seconds
 
     def crossover_tokens(self) -> int:
-        """Up to how many tokens the path for few is taken: as the traffic is fastest, ties to the larger."""
+        """Up to how many tokens the path for few is taken: where the traffic is fastest, of equals the larger."""
         bounds = [0, *self.few]
         best = min(reversed(bounds), key=lambda bound: self._total(bound, PREFERENCE))
         return ALWAYS if best == max(TRAFFIC) else best
@@ -135,7 +135,7 @@ def _take_turns(turns: Mapping[tuple[str, bool], Callable[[], float]]) -> dict[t
 
 
 def _turn(ring: Sequence[Way], x: Tensor, few: bool) -> Callable[[], float]:
-    """What to call for the seconds of one product with the next copy; far from the copy of the other path."""
+    """A function that measures one product with the next copy, which is far from the copy of the other path."""
     if x.is_cuda:
         return _cuda_turn(ring, x)
     copies = itertools.cycle(ring if few else [*ring[len(ring) // 2 :], *ring[: len(ring) // 2]])
@@ -150,12 +150,12 @@ def _turn(ring: Sequence[Way], x: Tensor, few: bool) -> Callable[[], float]:
 
 
 def _cuda_turn(ring: Sequence[Way], x: Tensor) -> Callable[[], float]:
-    """All copies in one CUDA graph, as a model runs them: what it takes to start a kernel is hidden."""
+    """All copies in one CUDA graph, as a model runs them: the time to start a kernel is hidden."""
     with torch.inference_mode():
         ring[0](x, None)  # compiles
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Where a capture fails, torch leaves its stream the current one; the outer context does not.
+        # After a capture that fails, torch leaves its own stream as the current one; the outer context restores it.
         with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             for way in ring:
                 way(x, None)

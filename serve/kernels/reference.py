@@ -14,8 +14,8 @@ from twofour.prune.format.packed import Packed, pack
 class ReferenceKernel:
     """A 2:4 weight as a dense one with zeros, [out, in].
 
-    It takes the dtype of the activations when it first meets them, rounded to nearest even; `stored` is kept beside it
-    where it no longer tells what was stored. int8 values begin as float32.
+    It takes the dtype of the first activations, rounded to nearest even; `stored` then keeps the weight that this
+    replaces. int8 values begin as float32.
     """
 
     weight: Tensor
@@ -40,7 +40,7 @@ class ReferenceKernel:
         return functional.linear(x, weight, bias)
 
     def _cast(self, dtype: torch.dtype) -> Tensor:
-        with torch.inference_mode(False):  # what stays may be used outside of it later
+        with torch.inference_mode(False):  # the tensors stay, and may be used outside of it later
             self.stored = self.packed()
             self.weight = weight = self.stored.unpack().to(dtype)
         return weight

@@ -1,9 +1,9 @@
 """int8 values where no kernel takes them: each times its scale, rounded once to the dtype of the activations.
 
-The kernels for that dtype then multiply, 2:4 where they can, and the weight takes half of dense and a little: less than
-dense while it is loaded, too. Rounding loses nothing that was stored: a value of up to 8 bits times its scale, rounded
-to 8 bits or more, is less than half a step of the scale away. That is checked for every weight, and where it is not
-so, since a product is out of the range of the dtype, the int8 values are kept as well.
+The kernels for that dtype then multiply, 2:4 where they can, and the weight takes a little more than half of dense;
+less than dense while it is loaded, too. Rounding loses nothing that was stored: a value of up to 8 bits times its
+scale, rounded to 8 bits or more, is less than half a step of the scale away. This is checked for every weight. If it
+does not hold, since a product is out of the range of the dtype, the int8 values are kept as well.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from twofour.prune.format.pattern import GROUP, KEEP
 
 @dataclass(frozen=True)
 class Rounded:
-    """What gives back the stored weight. Its `values` are None where the rounded ones tell them."""
+    """Gives back the stored weight. `values` is None if they can be computed from the rounded ones."""
 
     values: Tensor | None  # int8 [out, in / 2]
     positions: Tensor
@@ -29,18 +29,18 @@ class Rounded:
         return sum(t.nbytes for t in (self.values, self.positions, self.scales) if t is not None)
 
     def stored(self, held: Packed) -> Packed:
-        """The int8 weight, from what the kernel holds of it; its positions may differ where it holds zeros."""
+        """The int8 weight, from what the kernel holds of it: where that is zero its positions may differ."""
         values = _unrounded(held, self) if self.values is None else self.values
         return Packed(values, self.positions, self.scales, self.scale_columns)
 
 
 def rounded(packed: Packed, dtype: torch.dtype) -> tuple[Packed, Rounded]:
-    """An int8 weight in a float dtype, and what gives it back."""
+    """An int8 weight in a float dtype, and the means to get it back."""
     assert packed.scales is not None
     held = Packed((packed.values * _spread(packed.scales, packed)).to(dtype), packed.positions)
     back = Rounded(None, packed.positions, packed.scales, packed.scale_columns)
-    is_told = torch.equal(_unrounded(held, back), packed.values)
-    return held, back if is_told else replace(back, values=packed.values)
+    is_enough = torch.equal(_unrounded(held, back), packed.values)
+    return held, back if is_enough else replace(back, values=packed.values)
 
 
 def _spread(scales: Tensor, packed: Packed) -> Tensor:  # float32 [out, 1 or in / 2]
@@ -51,8 +51,8 @@ def _spread(scales: Tensor, packed: Packed) -> Tensor:  # float32 [out, 1 or in 
 
 
 def _unrounded(held: Packed, back: Rounded) -> Tensor:  # int8 [out, in / 2]
-    told = Packed(held.values, back.positions, scale_columns=back.scale_columns)
+    known = Packed(held.values, back.positions, scale_columns=back.scale_columns)
     if not torch.equal(held.positions, back.positions):
-        told = replace(told, values=held.unpack().unflatten(-1, (-1, GROUP)).gather(-1, told.slots()).flatten(-2))
-    steps = told.values.float() / _spread(back.scales, told)
+        known = replace(known, values=held.unpack().unflatten(-1, (-1, GROUP)).gather(-1, known.slots()).flatten(-2))
+    steps = known.values.float() / _spread(back.scales, known)
     return steps.nan_to_num_(0.0).round_().clamp_(-128, 127).to(torch.int8)

@@ -2,8 +2,8 @@
 
 Each shape is raced once on a machine, all forms that can take the weight against dense; see race.py for how, and
 verdicts.py for where the outcome is kept. A 2:4 weight that would be slower than dense becomes dense. A candidate that
-cannot be built or raced is dropped and named (trial.py): it keeps no model from loading, and an outcome without it is
-not its defeat.
+cannot be built or raced is dropped and named (trial.py): the model loads without it, and if it works again later, the
+shape is raced again.
 """
 
 import logging
@@ -19,14 +19,14 @@ from torch import Tensor
 from twofour.prune.errors import InputError, in_a_line
 from twofour.prune.format.packed import Packed
 from twofour.serve.kernels import dense, race, trial, verdicts
-from twofour.serve.kernels.cpu import kernel as sparse_cpu
+from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.rounded import Rounded, rounded
-from twofour.serve.kernels.trial import Place
-from twofour.serve.kernels.triton import kernel as triton_linear
+from twofour.serve.kernels.trial import Problem
+from twofour.serve.kernels.triton import kernel as triton_kernel
 from twofour.serve.kernels.verdicts import Verdict
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Kernel(Protocol):
 
     @property
     def crossover_tokens(self) -> int:
-        """Up to so many tokens take the path for few."""
+        """Up to this many tokens take the path for few."""
 
     def packed(self) -> Packed:
         """Return the weight as it is stored."""
@@ -52,7 +52,7 @@ class Kernel(Protocol):
         """x W^T + bias, [..., in] -> [..., out]."""
 
 
-Build = Callable[[Packed, int], Kernel]  # with its crossover, in tokens
+Build = Callable[[Packed, int], Kernel]  # from a weight and the crossover in tokens
 W = TypeVar("W", bound=race.Way)
 
 
@@ -66,15 +66,15 @@ class Candidate:
 
 
 CANDIDATES = {
-    "cpu": Candidate("cpu", sparse_cpu.CpuKernel.from_packed, sparse_cpu.refusal),
-    "triton": Candidate("cuda", triton_linear.TritonKernel.from_packed, triton_linear.refusal),
+    "cpu": Candidate("cpu", cpu_kernel.CpuKernel.from_packed, cpu_kernel.refusal),
+    "triton": Candidate("cuda", triton_kernel.TritonKernel.from_packed, triton_kernel.refusal),
     "cusparselt": Candidate("cuda", cusparselt.searched, cusparselt.refusal),
 }
 NAMES = ("auto", "reference", *CANDIDATES)
 SLOWER = "dense is faster on this machine"
 
-# Where nothing can be raced, or one kernel is asked for: in tokens, by device and values. On a CPU one path, and so one
-# order of additions, for all: a text must not depend on how many tokens were computed at a time. On a GPU from a guess.
+# If nothing can be raced, or one kernel is asked for: in tokens, by device and values. On a CPU all take one path, with
+# one order of additions: a text must not depend on how many tokens were computed at a time. On a GPU it is a guess.
 CROSSOVERS = {
     "cpu": {"bfloat16": ALWAYS, "int8": ALWAYS, "dense": ALWAYS},
     "cuda": {"bfloat16": 64, "float16": 64},
@@ -83,10 +83,10 @@ CROSSOVERS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel of one linear. `note`: why it multiplies by a dense weight where a 2:4 one was looked for.
+    """The kernel of one linear. `note`: why it multiplies by a dense weight, if it does.
 
-    `dropped`: candidates that could not take part, and why. `rounded`: what gives int8 values back where the kernel
-    has them in the dtype of the activations.
+    `dropped`: candidates that could not take part, and why. `rounded`: gives the int8 values back, if the kernel holds
+    them in the dtype of the activations.
     """
 
     kernel: Kernel
@@ -108,7 +108,7 @@ class Choice:
 def choose(packed: Packed, kernels: str = "auto", dtype: torch.dtype | None = None) -> Choice:
     """Build the kernel for a weight on its device. Raises InputError for a name that is unknown or refuses.
 
-    `dtype` is that of the activations, where it is known. int8 values are rounded to it where no kernel takes them.
+    `dtype` is that of the activations, if it is known. int8 values are rounded to it if no kernel takes them.
     """
     require_name(kernels)
     if kernels == "reference":
@@ -131,7 +131,7 @@ def _choose(packed: Packed, kernels: str, dtype: torch.dtype | None) -> Choice:
             raise InputError(f"the kernel {kernels} was asked for, but {refusals[kernels]}; choose auto")
         return Choice(CANDIDATES[kernels].build(packed, _crossover(packed)))
     able = {name: CANDIDATES[name].build for name, refusal in refusals.items() if refusal is None}
-    return _fastest(packed, able, _place(packed, dtype)) if able else _expanded(packed, dtype, _why(packed, refusals))
+    return _fastest(packed, able, _problem(packed, dtype)) if able else _expanded(packed, dtype, _why(packed, refusals))
 
 
 def _expanded(
@@ -161,71 +161,71 @@ def dense_crossover(weight: Tensor, kernels: str, is_head: bool) -> int:
         return built_in.crossover_tokens
     forms = {DenseKernel.name: lambda: DenseKernel(weight, None, ALWAYS)}
     shape = f"{weight.shape[0]} x {weight.shape[1]} dense{' head' if is_head else ''}"
-    place = Place(shape, weight.shape[1], weight.device, weight.dtype)
-    return _verdict(place, forms, built_in, DECODE_TOKENS if is_head else ALWAYS).crossover_tokens
+    problem = Problem(shape, weight.shape[1], weight.device, weight.dtype)
+    return _verdict(problem, forms, built_in, DECODE_TOKENS if is_head else ALWAYS).crossover_tokens
 
 
-def _fastest(packed: Packed, able: Mapping[str, Build], place: Place) -> Choice:
-    """The winner of those that are able. Where one is dropped on the way, that of the others."""
-    reasons = trial.dropped(place)
+def _fastest(packed: Packed, able: Mapping[str, Build], problem: Problem) -> Choice:
+    """The winner of the kernels in `able`. If one is dropped on the way, the winner of the others."""
+    reasons = trial.dropped(problem)
     left = {name: build for name, build in able.items() if name not in reasons}
     dropped = tuple(f"{name}: {reasons[name]}" for name in able if name in reasons)
     if not left:
-        return _expanded(packed, place.dtype, "; ".join(dropped), dropped)
-    builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=place.dtype)}
+        return _expanded(packed, problem.dtype, "; ".join(dropped), dropped)
+    builds: dict[str, Build] = {**left, DenseKernel.name: partial(DenseKernel.from_packed, dtype=problem.dtype)}
     forms = {name: partial(build, packed, ALWAYS) for name, build in builds.items()}
-    verdict = _verdict(place, forms, Verdict(next(iter(left)), _crossover(packed)))
-    kernel = _attempt(place, verdict.form, partial(builds[verdict.form], packed, verdict.crossover_tokens))
-    if kernel is None or len(trial.dropped(place)) > len(reasons):
-        return _fastest(packed, able, place)
+    verdict = _verdict(problem, forms, Verdict(next(iter(left)), _crossover(packed)))
+    kernel = _attempt(problem, verdict.form, partial(builds[verdict.form], packed, verdict.crossover_tokens))
+    if kernel is None or len(trial.dropped(problem)) > len(reasons):
+        return _fastest(packed, able, problem)
     return Choice(kernel, SLOWER if verdict.form == DenseKernel.name else None, dropped)
 
 
-def _attempt(place: Place, name: str, build: Callable[[], W]) -> W | None:
-    """Dense cannot be dropped: where it fails nothing works."""
-    return build() if name == DenseKernel.name else trial.attempt(place, name, build)
+def _attempt(problem: Problem, name: str, build: Callable[[], W]) -> W | None:
+    """Dense is not dropped: if it fails nothing works."""
+    return build() if name == DenseKernel.name else trial.attempt(problem, name, build)
 
 
 def _verdict(
-    place: Place, forms: Mapping[str, Callable[[], race.Way]], built_in: Verdict, most_tokens: int = ALWAYS
+    problem: Problem, forms: Mapping[str, Callable[[], race.Way]], built_in: Verdict, most_tokens: int = ALWAYS
 ) -> Verdict:
-    """What was decided for this shape on this machine, or is decided now."""
-    machine = verdicts.machine(place.device)
-    known = verdicts.find(machine, place.shape)
-    if known is not None and known.form in forms and not _is_back(place, known, forms):
+    """The verdict on this shape on this machine, from before or from a race now."""
+    machine = verdicts.machine(problem.device)
+    known = verdicts.find(machine, problem.shape)
+    if known is not None and known.form in forms and not _is_back(problem, known, forms):
         return known
     if not verdicts.can_keep():
         return built_in
     started = time.perf_counter()
-    results = _raced(place, forms, most_tokens)
-    verdict = replace(winner(results), dropped=tuple(trial.dropped(place)))
+    results = _raced(problem, forms, most_tokens)
+    verdict = replace(winner(results), dropped=tuple(trial.dropped(problem)))
     seconds = {name: asdict(result) | _warned(name) for name, result in results.items()}
-    verdicts.keep(machine, place.shape, verdict, seconds)
-    log.info("raced %s in %.1f s: %s", place.shape, time.perf_counter() - started, verdict)
+    verdicts.keep(machine, problem.shape, verdict, seconds)
+    log.info("raced %s in %.1f s: %s", problem.shape, time.perf_counter() - started, verdict)
     return verdict
 
 
-def _is_back(place: Place, known: Verdict, forms: Mapping[str, Callable[[], race.Way]]) -> bool:
-    """Whether a form that had been dropped when this was decided can take part now."""
-    return any(_attempt(place, name, forms[name]) is not None for name in known.dropped if name in forms)
+def _is_back(problem: Problem, known: Verdict, forms: Mapping[str, Callable[[], race.Way]]) -> bool:
+    """Whether a form that was dropped before this verdict can take part now."""
+    return any(_attempt(problem, name, forms[name]) is not None for name in known.dropped if name in forms)
 
 
-def _raced(place: Place, forms: Mapping[str, Callable[[], race.Way]], most_tokens: int) -> dict[str, Result]:
+def _raced(problem: Problem, forms: Mapping[str, Callable[[], race.Way]], most_tokens: int) -> dict[str, Result]:
     """Race the forms that can take part."""
-    tried = {name: _attempt(place, name, build) for name, build in forms.items()}
+    tried = {name: _attempt(problem, name, build) for name, build in forms.items()}
     built = {name: form for name, form in tried.items() if form is not None}
     while True:
         try:
-            return race.race(built, place.columns, place.device, place.dtype, most_tokens)
+            return race.race(built, problem.columns, problem.device, problem.dtype, most_tokens)
         except race.Failed as failed:
             if failed.form == DenseKernel.name:
                 raise failed.cause from None
-            trial.drop(place, failed.form, failed.cause)
+            trial.drop(problem, failed.form, failed.cause)
             del built[failed.form]
 
 
 def _warned(name: str) -> dict[str, str]:
-    """What is known against the library that these seconds were measured with."""
+    """A known defect of the library with which these seconds were measured."""
     warning = cusparselt.warning() if name == cusparselt.CusparseltKernel.name else None
     return {"warning": warning} if warning else {}
 
@@ -239,13 +239,13 @@ def winner(results: Mapping[str, Result]) -> Verdict:
     return Verdict(form, results[form].crossover_tokens())
 
 
-def _place(packed: Packed, dtype: torch.dtype | None) -> Place:
-    """int8 values take activations of any dtype, bfloat16 as a rule; others take their own."""
+def _problem(packed: Packed, dtype: torch.dtype | None) -> Problem:
+    """int8 values take activations of any dtype, usually bfloat16; other values take their own dtype."""
     (rows, columns), values = packed.shape, str(packed.values.dtype).removeprefix("torch.")
     x = packed.values.dtype if packed.scales is None else dtype or torch.bfloat16
     scales = f" / {packed.scale_columns}" if packed.scale_columns else ""
     other = f" by {x}" if packed.scales is not None and x != torch.bfloat16 else ""
-    return Place(f"{rows} x {columns} 2:4 {values}{scales}{other}", columns, packed.values.device, x)
+    return Problem(f"{rows} x {columns} 2:4 {values}{scales}{other}", columns, packed.values.device, x)
 
 
 def _crossover(packed: Packed) -> int:
@@ -259,7 +259,7 @@ def _refusal(candidate: Candidate, packed: Packed) -> str | None:
         return f"it runs on {candidate.device}, the weight is on {device}"
     try:
         return candidate.refusal(packed)
-    except Exception as error:  # a library that is there and broken, for one
+    except Exception as error:  # a library that is installed and broken, for instance
         log.warning("a kernel cannot say whether it takes a weight", exc_info=True)
         return in_a_line(error)
 

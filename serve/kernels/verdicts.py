@@ -1,9 +1,9 @@
 """What races have decided, kept as JSON that people can read and delete: one file in the user's cache folder.
 
-`$TWOFOUR_CACHE/kernels.json`, by default `~/.cache/twofour/kernels.json`. Verdicts stand under the machine that they
-hold for: processor, instruction set, threads, and the versions of the kernels and of torch; of a GPU the versions of
-its driver and of the compiler and the library behind its kernels. Where the folder cannot be written nothing is raced,
-and the built-in verdicts hold.
+`$TWOFOUR_CACHE/kernels.json`, by default `~/.cache/twofour/kernels.json`. Verdicts are listed under the machine for
+which they hold: processor, instruction set, threads, and the versions of the kernels and of torch; for a GPU also the
+versions of its driver, and of the compiler and the library of its kernels. If the folder cannot be written, nothing is
+raced, and the built-in verdicts hold.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verdict:
-    """The form that a weight takes, and up to how many tokens its path for few is taken.
+    """The form that a weight takes, and up to how many tokens it takes its path for few.
 
-    `dropped`: forms that could not take part, so that nothing was decided about them.
+    `dropped`: forms that could not take part, so nothing was decided about them.
     """
 
     form: str
@@ -46,7 +46,7 @@ def file() -> Path:
 
 
 def can_keep() -> bool:
-    """Whether what is raced now will be known next time."""
+    """Whether the result of a race now can be kept for later."""
     try:
         file().parent.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -55,7 +55,7 @@ def can_keep() -> bool:
 
 
 def find(machine: str, shape: str) -> Verdict | None:
-    """What was decided before, if anything was."""
+    """The verdict from before; None if there is none."""
     known = _book(file()).get(machine, {}).get(shape)
     if known is None:
         return None
@@ -66,7 +66,7 @@ def find(machine: str, shape: str) -> Verdict | None:
 
 
 def keep(machine: str, shape: str, verdict: Verdict, seconds: dict[str, Any]) -> None:
-    """Write a verdict and what it rests on; those that others wrote meanwhile stay."""
+    """Write a verdict and the seconds behind it; what other processes have written meanwhile stays."""
     book = _book(file())
     for other, found in _read(file()).items():
         book.setdefault(other, {}).update(found)
@@ -80,7 +80,7 @@ def keep(machine: str, shape: str, verdict: Verdict, seconds: dict[str, Any]) ->
 
 @cache
 def _book(path: Path) -> dict[str, Any]:
-    """The file as this process knows it: read once, since every linear of a model asks."""
+    """The file as this process has read it: once, since every linear of a model asks."""
     return _read(path)
 
 
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> str:
-    """Name all that a verdict depends on but the weight's shape."""
+    """The name of all on which a verdict depends, except the shape of the weight."""
     if device.type == "cuda":
         return _gpu(torch.cuda.get_device_properties(device))
     threads = torch.get_num_threads()
@@ -119,10 +119,10 @@ def _triton() -> str:
 
 
 @cache
-def _driver(told: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """The version of the NVIDIA driver, as its kernel module tells it: "NVRM version: ...  570.124.06  ..."."""
+def _driver(path: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of the NVIDIA driver, from its kernel module: "NVRM version: ...  570.124.06  ..."."""
     try:
-        words = told.read_text().partition("\n")[0].split()
+        words = path.read_text().partition("\n")[0].split()
     except OSError:
         return "unknown"
     return next((word for word in words if re.fullmatch(r"\d+(\.\d+)+", word)), "unknown")
@@ -140,7 +140,7 @@ def _processor() -> str:
 
 @cache
 def _kernels() -> str:
-    """A digest of the compiled kernels and of the Python that drives them."""
+    """A digest of the compiled kernels and of the Python around them."""
     module = getattr(extension.loaded(), "__file__", None)
     sources = [*sorted(Path(__file__).parent.rglob("*.py")), *([Path(module)] if module else [])]
     digest = hashlib.sha256()

@@ -1,9 +1,10 @@
 """A linear whose weight is 2:4.
 
 Between construction and `prepare` it holds the stored tensors, `values`, `positions` and perhaps `scales`, as buffers:
-a checkpoint is loaded into those. `prepare` gives them to a kernel, which keeps its own layout, and lets go of them:
-one copy. Whatever leaves the module (state_dict, save_pretrained, a move to another device or dtype) is the stored form
-again. A move to another dtype casts float values and the bias; int8 values and their scales stay what they are.
+a checkpoint is loaded into these. `prepare` gives them to a kernel, which has its own layout, and drops them, so that
+there is one copy. What leaves the module (state_dict, save_pretrained, a move to another device or dtype) has the
+stored form again. A move to another dtype casts float values and the bias; int8 values and their scales stay as they
+are.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def empty(cls, linear: nn.Linear, dtype: torch.dtype, scale_columns: int = 0) -> "SparseLinear":
-        """A module without values in the place of a dense one, for a checkpoint to be loaded into."""
+        """A module without values in the place of a dense one; a checkpoint is then loaded into it."""
         out, columns = linear.weight.shape
         values = torch.empty(out, columns // 2, dtype=dtype, device="meta")
         positions = torch.empty(out, -(-columns // 8), dtype=torch.uint8, device="meta")
@@ -66,7 +67,7 @@ class SparseLinear(nn.Module):
         packed = self.packed()
         validate(packed, name)
         self.kernels, self._dtype, self.choice = kernels, dtype, select.choose(packed, kernels, dtype)
-        self._sample = packed.values.new_empty(0, dtype=dtype if self.choice.rounded else None)
+        self._probe = packed.values.new_empty(0, dtype=dtype if self.choice.rounded else None)
         self.values = self.positions = self.scales = None
 
     def forward(self, x: Tensor) -> Tensor:  # [..., in] -> [..., out]
@@ -91,16 +92,16 @@ class SparseLinear(nn.Module):
         self._hold(self.packed())
         scales, self.scales = self.scales, None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if scales is not None:  # as integers, which a change of dtype leaves alone
+        if scales is not None:  # as integers, which a change of dtype does not touch
             self.scales = fn(scales.view(torch.int32)).view(torch.float32)
         if ready:
             self.prepare(self.kernels, dtype=self._dtype and fn(torch.empty(0, dtype=self._dtype)).dtype)
         return self
 
     def _stays(self, fn: Callable[[Tensor], Tensor]) -> bool:
-        """Whether `fn` leaves values of this dtype where and what they are: nothing to lay out anew."""
-        moved = fn(self._sample)
-        return moved.dtype == self._sample.dtype and moved.device == self._sample.device
+        """Whether `fn` changes neither device nor dtype of these values, so that the layout of the kernel can stay."""
+        moved = fn(self._probe)
+        return moved.dtype == self._probe.dtype and moved.device == self._probe.device
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -119,6 +120,6 @@ class SparseLinear(nn.Module):
 
 
 def _require_same_kind(dtype: torch.dtype, values: Tensor | None, prefix: str) -> None:
-    """Copying int8 over floats, or floats over int8, would take the one for the other."""
+    """Refuse to copy int8 over floats, or floats over int8: the numbers would mean something else."""
     if values is not None and values.dtype != dtype and torch.int8 in (values.dtype, dtype):
         raise CheckpointError(f"{prefix}values are {values.dtype}, this linear holds {dtype}; build it from the packed")

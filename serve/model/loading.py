@@ -1,4 +1,4 @@
-"""Packed, dense-with-zeros and dense folders become transformers models; and what they hold in memory."""
+"""Packed, dense-with-zeros and dense folders become transformers models; and what these take in memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from twofour.serve.kernels import select
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseLinear
 from twofour.serve.model.linear import SparseLinear
-from twofour.serve.model.quantizer import left_unprepared, sparse_linears
+from twofour.serve.model.quantizer import sparse_linears, without_kernels
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -34,7 +34,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model for inference, packed linears as `SparseLinear`.
 
-    dtype None is the checkpoint's, device None is cuda where there is one; one like cuda:1 becomes the current device.
+    dtype None is that of the checkpoint, device None is cuda if there is one; cuda:1 becomes the current device.
     Raises CheckpointError, ModelError or InputError, naming what is wrong; never runs code of the folder.
     """
     select.require_name(kernels)
@@ -63,9 +63,9 @@ def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
 
 
 def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
-    """Let transformers load a folder. Raises CheckpointError where it cannot, naming why."""
+    """Let transformers load a folder. Raises CheckpointError if it cannot, with the reason."""
     try:
-        with left_unprepared():
+        with without_kernels():
             loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 folder,
                 variant=VARIANT if form == "packed" else None,
@@ -77,14 +77,14 @@ def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tu
             )
     except TwofourError:
         raise
-    except Exception as error:  # there is no end to what a folder can hold
+    except Exception as error:  # a folder can hold anything
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"transformers cannot load {folder} ({type(error).__name__}: {reason})") from error
     return loaded
 
 
 def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None:
-    """Raise CheckpointError, before anything is made, where config.json and the tensors differ in shapes."""
+    """Raise CheckpointError, before anything is loaded, if config.json and the tensors differ in shapes."""
     with Weights(folder, form) as weights:
         if faults := list(misfits(skeleton(config, weights), weights)):
             raise CheckpointError(faults[0])
@@ -101,7 +101,7 @@ def _refuse_config(config: dict[str, Any], form: Format) -> None:
 
 
 def _require_ends(model: PreTrainedModel) -> None:
-    """Raise CheckpointError where generation ends at what is no token: it would end at none."""
+    """Raise CheckpointError if the end of generation is not a token: generation would never end."""
     eos = model.generation_config.eos_token_id if model.generation_config else None
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if any(type(end) is not int for end in ends):
@@ -115,7 +115,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _device(name: str | None) -> torch.device:
-    """The device, made the current one: not all that multiplies on a GPU looks where its tensors are."""
+    """The device, made the current one: some kernels on a GPU do not look where their tensors are."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -137,7 +137,7 @@ def _device(name: str | None) -> torch.device:
 class WeightReport:
     """What is resident. `kernels`: kernel name -> decoder linears; `notes`: what a user must know.
 
-    A dense linear counts as "dense" where few tokens are multiplied by our own kernel, else as "torch".
+    A dense linear counts as "dense" if few tokens are multiplied by our own kernel, else as "torch".
     """
 
     weight_bytes: int

@@ -1,6 +1,6 @@
 """The packed format as transformers knows quantized models. Importing this registers it.
 
-Only what transformers has loaded when it loads its own quantizers may be imported here: see register.py.
+Import here only what is loaded when transformers loads its own quantizers: see register.py.
 """
 
 from collections.abc import Iterator
@@ -19,22 +19,22 @@ from twofour.prune.format.checkpoint import VARIANT
 from twofour.prune.model import experts
 from twofour.serve.model.linear import SparseLinear
 
-_leave = ContextVar("_leave", default=False)
+_kernels_later = ContextVar("_kernels_later", default=False)
 
 
 @contextmanager
-def left_unprepared() -> Iterator[None]:
-    """Load linears without choosing their kernels: for whoever moves the model first, or has a choice to make."""
-    token = _leave.set(True)
+def without_kernels() -> Iterator[None]:
+    """Load linears without kernels: the caller moves the model first, or wants certain ones."""
+    token = _kernels_later.set(True)
     try:
         yield
     finally:
-        _leave.reset(token)
+        _kernels_later.reset(token)
 
 
 @register_quantization_config(VARIANT)
 class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says of a packed checkpoint. Raises CheckpointError where it is of an unknown kind."""
+    """What config.json says of a packed checkpoint. Raises CheckpointError if it is of an unknown kind."""
 
     def __init__(self, **stored: Any) -> None:
         checkpoint.require_known(stored)
@@ -48,7 +48,7 @@ class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 @register_quantizer(VARIANT)
 class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Puts empty 2:4 linears in before loading, and gives them their kernels after it."""
+    """Puts empty 2:4 linears into the model before loading, and gives them their kernels after it."""
 
     requires_calibration = True
 
@@ -62,12 +62,12 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         for name, linear in sparse_linears(model):
-            if not linear.packed().values.is_meta and not _leave.get():
+            if not linear.packed().values.is_meta and not _kernels_later.get():
                 linear.prepare("auto", name, model.dtype)
         return model
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
-        """Casts floats as transformers would, but none to int8: that would cut them off in silence."""
+        """Cast floats as transformers would, but never to int8: that would cut them off in silence."""
         return None if dtype == torch.int8 else super().get_new_dtype(converter, param, dtype)
 
     def is_serializable(self) -> bool:

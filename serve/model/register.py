@@ -1,6 +1,6 @@
-"""Teaches transformers the packed format as soon as it can be used, and imports nothing before.
+"""Registers the packed format in transformers as soon as transformers is there, and imports nothing before.
 
-transformers keeps its quantizers in one module. If that is loaded, ours joins them at once; else right after it is.
+transformers keeps its quantizers in one module. If that is loaded, ours is added at once; else when it is loaded.
 """
 
 import sys
@@ -17,12 +17,12 @@ def register() -> None:
     """Make `from_pretrained(path, variant="twofour")` work, whichever of the two packages is imported first."""
     if REGISTRY in sys.modules:
         import_module("twofour.serve.model.quantizer")
-    elif not any(isinstance(finder, Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Watcher())
+    elif not any(isinstance(finder, RegistryFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RegistryFinder())
 
 
-class Watcher(MetaPathFinder):
-    """Finds only the registry, and that as anyone would."""
+class RegistryFinder(MetaPathFinder):
+    """Finds only that module, as Python itself would, and lets a loader of ours load it."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != REGISTRY:
@@ -34,7 +34,7 @@ class Watcher(MetaPathFinder):
 
 
 class ThenRegister(Loader):
-    """Loads the registry, then our entry in it."""
+    """Loads the module, then adds our quantizer."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

@@ -1,4 +1,4 @@
-"""How much may be under way at once. What does not fit is refused before anything is promised."""
+"""How much may be under way at the same time. What does not fit is refused before anything is sent."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator["Place"]:
-        """For one request, before it is read. It counts as one sequence: to read and tokenise is work as well."""
+        """For one request, before it is read: until its prompts are known it counts as one sequence."""
         if self.sequences >= self.max_sequences:
             raise self._full()
         place = Place(self)

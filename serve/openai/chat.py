@@ -20,14 +20,14 @@ from twofour.serve.openai.formats import grammar_of
 from twofour.serve.openai.prompts.spelling import text_of
 from twofour.serve.openai.prompts.vocabulary import Tokens, Vocabulary
 from twofour.serve.openai.protocol import ChatRequest, Message
-from twofour.serve.openai.sampling import room, sampling_of
+from twofour.serve.openai.sampling import max_output_tokens, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
 
 
 async def prepare(serving: Serving, body: ChatRequest, caller: Caller) -> tuple[Job, "ChatWriter"]:
     tokens = await tokenise(serving, body.messages)
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    max_tokens = room(serving.context_limit, len(tokens), wanted, "messages")
+    max_tokens = max_output_tokens(serving.context_limit, len(tokens), wanted, "messages")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     grammar = await grammar_of(body.response_format)
     sampling = sampling_of(body, serving.info.vocab_size, max_tokens, logprobs, grammar=grammar)
@@ -61,7 +61,7 @@ class ChatWriter:
         return ({"index": index, "delta": delta, "logprobs": None, "finish_reason": None},)
 
     def chunks(self, delta: Delta) -> Sequence[ChatChunkChoice]:
-        """The text, then the end: strict clients look for the end in an empty delta."""
+        """The text, then the end: strict clients expect the end in an empty delta."""
         chunks: list[ChatChunkChoice] = []
         if delta.text or delta.logprobs:
             content: ChatDelta = {"content": delta.text}
@@ -83,5 +83,5 @@ class ChatWriter:
 
     def _one(self, token: int, logprob: float) -> TopLogprob:
         spelling = self._vocabulary.spelling
-        text, said = text_of(spelling.bytes_of(token)), spelling.said(token)
-        return {"token": text, "logprob": finite(logprob), "bytes": list(said)}
+        text, shown = text_of(spelling.bytes_of(token)), spelling.shown_bytes(token)
+        return {"token": text, "logprob": finite(logprob), "bytes": list(shown)}

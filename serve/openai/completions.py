@@ -12,7 +12,7 @@ from twofour.serve.openai.formats import grammar_of
 from twofour.serve.openai.prompts.spelling import is_whole, offsets, text_of
 from twofour.serve.openai.prompts.vocabulary import Tokens, Vocabulary
 from twofour.serve.openai.protocol import MAX_PROMPTS, CompletionRequest
-from twofour.serve.openai.sampling import known_ids, room, sampling_of
+from twofour.serve.openai.sampling import known_ids, max_output_tokens, sampling_of
 from twofour.serve.openai.serving import Caller, Serving
 
 DEFAULT_MAX_TOKENS = 16
@@ -35,7 +35,7 @@ async def prepare(serving: Serving, body: CompletionRequest, caller: Caller) -> 
 def continuation(
     serving: Serving, body: CompletionRequest, prompt_tokens: int, wanted: int, grammar: str | None
 ) -> Sampling:
-    max_tokens = room(serving.context_limit, prompt_tokens, wanted, "prompt")
+    max_tokens = max_output_tokens(serving.context_limit, prompt_tokens, wanted, "prompt")
     scored = body.logprobs if body.echo else None
     return sampling_of(body, serving.info.vocab_size, max_tokens, body.logprobs, scored, grammar)
 
@@ -77,13 +77,13 @@ async def echo_of(serving: Serving, prompt: str | list[int]) -> str:
 
 
 class CompletionWriter:
-    """Says the prompt before each choice's first text, where that is wanted."""
+    """Writes the prompt before the first text of each choice, if it is to be echoed."""
 
     id_prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, vocabulary: Vocabulary, job: Job, echoes: Sequence[str | None], logprobs: bool) -> None:
         self._vocabulary, self._job, self._logprobs = vocabulary, job, logprobs
-        self._echoes, self._said = echoes, [echo is None for echo in echoes]
+        self._echoes, self._echoed = echoes, [echo is None for echo in echoes]
 
     def opening(self, index: int) -> Sequence[CompletionChoice]:
         return ()
@@ -93,8 +93,8 @@ class CompletionWriter:
 
     def whole(self, delta: Delta) -> CompletionChoice:
         logprobs = self._scores(delta) if self._logprobs else None
-        echo = "" if self._said[delta.index] else self._echo(delta.index)
-        self._said[delta.index] = True
+        echo = "" if self._echoed[delta.index] else self._echo(delta.index)
+        self._echoed[delta.index] = True
         return {
             "index": delta.index,
             "text": echo + delta.text,
@@ -106,7 +106,7 @@ class CompletionWriter:
         return self._echoes[index] or ""
 
     def _scores(self, delta: Delta) -> CompletionLogprobs:
-        """Of the new tokens, after those of the prompt where it is echoed for the first time."""
+        """Of the new tokens; the first time, after those of the prompt if it is echoed."""
         scored = list(zip(self._job.prompts[delta.index].tokens, delta.prompt_logprobs, strict=False))
         echo = self._echo(delta.index)
         begun = offsets(echo, [self._vocabulary.spelling.bytes_of(token) for token, _ in scored])
@@ -120,7 +120,8 @@ class CompletionWriter:
         }
 
     def _top(self, score: Logprob) -> dict[str, float]:
-        """By name, best first; the token itself is always there. Of several with one name it has that, or the best."""
+        """By name, best first, always with the token itself. Of several with one name the token itself keeps it, or
+        the best of them."""
         values = dict((*score.top, (score.token, score.logprob)))
         named: dict[str, int] = {self._name(score.token): score.token}
         for token in values:
@@ -129,6 +130,6 @@ class CompletionWriter:
         return {own.get(token, f"token_id:{token}"): finite(value) for token, value in values.items()}
 
     def _name(self, token: int) -> str:
-        """The token's text; as OpenAI shows it where that is a part of a character."""
+        """The text of the token; in OpenAI's notation if it is a part of a character."""
         raw = self._vocabulary.spelling.bytes_of(token)
         return text_of(raw) if is_whole(raw) else f"bytes:{text_of(raw)}"

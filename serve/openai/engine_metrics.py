@@ -1,6 +1,6 @@
 """Engine metrics under vLLM's names, labels and buckets, so that its dashboards and routers read them.
 
-Latencies are observed as pieces arrive; the engine's state is read from its latest `Stats` at each scrape.
+Latencies are observed when pieces arrive; at each scrape the engine's state is read from its latest `Stats`.
 """
 
 import time
@@ -52,7 +52,7 @@ COUNTERS = ("prompt_tokens", "generation_tokens", "prompt_tokens_cached")
 
 
 class EngineMetrics:
-    """The series of one served model, bound once: labels cost a look-up, tokens come by the thousand."""
+    """The series of one served model. Labels are looked up once, since thousands of tokens are counted."""
 
     def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
         self._values = (model_name, "0")
@@ -124,12 +124,12 @@ class Timeline:
         self._last_token_at = now
 
     def end(self, reason: str) -> None:
-        """Count the sequence, however it ended; its spans only if it started."""
+        """Count the sequence, however it ended; its times only if it started."""
         self._metrics.count_end(reason)
         if not self._started:
             return
         decode_s = max(0.0, self._last_token_at - self._first_token_at)
-        spans = {
+        values = {
             "e2e_request_latency_seconds": time.perf_counter() - self._arrived_at,
             "request_queue_time_seconds": self.queue_s,
             "request_prefill_time_seconds": self._prefill_s,
@@ -140,7 +140,7 @@ class Timeline:
             "request_max_num_generation_tokens": self._tokens,
             "request_params_max_tokens": self._prompt.sampling.max_tokens,
         }
-        for name, value in spans.items():
+        for name, value in values.items():
             self._metrics.observe(name, value)
         if self._tokens > 1:
             self._metrics.observe("request_time_per_output_token_seconds", decode_s / (self._tokens - 1))
@@ -201,7 +201,7 @@ class EngineCollector(Collector):
         yield config
 
     def _step_sizes(self, sizes: Mapping[int, int]) -> Metric:
-        """A histogram in spite of its name, which is vLLM's."""
+        """A histogram, although its name, which is vLLM's, ends like that of a counter."""
         family = HistogramMetricFamily("vllm:iteration_tokens_total", "Tokens computed by a step.", labels=LABELS)
         limits = {**{str(float(limit)): limit for limit in STEP_TOKENS}, "+Inf": inf}
         buckets = [(le, sum(n for size, n in sizes.items() if size <= limit)) for le, limit in limits.items()]

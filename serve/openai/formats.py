@@ -1,7 +1,7 @@
-"""What an answer must look like (`response_format`), as a grammar for the engine.
+"""The form of an answer (`response_format`) as a grammar for the engine.
 
-Schemas are compiled by llguidance, the extra `json`: within limits of size and time, fetching nothing, and without
-the GIL. What it does not implement it says, so that an answer never follows half a schema.
+llguidance, the extra `json`, compiles schemas: within limits of size and time, without the GIL, and it fetches nothing.
+It refuses what it does not implement, so that no answer follows only half a schema.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from twofour.serve.engine.matching import matcher_of
 from twofour.serve.openai.protocol import ResponseFormat
 
 MAX_SCHEMA_CHARACTERS = 1 << 16
-# At most one space between JSON's parts: small models like to fill their answer with more.
+# At most one space between the parts of JSON: small models tend to fill their answers with more.
 OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": " ?", "lenient": False}
 ANY_OBJECT = {"type": "object"}
 PARAM = "response_format"
-# Fewer than the engine's: a model's tokens cross borders in the grammar, and meet more items than bytes do.
+# Fewer than in the engine: the tokens of a model span several places of the grammar, and meet more items than bytes.
 MAX_ITEMS = 6400
-# Texts that are tried before a schema is accepted: as much as there may be, as little, and something else.
+# How texts are written to try a schema: as long as it allows, as short, and in a third way. Bytes, the first preferred.
 PREFERRED = (b'",:{[', b'}]"', b'ntf0-]}",')
 STEPS, WALKS_S = 256, 2.0
-MAX_DIVISOR = 10_000  # llguidance has a state for every remainder: minutes and gigabytes for some millions
-MAX_COUNTED = 100  # llguidance writes out every way to choose properties: seconds for some hundred of them
+MAX_DIVISOR = 10_000  # llguidance has a state for every remainder: for millions it takes minutes and gigabytes
+MAX_COUNTED = 100  # llguidance lists every way to choose properties: for some hundred that takes seconds
 Kind = TypeVar("Kind")
-# Of their own: nothing else waits behind a schema that takes long, and cannot be stopped.
+# Threads for this alone: a schema may take long and cannot be stopped, and nothing else should wait for it.
 THREADS = ThreadPoolExecutor(2, thread_name_prefix="schemas")
 
 
@@ -43,7 +43,7 @@ async def grammar_of(given: ResponseFormat | None) -> str | None:
     if find_spec("llguidance") is None:
         raise unsupported(PARAM, 'to have it, install the server as "twofour[json]"')
     schema = schema_of(given)
-    return await asyncio.get_running_loop().run_in_executor(THREADS, lambda: compiled(text_of(schema)))
+    return await asyncio.get_running_loop().run_in_executor(THREADS, lambda: compiled(schema_text(schema)))
 
 
 def schema_of(given: ResponseFormat) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def schema_of(given: ResponseFormat) -> dict[str, Any]:
     return given.json_schema.document
 
 
-def text_of(schema: dict[str, Any]) -> str:
+def schema_text(schema: dict[str, Any]) -> str:
     try:
         text = json.dumps(schema) if characters(schema) <= MAX_SCHEMA_CHARACTERS else None
         if text is None or len(text) > MAX_SCHEMA_CHARACTERS:
@@ -71,7 +71,7 @@ def text_of(schema: dict[str, Any]) -> str:
 
 
 def characters(schema: object) -> int:
-    """About as many as it has when it is written, which for one that is far too long is not tried."""
+    """About how many it has as text. One that is far too long is not written to count them."""
     if isinstance(schema, dict):
         return sum(len(name) + characters(part) for name, part in schema.items())
     if isinstance(schema, list):
@@ -84,12 +84,12 @@ def found_counts(schema: object) -> bool:
 
 
 def digits(number: float) -> int:
-    """The number that its digits make, without the zeros around them: 1 of 0.01, 36 of 3600."""
+    """The number made of its digits, without the zeros around them: 1 for 0.01, 36 for 3600."""
     return int("".join(map(str, Decimal(str(number)).as_tuple().digits)).rstrip("0") or "1")
 
 
 def found(schema: object, keyword: str, kind: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:
-    """The keyword's values, wherever they are in a schema; a property of that name has a schema for a value."""
+    """The values of a keyword, wherever they are in a schema. A property of that name has a schema as its value."""
     inside = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
     if isinstance(schema, dict) and isinstance(value := schema.get(keyword), kind):
         yield value
@@ -113,7 +113,7 @@ def compiled(schema: str) -> str:
 
 
 def walk(matcher: Any, preferred: bytes, until: float) -> None:
-    """Write a text that the grammar allows: some that cannot be followed are so only in the middle of one."""
+    """Write a text that the grammar allows: some grammars fail only in the middle of a text."""
     for step in range(STEPS):
         allowed = allowed_bytes(matcher)
         if matcher.is_stopped() and step:
@@ -138,12 +138,12 @@ def refused(why: str) -> RequestError:
 
 
 def reason(error: str) -> str:
-    """Which keywords are not implemented; of other faults only that they are: their text repeats the schema."""
+    """The keywords that are not implemented. Other errors repeat the schema, so they are not shown."""
     return error[:200] if error.startswith("Unimplemented keys: ") else "it is not valid, or too large"
 
 
 class Bytes:
-    """A vocabulary of the 256 bytes and an end, for looking at a grammar without a model's."""
+    """A vocabulary of the 256 bytes and an end, to look at a grammar without the vocabulary of a model."""
 
     eos_token_id, bos_token_id = 256, None
     tokens: Sequence[bytes] = (*(bytes([value]) for value in range(256)), b"<end>")

@@ -9,7 +9,7 @@ from twofour.prune.errors import ServerError
 from twofour.serve.edge.errors import RequestError, internal, invalid, not_ready, note_rejection
 from twofour.serve.edge.ids import request_id
 
-# What clients look for here, and where they find the like of it.
+# Paths that clients may look for here, and what to use instead.
 ELSEWHERE = {
     "/v1/responses": "this server has no Responses API; use POST /v1/chat/completions",
     "/v1/embeddings": "this server generates text and has no embeddings; use an embedding model's server",
@@ -66,7 +66,7 @@ def engine_unavailable() -> RequestError:
 
 
 def from_pydantic(error: ValidationError) -> RequestError:
-    """The first fault only, by field and position; the value that was sent is not repeated."""
+    """Only the first fault, with its field and position. The value that was sent is not repeated."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     location = first["loc"]
     field = str(location[0]) if location else None

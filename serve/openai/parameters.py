@@ -1,8 +1,8 @@
-"""What becomes of every name in a request, at any depth: none is ignored in silence.
+"""What happens to every name in a request, at any depth: none is ignored in silence.
 
-It is served (a field of a model in protocol.py), or known to change nothing and ignored (`IGNORED`), or refused by
-name: one that is known, unless its value is what happens here anyway (`NEUTRAL`), and one that nobody knows. null asks
-for nothing and always passes. docs/parameters.md is this as a table.
+A name is served (a field of a model in protocol.py), or ignored because it changes nothing (`IGNORED`), or refused: a
+known name unless its value asks for what happens anyway (`NEUTRAL`), an unknown name always. null asks for nothing and
+always passes. docs/parameters.md is this as a table.
 """
 
 from collections.abc import Iterator, Mapping
@@ -76,7 +76,7 @@ NEUTRAL: Mapping[str, Values] = {
     "thinking_token_budget": (),
     "watermarking": (),
 }
-# The same of what stands inside a body.
+# The same for the parts of a body.
 INNER: Mapping[type[Strict], Mapping[str, Values]] = {
     Message: {
         "name": (),
@@ -94,7 +94,7 @@ INNER: Mapping[type[Strict], Mapping[str, Values]] = {
     ResponseFormat: {},
     JsonSchema: {},
 }
-# Of a body, of a message, and of a part of one. They say something about the client, or to another server.
+# In a body, in a message, and in a part of one. They are about the client, or meant for another server.
 IGNORED = frozenset(
     ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls")
 )
@@ -116,22 +116,22 @@ REMEDIES = {
     "name": "write it into the content",
     **dict.fromkeys(("chat_template", "chat_template_kwargs"), "the template is the operator's"),
 }
-LONGEST_NAME = 100  # of what is repeated in an error
+LONGEST_NAME = 100  # characters of a name that an error repeats
 
 
 def refuse_unserved(body: Strict) -> None:
-    """Refuse the first name that this server does not know to be served, neutral or harmless."""
+    """Refuse the first name that is not served, neutral or ignored."""
     check_names(body.model_extra or {}, NEUTRAL, IGNORED)
     for place, part in inner(body):
         if isinstance(part, Strict):
             more = IGNORED_IN_MESSAGES if isinstance(part, Message) else frozenset[str]()
             check_names(part.model_extra or {}, INNER[type(part)], more, place)
-        elif part.get("type") == "text":  # other parts are refused as such
+        elif part.get("type") == "text":  # other parts are refused later
             check_names({name: part[name] for name in part.keys() - PART}, {}, IGNORED_IN_PARTS, place)
 
 
 def inner(body: Strict, place: str = "") -> Iterator[tuple[str, Strict | dict[str, Any]]]:
-    """Whatever has names inside a body, with the place where it stands."""
+    """The parts of a body that have names in them, each with its place."""
     for field in type(body).model_fields:
         value = getattr(body, field)
         if isinstance(value, Strict):
@@ -166,5 +166,5 @@ def refusal(place: str, name: str, known: bool) -> RequestError:
 
 
 def same(value: object, neutral: object) -> bool:
-    """Equal, and both numbers or neither: true is not 1."""
+    """Equal, and of one kind: true is not 1."""
     return isinstance(value, bool) is isinstance(neutral, bool) and value == neutral

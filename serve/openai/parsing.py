@@ -1,8 +1,8 @@
 """From the bytes of a request to a checked model, or to an error that says which field is wrong.
 
-Bytes become objects many times their size: eight million of "[1,1,1," are four million numbers. So before a body is
-parsed, what separates values in it is counted, and a body of too many is refused unparsed. What is left is a few long
-texts or some hundred thousand small values, and takes a moment, in which the interpreter does nothing else.
+Bytes become objects many times their size: eight million bytes "[1,1,1," are four million numbers. So before a body
+is parsed, the signs between its values are counted, and with too many it is refused unparsed. The others hold a few
+long texts or some hundred thousand small values; parsing them takes a moment, in which no other thread runs.
 """
 
 from typing import TypeVar
@@ -19,10 +19,10 @@ SIGNS = (b",", b":", b"[", b"{")
 MAX_WIDE_BYTES = 6 << 20
 WIDE = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4", b"\\ud", b"\\uD")  # begin characters beyond U+FFFF
 
-Body = TypeVar("Body", bound=Strict)
+Checked = TypeVar("Checked", bound=Strict)
 
 
-def parse(raw: bytes, model: type[Body]) -> Body:
+def parse(raw: bytes, model: type[Checked]) -> Checked:
     check_amount(raw)
     document = parse_json(raw)
     if not isinstance(document, dict):
@@ -49,7 +49,7 @@ def too_large(message: str) -> RequestError:
 
 
 def parse_json(raw: bytes) -> object:
-    """JSON as its standard says: no NaN, no half characters, nothing deeper than 200 levels."""
+    """JSON as its standard has it: no NaN, no half characters, at most 200 levels."""
     try:
         return whole(from_json(raw, allow_inf_nan=False, cache_strings="none"))
     except ValueError as error:
@@ -57,13 +57,13 @@ def parse_json(raw: bytes) -> object:
 
 
 def not_json(why: str) -> RequestError:
-    if "hex escape" in why:  # which only half a pair of them makes, or a broken one
+    if "hex escape" in why:  # only a broken one, or half of a surrogate pair, gives this error
         why = "invalid unicode in a string"
     return invalid(f"the body is not valid JSON: {why}; check its syntax and encoding", code="invalid_json")
 
 
 def whole(value: object) -> object:
-    """JSON has one kind of number: 4.0 is 4, which some languages write so. Lists and objects are changed in place."""
+    """JSON has one kind of number: some languages write 4 as 4.0. Lists and objects are changed in place."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if isinstance(value, list):

@@ -1,6 +1,6 @@
 """What clients may send. Types are strict: "4" is not 4, true is not 1.
 
-Fields that are not here are looked up in parameters.py, which refuses them unless they are known to change nothing.
+Other fields are looked up in parameters.py, which refuses them unless it knows that they change nothing.
 """
 
 from typing import Annotated, Any, Literal
@@ -21,11 +21,11 @@ SHORT = 1024  # characters
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=SHORT)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-Dropped = Annotated[None, BeforeValidator(lambda given: None)]  # it may be large, and nobody looks at it
+Dropped = Annotated[None, BeforeValidator(lambda given: None)]  # it may be large, and nobody reads it
 
 
 def few_biases(given: object) -> object:
-    """Counted before they are looked at; pydantic counts at the end."""
+    """Count before pydantic reads them; itself it counts at the end."""
     if isinstance(given, dict) and len(given) > MAX_BIASES:
         raise ValueError(f"more than {MAX_BIASES} biases")
     return given
@@ -44,7 +44,7 @@ class JsonSchema(Strict):
     document: dict[str, Any] = Field(alias="schema")
     name: str | None = None
     description: str | None = None
-    strict: bool | None = None  # it is followed exactly either way
+    strict: bool | None = None  # with both values the schema is followed exactly
 
 
 class ResponseFormat(Strict):
@@ -75,7 +75,7 @@ class GenerationRequest(Strict):
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
     cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=SHORT)] | None = None
-    # Of no effect here (parameters.IGNORED): they say something about the client, not about the text.
+    # Without effect here (parameters.IGNORED): they are about the client, not about the text.
     user: str | None = None
     metadata: Dropped = None
     safety_identifier: Dropped = None
@@ -99,7 +99,7 @@ class Message(Strict):
     @model_validator(mode="before")
     @classmethod
     def let_others_run(cls, given: object) -> object:
-        """The interpreter changes threads only in Python code, and thousands of messages are one call to pydantic."""
+        """Python code for each message, so that other threads can run between two; pydantic alone lets none."""
         return given
 
 
@@ -109,7 +109,7 @@ def few_parts(messages: list[Message]) -> list[Message]:
     return messages
 
 
-# Here and above, lists fail fast: to collect the faults of all items takes far longer than to read them.
+# Here and above, lists fail fast: collecting the faults of all items takes far longer than reading them.
 Messages = Annotated[
     list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True), AfterValidator(few_parts)
 ]
@@ -139,7 +139,7 @@ class DetokenizeRequest(Strict):
 
 
 def check_together(body: Strict) -> None:
-    """The rules that join two fields."""
+    """The rules about two fields together."""
     if isinstance(body, GenerationRequest):
         check_stream(body)
         check_format(body)
@@ -159,7 +159,7 @@ def check_stream(body: GenerationRequest) -> None:
 
 
 def check_format(body: GenerationRequest) -> None:
-    """A schema ends its text where it is complete: nothing can keep that open."""
+    """A text with a schema ends when it is complete: it cannot go on after that."""
     given = body.response_format
     if given is None:
         return

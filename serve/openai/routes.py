@@ -1,4 +1,4 @@
-"""The routes under /v1, and the tokenizer's. Each says who answers; the rest is elsewhere."""
+"""The routes under /v1, and those of the tokenizer. Each only says who answers."""
 
 import time
 from typing import Any
@@ -38,7 +38,7 @@ async def detokenize(request: Request) -> Response:
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    return {"object": "list", "data": [describe(serving_of(request))]}
+    return {"object": "list", "data": [model_card(serving_of(request))]}
 
 
 @router.get("/v1/models/{model:path}")
@@ -46,10 +46,10 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     serving = serving_of(request)
     if model != serving.config.served_model_name:
         raise model_not_found()
-    return describe(serving)
+    return model_card(serving)
 
 
-def describe(serving: Serving) -> dict[str, Any]:
+def model_card(serving: Serving) -> dict[str, Any]:
     return {
         "id": serving.config.served_model_name,
         "object": "model",

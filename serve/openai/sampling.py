@@ -53,8 +53,8 @@ def known_ids(ids: Sequence[int], vocab_size: int, param: str) -> Tokens:
     return tuple(ids)
 
 
-def room(limit: int, prompt_tokens: int, wanted: int | None, param: str) -> int:
-    """How many tokens may be generated; what cannot fit is refused, never shortened in silence."""
+def max_output_tokens(limit: int, prompt_tokens: int, wanted: int | None, param: str) -> int:
+    """How many tokens may be generated. What does not fit is refused, never shortened in silence."""
     if prompt_tokens > limit or (prompt_tokens == limit and wanted != 0):
         raise too_long(limit, f"{prompt_tokens} tokens", param)
     if wanted is not None and prompt_tokens + wanted > limit:
@@ -63,7 +63,7 @@ def room(limit: int, prompt_tokens: int, wanted: int | None, param: str) -> int:
 
 
 def nth(sampling: Sampling, index: int) -> Sampling:
-    """The n choices of a prompt draw from consecutive seeds."""
+    """The n choices of a prompt have consecutive seeds."""
     if sampling.seed is None or index == 0:
         return sampling
     return replace(sampling, seed=(sampling.seed + index) % INT64)

@@ -17,21 +17,21 @@ from twofour.serve.openai.answers.generation import Job
 from twofour.serve.openai.engine_metrics import EngineMetrics
 from twofour.serve.openai.handlers import engine_unavailable
 from twofour.serve.openai.parameters import refuse_unserved
-from twofour.serve.openai.parsing import Body, parse
+from twofour.serve.openai.parsing import Checked, parse
 from twofour.serve.openai.prompts.threads import LARGE
 from twofour.serve.openai.prompts.vocabulary import Tokens, Vocabulary
 from twofour.serve.openai.protocol import GenerationRequest, check_together
 from twofour.serve.openai.sampling import nth, stops_of
 
 SMALL_AT_A_TIME = 16
-FEW_SCORES = 16  # of tokens: worded at once
+FEW_SCORES = 16  # of tokens: written at once, without a thread
 
 Arguments = TypeVarTuple("Arguments")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Which request this is, and since when."""
+    """Who asks: which request this is, since when, with which key."""
 
     request_id: str
     arrived_at: float
@@ -58,17 +58,17 @@ class Serving:
 
     @property
     def context_limit(self) -> int:
-        """Tokens of prompt and answer together: what the model can, and what the cache holds."""
+        """Tokens of prompt and answer together, by the model and by the size of the cache."""
         return min(self.info.context_length, self.info.kv_tokens)
 
     def turn(self, body_bytes: int) -> asyncio.Semaphore:
-        """To be held from before a body is parsed until it is tokens: between them it takes many times its bytes."""
+        """Hold it while a body becomes tokens: meanwhile it takes many times its bytes of memory."""
         return self.large_turn if body_bytes > LARGE else self.small_turns
 
-    async def parsed(self, raw: bytes, model: type[Body]) -> Body:
+    async def parsed(self, raw: bytes, model: type[Checked]) -> Checked:
         return await self.vocabulary.threads.run_if_large(len(raw), self._checked, raw, model)
 
-    def _checked(self, raw: bytes, model: type[Body]) -> Body:
+    def _checked(self, raw: bytes, model: type[Checked]) -> Checked:
         body = parse(raw, model)
         refuse_unserved(body)
         if getattr(body, "model", None) not in (None, self.config.served_model_name):
@@ -87,10 +87,10 @@ class Serving:
         )
         return Job(caller.request_id, caller.arrived_at, sequences, n, stops_of(body))
 
-    async def worded(
+    async def written(
         self, deltas: Sequence[Delta], function: Callable[[*Arguments], bytes], *arguments: *Arguments
     ) -> bytes:
-        """What the function makes of deltas, in a thread where they hold the scores of many tokens."""
+        """The result of a function of deltas; it runs in a thread if they hold the scores of many tokens."""
         scores = sum(len(delta.logprobs) + len(delta.prompt_logprobs) for delta in deltas)
         return function(*arguments) if scores <= FEW_SCORES else await asyncio.to_thread(function, *arguments)
 
@@ -100,9 +100,9 @@ class Serving:
 
 
 def salt_of(key: bytes, given: str | None) -> str:
-    """With whom cached prefixes are shared: nobody of another key, nobody of another salt; all, where neither is.
+    """Cached prefixes are shared by requests of one key and one salt. Empty: by all that have neither.
 
-    `key` is a digest, of a fixed length or empty, so that no two pairs look alike.
+    `key` is a digest, so it has one length or is empty, and no two pairs give the same text to hash.
     """
     if not key and given is None:
         return ""

@@ -1,4 +1,4 @@
-"""What the tokenizer makes of a text or a chat, and back; admitted, and ended, as a generation is."""
+"""The tokens of a text or a chat, and back. These requests are admitted and ended as generations are."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -34,12 +34,14 @@ async def found(serving: Serving, raw: bytes, model: type[Request], find: Find[R
 
 async def tokenized(serving: Serving, body: TokenizeRequest) -> dict[str, Any]:
     tokens, vocabulary = await tokens_of(serving, body), serving.vocabulary
-    pieces = await vocabulary.threads.run(len(tokens), vocabulary.pieces, tokens) if body.return_token_strs else None
-    return {"count": len(tokens), "max_model_len": serving.context_limit, "tokens": tokens, "token_strs": pieces}
+    strings = (
+        await vocabulary.threads.run(len(tokens), vocabulary.token_strings, tokens) if body.return_token_strs else None
+    )
+    return {"count": len(tokens), "max_model_len": serving.context_limit, "tokens": tokens, "token_strs": strings}
 
 
 async def tokens_of(serving: Serving, body: TokenizeRequest) -> Tokens:
-    """A text may be longer than the model's context: whoever cuts it to fit has to know by how much."""
+    """A text may be longer than the model's context: clients that shorten it have to know by how much."""
     vocabulary, limit = serving.vocabulary, max(serving.context_limit, MAX_COUNTED_TOKENS)
     if body.messages is None and body.prompt is not None:
         special = body.add_special_tokens is not False

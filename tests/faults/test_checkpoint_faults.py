@@ -1,7 +1,7 @@
 """Faults 20 and 22 to 24: checkpoints that cannot be written, are damaged, or hold what no weight is.
 
 The numbers are those of the table of faults. Nothing here needs a running server: what the engine loads, it loads by
-`child.start`, which must refuse with the file or the tensor named.
+`assemble.start`, which must refuse with the file or the tensor named.
 """
 
 import json
@@ -22,7 +22,7 @@ from twofour.prune.errors import TwofourError
 from twofour.prune.format import checkpoint
 from twofour.prune.label.check import check
 from twofour.prune.machine.provenance import peak_memory_bytes
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.types import EngineConfig
 
 WEIGHTS = "model.twofour.safetensors"
@@ -186,7 +186,7 @@ def test_faults_22_to_24_a_damaged_checkpoint(tiny_pruned_folder: Path, name: st
     damage, named = CORRUPT[name]
     damage(tiny_pruned_folder)
     with pytest.raises(TwofourError) as refused:
-        child.start(EngineConfig(str(tiny_pruned_folder), device="cpu"))
+        assemble.start(EngineConfig(str(tiny_pruned_folder), device="cpu"))
     assert named in str(refused.value)
     assert peak_growth_bytes() < 1 << 30
 
@@ -199,5 +199,5 @@ BASE_BYTES = peak_memory_bytes()
 
 
 def test_fault_22_intact_it_loads(tiny_pruned_folder: Path) -> None:
-    _, info = child.start(EngineConfig(str(tiny_pruned_folder), device="cpu"))
+    _, info = assemble.start(EngineConfig(str(tiny_pruned_folder), device="cpu"))
     assert info.sparse

@@ -26,7 +26,7 @@ from twofour.prune.format.checkpoint import Weights
 from twofour.prune.label.check import check
 from twofour.prune.label.convert import convert
 from twofour.serve.commands.serve import load_tokenizer
-from twofour.serve.engine.child import _eos_token_ids
+from twofour.serve.engine.assembly.assemble import _eos_token_ids
 from twofour.serve.model.loading import load_model
 
 GONE = object()

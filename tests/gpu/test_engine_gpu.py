@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
+from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.kernels.triton import decode as triton_decode
@@ -33,7 +34,7 @@ def test_the_logits_are_those_of_the_expanded_model(tiny_pruned_folder: Path, ke
 
 
 def test_the_engine_gives_the_same_tokens_alone_and_in_a_batch(tiny_pruned_folder: Path) -> None:
-    loop, info = child.start(EngineConfig(str(tiny_pruned_folder), device="cuda", kernels="triton", kv_tokens=4096))
+    loop, info = assemble.start(EngineConfig(str(tiny_pruned_folder), device="cuda", kernels="triton", kv_tokens=4096))
     assert info.kernels == {"triton": 14} and info.device.startswith("cuda")
     prompts = [Prompt(str(i), tuple(TOKENS[i : i + 9]), Sampling(8, temperature=0)) for i in range(4)]
     alone = [generate(loop, [prompt])[prompt.id] for prompt in prompts]
@@ -87,7 +88,7 @@ def test_int8_takes_less_memory_than_dense_at_every_moment(
     assert peaks[1] < peaks[0] * (1 if kernels == "auto" else 1.25)
 
 
-def generate(loop: child.Loop, prompts: list[Prompt]) -> dict[str, list[int]]:
+def generate(loop: Loop, prompts: list[Prompt]) -> dict[str, list[int]]:
     """Send all prompts at once and collect what is generated until the loop is idle."""
     waiting, reports = [list[Command](prompts)], list[Report]()
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
+from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.types import EngineConfig, EngineInfo, Prompt, Sampling
 
@@ -19,8 +20,8 @@ PROMPTS = [
 ]
 
 
-def start(folder: Path, kernels: str, cuda_graphs: bool, kv_tokens: int = 4096) -> tuple[child.Loop, EngineInfo]:
-    return child.start(
+def start(folder: Path, kernels: str, cuda_graphs: bool, kv_tokens: int = 4096) -> tuple[Loop, EngineInfo]:
+    return assemble.start(
         EngineConfig(
             str(folder),
             device="cuda",
@@ -33,7 +34,7 @@ def start(folder: Path, kernels: str, cuda_graphs: bool, kv_tokens: int = 4096) 
     )
 
 
-def generate(loop: child.Loop, prompts: list[Prompt]) -> tuple[dict[str, list[int]], Report]:
+def generate(loop: Loop, prompts: list[Prompt]) -> tuple[dict[str, list[int]], Report]:
     """Send one prompt a step and collect what is generated until the loop is idle."""
     waiting, reports = prompts[::-1], list[Report]()
 

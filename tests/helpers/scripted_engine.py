@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from twofour.prune.errors import ServerError
-from twofour.serve.engine.types import EngineInfo, Finish, Logprob, Piece, Prompt, Stats, StepRecord
+from twofour.serve.engine.types import EngineInfo, Failure, Finish, Logprob, Piece, Prompt, Stats, StepRecord
 
 CONTEXT = 256
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]
@@ -42,7 +42,7 @@ class ScriptedEngine:
     script: Callable[[Prompt], Sequence[int]]
     hold_after: int | None = None  # tokens, then wait for `release`
     fail_after: int | None = None  # tokens, then end with an error of this sequence alone
-    failure: str = "division by zero in /secret/path"
+    failure: Failure | None = None  # of which the client is told
     leave_after: int | None = None  # tokens, then end without saying so: a defect
     kv_tokens: int = 4096
     healthy: bool = True
@@ -133,7 +133,7 @@ class ScriptedEngine:
             if position == self.leave_after:
                 return
             if position == self.fail_after:
-                yield Piece(prompt.id, finish=Finish.ERROR, error=self.failure)
+                yield Piece(prompt.id, finish=Finish.ERROR, error="it failed in /secret/path", failure=self.failure)
                 return
             stops = token == self.eos
             last = position == len(reply) - 1

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 import twofour
+from twofour.serve import app as serve_app
+from twofour.serve.config import ServeConfig
 from twofour.serve.edge.auth import digest
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.engine.types import StepRecord
@@ -135,6 +137,14 @@ def test_a_bug_is_an_internal_error_with_an_id(launch: Any, refused: Refused, ca
     server.eventually(lambda: "ZeroDivisionError" in caplog.text)
     server.engine.script = script
     server.control()
+
+
+def test_metrics_know_every_route_by_its_name(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_app, "harden", lambda app, *others: app)
+    app: Any = serve_app.create_app(launch.engine(), ServeConfig("m"), launch.tokenizer)
+    paths = set(app.openapi()["paths"])
+    assert {"/", "/health", "/v1/models", "/v1/completions"} < serve_app.PATHS < paths
+    assert paths - serve_app.PATHS == {"/v1/models/{model}"}
 
 
 def test_models(shared: Any) -> None:

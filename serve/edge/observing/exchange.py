@@ -1,4 +1,4 @@
-"""One request and its answer, as counted on the way."""
+"""One request and its answer, counted while they pass."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from starlette.types import Message, Scope, Send
 
 from twofour.serve.edge.ids import header, request_id
 
-CLIENT_LEFT = 499  # nginx's number for a request that nobody waited for
+CLIENT_LEFT = 499  # as nginx counts a request whose client left before the answer
 
 
 @dataclass

@@ -13,7 +13,7 @@ FINE_S = (
 SIZES = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
 
 
-# There from the start, so that a rate has something to grow from; `invalid_api_key` counts failures of authentication.
+# Series that exist from the start, at 0, so that a rate sees the first one; `invalid_api_key`: authentication failed.
 REASONS = (
     *("invalid_api_key", "invalid_json", "invalid_request_error", "unsupported_parameter", "context_length_exceeded"),
     *("model_not_found", "request_too_large", "rate_limit_exceeded", "engine_overloaded", "not_ready", "timeout"),
@@ -21,7 +21,7 @@ REASONS = (
 
 
 class HttpMetrics:
-    """`paths` bounds the values of the label `handler`: a client cannot make new series."""
+    """The label `handler` has only values from `paths`: clients cannot make new series."""
 
     def __init__(self, registry: CollectorRegistry, paths: frozenset[str]) -> None:
         self._paths = paths

@@ -1,4 +1,4 @@
-"""The outermost layer but for CORS: every request gets an id, a line in the log, a count, and an answer."""
+"""The outermost layer except CORS: every request gets an id, an answer, a line in the log, and is counted."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ access_log = logging.getLogger("twofour.access")
 log = logging.getLogger("twofour.edge")
 
 
-Watcher = Callable[[Exchange], None]  # told of every exchange at its end
+Watcher = Callable[[Exchange], None]  # called with every exchange at its end
 
 
 class Observe:
@@ -32,7 +32,7 @@ class Observe:
         scope["state"]["began_at"] = exchange.began_at
         try:
             await self._app(scope, receive, exchange.forward)
-        except asyncio.CancelledError:  # the server ends, and waits for this no longer
+        except asyncio.CancelledError:  # the server ends and no longer waits for this request
             if not exchange.started:
                 await send_error(scope, exchange.forward, shutting_down())
             raise
@@ -48,7 +48,7 @@ class Observe:
 
 
 def is_routine(exchange: Exchange) -> bool:
-    """Probes and scrapes come every few seconds for ever; only their failures are news."""
+    """Probes and scrapes come every few seconds; only their failures are logged."""
     return exchange.scope["path"] in PROBES and exchange.status < 400
 
 

@@ -1,4 +1,4 @@
-"""W3C trace context: which trace of the caller's a request belongs to."""
+"""W3C trace context: the trace of the caller to which a request belongs."""
 
 import re
 
@@ -6,7 +6,7 @@ TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 
 def traceparent(given: bytes | None) -> str | None:
-    """The header's value where it is one; anything else starts no trace."""
+    """The value of the header if it is valid; else None, and the request belongs to no trace."""
     return given.decode("ascii") if given is not None and TRACEPARENT.fullmatch(given) else None
 
 

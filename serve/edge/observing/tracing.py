@@ -15,7 +15,7 @@ TRACED = ("/v1/completions", "/v1/chat/completions")
 
 
 class Tracer:
-    """Spans are sent by a thread of their own; what a slow collector does not take is dropped."""
+    """A thread of its own sends the spans; those that a slow collector does not take are dropped."""
 
     def __init__(self, endpoint: str) -> None:
         if find_spec("opentelemetry.sdk") is None:
@@ -72,7 +72,7 @@ def error_status() -> Any:
 
 
 def attributes_of(exchange: Exchange) -> dict[str, Any]:
-    """Of the exchange, and what the application noted about the generation; never its text."""
+    """What is known of the exchange, and what openai/answers/spans.py noted of the generation; never its text."""
     attributes: dict[str, Any] = {
         "http.response.status_code": exchange.status,
         "gen_ai.provider.name": "twofour",

@@ -7,9 +7,9 @@ from twofour.prune.errors import InputError, ModelError
 from twofour.serve.engine.assembly.memory import Memory
 from twofour.serve.engine.types import EngineConfig
 
-# The cache's share of the memory beside the weights; a CPU's memory is shared with everybody else.
+# The share of the cache in the memory beside the weights. The memory of a CPU is shared with other programs.
 CPU_SHARE, GPU_SHARE = 0.125, 0.8
-# These rotary positions change for every sequence once one of the batch is longer than this field says.
+# With these rotary positions, one sequence longer than the field says changes all sequences of its batch.
 LENGTH_DEPENDENT = {
     "longrope": "original_max_position_embeddings",
     "dynamic": "max_position_embeddings",
@@ -26,7 +26,7 @@ class Capacity:
 
 
 def context_limit(model_config: Any) -> int:
-    """The longest sequence for which the model is right whatever else is in the batch."""
+    """The longest sequence that the model computes correctly, whatever else is in the batch."""
     positions: int | None = getattr(model_config, "max_position_embeddings", None)
     if positions is None:
         raise ModelError("config.json has no max_position_embeddings; add it")
@@ -38,9 +38,9 @@ def context_limit(model_config: Any) -> int:
 
 
 def decide(config: EngineConfig, limit: int, bytes_per_token: int, memory: Memory, share: float) -> Capacity:
-    """Fit the cache into a share of the memory beside the weights; where one full context needs more, into half of it.
+    """Fit the cache into a share of the memory beside the weights; if one full context needs more, into half of it.
 
-    What is free now does not change it: where it does not suffice, InputError.
+    What is free now does not change the size: if it is too little, InputError.
     """
     if config.max_model_len is not None and config.max_model_len > limit:
         raise InputError(f"max_model_len {config.max_model_len} is over the model's own {limit}; lower it")

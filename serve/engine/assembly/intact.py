@@ -1,4 +1,4 @@
-"""Whether a model folder is what was written, and its weights are numbers: asked before anything is served."""
+"""Is a model folder what was written, and are its weights finite? Asked before anything is served."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from twofour.prune.format.folder import read_json
 def require_intact(folder: Path) -> None:
     """Raise, naming the file or the tensor, unless all weights have their digests and are finite.
 
-    CheckpointError: a file is missing, is none or is another; a folder without a manifest has no digests.
+    CheckpointError: a file is missing, cannot be read, or is another one. A folder without a manifest has no digests.
     NonFiniteError: a tensor holds NaN or infinity.
     """
     with Weights(folder) as weights:
@@ -34,5 +34,5 @@ def _require_digests(folder: Path, files: list[str]) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """By its sum, which one such number spoils, which takes no memory, and which weights are far from overflowing."""
+    """By the sum: one NaN or infinity spoils it, it takes no memory, and weights are far too small to overflow it."""
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32)))

@@ -1,8 +1,8 @@
-"""The memory that a machine has for an engine: what it could have, and what is free of it now.
+"""The memory that a machine has for an engine: in all, and free now.
 
 The first decides how large the cache is, so that the same flags on the same machine give the same cache at every start,
-whatever files were read before. The second decides only whether that can be had. Both within the control groups of this
-process, of version 2 or 1; what they keep of files is free, since it is given up where memory is asked for.
+whatever files were read before. The second decides only whether there is enough for it. Both are within the control
+groups of this process, of version 2 or 1. Memory in which they keep files counts as free: the system gives it back.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 
 from twofour.prune.machine import available, control_groups
 
-GPU_OWN = 1 << 30  # of a GPU's memory, for the driver, the code of kernels and what they work in
+GPU_OWN = 1 << 30  # bytes of a GPU for the driver, the code of kernels and their work space
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,5 @@ def memory_of(device: torch.device, weight_bytes: int) -> Memory:
 
 
 def cpu_bytes() -> int:
-    """All the memory of the machine, or what the control groups of this process may have of it."""
+    """All memory of the machine, or less, if the control groups of this process have a limit."""
     return min([available.installed_bytes(), *(each.limit for each in control_groups.memory())])

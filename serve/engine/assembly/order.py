@@ -1,8 +1,8 @@
-"""Whether the linears of a model, on a CPU, add in one order however many tokens they are given at a time.
+"""Do the linears of a model on a CPU add in one order, whatever number of tokens they are given at a time?
 
-Our kernels do; torch's products do not, and where a race found them faster for many tokens, they take those. Then two
-equal requests, computed in chunks of other sizes, may differ in their last bits and, where two tokens are nearly as
-likely, in their text.
+Our kernels do. torch's products do not, and they are used for many tokens where a race found them faster. Then two
+equal requests, computed in chunks of different sizes, may differ in their last bits and, where two tokens are nearly
+equally likely, in their text.
 """
 
 from torch import nn
@@ -14,7 +14,7 @@ from twofour.serve.model.linear import SparseLinear
 
 
 def note(model: nn.Module, most_tokens: int) -> str | None:
-    """What a user must know if equal requests need not get equal text; steps have up to `most_tokens` tokens."""
+    """What a user must know if equal requests may get different text; steps have up to `most_tokens` tokens."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear | SparseLinear)]
     changing = sum(not _keeps_order(linear, most_tokens) for linear in linears)
     if not changing:

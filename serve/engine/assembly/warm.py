@@ -1,8 +1,8 @@
-"""Before an engine is ready it answers prompts of its own, so that no request is the first of anything.
+"""Before an engine is ready it answers prompts of its own, so that no request is the first.
 
-What is imported, compiled, looked up or given memory at its first use is then paid for: by a prefill, by decode steps,
-by every way to sample, by log probabilities and by a grammar. The second time is measured: how long a step takes here
-says how long the next may be silent.
+Whatever is imported, compiled, looked up or allocated at its first use is used here: by a prefill, by decode steps, by
+every way to sample, by log probabilities and by a grammar. The second run is measured: the time of a step tells how
+long later ones may be silent.
 """
 
 import logging

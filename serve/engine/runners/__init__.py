@@ -1,4 +1,9 @@
-"""The seam between scheduling and arithmetic: a runner computes chunks and owns its cache memory."""
+"""Between scheduling and arithmetic: a runner computes chunks, and owns the memory of its cache.
+
+In come chunks of sequences, out come logits. Read this file (the interface), `generic` (any transformers model),
+`paged` (the layout of a step) with `attention`, `tiles` (attention on a CPU), `graphs` and `cuda_graphs` (decode steps
+that are captured and replayed).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +20,12 @@ class Chunk:
     tokens: Sequence[int]
     start: int  # this many tokens of the sequence are in the cache
     blocks: Sequence[int]  # the cache blocks of the sequence, in order; those of the new tokens included
-    wanted: range  # whose logits are wanted, as offsets into `tokens`
-    prompt: int = 0  # so many of the first tokens are a prompt's; the others were sampled
+    wanted: range  # the tokens whose logits are wanted, as offsets into `tokens`
+    prompt: int = 0  # how many tokens, from the first on, are of a prompt; the others were sampled
 
     @property
     def decodes(self) -> bool:
-        """It is one token, which was sampled."""
+        """It is a single token, and that was sampled."""
         return len(self.tokens) == 1 and not self.prompt
 
 

@@ -1,10 +1,10 @@
 """Attention of queries to keys and values that are laid out for it.
 
-On a GPU torch has kernels that never hold all scores, and one that does ("math"), which takes what the others refuse,
-as a mask together with heads that share keys. A chunk of 512 tokens after 32,000 would take gigabytes there. So what is
-causal is asked for without a mask, and where that is not enough every head is given keys of its own.
+On a GPU torch has kernels that never hold all scores, and one that does ("math"). That one takes what the others
+refuse, for instance a mask together with heads that share keys; a chunk of 512 tokens after 32,000 would need gigabytes
+there. So causal attention is asked for without a mask, and where that is not enough every head gets keys of its own.
 
-Scores with a cap are computed by hand, and held: torch's kernels know no cap.
+Scores with a cap are computed here, all at once: torch's kernels know no cap.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, 
 
 
 def _capped(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
-    """In the order and the dtypes of transformers' own."""
+    """In the order and the dtypes of transformers."""
     grouped = query.unflatten(1, (keys.shape[1], -1))  # [batch, key heads, heads / key heads, rows, dim]
     scores = grouped @ keys[:, :, None].mT * rule.scale
     scores = rule.softcap * torch.tanh(scores / rule.softcap)
@@ -44,7 +44,7 @@ def _capped(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, ru
 
 
 def decode(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
-    """One token of each sequence: the heads that share a key head stand where its tokens stand in prefill."""
+    """One token of each sequence: the heads that share a key head take the place that tokens have in prefill."""
     grouped = torch.unflatten(query, 1, (keys.shape[1], -1))  # [sequences, key heads, heads / key heads, dim]
     return attention(grouped, keys, values, mask, rule).flatten(1, 2)
 
@@ -69,7 +69,7 @@ def _is_causal(mask: Tensor | None) -> bool:
 
 
 def _written_out(mask: Tensor | None, query: Tensor, keys: Tensor) -> Tensor:
-    """A mask of numbers, where a causal one is meant too: the rows are the last tokens."""
+    """The mask as numbers, a causal one too: the rows are the last tokens."""
     if mask is not None and not isinstance(mask, CausalBias):
         return mask
     tokens = keys.shape[2]
@@ -78,7 +78,7 @@ def _written_out(mask: Tensor | None, query: Tensor, keys: Tensor) -> Tensor:
 
 
 def _flash_takes(query: Tensor, keys: Tensor, values: Tensor) -> bool:
-    """Flash lets heads share keys, and needs 16 bits and one head dim; the others that hold no scores do not share."""
+    """Whether flash attention takes them: with it heads can share keys, in 16 bits, with one head dim."""
     return can_use_flash_attention(SDPAParams(query, keys, values, None, 0.0, False, True))
 
 

@@ -1,8 +1,8 @@
-"""Capturing with CUDA: what the decode steps of graphs.py are captured with on a GPU. Performance: not measured.
+"""Capturing the decode steps of graphs.py with CUDA. Performance: not measured.
 
-All graphs share one pool of memory: they are replayed one at a time, and none keeps a result in it. A step runs
-twice before it is captured, since first calls compile, allocate and choose; the second time anything that waits for
-the device is an error, which is what would break a capture, found before there is one to break.
+All graphs share one pool of memory: they are replayed one at a time, and none keeps a result in it. A step runs twice
+before it is captured, since first calls compile, allocate and choose. In the second run waiting for the device is an
+error: it would break a capture, and so it is found before one begins.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from twofour.serve.model.linear import SparseLinear
 
 
 class CudaCapture:
-    """Captures what a function launches on a device; replays go to the stream that is current then."""
+    """Captures what a function launches on a device. Replays go to the stream that is current at that time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
@@ -29,7 +29,7 @@ class CudaCapture:
     def __call__(self, launch: Launch) -> Launch:
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         self._warm_up(launch)
-        # Where a capture fails, torch leaves its stream the current one; the outer context does not.
+        # After a capture that fails, torch leaves its own stream as the current one; the outer context restores it.
         with torch.cuda.stream(current), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             launch()
         return graph.replay
@@ -56,11 +56,13 @@ def _waiting_refused() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def captured(model: Any, eager: GenericRunner, shapes: Sequence[Shape]) -> Captured:
+def capture_on_cuda(model: Any, eager: GenericRunner, shapes: Sequence[Shape]) -> Captured:
     """Capture the decode steps of a model that is on a GPU."""
     _prepare(model)
-    torch.cuda.empty_cache()  # what is measured is then what the graphs take
-    return graphs.captured(eager, shapes, CudaCapture(eager.device), lambda: torch.cuda.mem_get_info(eager.device)[0])
+    torch.cuda.empty_cache()  # so that only the memory of the graphs is measured
+    return graphs.try_capture(
+        eager, shapes, CudaCapture(eager.device), lambda: torch.cuda.mem_get_info(eager.device)[0]
+    )
 
 
 def _prepare(model: Any) -> None:

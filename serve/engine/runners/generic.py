@@ -1,7 +1,7 @@
 """Any transformers causal model, with attention over paged blocks through `AttentionInterface`.
 
-A model is accepted by what it does, not by its name: a trial step records what its attention layers ask for,
-and `verify` compares the paged logits with the model's own. What cannot be right is refused.
+A model is accepted by what it does, not by its name: a trial step records what its attention layers ask for, and
+`verify` compares the paged logits with the model's own. A model that would be computed wrongly is refused.
 """
 
 import inspect
@@ -20,10 +20,10 @@ from twofour.serve.engine.runners.attention import Rule
 from twofour.serve.engine.runners.paged import Layer, Split, Step, lay_out, parts
 
 ATTENTION = "twofour_paged"
-# What some models hand to their attention and this one does not compute: sinks, added biases.
+# What some models give to their attention, and this one does not compute: sinks, added biases.
 UNSUPPORTED = ("s_aux", "sinks", "position_bias", "head_mask")
 TRIAL_TOKENS = 24
-GOLDEN = 0.618034  # multiples of it, modulo 1, lie far from each other, those of neighbours most of all
+GOLDEN = 0.618034  # its multiples, modulo 1, are far from each other, neighbouring ones most of all
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Trial:
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
 
     def refuse(self, module: torch.nn.Module, mask: Tensor | None, extras: dict[str, Any]) -> None:
-        """Note everything that this attention would silently leave out."""
+        """Note everything that paged attention would leave out in silence."""
         self.complaints += [f"{name} in its attention" for name in UNSUPPORTED if extras.get(name) is not None]
         if mask is not None:
             self.complaints.append("an attention mask of its own")
@@ -87,7 +87,7 @@ AttentionInterface.register(ATTENTION, paged_attention)
 
 
 def attention_layers(model: Any) -> dict[int, LayerShape]:
-    """Switch a model to paged attention and return what its layers store. ModelError: it cannot be."""
+    """Switch a model to paged attention and return what its layers store. Raises ModelError if it cannot be served."""
     name = type(model).__name__
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise ModelError(f"{name} cannot restrict its logits to some positions; it cannot be served")
@@ -103,7 +103,7 @@ def attention_layers(model: Any) -> dict[int, LayerShape]:
 
 
 def _contradictions(config: Any, shapes: dict[int, LayerShape]) -> list[str]:
-    """Where the layers that the configuration promises are not those that asked for attention."""
+    """Differences between the layers in the configuration and those that asked for attention."""
     if config.num_hidden_layers != len(shapes):
         return [f"{config.num_hidden_layers} layers, but {len(shapes)} with attention"]
     kinds = getattr(config, "layer_types", None)
@@ -132,7 +132,7 @@ def _call(
 
 
 class GenericRunner:
-    """Runs a model whose layers `attention_layers` has returned. Its cache has one block more: `scratch`, nobody's."""
+    """Runs a model; `attention_layers` gives its layers. The last block of its cache, `scratch`, is for no sequence."""
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
         self.model, self.block_size, self.scratch = model, block_size, block_count
@@ -170,7 +170,7 @@ class GenericRunner:
 
     @property
     def tolerance(self) -> float:
-        """How much of a deviation is rounding."""
+        """The largest deviation that can be rounding."""
         return 1e-3 if self.model.dtype == torch.float32 else 0.1
 
     def deviation(self, forward: Callable[[Sequence[Chunk]], Tensor]) -> float:
@@ -186,7 +186,7 @@ class GenericRunner:
         return float((found - own).float().norm() / own.float().norm())
 
     def occupy(self) -> None:
-        """Fill the whole cache as sequences might: with what one computes, in every block by another factor."""
+        """Fill the whole cache: every block with what one prompt computes, times a factor that differs by block."""
         count = min(TRIAL_TOKENS, self.block_size)
         self.forward([Chunk(range(count), 0, [0], range(0), count)])
         for layer in self.layers.values():

@@ -1,20 +1,21 @@
-"""Decode steps that are captured once per shape and replayed: the CPU then launches one thing instead of thousands.
+"""Decode steps that are captured once for each shape and replayed: the CPU launches one graph for thousands of kernels.
 
 A step in which every sequence computes exactly one token is padded to a shape: a number of rows, and a number of
-cache blocks for each of them. What is captured knows the shape and nothing else about the step; the rest it reads
-from one buffer, which is filled before each replay:
+cache blocks for each of them. A captured step knows only the shape; it reads the rest from one buffer, which is filled
+before each replay:
 
     inputs   [ tokens | positions | slots | entered | table ]    rows numbers each, and rows * blocks of the table
 
-    A row without a sequence is a token 0 at the position 0 of the scratch block, which no sequence is ever given.
-    A row that enters no block empties the scratch block. A table is filled up with the row's own last block, as
-    in a step that is not captured (paged.py), and what lies behind its position is masked.
+    A row without a sequence is a token 0 at the position 0 of the scratch block, which no sequence ever gets.
+    A row that enters no block zeroes the scratch block. A table is filled up with the last block of its row, as in
+    a step that is not captured (paged.py), and what is behind its position is masked.
 
-So no row reads what another wrote, and nobody reads the scratch block but rows that stand for nobody. All other
-steps run as they are: prefill, shapes that were not captured, and steps whose lengths differ so much that most of
-the table would be padding. Kernels that are chosen by the number of tokens see the padded number.
+So no row reads what another wrote, and only rows without a sequence read the scratch block. All other steps run without
+a graph: prefill, shapes that were not captured, and steps whose lengths differ so much that most of the table would be
+padding. Kernels that are chosen by the number of tokens get the padded number.
 
-Each shape is another recording, by other kernels: each is replayed once, full, and compared with the step as it is.
+Each shape is another recording, with other kernels: each is replayed once, full, and compared with the same step
+without a graph.
 """
 
 import logging
@@ -31,7 +32,7 @@ from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.paged import SHORT, Bounded, Step, zero
 
-MOST_PADDING = 4  # times the blocks that are attended to: twice for rounding the rows up, twice for the lengths
+MOST_PADDING = 4  # times the blocks that are attended to: a factor of 2 from rounding the rows up, 2 from the lengths
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Shape(NamedTuple):
 
 
 def shapes(max_rows: int, context_length: int, block_size: int, cache_blocks: int) -> list[Shape]:
-    """Whatever a decode step may be padded to, largest first.
+    """All shapes to which a decode step may be padded, the largest first.
 
     Rows and lengths double. A table has no more blocks than the cache, unless it is one of the shortest, so that
     gathering it for one layer takes no more memory than the cache of that layer.
@@ -71,7 +72,7 @@ def _doubling(first: int, last: int) -> list[int]:
 
 
 def inputs(shape: Shape, chunks: Sequence[Chunk], block_size: int, scratch: int) -> list[int]:
-    """Lay out what a replay reads, [shape.numbers], for chunks of one token each."""
+    """What a replay reads, [shape.numbers], for chunks of one token each."""
     nobody = Chunk([0], 0, [scratch], range(1))
     rows = [*chunks, *[nobody] * (shape.rows - len(chunks))]
     places = [divmod(row.start, block_size) for row in rows]
@@ -88,7 +89,7 @@ def inputs(shape: Shape, chunks: Sequence[Chunk], block_size: int, scratch: int)
     ]
 
 
-def full(shape: Shape, block_size: int, cache_blocks: int) -> list[Chunk]:
+def full_step(shape: Shape, block_size: int, cache_blocks: int) -> list[Chunk]:
     """Chunks that fill a shape: no two have a block in common, and some enter their last one."""
     rows = min(shape.rows, cache_blocks)
     most = min(shape.blocks, cache_blocks // rows)
@@ -114,7 +115,7 @@ class DecodeGraphs:
         for shape in shapes:
             self._fill(shape, [])
             self._replays[shape] = capture(partial(self._launch, shape))
-        self.replayed = 0  # steps, since it was verified
+        self.replayed = 0  # steps since the verification
         self._verify()
 
     def __len__(self) -> int:
@@ -133,22 +134,22 @@ class DecodeGraphs:
         return self._logits[: len(chunks)].clone()
 
     def _shape(self, chunks: Sequence[Chunk]) -> Shape | None:
-        """The smallest captured shape that holds these chunks, unless they are better run as they are."""
+        """The smallest captured shape that holds these chunks; None if they should run without a graph."""
         if not all(len(chunk.tokens) == len(chunk.wanted) == 1 for chunk in chunks):
             return None
         held = [chunk.start // self._eager.block_size + 1 for chunk in chunks]
         shape = Shape(_next(self._rows, len(held)), _next(self._blocks, max(held)))
         if shape not in self._replays:
             return None
-        is_sparse = shape.rows * shape.blocks > MOST_PADDING * sum(held)
-        return None if is_sparse and shape.blocks > self._blocks[0] else shape
+        is_mostly_padding = shape.rows * shape.blocks > MOST_PADDING * sum(held)
+        return None if is_mostly_padding and shape.blocks > self._blocks[0] else shape
 
     def _fill(self, shape: Shape, chunks: Sequence[Chunk]) -> None:
         numbers = inputs(shape, chunks, self._eager.block_size, self._eager.scratch)
         self._inputs[: shape.numbers].copy_(torch.tensor(numbers))
 
     def _launch(self, shape: Shape) -> None:
-        """One step over the inputs. What is captured is this."""
+        """One step over the inputs: this is what is captured."""
         parts = self._inputs[: shape.numbers].split([*[shape.rows] * 4, shape.rows * shape.blocks])
         tokens, positions, slots, entered, table = parts
         rows, layers = slice(0, shape.rows), self._eager.layers
@@ -172,37 +173,37 @@ class DecodeGraphs:
                 )
 
     def _deviation(self, shape: Shape) -> float:
-        """How far the worst row of a full step is from the same step as it is, relative to its norm."""
-        chunks = full(shape, self._eager.block_size, self._eager.scratch)
+        """How far the worst row of a full step is from the same step without a graph, relative to its norm."""
+        chunks = full_step(shape, self._eager.block_size, self._eager.scratch)
         own = self._eager.forward(chunks).float()
-        self._logits.fill_(torch.nan)  # what a replay leaves out is not what the last one computed
+        self._logits.fill_(torch.nan)  # a replay that leaves out a row must not find what the last one computed
         found = self._replay(shape, chunks).float()
         return float(((found - own).norm(dim=1) / own.norm(dim=1)).max())
 
 
 def _next(sizes: Sequence[int], needed: int) -> int:
-    """The smallest size that is enough; 0: none is."""
+    """The smallest size that is enough; 0 if none is."""
     return next((size for size in sizes if size >= needed), 0)
 
 
 @dataclass(frozen=True)
 class Captured:
-    """Decode steps that can be replayed. `note`: why there are none although they were asked for."""
+    """Decode steps that can be replayed. `note`: why there are none, if they were asked for."""
 
     graphs: DecodeGraphs | None = None
     nbytes: int = 0
     note: str | None = None
 
 
-def captured(
+def try_capture(
     eager: GenericRunner, shapes: Sequence[Shape], capture: Capture, free_bytes: Callable[[], int]
 ) -> Captured:
-    """Capture decode steps and measure what they take; where one cannot be captured, none is, and the log says why."""
+    """Capture decode steps and measure their memory. If one cannot be captured none is, and the log says why."""
     free_before = free_bytes()
     try:
         graphs = DecodeGraphs(eager, shapes, capture)
         return Captured(graphs, max(0, free_before - free_bytes()))
-    except Exception as error:  # whatever a model does that a graph cannot hold
+    except Exception as error:  # a model can do anything that a graph cannot hold
         log.warning("no CUDA graphs: a decode step cannot be captured", exc_info=True)
         why = in_a_line(error)
         return Captured(note=f"decode steps run without CUDA graphs, and slower, since capturing one failed ({why})")

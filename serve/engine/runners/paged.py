@@ -1,16 +1,14 @@
 """Attention of one step over paged keys and values.
 
-The tokens of all chunks are one flat batch, so that every linear sees them at once; only attention takes them
-apart.
+The tokens of all chunks are one flat batch, so that every linear gets them at once; only attention takes them apart.
 
     flat     [ decode, decode, ... by length | prefill chunk | prefill chunk | ... ]
     cache    per layer two tensors [blocks, size, key heads, head dim]; slot = block * size + offset
 
 On a GPU, sequences that decode are attended in groups of similar length: their blocks are gathered to [group,
-longest, ...] and what is longer than a sequence is masked. A prefill chunk is attended alone. How a CPU does it, and
-why otherwise, says tiles.py. A gathered row holds blocks of its own sequence only, and a block is zeroed when a
-sequence enters it: what another request left there, NaN for instance, which a weight of zero does not stop, never gets
-near it.
+longest, ...] and the part behind the end of a sequence is masked. A prefill chunk is attended alone. A CPU does it in
+another way, and tiles.py says why. A gathered row holds only blocks of its own sequence, and a block is zeroed when a
+sequence enters it: it may hold NaN from another request, and NaN times a weight of zero is NaN.
 
 `Bounded` attends in shapes that depend on no length, for steps that are captured once (graphs.py).
 """
@@ -26,7 +24,7 @@ from torch.nn.attention.bias import causal_lower_right
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.attention import Rule, decode, hiding, prefill
 
-SHORT = 256  # below this length a longer padding costs less than another group
+SHORT = 256  # up to this length, padding costs less than another group
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Part:
         return gathered(cache, self.table, len(self.starts))[:, :, : self.longest]
 
     def _first_seen(self, window: int) -> int:
-        """Of one chunk: what lies before is out of the window of all its tokens."""
+        """Of one chunk: the tokens before are outside the windows of all its tokens."""
         return max(0, self.starts[0] - window + 1) if window else 0
 
     def _sees_all(self, window: int) -> bool:
@@ -89,7 +87,7 @@ class Part:
         return min(self.starts) == self.longest - 1 and self.longest <= (window or self.longest)
 
     def _mask(self, tokens: int, window: int, query: Tensor) -> Tensor | None:
-        """What to add to the scores [sequences, 1, tokens, seen]: one for all layers of this window."""
+        """What to add to the scores [sequences, 1, tokens, seen]; the layers of one window share it."""
         key = (window, query.dtype)
         if key not in self.masks:
             self.masks[key] = self._new_mask(tokens, window, query)
@@ -112,10 +110,10 @@ class Part:
 
 @dataclass
 class Bounded:
-    """Single tokens, attended each for itself. To what, is read from tensors, whose shapes are all it knows."""
+    """Single tokens, each attended alone. What they attend to is in tensors; only their shapes are fixed."""
 
     rows: slice
-    table: Tensor  # [sequences, blocks] blocks to gather; of one sequence, if all the tokens are its
+    table: Tensor  # [sequences, blocks] blocks to gather; one row if all tokens are of one sequence
     positions: Tensor  # [tokens] where they stand
     masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)  # by window
 
@@ -189,12 +187,12 @@ def _entered(chunk: Chunk, size: int) -> Sequence[int]:
 
 
 def held(chunk: Chunk, size: int) -> Sequence[int]:
-    """The blocks with tokens in them, the new ones included; the rest of the prompt may have more already."""
+    """The blocks with tokens in them, the new ones included. The sequence may have more, for the rest of its prompt."""
     return chunk.blocks[: -(-(chunk.start + len(chunk.tokens)) // size)]
 
 
 def table(chunk: Chunk, count: int, size: int) -> list[int]:
-    """The blocks to gather for a chunk, `count` of them; behind its own stands its last, which is masked."""
+    """The blocks to gather for a chunk, `count` of them; its last is repeated at the end, and masked there."""
     own = held(chunk, size)[:count]
     return [*own, *[own[-1]] * (count - len(own))]
 
@@ -204,7 +202,7 @@ def row(numbers: list[int], device: torch.device) -> Tensor:
 
 
 def zero(layers: dict[int, Layer], blocks: Tensor) -> None:
-    """Empty blocks [blocks], in which there may be anything."""
+    """Write zeros into blocks [blocks]."""
     for layer in layers.values():
         layer.keys.index_fill_(0, blocks, 0)
         layer.values.index_fill_(0, blocks, 0)

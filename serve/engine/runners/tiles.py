@@ -1,14 +1,14 @@
-"""Attention on a CPU, in shapes that follow from a token's own position and from nothing else.
+"""Attention on a CPU, in shapes that depend on the position of a token and on nothing else.
 
-A matrix product adds in an order that depends on its shape: of the same token, computed beside more or fewer others,
-the last bits differ, and with them, now and then, a text. So what stands at the same position is given the same shape:
+A matrix product adds in an order that depends on its shape. So the last bits of one token differ with the number of
+tokens beside it, and with them, now and then, a text. Here tokens at the same position always get the same shape:
 
     prompt   by tiles of 64 positions, from 0 on, whatever chunks they come in. A tile has all its 64 rows, those that
              are not computed now are zero, and sees the keys up to its own end
     output   each token for itself, over the keys up to the next multiple of 16, those with as many of them together;
              also where it is computed again, after a preemption
 
-What is not there is masked. So a token gets the same bits in one chunk or in several, alone or beside others, and over
+What is not there is masked. So a token gets the same bits in one chunk or in several, alone or beside others, and with
 keys that another prompt has left in the cache.
 """
 
@@ -25,7 +25,7 @@ from twofour.serve.engine.runners.attention import Rule, attention, hiding
 from twofour.serve.engine.runners.paged import Attending, Bounded, Layer, gathered, row, table
 
 TILE = 64  # positions of a prompt
-STRIDE = 16  # keys, to a multiple of which those of a sampled token are filled up
+STRIDE = 16  # the number of keys of a sampled token is filled up to a multiple of this
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Tiles:
 
 
 def parts(flat: list[Chunk], size: int, device: torch.device) -> Iterator[Attending]:
-    """Split chunks, decodes first and by length, into what is attended together."""
+    """Split chunks, decodes first and by length, into parts that are attended together."""
     first = 0
     decodes = [chunk for chunk in flat if chunk.decodes]
     for count, together in groupby(decodes, lambda chunk: _blocks(chunk.start, STRIDE, size)):
@@ -76,7 +76,7 @@ def parts(flat: list[Chunk], size: int, device: torch.device) -> Iterator[Attend
 
 
 def _alone(chunk: Chunk, first: int, size: int, device: torch.device) -> Iterator[Attending]:
-    """What a chunk computes of a prompt, and what it computes again of an output."""
+    """The part of a chunk that is prompt, and the part that is output and computed again."""
     sampled, stop = chunk.start + chunk.prompt, chunk.start + len(chunk.tokens)
     if chunk.prompt:
         blocks = row(table(chunk, _blocks(sampled - 1, TILE, size), size), device)
@@ -88,6 +88,6 @@ def _alone(chunk: Chunk, first: int, size: int, device: torch.device) -> Iterato
 
 
 def _blocks(position: int, step: int, size: int) -> int:
-    """How many blocks hold all up to the next multiple of `step` behind a position."""
+    """How many blocks hold all positions up to the next multiple of `step`."""
     end = (position // step + 1) * step
     return -(-end // size)

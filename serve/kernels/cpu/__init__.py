@@ -1,7 +1,9 @@
 """The CPU kernels: 2:4 and dense linears in C++, AVX2 and AVX-512, chosen at run time.
 
-They take bfloat16 and int8 values, bfloat16 and float32 activations. What they refuse (float16 values or
-activations, other scales) raises InputError: the caller expands such a weight to dense.
+In come a weight with bfloat16 or int8 values and activations in bfloat16 or float32; out come products. What they
+refuse (float16 values or activations, other scales) raises InputError: the caller expands such a weight to dense. Read
+`kernel` (what a linear calls), `weight` (its bytes, drawn in src/layout.h), `ops` (few tokens), `panels` (many),
+`extension` (the compiled module, whose source is in src/).
 """
 
 from twofour.serve.kernels.cpu.extension import loaded, missing

@@ -45,7 +45,7 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether nobody watches, so that the 3 us of torch's dispatcher can be saved: eager, no gradients, no modes."""
+    """Eager, without gradients and modes: then torch's dispatcher, which takes 3 us, is not needed."""
     return not (
         torch.compiler.is_compiling()
         or type(x) is not Tensor

@@ -6,7 +6,7 @@ tokens. The compressed blob of torch is opaque: never stored, made at load from 
 without a synchronisation: a captured graph keeps the algorithm that its number of tokens was given.
 
 The default algorithm is rarely the best one, and how a sum is split matters at few tokens: `tuned` searches both,
-per shape and number of tokens (cusparselt_search), and the result can be stored and given back by `with_tuning`.
+per shape and number of tokens (search.py), and the result can be stored and given back by `with_tuning`.
 """
 
 from dataclasses import dataclass, replace

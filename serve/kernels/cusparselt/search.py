@@ -4,9 +4,9 @@ torch's search (`torch._C._cusparselt.mm_search`, a private name: looked up, nev
 many algorithms there are. It times each once or a few times and knows nothing of a graph; so all of them, and for few
 tokens each of their splits, are timed here shortly, and the best, its proposal and the default again and longer: on
 random numbers, over copies of the weight that together exceed the caches, as the layers of a model do. The default is
-timed before torch searches, since a torch that caches plans may leave the proposal in the default's place. Whoever
-gives another product than the default has lost. Without the private name the default is kept: the public search is
-deprecated and forgets the split, which matters most.
+timed before torch searches, since a torch that caches plans may put the proposal in the place of the default. An
+algorithm that gives another product than the default has lost. Without the private name the default is kept: the public
+search is deprecated and forgets the split, which matters most.
 """
 
 import logging
@@ -147,7 +147,7 @@ def graph_time_s(call: Call, calls: int) -> float:
         call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # Where a capture fails, torch leaves its stream the current one; the outer context does not.
+    # After a capture that fails, torch leaves its own stream as the current one; the outer context restores it.
     with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         for _ in range(calls):
             call()

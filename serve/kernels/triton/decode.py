@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twofour.prune.errors import InputError
-from twofour.serve.kernels.triton import plan as triton_plan
-from twofour.serve.kernels.triton import scratch as triton_scratch
+from twofour.serve.kernels.triton import plan, scratch
 from twofour.serve.kernels.triton.layout import DTYPES, TritonWeight, aligned, padded, refuses, traits
 
 __all__ = ["CROSSOVER_TOKENS", "TritonWeight", "available", "linear", "prepare", "refuses"]
@@ -67,8 +66,8 @@ def prepare(weight: TritonWeight, bias: Tensor | None = None) -> None:
 
     To be called before a CUDA graph is captured, once per shape, device and presence of a bias; it launches kernels.
     """
-    for tokens in (1, 17, 33, triton_plan.MAX_TOKENS + 1):
-        linear(weight.values.new_zeros(tokens, weight.columns), weight, bias, triton_plan.MAX_TOKENS)
+    for tokens in (1, 17, 33, plan.MAX_TOKENS + 1):
+        linear(weight.values.new_zeros(tokens, weight.columns), weight, bias, plan.MAX_TOKENS)
 
 
 def _linear(
@@ -80,8 +79,8 @@ def _linear(
     with torch.cuda.device_of(x):
         if not len(flat):
             y = x.new_empty(0, len(values))
-        elif len(flat) <= min(crossover, triton_plan.MAX_TOKENS):
-            tile = triton_plan.tile(len(flat), _capability(x.device))
+        elif len(flat) <= min(crossover, plan.MAX_TOKENS):
+            tile = plan.tile(len(flat), _capability(x.device))
             y = decode(flat, values, codes, arrivals, bias, splits, tile)
         else:
             y = _multiply_expanded(flat, values, codes, bias)
@@ -100,7 +99,7 @@ def _check(
         )
     expected = values.shape == (rows, 8 * quarter) and codes.shape == (rows, quarter)
     kinds = values.dtype in DTYPES and codes.dtype == torch.int16 and arrivals.dtype == torch.int32
-    room = arrivals.numel() >= triton_plan.counters(rows) and splits >= 1
+    room = arrivals.numel() >= plan.counters(rows) and splits >= 1
     if not (expected and kinds and room and values.is_contiguous() and codes.is_contiguous()):
         raise InputError("these tensors are no TritonWeight; make one by TritonWeight.from_packed")
     if bias is not None and (bias.shape != (rows,) or bias.dtype != x.dtype):
@@ -109,35 +108,35 @@ def _check(
         raise InputError(f"the activations are on {x.device}, weight and bias elsewhere; move them together")
 
 
-def _capability(device: torch.device) -> triton_plan.Capability:
+def _capability(device: torch.device) -> plan.Capability:
     if device.type != "cuda" and available() != "interpreter":
         raise InputError(f"the Triton kernels run on CUDA devices, got {device}; use the CPU kernels")
     return traits(device)[1]
 
 
 def decode(
-    x: Tensor, values: Tensor, codes: Tensor, arrivals: Tensor, bias: Tensor | None, splits: int, tile: triton_plan.Tile
+    x: Tensor, values: Tensor, codes: Tensor, arrivals: Tensor, bias: Tensor | None, splits: int, tile: plan.Tile
 ) -> Tensor:  # [tokens, columns] -> [tokens, rows]
     """Multiply by the kernel for few tokens, cut as `tile` says."""
     tokens, rows, quarter = len(x), len(values), codes.shape[1]
-    from twofour.serve.kernels.triton import programs as triton_kernels
+    from twofour.serve.kernels.triton import programs
 
     planes = tile.tokens > 16
     inputs = _planes(x, quarter, tile.groups, splits) if planes else aligned(_widened(x, 16 * quarter))
     y = x.new_empty(tokens, rows)
     partials = x.new_empty((splits, rows, tokens), dtype=torch.float32) if splits > 1 else None
-    triton_kernels.decode[triton_plan.grid(rows, tokens, splits, tile)](
+    programs.decode[plan.grid(rows, tokens, splits, tile)](
         values, codes, inputs, None if bias is None else bias.contiguous(), y, partials,
         arrivals, tokens, OUTPUTS=rows, QUARTER=quarter, SPLITS=splits, ROW_TILE=tile.rows,
         GROUP_TILE=tile.groups, TOKEN_TILE=tile.tokens, PLANES=planes,
-        PORTABLE=triton_kernels.INTERPRETED, num_warps=tile.warps, num_stages=tile.stages,
+        PORTABLE=programs.INTERPRETED, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y
 
 
 def _planes(x: Tensor, quarter: int, groups: int, splits: int) -> Tensor:  # -> [tokens, steps, 4, 2, groups, 2]
     """Sort by step, quarter and half of a group: 16-byte copies where 4-byte ones were, all of a step side by side."""
-    steps = triton_plan.steps_of_a_split(quarter, groups, splits) * splits
+    steps = plan.steps_of_a_split(quarter, groups, splits) * splits
     x = _widened(x, 16 * quarter).view(-1, 4, 4 * quarter)
     x = _widened(x, 4 * steps * groups).view(-1, 4, steps, groups, 2, 2)
     return aligned(x.permute(0, 2, 1, 4, 3, 5))
@@ -150,19 +149,19 @@ def _widened(x: Tensor, columns: int) -> Tensor:
 
 def _multiply_expanded(x: Tensor, values: Tensor, codes: Tensor, bias: Tensor | None) -> Tensor:
     _capability(values.device)  # refuses a device without the kernels
-    with triton_scratch.borrowed(len(values), x.shape[1], values) as dense:
+    with scratch.borrowed(len(values), x.shape[1], values) as dense:
         expand(values, codes, dense)
         return F.linear(x, dense, bias)
 
 
 def expand(values: Tensor, codes: Tensor, dense: Tensor) -> None:
     """Write the dense weight [rows, columns]."""
-    from twofour.serve.kernels.triton import programs as triton_kernels
+    from twofour.serve.kernels.triton import programs
 
     (rows, columns), quarter = dense.shape, codes.shape[1]
-    triton_kernels.expand[-(-rows // _EXPAND_ROW_TILE), -(-quarter // _EXPAND_GROUP_TILE)](
+    programs.expand[-(-rows // _EXPAND_ROW_TILE), -(-quarter // _EXPAND_GROUP_TILE)](
         values, codes, dense, OUTPUTS=rows, COLUMNS=columns, QUARTER=quarter, ROW_TILE=_EXPAND_ROW_TILE,
-        GROUP_TILE=_EXPAND_GROUP_TILE, PORTABLE=triton_kernels.INTERPRETED,
+        GROUP_TILE=_EXPAND_GROUP_TILE, PORTABLE=programs.INTERPRETED,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The Triton kernels behind a 2:4 linear: one copy of the values, read in place. Performance: not measured.
 
-One opaque step for torch.compile. Whoever captures CUDA graphs calls `prepare` of every linear once the kernels are
-chosen and before the first capture: a launch that compiles, and a scratch buffer that grows, do not belong into one.
+One opaque step for torch.compile. To capture CUDA graphs, call `prepare` of every linear when the kernels are chosen
+and before the first capture: no launch in a capture may compile, and no scratch buffer may grow.
 Calls on one device must follow each other on one stream: they share counters and scratch memory.
 """
 
@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from twofour.prune.format.packed import Packed
-from twofour.serve.kernels.triton import decode as triton_decode
+from twofour.serve.kernels.triton import decode
 from twofour.serve.kernels.triton.decode import TritonWeight
 
 
@@ -20,11 +20,11 @@ class TritonKernel:
     """A 2:4 weight in the layout of the Triton kernels; more than `crossover_tokens` multiply by it expanded."""
 
     weight: TritonWeight
-    crossover_tokens: int = triton_decode.CROSSOVER_TOKENS
+    crossover_tokens: int = decode.CROSSOVER_TOKENS
     name: ClassVar[str] = "triton"
 
     @classmethod
-    def from_packed(cls, packed: Packed, crossover_tokens: int = triton_decode.CROSSOVER_TOKENS) -> "TritonKernel":
+    def from_packed(cls, packed: Packed, crossover_tokens: int = decode.CROSSOVER_TOKENS) -> "TritonKernel":
         """Lay a weight out on its device. Raises InputError or CheckpointError for a weight that it cannot take."""
         return cls(TritonWeight.from_packed(packed), crossover_tokens)
 
@@ -38,15 +38,15 @@ class TritonKernel:
 
     def prepare(self, bias: Tensor | None) -> None:
         """Compile before a CUDA graph is captured what its calls may launch."""
-        triton_decode.prepare(self.weight, bias)
+        decode.prepare(self.weight, bias)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:  # [..., in] -> [..., out]
-        return triton_decode.linear(x, self.weight, bias, self.crossover_tokens)
+        return decode.linear(x, self.weight, bias, self.crossover_tokens)
 
 
 def refusal(packed: Packed) -> str | None:
     """Say why the Triton kernels cannot take this weight, if they cannot."""
-    available = triton_decode.available()
+    available = decode.available()
     if available.startswith("none"):
         return f"no Triton kernel ({available.removeprefix('none: ')})"
-    return triton_decode.refuses(packed)
+    return decode.refuses(packed)

@@ -2,7 +2,7 @@
 
 The values stay as they are: row-major, two per group, shared with the checkpoint's tensor (and with whatever else
 reads plain rows) where the row is a multiple of 64 columns and the memory aligned, else copied into padded rows.
-The positions become codes, 1..3 for (1 2) (1 3) (2 3) and 4..6 for (0 1) (0 2) (0 3); triton_ptx says why. A row is
+The positions become codes, 1..3 for (1 2) (1 3) (2 3) and 4..6 for (0 1) (0 2) (0 3); ptx.py says why. A row is
 cut into four quarters of `quarter` groups; word q of its codes holds those of the groups q, quarter + q,
 2 quarter + q and 3 quarter + q, 4 bits each:
 
@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from twofour.prune.errors import InputError
 from twofour.prune.format.packed import Packed, join_nibbles, split_nibbles, validate
-from twofour.serve.kernels.triton import plan as triton_plan
+from twofour.serve.kernels.triton import plan
 
 DTYPES = (torch.bfloat16, torch.float16)
 ALIGNMENT_BYTES = 16  # of an asynchronous copy
-_MAX_ROWS = 65535 * triton_plan.MIN_ROW_TILE  # the grid's second dimension
-_MAX_COLUMNS = 2**31 // triton_plan.MAX_TOKENS // 2  # the inputs of a call are addressed by 32 bits
+_MAX_ROWS = 65535 * plan.MIN_ROW_TILE  # the grid's second dimension
+_MAX_COLUMNS = 2**31 // plan.MAX_TOKENS // 2  # the inputs of a call are addressed by 32 bits
 _COLUMNS_PER_BLOCK = 64  # four quarters of whole 16-byte copies
 _INTERPRETED = (132, (9, 0))  # the processors and the capability that Triton's interpreter stands for
 
@@ -54,8 +54,8 @@ class TritonWeight:
         rows, columns = packed.shape
         quarter = padded(columns) // 16
         device = packed.values.device
-        arrivals = torch.zeros(triton_plan.counters(rows), dtype=torch.int32, device=device)
-        count = triton_plan.splits(rows, quarter, *traits(device))
+        arrivals = torch.zeros(plan.counters(rows), dtype=torch.int32, device=device)
+        count = plan.splits(rows, quarter, *traits(device))
         return cls(_rows_of_values(packed.values, quarter), _codes(packed, quarter), arrivals, columns, count)
 
     @property
@@ -115,7 +115,7 @@ def _codes(packed: Packed, quarter: int) -> Tensor:
     return (first | second << 4 | third << 8 | fourth << 12).contiguous()
 
 
-def traits(device: torch.device) -> tuple[int, triton_plan.Capability]:
+def traits(device: torch.device) -> tuple[int, plan.Capability]:
     """Return the number of processors and the compute capability."""
     if device.type != "cuda":
         return _INTERPRETED

@@ -1,9 +1,8 @@
 """The Triton kernels of a packed 2:4 weight: multiply a few tokens (`decode`), or expand to dense (`expand`).
 
-Load sparse, compute dense. A group's two kept values are one 32-bit word, and a code (triton_layout.PAIRS) says
-where they go.
-One 16-bit word carries the codes of four groups, one from each quarter of the row, so every load runs along a
-row. PRMT reads its two sources as a table of eight bytes and looks four codes up at once:
+Load sparse, compute dense. A group's two kept values are one 32-bit word, and a code (layout.PAIRS) says where
+they go. One 16-bit word carries the codes of four groups, one from each quarter of the row, so every load runs along
+a row. PRMT reads its two sources as a table of eight bytes and looks four codes up at once:
 
     codes      -> 4 PRMT            a selector byte per position: 0x54 first value, 0x76 second, 0x00 zero
     selectors  -> 4 PRMT, 4 shifts  16 bits for each half of a group
@@ -14,21 +13,21 @@ of a sum over inputs is free as long as it is fixed, so nothing is shuffled. Row
 the tensor-core product and tokens its columns, so few tokens waste little.
 
 The order of every sum depends on the weight and the device, never on the number of tokens: a row's groups are
-split into SPLITS ranges, and whoever finishes a tile last adds the ranges up in their order. PORTABLE replaces
-what Triton's interpreter lacks (inline PTX, bfloat16 products) by the same arithmetic in plain operations.
+split into SPLITS ranges, and the program that finishes a tile last adds the ranges up in their order. PORTABLE
+replaces what Triton's interpreter lacks (inline PTX, bfloat16 products) by the same arithmetic in plain operations.
 
 Performance on a GPU: not measured. Proven without one: the results, in the interpreter; the table look-ups,
-exhaustively; and the machine code for sm_80, sm_89 and sm_90 (tests/serve/test_triton_*.py).
+exhaustively; and the machine code for sm_80, sm_89 and sm_90 (tests/serve/kernels/triton).
 """
 
 import triton
 from triton import language as tl
 
-from twofour.serve.kernels.triton import ptx as triton_ptx
+from twofour.serve.kernels.triton import ptx
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # as the functions below were made when this was imported
 
-EXPAND = tl.constexpr(triton_ptx.EXPAND)
+EXPAND = tl.constexpr(ptx.EXPAND)
 EXPAND_OPERANDS = tl.constexpr("=r,=r,=r,=r,=r,=r,=r,=r,r,r,r,r,r")
 
 

@@ -1,8 +1,8 @@
 """Scratch memory for a dense weight that lives for one product: one buffer per device, as large as its largest use.
 
 A captured graph keeps the address that it saw, so a buffer that was outgrown is never freed; and while a graph is
-being captured the buffer does not grow: what does not fit comes from the memory of that graph. Whoever prepares
-the largest weight first pays for one buffer. Products on one device must follow each other on one stream.
+being captured the buffer does not grow: what does not fit comes from the memory of that graph. If the largest weight is
+prepared first, there is only one buffer. Products on one device must follow each other on one stream.
 """
 
 import threading

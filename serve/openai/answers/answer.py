@@ -1,4 +1,4 @@
-"""The answer of a generation, whole or as a stream, from the request's bytes to its last word."""
+"""One request from its bytes to the end of its answer, whole or as a stream."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from twofour.serve.edge import bodies
+from twofour.serve.edge.bodies import release_body
 from twofour.serve.edge.errors import RequestError, internal
 from twofour.serve.edge.limits import Reserve, Settle
 from twofour.serve.openai.admission import Place
@@ -18,7 +18,7 @@ from twofour.serve.openai.answers.choice import Choice, Delta
 from twofour.serve.openai.answers.dumps import dumps
 from twofour.serve.openai.answers.generation import Generation, Job
 from twofour.serve.openai.answers.owned import body_of, owned
-from twofour.serve.openai.answers.replies import Head, Reply, Usage, Writer
+from twofour.serve.openai.answers.replies import Envelope, Reply, Usage, Writer
 from twofour.serve.openai.answers.spans import span_of
 from twofour.serve.openai.answers.streams import DONE, HEADERS, Stream, error_event, usage_of
 from twofour.serve.openai.protocol import GenerationRequest, StreamOptions
@@ -31,13 +31,13 @@ Prepare = Callable[[Serving, Request, Caller], Awaitable[tuple[Job, Writer]]]
 
 
 class Stalled(Exception):
-    """The client keeps the connection and reads nothing."""
+    """The client keeps the connection open and reads nothing."""
 
 
 class Answer(Response, Generic[Request]):
-    """Generates while it answers. Nothing is promised to the client before the first token is there, so that whatever
-    fails until then has a status of its own. The one exception is a stream that has been silent for `keep_alive_s`:
-    proxies would soon take it for dead. It begins with a comment, and an error comes as its last event."""
+    """Generates while it answers. Nothing is sent before the first token is there, so that a failure until then has a
+    status of its own. The one exception is a stream that has been silent for `keep_alive_s`, which proxies would soon
+    cut: it begins with a comment, and an error comes as its last event."""
 
     def __init__(self, serving: Serving, caller: Caller, model: type[Request], prepare: Prepare[Request]) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class Answer(Response, Generic[Request]):
             except RequestError as error:
                 if not self._started:
                     raise
-                await self._last_words(send, error)
+                await self._end_with_error(send, error)
 
     async def _work(self, raw: bytes, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
         job, writer, options = await self._prepared(raw, place)
         del raw
-        bodies.release(scope)  # the answer may take minutes
+        release_body(scope)  # the answer may take minutes
         if options is None:
             await self._whole(job, writer, scope, receive, send)
         else:
@@ -77,18 +77,18 @@ class Answer(Response, Generic[Request]):
         async with self._generation(job, writer) as generation:
             while not generation.done:
                 await generation.advance()
-        deltas = [last_word(choice) for choice in generation.choices]
-        content = await self._serving.worded(deltas, self._reply, writer, deltas, usage_of(generation))
+        deltas = [whole_delta(choice) for choice in generation.choices]
+        content = await self._serving.written(deltas, self._reply, writer, deltas, usage_of(generation))
         await Response(content, media_type="application/json")(scope, receive, send)
 
     def _reply(self, writer: Writer, deltas: Sequence[Delta], usage: Usage) -> bytes:
         choices = [writer.whole(delta) for delta in deltas]
-        reply: Reply = {**self._head(writer, writer.kind), "choices": choices, "usage": usage}
+        reply: Reply = {**self._envelope(writer, writer.kind), "choices": choices, "usage": usage}
         return dumps(reply).encode()
 
     async def _stream(self, job: Job, writer: Writer, options: StreamOptions, send: Send) -> None:
-        head, keep_alive_s = self._head(writer, writer.chunk_kind), self._serving.config.keep_alive_s
-        stream = Stream(head, writer, options, keep_alive_s, self._serving.worded)
+        envelope, keep_alive_s = self._envelope(writer, writer.chunk_kind), self._serving.config.keep_alive_s
+        stream = Stream(envelope, writer, options, keep_alive_s, self._serving.written)
         with self._unless_stalled():
             try:
                 async with self._generation(job, writer) as generation:
@@ -102,14 +102,14 @@ class Answer(Response, Generic[Request]):
                 await self._write(send, error_event(self._shown(error)))
             await self._end(send)
 
-    async def _last_words(self, send: Send, error: RequestError) -> None:
+    async def _end_with_error(self, send: Send, error: RequestError) -> None:
         with self._unless_stalled():
             await self._write(send, error_event(error))
             await self._end(send)
 
     @contextmanager
     def _unless_stalled(self) -> Iterator[None]:
-        """A client that does not read is cut off without the last words."""
+        """A client that does not read gets no end of its stream: the connection is cut."""
         try:
             yield
         except Stalled:
@@ -119,7 +119,7 @@ class Answer(Response, Generic[Request]):
     async def _generation(self, job: Job, writer: Writer) -> AsyncIterator[Generation]:
         serving = self._serving
         settle = self._reserve(job)
-        decode, spell = serving.vocabulary.decode, serving.vocabulary.spelling.said
+        decode, spell = serving.vocabulary.decode, serving.vocabulary.spelling.shown_bytes
         generation = Generation(job, serving.engine, serving.metrics, decode, spell)
         try:
             async with generation:
@@ -129,7 +129,7 @@ class Answer(Response, Generic[Request]):
             self._state["span"] = span_of(writer.kind, serving.config.served_model_name, generation)
 
     def _reserve(self, job: Job) -> Settle:
-        """Of the key's tokens in a minute, all that this request may use, to be settled at its end."""
+        """Take all tokens that this request may use from those of its key in this minute; settled at its end."""
         reserve: Reserve | None = self._state.get("reserve")
         return reserve(job.most_tokens) if reserve else no_limit
 
@@ -153,7 +153,7 @@ class Answer(Response, Generic[Request]):
         log.error("request %s failed", self._caller.request_id, exc_info=error)
         return internal(self._caller.request_id)
 
-    def _head(self, writer: Writer, kind: str) -> Head:
+    def _envelope(self, writer: Writer, kind: str) -> Envelope:
         model = self._serving.config.served_model_name
         name = f"{writer.id_prefix}-{self._caller.request_id}"
         return {"id": name, "object": kind, "created": int(time.time()), "model": model}
@@ -163,8 +163,8 @@ def no_limit(used: int) -> None:
     pass
 
 
-def last_word(choice: Choice) -> Delta:
-    """The whole of an ended choice that nothing was taken of before."""
+def whole_delta(choice: Choice) -> Delta:
+    """All of a choice that has ended and from which nothing was taken before."""
     delta = choice.take()
     assert delta is not None, "an ended choice always has its end to tell"
     return delta

@@ -23,7 +23,7 @@ class Delta:
 
 
 class Choice:
-    """Ends by itself at a stop string, or when the engine says so. Logprobs wait for their text."""
+    """It ends at a stop string, or when the engine says so. Logprobs are given together with their text."""
 
     def __init__(self, index: int, prompt: Prompt, stops: Sequence[str], decode: Decode, spell: Spell) -> None:
         self.index, self.prompt = index, prompt
@@ -32,7 +32,7 @@ class Choice:
         self._detokenizer = Detokenizer(decode, spell, prompt.tokens)
         self._stops = StopMatcher(stops)
         self._text: list[str] = []
-        self._said = 0  # characters, those held back included
+        self._length = 0  # of the text in characters, with those held back
         self._logprobs: list[Logprob] = []
         self._offsets: list[int] = []
         self._prompt_logprobs: PromptLogprobs = ()
@@ -45,14 +45,14 @@ class Choice:
                 return
             self.generated_tokens += 1
             self._note(piece.logprobs[position : position + 1])
-            # The token that ended the text is no part of it, whatever its text would be.
+            # The token that ended the text is not part of it.
             ends = piece.stopped_by is not None and position == len(piece.tokens) - 1
             self._show("" if ends else self._detokenizer.step(token))
         if piece.finish is not None and self.finish is None:
             self._end(piece.finish)
 
     def take(self) -> Delta | None:
-        """What may be shown and was not yet; None if that is nothing."""
+        """What may be shown and has not been taken yet; None if there is nothing."""
         text = "".join(self._text)
         if not text and self.finish is None:
             return None
@@ -62,11 +62,11 @@ class Choice:
 
     def _note(self, logprobs: Sequence[Logprob]) -> None:
         self._logprobs += logprobs
-        self._offsets += [self._said] * len(logprobs)
+        self._offsets += [self._length] * len(logprobs)
 
     def _show(self, text: str) -> None:
         armed = self.generated_tokens >= self.prompt.sampling.min_tokens
-        self._said += len(text)
+        self._length += len(text)
         shown, stopped = self._stops.feed(text, armed)
         self._text.append(shown)
         if stopped:

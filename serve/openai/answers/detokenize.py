@@ -3,8 +3,8 @@
 A token's text depends on what came before it, and one character may be spread over several tokens. So a
 short window of ids is decoded twice, with and without the newest, and the difference is the new text:
 
-    ids   [ context | said | pending ]     said text = decode(context + said)
-                           ^ read          new text  = decode(all) minus said text
+    ids   [ context | shown | pending ]     shown text = decode(context + shown)
+                            ^ read          new text   = decode(all) minus shown text
 
 The window is cut back after each character, so that a token costs the same however long the text is.
 """
@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 
 Decode = Callable[[Sequence[int]], str]
 Spell = Callable[[int], bytes]
-INCOMPLETE = "\ufffd"  # what a decoder makes of a character's first bytes
+INCOMPLETE = "\ufffd"  # a decoder's text for the first bytes of a character
 CONTEXT = 6  # ids kept before the new ones
-LONGEST_WAIT = 64  # ids without a complete character: this is no character
+LONGEST_WAIT = 64  # ids without a complete character: they will not make one
 
 
 class Detokenizer:
@@ -35,7 +35,7 @@ class Detokenizer:
         return text
 
     def flush(self) -> str:
-        """What is left at the end, without the beginning of a character that was cut."""
+        """What is left at the end, without an incomplete last character."""
         text = self._new_text()
         if is_cut(b"".join(map(self._spell, self._ids[self._read :]))):
             text = text.rstrip(INCOMPLETE)
@@ -43,9 +43,9 @@ class Detokenizer:
         return text
 
     def _new_text(self) -> str:
-        said, text = self._decode(self._ids[: self._read]), self._decode(self._ids)
-        # Not simply the length of what was said: a new token may complete a character that the prompt began.
-        return text[shared(said, text) :]
+        shown, text = self._decode(self._ids[: self._read]), self._decode(self._ids)
+        # Not simply from len(shown) on: a new token may complete a character that the prompt began.
+        return text[shared(shown, text) :]
 
     def _advance(self) -> None:
         self._ids = self._ids[-CONTEXT:]
@@ -53,14 +53,14 @@ class Detokenizer:
 
 
 def is_cut(raw: bytes) -> bool:
-    """Ends within a character."""
+    """Whether these bytes end within a character."""
     decoder = getincrementaldecoder("utf-8")("replace")
     decoder.decode(raw)
     return decoder.getstate()[0] != b""
 
 
 def shared(one: str, other: str) -> int:
-    """How many characters both begin with."""
+    """How many characters they have in common at their beginning."""
     length = min(len(one), len(other))
     while not other.startswith(one[:length]):
         length -= 1

@@ -1,4 +1,4 @@
-"""From an engine's pieces to what a client may see. One owner: whoever leaves the loop ends its sequences."""
+"""From the engine's pieces to what a client may see. Leaving a Generation ends its sequences in the engine."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from typing import Self, cast
 
 from twofour.prune.errors import ServerError
 from twofour.serve.edge.errors import RequestError, internal, not_finite, not_followed
-from twofour.serve.engine.types import NOT_FINITE, NOT_FOLLOWED, Engine, Finish, Piece, Prompt
+from twofour.serve.engine.types import Engine, Failure, Finish, Piece, Prompt
 from twofour.serve.openai.answers.choice import Choice
 from twofour.serve.openai.answers.detokenize import Decode, Spell
 from twofour.serve.openai.engine_metrics import EngineMetrics, Timeline
@@ -25,29 +25,29 @@ class Job:
 
     request_id: str
     arrived_at: float
-    prompts: tuple[Prompt, ...]  # one per choice: n of each prompt, side by side
+    prompts: tuple[Prompt, ...]  # one for each choice: n for each prompt that was sent, next to each other
     n: int
     stops: tuple[str, ...]
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts, each once, however many choices it has."""
+        """Of all prompts that were sent, each counted once."""
         return sum(len(prompt.tokens) for prompt in self.prompts[:: self.n])
 
     @property
     def most_tokens(self) -> int:
-        """Of prompts and answers, as long as they may become."""
+        """Of prompts and of answers at their longest."""
         return self.prompt_tokens + sum(prompt.sampling.max_tokens for prompt in self.prompts)
 
 
 class Feed:
-    """The pieces of several sequences, in the order they come. Leaving it cancels what still runs."""
+    """The pieces of several sequences, in the order in which they arrive. Leaving it cancels those that still run."""
 
     def __init__(self, engine: Engine, prompts: Sequence[Prompt]) -> None:
         self._engine, self._prompts = engine, prompts
         self._arrivals: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        self.tokens = 0  # that came, taken by next() or not
+        self.tokens = 0  # that have arrived, taken by next() or not
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._follow(index, prompt)) for index, prompt in enumerate(self._prompts)]
@@ -61,7 +61,7 @@ class Feed:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def next(self) -> list[tuple[int, Piece]]:
-        """Everything that has come since the last call: a slow reader gets more at once, not later."""
+        """Everything that has arrived since the last call: a slow reader gets more at a time."""
         arrived = [await self._arrivals.get()]
         while not self._arrivals.empty():
             arrived.append(self._arrivals.get_nowait())
@@ -73,7 +73,7 @@ class Feed:
     async def _follow(self, index: int, prompt: Prompt) -> None:
         finish: Finish | None = None
         try:
-            # The protocol promises an iterator that can be closed early: that is how a sequence is cancelled.
+            # `Engine.submit` promises an iterator that can be closed early, which cancels the sequence.
             pieces = cast(AsyncGenerator[Piece, None], self._engine.submit(prompt))
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -109,7 +109,7 @@ class Generation:
 
     @property
     def used_tokens(self) -> int:
-        """Those too that were made for a client which took none of them."""
+        """With those that were generated and not taken."""
         return self.job.prompt_tokens + self._feed.tokens
 
     async def __aenter__(self) -> Self:
@@ -125,7 +125,7 @@ class Generation:
             timeline.end(choice.finish or unfinished)
 
     async def advance(self) -> list[Choice]:
-        """Wait for news; return the choices that it concerns, in order."""
+        """Wait for pieces; return the choices that got some, in order."""
         touched = set()
         for index, piece in await self._next():
             choice = self.choices[index]
@@ -148,14 +148,14 @@ class Generation:
         choice.accept(piece)
         if choice.finish is not None:
             self._open -= 1
-            if piece.finish is None:  # a stop string, of which the engine knows nothing
+            if piece.finish is None:  # it ended at a stop string: the engine knows of none
                 self._feed.cancel(choice.index)
 
     def _failure(self, piece: Piece) -> RequestError:
-        """The engine gave this sequence up; what it says may hold paths, so the log has it."""
+        """The engine gave this sequence up. Its words may hold paths: they are for the log."""
         log.error("request %s: %s: %s", self.job.request_id, piece.finish, piece.error)
-        if piece.error == NOT_FINITE:
+        if piece.failure is Failure.NOT_FINITE:
             return not_finite()
-        if NOT_FOLLOWED in (piece.error or ""):
+        if piece.failure is Failure.NOT_FOLLOWED:
             return not_followed()
         return internal(self.job.request_id) if self._engine.ready else engine_unavailable()

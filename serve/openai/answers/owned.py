@@ -1,4 +1,4 @@
-"""The one owner of a request's work: it ends when the work, the client, the deadline or the drain ends it."""
+"""The work for a request has one owner, which ends it: when it is done, the client has left, or its time is over."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 async def owned(serving: Serving, caller: Caller, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """What the work returns; None if the client left. Raises the reason why the server gave the work up."""
+    """What the work returns; None if the client has left. Raises the RequestError for which the work was ended."""
     working = asyncio.create_task(work)
     left = asyncio.create_task(client_left(receive))
     expired = asyncio.create_task(serving.lifecycle.expired.wait())
@@ -32,12 +32,12 @@ async def owned(serving: Serving, caller: Caller, receive: Receive, work: Corout
 
 
 def left_s(serving: Serving, caller: Caller) -> float:
-    """Of the deadline, which runs from the request's arrival."""
+    """Seconds left until the deadline, which runs from the arrival of the request."""
     return max(0.0, serving.config.deadline_s - (time.perf_counter() - caller.arrived_at))
 
 
 async def body_of(receive: Receive) -> bytes:
-    """The edge has read it already: it comes whole."""
+    """The whole body: the edge has read it."""
     body: bytes = (await receive())["body"]
     return body
 

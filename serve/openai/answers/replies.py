@@ -1,5 +1,5 @@
-"""The bodies of answers. A required field is always there, null or not; an optional one (`NotRequired`) is
-left out where there is nothing to say. OpenAI's schema allows no other mixture."""
+"""The bodies of answers. A required field is always there, even if it is null; an optional one (`NotRequired`) is left
+out when it is empty. OpenAI's schema wants it so."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
@@ -22,8 +22,8 @@ class Usage(TypedDict):
     prompt_tokens_details: CachedTokens
 
 
-class Head(TypedDict):
-    """What all chunks of a stream, or the one answer, have in common."""
+class Envelope(TypedDict):
+    """The fields that all chunks of a stream share, and the one answer has."""
 
     id: str
     object: str
@@ -31,7 +31,7 @@ class Head(TypedDict):
     model: str
 
 
-class Reply(Head):
+class Reply(Envelope):
     choices: Sequence[Any]
     usage: NotRequired[Usage]
 
@@ -91,7 +91,7 @@ class ChatChunkChoice(TypedDict):
 
 
 class Writer(Protocol):
-    """How one endpoint words its answers."""
+    """Writes the answers of one endpoint."""
 
     id_prefix: str
     kind: str
@@ -102,11 +102,11 @@ class Writer(Protocol):
     def chunks(self, delta: Delta) -> Sequence[CompletionChoice | ChatChunkChoice]: ...
 
     def opening(self, index: int) -> Sequence[CompletionChoice | ChatChunkChoice]:
-        """What is said about a choice before its first token."""
+        """What comes before the first token of a choice."""
 
 
 def finish_reason(finish: Finish | None) -> FinishReason | None:
-    """A sequence that ended in another way is an error, and has no choice to show."""
+    """A sequence that ended in another way is answered with an error."""
     reasons: dict[Finish | None, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length"}
     return reasons.get(finish)
 

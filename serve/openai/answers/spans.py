@@ -1,4 +1,4 @@
-"""What a trace says about a generation."""
+"""What a trace says of a generation; edge/observing/tracing.py sends it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ OPERATIONS = {"chat.completion": "chat", "text_completion": "text_completion"}
 
 
 def span_of(kind: str, model: str, generation: Generation) -> dict[str, Any]:
-    """Names from OpenTelemetry's GenAI conventions and vLLM; times in seconds, of the first sequence."""
+    """Names are those of OpenTelemetry's GenAI conventions and of vLLM; times are in seconds, of the first sequence."""
     job, first = generation.job, generation.timelines[0]
     sampling = job.prompts[0].sampling
     generated = sum(choice.generated_tokens for choice in generation.choices)

@@ -1,7 +1,7 @@
 """Stop strings, found wherever they fall across tokens.
 
-As many characters as the longest stop string has, less one, are held back: they may be its beginning. The
-earliest end wins; of several with the same end, the first in the list.
+One character less than the longest stop string has is held back: it may be the beginning of one. The stop string
+that ends first wins; of several with the same end, the first in the list.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class StopMatcher:
     def feed(self, text: str, armed: bool = True) -> tuple[str, bool]:
         """What may be shown now, and whether a stop string ended within this text.
 
-        Not armed, nothing ends here; but what is said now may be the beginning of a later end.
+        Unless `armed` none ends here; but one that ends later may begin here.
         """
         window = self._held + text
         start = self._find(window) if armed else None
@@ -32,7 +32,7 @@ class StopMatcher:
         return held
 
     def _find(self, window: str) -> int | None:
-        """Where the stop string begins that ends first after the characters held back."""
+        """The start of the stop string that ends first, after the characters held back."""
         earliest_end, found = len(window) + 1, None
         for stop in self._stops:
             start = window.find(stop, max(0, len(self._held) - len(stop) + 1))

@@ -1,4 +1,4 @@
-"""Server-sent events: one JSON document a line, an end that is always said, an error that looks like one."""
+"""Server-sent events: one JSON document in each, always an end, and an error that clients recognise as one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ from twofour.serve.edge.errors import RequestError
 from twofour.serve.openai.answers.choice import Delta
 from twofour.serve.openai.answers.dumps import dumps, text
 from twofour.serve.openai.answers.generation import Generation
-from twofour.serve.openai.answers.replies import Head, Usage, Writer
+from twofour.serve.openai.answers.replies import Envelope, Usage, Writer
 from twofour.serve.openai.protocol import StreamOptions
 
 DONE = b"data: [DONE]\n\n"
@@ -33,11 +33,11 @@ def error_event(error: RequestError) -> bytes:
 class Stream:
     """The events of one generation, in order."""
 
-    head: Head
+    envelope: Envelope
     writer: Writer
     options: StreamOptions
-    keep_alive_s: float | None  # of silence, before a comment says that somebody is there
-    worded: Callable[..., Awaitable[bytes]]  # runs a function of deltas, elsewhere if that takes long
+    keep_alive_s: float | None  # of silence before a comment is sent
+    written: Callable[..., Awaitable[bytes]]  # runs a function of deltas, in a thread if that takes long
     _opened: set[int] = field(default_factory=set)
 
     async def events(self, generation: Generation) -> AsyncIterator[bytes]:
@@ -51,7 +51,7 @@ class Stream:
                 continue
             deltas = [delta for choice in choices if (delta := choice.take()) is not None]
             usage = usage_of(generation) if every_time else None
-            if data := await self.worded(deltas, self._events, deltas, usage):
+            if data := await self.written(deltas, self._events, deltas, usage):
                 yield data
         if self.options.include_usage:
             yield event(text(self._document([], usage_of(generation))))
@@ -68,7 +68,7 @@ class Stream:
             yield from self.writer.chunks(delta)
 
     def _document(self, choices: Sequence[Any], usage: Usage | None) -> dict[str, Any]:
-        document = {**self.head, "choices": choices}
+        document = {**self.envelope, "choices": choices}
         return document if usage is None else {**document, "usage": usage}
 
 

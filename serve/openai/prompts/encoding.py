@@ -1,15 +1,15 @@
 """Text to token ids, never many more of them than are allowed.
 
-A text of 8 MB that is too long by far would take seconds and a gigabyte, to be refused for its length. So a long text
-is first encoded in slices, of which only the tokens are counted, up to the first too many. At a cut some tokens are
-others than in the whole text; that much is taken off the count.
+To encode a text of 8 MB only to refuse it would take seconds and a gigabyte. So a long text is first encoded in slices,
+only to count tokens, and no further than the limit. At a cut some tokens differ from those of the whole text, so the
+count is lowered by that much.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 SLICE = 1 << 14  # characters
-CUT = 512  # tokens at both ends of a slice that may be others than in the whole text
+CUT = 512  # tokens at both ends of a slice that may differ from those of the whole text
 
 
 class TooManyTokens(Exception):
@@ -22,7 +22,7 @@ class Encoder:
     tokenizer: Any  # tokenizers.Tokenizer
 
     def encode(self, text: str, limit: int, special_tokens: bool = False) -> list[int]:
-        """Raises TooManyTokens, where that is certain before the end; a few over the limit are for the caller."""
+        """Raises TooManyTokens if that is certain before the end; the caller checks the exact count."""
         if len(text) > SLICE:
             self._check(text, limit)
         return list(self._encoding(text, special_tokens).ids)
@@ -35,5 +35,5 @@ class Encoder:
                 raise TooManyTokens(tokens)
 
     def _encoding(self, text: str, special_tokens: bool = False) -> Any:
-        # A batch of one: for a single text the interpreter would be held until it is done.
+        # A batch of one: for a single text, no other thread would run until it is done.
         return self.tokenizer.encode_batch_fast([text], add_special_tokens=special_tokens)[0]

@@ -3,8 +3,8 @@
     byte-level       one character stands for each byte    "Ġwör" spelled "ĠwÃ¶r"    b" w\\xc3\\xb6r"
     SentencePiece    ▁ is a space, <0xNN> a byte           "▁wör", "<0xF0>"          b" w\\xc3\\xb6r", b"\\xf0"
 
-Which kind it is, its decoder is asked. A token may hold a part of a character, which no text has; so the bytes of an
-answer's tokens, joined, are those of its text, and their texts need not be.
+The decoder of a tokenizer tells its kind. A token may hold a part of a character. So the bytes of the tokens of an
+answer, joined, are the bytes of its text; but the texts of the tokens, joined, need not be its text.
 """
 
 import re
@@ -14,8 +14,8 @@ from itertools import accumulate
 from typing import Any
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-BEFORE = "a"  # a decoder strips the space of a text's first token
-SKIPPED = 16  # bytes of a text that a tokenizer's normalization may have taken between two tokens
+BEFORE = "a"  # a token before, since a decoder strips the space of the first one
+SKIPPED = 16  # bytes between two tokens that the normalization of a tokenizer may have removed
 
 
 class Spelling:
@@ -28,13 +28,13 @@ class Spelling:
         self._special = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
         self.bytes_of = lru_cache(maxsize=1 << 16)(self._bytes_of)
 
-    def said(self, token: int) -> bytes:
-        """What the token adds to an answer, which leaves special tokens out."""
+    def shown_bytes(self, token: int) -> bytes:
+        """What the token adds to an answer: nothing, if it is special."""
         return b"" if token in self._special else self.bytes_of(token)
 
     def _bytes_of(self, token: int) -> bytes:
         spelled = self._backend.id_to_token(token)
-        if spelled is None:  # a row of the model's head that the tokenizer does not know
+        if spelled is None:  # the model has more rows in its head than the tokenizer has tokens
             return b""
         if self._has_bytes and (byte := BYTE.fullmatch(spelled)):
             return bytes([int(byte[1], 16)])
@@ -51,7 +51,7 @@ class Spelling:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """Byte-level vocabularies write a byte as itself where that can be seen, and the others as U+0100 and above."""
+    """Byte-level vocabularies write visible bytes as themselves, and the others as U+0100 and above."""
     seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     unseen = sorted(set(range(256)) - set(seen))
     return {chr(byte): byte for byte in seen} | {chr(256 + i): byte for i, byte in enumerate(unseen)}
@@ -66,14 +66,14 @@ def is_whole(raw: bytes) -> bool:
 
 
 def text_of(raw: bytes) -> str:
-    """As OpenAI shows it: bytes that are no whole characters are escaped."""
+    """As OpenAI shows it: bytes of incomplete characters are escaped."""
     return raw.decode(errors="backslashreplace")
 
 
 def offsets(text: str, tokens: Sequence[bytes]) -> list[int]:
-    """Where each token begins in the text that they spell, in characters; within a character, where that begins.
+    """Where each token begins in the text that they spell, in characters; one within a character, where that begins.
 
-    What a tokenizer puts before a text, a start token or a space of its own, has no width.
+    What a tokenizer adds before a text, a start token or a space, has no width.
     """
     data, joined = text.encode(), b"".join(tokens)
     if joined.endswith(data):
@@ -86,10 +86,10 @@ def offsets(text: str, tokens: Sequence[bytes]) -> list[int]:
 
 
 def found_in(data: bytes, tokens: Sequence[bytes]) -> list[int]:
-    """The same in bytes, where the text is not quite what the tokens spell.
+    """The same in bytes, for a text that differs a little from what the tokens spell.
 
-    A token that is not there has no width, and the text's first space may be missing; what a tokenizer's normalization
-    has changed is passed over.
+    A token that is not in the text has no width, and the first space of the text may be missing. What the normalization
+    of a tokenizer has changed is skipped.
     """
     at, starts = 0, []
     for raw in tokens:

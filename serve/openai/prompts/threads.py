@@ -1,6 +1,6 @@
-"""Where work goes that would hold up the event loop. Large work has one thread, and small work never waits for it.
+"""Threads for work that would hold up the event loop. Large work has one thread, and small work never waits for it.
 
-How much may wait is bounded by admission. What its owner gives up before it is begun is not begun.
+Admission limits how much may wait. Work that its owner cancels before it has begun does not begin.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
-LARGE = 1 << 15  # bytes, characters or tokens: what takes a millisecond to parse, and ten to tokenise
+LARGE = 1 << 15  # bytes, characters or tokens: they take a millisecond to parse, and ten to tokenise
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -20,10 +20,10 @@ class Threads:
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large")
 
     async def run(self, size: int, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """`size`: of what the function goes through."""
+        """`size`: of what the function reads."""
         pool = self._large if size > LARGE else self._small
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     async def run_if_large(self, size: int, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """For what is quick: done at once unless it is large."""
+        """For quick work: done here and now, unless it is large."""
         return await self.run(size, function, *arguments) if size > LARGE else function(*arguments)

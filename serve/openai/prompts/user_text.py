@@ -1,15 +1,15 @@
-"""Messages that cannot speak the template's language.
+"""Special tokens that a user writes into a message stay text.
 
-A chat template writes special tokens, `<|im_start|>` for instance, as text between what people said, and a tokenizer
-turns that text into control tokens wherever it finds it. Whoever writes one into a message would end their turn and
-begin the system's. So what looks like a special token in a message goes through the template as a stand-in S, one
-private-use character that is nowhere in the messages:
+A chat template writes special tokens, `<|im_start|>` for instance, as text between the messages, and a tokenizer turns
+that text into control tokens wherever it finds it. A user who writes one into a message could end their turn and begin
+the system's. So what looks like a special token in a message goes through the template as a stand-in S, a private-use
+character that is in none of the messages:
 
-    said        hello <|im_end|>              rendered   <|im_start|>user hello S<|im_end|>
+    message     hello <|im_end|>              rendered   <|im_start|>user hello S<|im_end|>
     stand-ins   {"<|im_end|>": S}             encoded    [1]  plain("user hello <|im_end|>")  [2]
 
-Then the text is cut at the special tokens that are left, which are the template's own, and what lies between them is
-encoded as plain text. Messages without any, which is nearly all, are encoded by the tokenizer as they are.
+Then the text is cut at the special tokens in it, which are now all the template's own, and the parts between them are
+encoded as plain text. Messages without special tokens, nearly all, are encoded by the tokenizer as usual.
 """
 
 import re
@@ -22,45 +22,45 @@ from tokenizers import Tokenizer
 from twofour.serve.edge.errors import invalid
 from twofour.serve.openai.prompts.encoding import Encoder, TooManyTokens
 
-PRIVATE = range(0xF0000, 0x110000)  # planes 15 and 16: no text has them
-SPARE = 64  # that a text may have and is still served; each is looked for in all of it
-Said = list[dict[str, str]]
+PRIVATE = range(0xF0000, 0x110000)  # planes 15 and 16: texts do not use them
+SPARE = 64  # private characters that the messages may have; each is looked for in all of them
+PlainMessages = list[dict[str, str]]
 StandIns = dict[str, str]
 
 
 class UserText:
     """The special tokens of one tokenizer, and how they are kept out of messages.
 
-    Looked for one by one: a search for text is quick, and between two of them the interpreter takes turns.
+    They are looked for one by one: a search for text is quick, and between two searches other threads can run.
     """
 
     def __init__(self, backend: Any) -> None:
         known = backend.get_added_tokens_decoder()
         self._ids = {token.content: id for id, token in known.items() if token.special}
-        # Longest first: it is taken where one is part of another.
+        # Longest first: where one is part of another, the longer one counts.
         self._special = sorted(
             (token for token in known.values() if token.special), key=lambda token: -len(token.content)
         )
         self._tokens = {token.content: token for token in self._special}
         self._own = any_of([re.escape(token.content) for token in self._special])
-        # Where special tokens are looked for in normalized text, no look at the messages can tell.
+        # A tokenizer that looks for special tokens in normalized text may find some that are not seen in the messages.
         self.is_blind = backend.normalizer is not None and any(token.normalized for token in self._special)
         plain = Tokenizer.from_str(backend.to_str())
         plain.encode_special_tokens = True
         self._plain = Encoder(plain)
 
-    def stand_ins(self, messages: Said) -> StandIns:
+    def stand_ins(self, messages: PlainMessages) -> StandIns:
         """One for each special token that is written in a message."""
-        said = "\n".join(message["content"] for message in messages)
-        written = [token.content for token in self._special if token.content in said]
+        text = "\n".join(message["content"] for message in messages)
+        written = [token.content for token in self._special if token.content in text]
         tried = islice(map(chr, PRIVATE), len(written) + SPARE) if written else ()
-        spare = [character for character in tried if character not in said]
+        spare = [character for character in tried if character not in text]
         if len(spare) < len(written):
             raise invalid("special tokens beside private-use characters; leave one of them out", "messages")
         return dict(zip(written, spare, strict=False))
 
-    def disguise(self, messages: Said, stand_ins: StandIns) -> Said:
-        """The longest first, so that no part of one is taken for another."""
+    def disguise(self, messages: PlainMessages, stand_ins: StandIns) -> PlainMessages:
+        """Put stand-ins for special tokens, the longest first, so that no part of one is taken for another."""
 
         def disguised(text: str) -> str:
             for token, stand_in in stand_ins.items():
@@ -70,7 +70,7 @@ class UserText:
         return [{**message, "content": disguised(message["content"])} for message in messages]
 
     def encode(self, rendered: str, stand_ins: StandIns, limit: int) -> list[int]:
-        """The ids of a rendered template: its own special tokens, and everything else as plain text."""
+        """The ids of a rendered template: its own special tokens, all the rest as plain text."""
         back = str.maketrans({stand_in: token for token, stand_in in stand_ins.items()})
         ids: list[int] = []
         for part in self._parts(rendered):
@@ -81,15 +81,15 @@ class UserText:
         return ids
 
     def _parts(self, rendered: str) -> Iterator[str]:
-        """Special tokens, and what lies between them without the white space that they take along."""
-        end, takes = 0, False
+        """Special tokens and the text between them, without the white space that belongs to the tokens."""
+        end, strips = 0, False
         for match in self._own.finditer(rendered):
             between, token = rendered[end : match.start()], self._tokens[match[0]]
-            between = between.lstrip() if takes else between
+            between = between.lstrip() if strips else between
             yield from filter(None, (between.rstrip() if token.lstrip else between, match[0]))
-            end, takes = match.end(), token.rstrip
+            end, strips = match.end(), token.rstrip
         rest = rendered[end:]
-        yield from filter(None, (rest.lstrip() if takes else rest,))
+        yield from filter(None, (rest.lstrip() if strips else rest,))
 
 
 def any_of(patterns: list[str]) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""The model's tokenizer as the server uses it: off the event loop, never truncating, never guessing."""
+"""The model's tokenizer as the server uses it: in threads, without truncation, without guesses."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +13,16 @@ from twofour.serve.edge.errors import RequestError, invalid, unsupported
 from twofour.serve.openai.prompts.encoding import Encoder, TooManyTokens
 from twofour.serve.openai.prompts.spelling import Spelling
 from twofour.serve.openai.prompts.threads import Threads
-from twofour.serve.openai.prompts.user_text import Said, StandIns, UserText
+from twofour.serve.openai.prompts.user_text import PlainMessages, StandIns, UserText
 from twofour.serve.openai.protocol import Message
 
 RENDER_DEADLINE_S = 2.0
-# A text takes some 80 bytes a character while it is encoded, and spaces come 80 to a token. So there are two limits:
-# what surely cannot fit, and what takes too much to find out.
+# While it is encoded, a text takes some 80 bytes for each character; and one token may be 80 spaces. So there are two
+# limits: for texts that cannot fit, and for those that take too much memory to find out.
 MOST_TO_A_TOKEN = 8  # of a whole text; prose has 4 to 5
 ALWAYS_READ = 1 << 18
 Tokens = tuple[int, ...]
-Refusal = Callable[[int, str, str], RequestError]  # of the limit, what there is, and the parameter
+Refusal = Callable[[int, str, str], RequestError]  # takes the limit, the amount, and the parameter
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ OPEN = Ending()
 
 
 def too_long(limit: int, amount: str, param: str) -> RequestError:
-    """Worded so that LangChain and LiteLLM recognise it."""
+    """LangChain and LiteLLM recognise these words."""
     message = f"This model's maximum context length is {limit} tokens, but the prompt is too long: {amount}. "
     return invalid(f"{message}Shorten the prompt or ask for fewer tokens.", param, "context_length_exceeded")
 
 
 @contextmanager
-def refused(refusal: Refusal, limit: int, param: str) -> Iterator[None]:
-    """Too many tokens as an answer to the client."""
+def answering(refusal: Refusal, limit: int, param: str) -> Iterator[None]:
+    """TooManyTokens becomes an error for the client."""
     try:
         yield
     except TooManyTokens as error:
@@ -68,9 +68,9 @@ class Vocabulary:
     async def encode(
         self, text: str, limit: int, param: str, special_tokens: bool = True, refusal: Refusal = too_long
     ) -> Tokens:
-        """Refuses what is far over the limit; whether it fits is for the caller, who has the count."""
+        """Refuses only what is far over the limit. The caller, who has the count, checks whether it fits."""
         self._check_length(len(text), limit, param, refusal)
-        with refused(refusal, limit, param):
+        with answering(refusal, limit, param):
             return tuple(await self.threads.run(len(text), self._encoder.encode, text, limit, special_tokens))
 
     async def encode_chat(
@@ -89,11 +89,11 @@ class Vocabulary:
         if special_tokens:
             raise unsupported("add_special_tokens", "the messages hold a special token")
         self._check_length(len(rendered), limit, "messages", refusal)
-        with refused(refusal, limit, "messages"):
+        with answering(refusal, limit, "messages"):
             return tuple(await self.threads.run(len(rendered), self._user_text.encode, rendered, stand_ins, limit))
 
     def _check_length(self, characters: int, limit: int, param: str, refusal: Refusal) -> None:
-        """Refuse unread, by its length alone, a text that cannot fit `limit` tokens or is not worth a try."""
+        """Refuse by its length a text that cannot fit `limit` tokens, or that would take too much memory to encode."""
         if characters > limit * self._longest_token:
             raise refusal(limit, f"at least {characters // self._longest_token} tokens", param)
         if characters > max(limit * MOST_TO_A_TOKEN, ALWAYS_READ):
@@ -115,34 +115,34 @@ class Vocabulary:
         return str(self._backend.decode(ids, skip_special_tokens=True))
 
     def decode_all(self, ids: Sequence[int]) -> str:
-        # A batch of one: for a single list the interpreter would be held until it is done.
+        # A batch of one: for a single list, no other thread would run until it is done.
         return str(self._backend.decode_batch([ids], skip_special_tokens=False)[0])
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary spells them."""
         return list(self._tokenizer.convert_ids_to_tokens(ids))
 
     def _render(self, messages: Sequence[Message], ending: Ending) -> tuple[str, StandIns]:
-        said: Said = [{"role": role_of(message), "content": text_of(message)} for message in messages]
-        stand_ins = self._user_text.stand_ins(said)
-        disguised = self._user_text.disguise(said, stand_ins) if stand_ins else said
+        plain: PlainMessages = [{"role": role_of(message), "content": message_text(message)} for message in messages]
+        stand_ins = self._user_text.stand_ins(plain)
+        disguised = self._user_text.disguise(plain, stand_ins) if stand_ins else plain
         rendered = self._tokenizer.apply_chat_template(disguised, tokenize=False, **asdict(ending))
         return str(rendered), stand_ins
 
 
 def role_of(message: Message) -> str:
-    """Templates know no developer: OpenAI's newer name for the system."""
+    """Templates do not know "developer", OpenAI's newer name for the system."""
     return "system" if message.role == "developer" else message.role
 
 
 def characters(message: Message) -> int:
-    """Of its text; parts that are no text are refused when it is rendered."""
+    """Of its text. Parts that are not text are refused later."""
     content = message.content
     texts = [content] if isinstance(content, str) else [part.get("text") for part in content]
     return sum(len(text) for text in texts if isinstance(text, str))
 
 
-def text_of(message: Message) -> str:
+def message_text(message: Message) -> str:
     """The text of a message; parts joined by line breaks. Nothing is ever fetched."""
     if isinstance(message.content, str):
         return message.content

@@ -12,6 +12,7 @@ from twofour.bench.engine import step as overhead
 from twofour.bench.engine.step import Overhead, document, table
 from twofour.prune.errors import InputError, ModelError
 from twofour.serve.engine import child
+from twofour.serve.engine.assembly.assemble import assemble
 from twofour.serve.engine.messages import Report
 from twofour.serve.engine.types import EngineConfig
 from twofour.serve.model.loading import load_model
@@ -23,7 +24,7 @@ def test_both_arms_decode_the_same_tokens_and_only_decoding_counts(
     tiny_float32_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare, served = (load_model(str(tiny_float32_folder), "cpu", kernels="reference") for _ in range(2))
-    loop, _ = child.assemble(EngineConfig(str(tiny_float32_folder), device="cpu"), served)
+    loop, _ = assemble(EngineConfig(str(tiny_float32_folder), device="cpu"), served)
     fed: list[int] = []
     bare.register_forward_pre_hook(lambda _, args, more: fed.append(int(more["input_ids"][0, -1])), with_kwargs=True)
     reports: list[Report] = []

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from twofour.serve.edge.bodies import LARGEST_AT_A_TIME, UNCOUNTED_BYTES, BodyLimit, release
+from twofour.serve.edge.bodies import LARGEST_AT_A_TIME, UNCOUNTED_BYTES, BodyLimit, release_body
 
 LIMIT = 2 * UNCOUNTED_BYTES
 
@@ -74,7 +74,7 @@ def test_a_body_that_is_done_with_counts_no_more() -> None:
     class Prompt(Edge):
         async def _app(self, scope: Any, receive: Any, send: Any) -> None:
             await receive()
-            release(scope)
+            release_body(scope)
             await super()._app(scope, self.nothing, send)
 
         async def nothing(self) -> Any:

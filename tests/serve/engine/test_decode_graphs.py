@@ -17,11 +17,20 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from twofour.prune.errors import ModelError
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.assembly.capacity import Capacity
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
-from twofour.serve.engine.runners.graphs import Captured, DecodeGraphs, Launch, Shape, captured, full, inputs, shapes
+from twofour.serve.engine.runners.graphs import (
+    Captured,
+    DecodeGraphs,
+    Launch,
+    Shape,
+    full_step,
+    inputs,
+    shapes,
+    try_capture,
+)
 from twofour.serve.engine.types import EngineConfig
 
 SIZE, BLOCKS, CONTEXT = 4, 256, 1024
@@ -214,7 +223,7 @@ def test_prefill_and_tokens_without_wanted_logits_run_as_they_are() -> None:
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 40))
 def test_a_full_step_has_all_rows_their_own_blocks_and_the_longest_table(rows: int, blocks: int, cache: int) -> None:
-    chunks = full(Shape(rows, blocks), SIZE, cache)
+    chunks = full_step(Shape(rows, blocks), SIZE, cache)
     own = [block for chunk in chunks for block in chunk.blocks]
     assert len(chunks) == min(rows, cache) and len(set(own)) == len(own) and max(own) < cache
     assert max(len(chunk.blocks) for chunk in chunks) == (blocks if rows * blocks <= cache else max(1, cache // rows))
@@ -253,7 +262,7 @@ def test_a_recording_that_is_wrong_in_its_last_row_alone_is_found() -> None:
 
 def test_what_is_captured_is_measured() -> None:
     free = iter([1000, 900])
-    made = captured(runner(), [Shape(1, 64)], tape, lambda: next(free))
+    made = try_capture(runner(), [Shape(1, 64)], tape, lambda: next(free))
     assert made.graphs is not None
     assert (len(made.graphs), made.nbytes, made.note) == (1, 100, None)
 
@@ -269,7 +278,7 @@ def test_where_capturing_fails_the_log_and_a_note_say_so_once(
     family: str, capture: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        made = captured(eager := runner(family), [Shape(2, 64), Shape(1, 64)], capture, lambda: 0)
+        made = try_capture(eager := runner(family), [Shape(2, 64), Shape(1, 64)], capture, lambda: 0)
     assert made.graphs is None
     assert made.note is not None and "without CUDA graphs" in made.note and why in made.note
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -286,9 +295,9 @@ def test_only_a_gpu_is_asked_and_only_if_it_is_wanted(
         calls.append(steps)
         return Captured(note="no")
 
-    monkeypatch.setattr(child.cuda_graphs, "captured", failing)
+    monkeypatch.setattr(assemble.cuda_graphs, "capture_on_cuda", failing)
     config = EngineConfig("m", max_num_seqs=2, block_size=SIZE, cuda_graphs=wanted)
     stand_in, room = SimpleNamespace(device=torch.device(device)), Capacity(CONTEXT, BLOCKS * SIZE)
-    made = child._captured(config, stand_in, runner(), room)
+    made = assemble._decode_graphs(config, stand_in, runner(), room)
     assert made == (Captured(note="no") if asked else Captured())
     assert calls == [[(2, 128), (2, 64), (1, 256), (1, 128), (1, 64)]] * asked

@@ -16,7 +16,7 @@ from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.scheduler import Scheduler
-from twofour.serve.engine.types import EngineInfo, Finish, Piece, Prompt, Sampling
+from twofour.serve.engine.types import EngineInfo, Failure, Finish, Piece, Prompt, Sampling
 from twofour.serve.openai.formats import compiled
 
 PERSON = {
@@ -72,7 +72,9 @@ def say(byte_tokenizer: Any, constrain: Constrain) -> Callable[..., dict[str, Pi
 def whole(pieces: list[Piece]) -> Piece:
     last = pieces[-1]
     tokens = tuple(token for piece in pieces for token in piece.tokens)
-    return Piece(last.id, tokens, finish=last.finish, stopped_by=last.stopped_by, error=last.error)
+    return Piece(
+        last.id, tokens, finish=last.finish, stopped_by=last.stopped_by, error=last.error, failure=last.failure
+    )
 
 
 def ask(id: str, schema: Any, **sampling: Any) -> Prompt:
@@ -126,7 +128,7 @@ def test_a_form_of_1500_fields(say: Any, byte_tokenizer: Any) -> None:
 def test_a_grammar_that_cannot_be_followed_ends_its_own_sequence(say: Any) -> None:
     broken = Prompt("bad", (1, 2), Sampling(5, grammar='{"grammars": [{"lark_grammar": "start: ("}]}'))
     pieces = say(broken, ask("good", {"enum": ["red"]}))
-    assert pieces["bad"].finish is Finish.ERROR and "grammar" in str(pieces["bad"].error)
+    assert (pieces["bad"].finish, pieces["bad"].failure) == (Finish.ERROR, Failure.NOT_FOLLOWED)
     assert pieces["good"].finish is Finish.STOP
 
 

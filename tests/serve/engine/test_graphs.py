@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
+from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report
-from twofour.serve.engine.runners.graphs import Captured, captured, shapes
-from twofour.serve.engine.types import NOT_FINITE, EngineConfig, EngineInfo, Prompt, Sampling
+from twofour.serve.engine.runners.graphs import Captured, shapes, try_capture
+from twofour.serve.engine.types import EngineConfig, EngineInfo, Failure, Prompt, Sampling
 from twofour.serve.model.loading import load_model
 
 POISON = 300
@@ -29,24 +30,22 @@ def model(tiny_float32_folder: Path) -> Any:
     return load_model(str(tiny_float32_folder), "cpu", kernels="reference")
 
 
-def engine(
-    model: Any, monkeypatch: pytest.MonkeyPatch, replaying: bool, kv_tokens: int
-) -> tuple[child.Loop, EngineInfo]:
+def engine(model: Any, monkeypatch: pytest.MonkeyPatch, replaying: bool, kv_tokens: int) -> tuple[Loop, EngineInfo]:
     config = EngineConfig(
         model.config.name_or_path, device="cpu", max_num_seqs=7, block_size=4, kv_tokens=kv_tokens, max_model_len=72
     )
 
     def stand_in(config: EngineConfig, model: Any, runner: Any, room: Any) -> Captured:
         steps = shapes(config.max_num_seqs, room.context_length, config.block_size, kv_tokens // config.block_size)
-        return captured(runner, steps, lambda launch: launch, lambda: 0)
+        return try_capture(runner, steps, lambda launch: launch, lambda: 0)
 
     with monkeypatch.context() as patch:
         if replaying:
-            patch.setattr(child, "_captured", stand_in)
-        return child.assemble(config, model)
+            patch.setattr(assemble, "_decode_graphs", stand_in)
+        return assemble.assemble(config, model)
 
 
-def run(loop: child.Loop, arrivals: list[list[Command]]) -> tuple[dict[str, list[int]], dict[str, str], Report]:
+def run(loop: Loop, arrivals: list[list[Command]]) -> tuple[dict[str, list[int]], dict[str, str], Report]:
     """One list of commands per step: the text of each, the errors, the last report."""
     reports: list[Report] = []
     script: Iterator[list[Command]] = iter(arrivals)
@@ -59,7 +58,7 @@ def run(loop: child.Loop, arrivals: list[list[Command]]) -> tuple[dict[str, list
     texts: dict[str, list[int]] = {piece.id: [] for piece in pieces}
     for piece in pieces:
         texts[piece.id] += piece.tokens
-    return texts, {piece.id: piece.error for piece in pieces if piece.error}, reports[-1]
+    return texts, {piece.id: str(piece.failure or piece.error) for piece in pieces if piece.error}, reports[-1]
 
 
 @pytest.mark.parametrize("kv_tokens", [1000, 88])
@@ -90,6 +89,6 @@ def test_logits_that_are_not_finite_end_their_request_only(model: Any, monkeypat
         texts, errors, last = run(loop, arrivals)
     finally:
         row.copy_(kept)
-    assert errors == {"bad": NOT_FINITE} and texts.pop("bad") == [POISON]
+    assert errors == {"bad": Failure.NOT_FINITE} and texts.pop("bad") == [POISON]
     assert texts == expected
     assert last.stats.replayed_steps == last.stats.steps - 1

@@ -26,7 +26,7 @@ from twofour.serve.engine.messages import Cancel
 from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.sampler import sample
-from twofour.serve.engine.types import NOT_FINITE, Finish, Piece, Prompt, Sampling
+from twofour.serve.engine.types import Failure, Finish, Piece, Prompt, Sampling
 
 
 def ends_at(token: int, position: int) -> Callable[[int], int]:
@@ -121,7 +121,7 @@ def test_logits_that_are_not_finite_end_their_request_only(asked: dict[str, Any]
     finally:
         row.copy_(kept)
     (piece,) = pieces_of(reports, "bad")
-    assert (piece.finish, piece.error) == (Finish.ERROR, NOT_FINITE)
+    assert (piece.finish, piece.failure) == (Finish.ERROR, Failure.NOT_FINITE)
     assert len(healthy) > 6
     assert all(text(reports, p.id) == generated("llama", p) for p in healthy)
     assert reports[-1].stats.not_finite == 1

@@ -18,6 +18,7 @@ from twofour.serve.engine.messages import (
 from twofour.serve.engine.types import (
     EngineConfig,
     EngineInfo,
+    Failure,
     Finish,
     Logprob,
     Piece,
@@ -58,6 +59,7 @@ PIECES = (
         Finish.STOP,
         5,
         "an error",
+        Failure.NOT_FINITE,
         16,
         0.5,
         0.25,

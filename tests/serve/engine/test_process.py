@@ -18,7 +18,7 @@ from processes import alive, soon
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twofour.prune.errors import InputError, ServerError
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.process import STALE_S, ProcessEngine, expected_s
 from twofour.serve.engine.types import EngineConfig, Finish, Piece, Prompt, Sampling, StepRecord
 
@@ -255,12 +255,12 @@ def test_a_killed_engine_fails_its_requests_and_can_be_started_again(folder: Pat
 )
 def test_what_prevents_a_start_is_said(folder: Path, options: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
-        child.start(config(folder, **options | {"threads": None}))
+        assemble.start(config(folder, **options | {"threads": None}))
 
 
 @pytest.mark.parametrize("asked", [None, "bfloat16"])
 def test_the_dtype_is_the_checkpoints_unless_asked(folder: Path, asked: str | None) -> None:
-    _, info = child.start(config(folder, dtype=asked, threads=None))
+    _, info = assemble.start(config(folder, dtype=asked, threads=None))
     stored = json.loads((folder / "config.json").read_text())["dtype"]
     assert stored == "float32" and info.dtype == (asked or stored)
 

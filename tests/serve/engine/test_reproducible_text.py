@@ -8,7 +8,7 @@ import pytest
 import torch
 from engine_loops import run
 
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.messages import Command, Report
 from twofour.serve.engine.types import EngineConfig, Piece, Prompt, Sampling
 from twofour.serve.kernels import select
@@ -38,7 +38,7 @@ class Server:
     def __init__(self, model: tuple[Path, Any], **config: int) -> None:
         folder, loaded = model
         options: dict[str, Any] = {"device": "cpu", "kv_tokens": 8192} | config
-        self.loop, self.info = child.assemble(EngineConfig(str(folder), **options), loaded)
+        self.loop, self.info = assemble.assemble(EngineConfig(str(folder), **options), loaded)
 
     def __call__(self, *steps: Sequence[Prompt]) -> dict[str, list[Piece]]:
         arrivals: list[Sequence[Command]] = list(steps)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twofour.serve.engine.sampler import draw, logprobs, ranked, sample, uniform
 from twofour.serve.engine.sequence import Sequence
-from twofour.serve.engine.types import NOT_FINITE, Prompt, Sampling
+from twofour.serve.engine.types import Failure, Prompt, Sampling
 
 VOCABULARY = 12
 EOS = frozenset({0})
@@ -154,6 +154,6 @@ def test_a_fault_ends_one_request_only(bad: float) -> None:
     unbounded = sequence(logit_bias={VOCABULARY: 1.0})
     good, not_finite, failed = sample(logits, [sequence(), sequence(), unbounded], EOS)
     assert good == sample(row(1)[None], [sequence()], EOS)[0]
-    assert not_finite.error == NOT_FINITE
-    assert failed.error is not None
+    assert not_finite.failure is Failure.NOT_FINITE
+    assert failed.error is not None and failed.failure is None
     assert failed.error.startswith("sampling failed: IndexError")

@@ -1,4 +1,3 @@
-from collections.abc import Sequence as Ordered
 from dataclasses import replace
 
 import pytest
@@ -23,7 +22,7 @@ def scheduler(blocks: int = BLOCKS, budget: int = BUDGET) -> Scheduler:
     return Scheduler(Blocks(blocks, SIZE), MAX_SEQS, budget)
 
 
-def play(scheduler: Scheduler, turns: Ordered[Turn]) -> list[Sequence]:
+def play(scheduler: Scheduler, turns: list[Turn]) -> list[Sequence]:
     """Do what a step does: every sequence that has computed all gets a token. Return those that are done."""
     done = []
     for turn in turns:
@@ -38,7 +37,7 @@ def play(scheduler: Scheduler, turns: Ordered[Turn]) -> list[Sequence]:
     return done
 
 
-def check(scheduler: Scheduler, turns: Ordered[Turn]) -> None:
+def check(scheduler: Scheduler, turns: list[Turn]) -> None:
     scheduler.blocks.check()
     assert sum(turn.tokens for turn in turns) <= scheduler.max_num_batched_tokens
     assert len(scheduler.running) <= scheduler.max_num_seqs

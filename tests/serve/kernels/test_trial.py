@@ -210,9 +210,9 @@ def test_a_device_that_does_not_answer_is_no_matter_of_candidates(monkeypatch: p
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", broken)
-    place = trial.Place("48 x 128", 128, torch.device("cuda:1"), torch.bfloat16)
+    problem = trial.Problem("48 x 128", 128, torch.device("cuda:1"), torch.bfloat16)
     with pytest.raises(ServerError, match=r"cuda:1 does not answer after the kernel triton failed \(RuntimeError: x\)"):
-        trial.drop(place, "triton", RuntimeError("x"))
+        trial.drop(problem, "triton", RuntimeError("x"))
 
 
 def test_seconds_of_a_regressed_library_are_labelled(

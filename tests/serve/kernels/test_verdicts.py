@@ -80,7 +80,7 @@ def test_a_gpu_is_another_with_another_compiler_or_driver(monkeypatch: pytest.Mo
     names = set()
     for versions["triton"], driver in (("3.6.0", "570.1"), ("3.7.1", "570.1"), ("3.6.0", "580.2")):
         verdicts._triton.cache_clear()
-        monkeypatch.setattr(verdicts, "_driver", lambda told=driver: told)
+        monkeypatch.setattr(verdicts, "_driver", lambda path=driver: path)
         names.add(verdicts.machine(torch.device("cuda")))
     verdicts._triton.cache_clear()
     assert len(names) == 3 and all("H200, 132 SMs, driver " in name for name in names)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.format.checkpoint import Weights
 from twofour.prune.label.convert import convert
-from twofour.serve.engine import child
+from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.loading import load_model
@@ -89,7 +89,7 @@ def logits(folder: Path) -> Tensor:
 
 def served_scores(folder: Path) -> list[list[float]]:
     """Log probabilities of every token but the first, and of one more, from the loop that the server runs."""
-    loop, _ = child.start(EngineConfig(str(folder), device="cpu", max_num_batched_tokens=32))
+    loop, _ = assemble.start(EngineConfig(str(folder), device="cpu", max_num_batched_tokens=32))
     sampling = Sampling(max_tokens=1, temperature=0, logprobs=0, prompt_logprobs=0)
     reports = run(loop, [[Prompt(str(i), tuple(row), sampling) for i, row in enumerate(IDS.tolist())]])
     firsts = [pieces_of(reports, str(i))[0] for i in range(len(IDS))]

@@ -3,7 +3,7 @@
 
 #include "activations.h"
 #include "driver.h"
-#include "stream.h"
+#include "prefetch.h"
 
 namespace {
 
@@ -46,7 +46,7 @@ struct SparseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
-  Stream stream;
+  Prefetcher prefetcher;
   __m256i low_shifts = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
   __m256i high_shifts = _mm256_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30);
 
@@ -71,7 +71,7 @@ struct SparseTile {
     memcpy(total, sums + first, sizeof total);
     for (const float *end = row + columns; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
       if (first == 0)
-        for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS == 1>(block + line);
+        for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
 #pragma GCC unroll 2
       for (int half = 0; half < 2; half++)
 #pragma GCC unroll 4
@@ -155,7 +155,7 @@ struct Int8Tile {
   const Product &job;
   const Quantised &quantised;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
-  Stream stream;
+  Prefetcher prefetcher;
   __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
   __m256i odd_group = _mm256_set1_epi64x(0x0808080800000000);
   __m256i bytes;  // for each of the 6 positions the four bytes that pick two 16-bit columns of a group
@@ -206,7 +206,7 @@ struct Int8Tile {
   // The integer sums of a block, then added as floats.
   template <int TOKENS>
   void add_block(const uint8_t *block, const int16_t *x, __m256 (*total)[TOKENS]) const {
-    for (int line = 0; line < BYTES; line += 64) stream.prefetch<TOKENS == 1>(block + line);
+    for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
     for (int pair = 0; pair < 4; pair++) {
       __m256i part[TOKENS] = {};
       add_cell<TOKENS>(block, x, pair, part);

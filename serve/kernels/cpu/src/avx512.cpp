@@ -29,7 +29,7 @@ struct SparseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   const Product &job;
   const Panel<float> &x;
-  Stream stream;
+  Prefetcher prefetcher;
   __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   __m512i low_shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
   __m512i high_shifts = _mm512_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -58,7 +58,7 @@ struct SparseTile {
     const float *row = x.rows + token * x.stride, *end = row + x.stride;
     __m512 total[TOKENS][4] = {};
     for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
-      for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS <= 1>(block + line);
+      for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
 #pragma GCC unroll 8
       for (int cell = 0; cell < 8; cell++)  // [column half][pair]
         add_cell<TOKENS>(block + cell * 8, block + POSITION_BYTES + cell * 64, row + (cell >> 2) * 32, cell & 3, total);

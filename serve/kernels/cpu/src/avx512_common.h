@@ -3,7 +3,7 @@
 #include <immintrin.h>
 
 #include "driver.h"
-#include "stream.h"
+#include "prefetch.h"
 
 namespace {
 

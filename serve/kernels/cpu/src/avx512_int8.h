@@ -27,12 +27,12 @@ struct Int8Tile {
   const Quantised &quantised;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
   Int8Picks picks;
-  Stream stream;
+  Prefetcher prefetcher;
 
   // Adds one block to the integer sums of each pair.
   template <int TOKENS>
   void add_block(const uint8_t *block, const int16_t *x, __m512i (*total)[4]) const {
-    for (int line = 0; line < BYTES; line += 64) stream.prefetch<TOKENS <= 1>(block + line);
+    for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
 #pragma GCC unroll 8
     for (int half_cell = 0; half_cell < 8; half_cell++) {  // [column half][pair], so that x stays in registers
       int half = half_cell >> 2, pair = half_cell & 3;

@@ -15,7 +15,7 @@ struct SparseTile {
   const Product &job;
   const Panel<uint16_t> &x;
   Bf16Picks picks;
-  Stream stream;
+  Prefetcher prefetcher;
 
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
@@ -32,7 +32,7 @@ struct SparseTile {
 
   template <int TOKENS>
   void add_block(const uint8_t *block, const uint16_t *row, __m512 (*total)[4]) const {
-    for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) stream.prefetch<TOKENS <= 1>(block + line);
+    for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
 #pragma GCC unroll 8
     for (int cell = 0; cell < 8; cell++) {  // [column half][pair]
       __m512i index = picks(block + cell * 8);
@@ -53,11 +53,11 @@ struct DenseTile {
   static constexpr long NARROW_COLUMNS = 2048;
   const Product &job;
   const Panel<uint16_t> &x;
-  Stream stream;
+  Prefetcher prefetcher;
 
   template <bool NARROW, int TOKENS>
   void prefetch(const uint16_t *values) const {
-    if (NARROW) return stream.prefetch<TOKENS <= 1>(reinterpret_cast<const uint8_t *>(values));
+    if (NARROW) return prefetcher.prefetch<TOKENS <= 1>(reinterpret_cast<const uint8_t *>(values));
     prefetch_next_block(values, x.stride);
   }
 

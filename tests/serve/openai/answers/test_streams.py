@@ -13,7 +13,7 @@ import pytest
 from asking import ask, read_all, send_request
 
 from twofour.serve.edge.errors import timed_out
-from twofour.serve.engine.types import NOT_FINITE
+from twofour.serve.engine.types import Failure
 from twofour.serve.http import connections
 from twofour.serve.openai.answers import dumps, streams
 from twofour.serve.openai.answers.answer import Answer
@@ -109,7 +109,7 @@ def test_a_failing_sequence_is_an_event_after_it(launch: Any) -> None:
 
 
 def test_logits_that_are_not_finite_have_a_code(launch: Any, refused: Any) -> None:
-    server = launch(launch.engine(fail_after=0, failure=NOT_FINITE))
+    server = launch(launch.engine(fail_after=0, failure=Failure.NOT_FINITE))
     answer = server.complete()
     refused(answer, 500, "non_finite")
     assert answer.headers["x-should-retry"] == "false"
@@ -181,12 +181,12 @@ def test_last_words_that_nobody_reads_are_given_up() -> None:
     async def never(message: Any) -> None:
         await asyncio.Event().wait()
 
-    asyncio.run(answer._last_words(never, timed_out(1)))
+    asyncio.run(answer._end_with_error(never, timed_out(1)))
     assert counted == [1]
 
 
 @pytest.mark.parametrize(("logprobs", "elsewhere"), [(None, False), (5, True)])
-def test_a_large_answer_is_worded_off_the_event_loop(
+def test_a_large_answer_is_written_off_the_event_loop(
     launch: Any, monkeypatch: pytest.MonkeyPatch, logprobs: int | None, elsewhere: bool
 ) -> None:
     server, threads = launch(launch.engine(reply="word " * 20)), list[threading.Thread]()

@@ -47,7 +47,7 @@ def test_every_byte_has_its_character() -> None:
 
 def test_special_tokens_say_nothing_and_have_a_text() -> None:
     end = BYTES.token_to_id("<|end|>")
-    assert (Spelling(BYTES).said(end), Spelling(BYTES).bytes_of(end)) == (b"", b"<|end|>")
+    assert (Spelling(BYTES).shown_bytes(end), Spelling(BYTES).bytes_of(end)) == (b"", b"<|end|>")
     assert Spelling(PIECES).bytes_of(PIECES.token_to_id("<s>")) == b"<s>"
 
 

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from twofour.serve.openai.prompts.encoding import TooManyTokens
-from twofour.serve.openai.prompts.user_text import Said, UserText
+from twofour.serve.openai.prompts.user_text import PlainMessages, UserText
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
@@ -30,7 +30,7 @@ def tokenizer(*special: AddedToken, template: str = CHATML, lower: bool = False)
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template)
 
 
-def encode(tokens: Any, messages: Said) -> list[int]:
+def encode(tokens: Any, messages: PlainMessages) -> list[int]:
     """As the server does."""
     user_text = UserText(tokens.backend_tokenizer)
     stand_ins = user_text.stand_ins(messages)
@@ -44,7 +44,7 @@ def controls(tokens: Any, ids: list[int]) -> list[str]:
     return [known[id].content for id in ids if id in known and known[id].special]
 
 
-def user(*contents: str) -> Said:
+def user(*contents: str) -> PlainMessages:
     return [{"role": "user", "content": content} for content in contents]
 
 

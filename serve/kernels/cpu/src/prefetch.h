@@ -9,7 +9,7 @@ namespace {
 // Weights are read once, in order. Where the arithmetic of several tokens leaves time between loads, fetching far ahead
 // into L2 and near ahead into L1 nearly doubles the bandwidth. Where loads follow each other closely AMD's family 19h
 // does best left alone, others with one distance. All measured.
-struct Stream {
+struct Prefetcher {
   long close_ahead = __builtin_cpu_is("amdfam19h") ? 0 : 8192;
 
   template <bool LOADS_ARE_CLOSE>
