@@ -30,6 +30,10 @@ class Extension(Protocol):
         tokens: int, rows: int, columns: int, is_float32: int, threads: int, /,
     ) -> None: ...  # fmt: skip
 
+    def draw(
+        self, logits: int, vocabulary: int, is_float32: int, draws: int, count: int, ids: int, threads: int, /
+    ) -> None: ...
+
     def read_memory(self, address: int, nbytes: int, ahead: int, threads: int, /) -> int: ...
 
     def isa(self) -> str: ...
