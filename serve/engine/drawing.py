@@ -1,4 +1,4 @@
-"""From rows of logits to tokens: temperature, min_p, top_k, top_p and the draw, in that order (see sampler.py).
+"""From rows of logits to tokens, by temperature, min_p, top_k, top_p and a draw (see sampler.py), and their scores.
 
 The functions here are the definition, for one row, and serve wherever no kernel does: on GPUs, and on processors
 without one. On CPUs kernels/cpu/sampling.py draws from all rows at once, by the same rules.
@@ -25,6 +25,16 @@ def _one(row: Tensor, how: Draw, best: float, best_id: int) -> int:
     if not isfinite(best):
         return -1
     return best_id if how.temperature == 0 else draw(probabilities(row.float(), how), how.u)
+
+
+def scored(rows: Tensor, tokens: list[int], top: int) -> tuple[list[float], list[list[int]], list[list[float]]]:
+    """Log probabilities of one token per row of logits [tokens, vocabulary]; ids and values of the `top` likeliest."""
+    if sampling.takes(rows):
+        return sampling.score(rows, tokens, top)
+    scores = rows.float().log_softmax(-1)
+    chosen = scores.gather(1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0]
+    values, ids = ranked(scores, top)
+    return chosen.tolist(), ids.tolist(), values.tolist()
 
 
 def probabilities(row: Tensor, s: Draw) -> Tensor:  # [vocabulary] -> [vocabulary], not normalised

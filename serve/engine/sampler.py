@@ -18,7 +18,8 @@ those of the model: of the logits before all this.
 """
 
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import NonFiniteError
-from twofour.serve.engine.drawing import Draw, drawn, ranked
+from twofour.serve.engine.drawing import Draw, drawn, scored
 from twofour.serve.engine.grammar import NotFollowed
 from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import Failure, Logprob, Sampling
@@ -53,19 +54,26 @@ def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> li
     Rows are drawn from all at once, as they are; those that are adjusted first, in a second turn.
     """
     found = [_sampled(id) for id in drawn(logits, [_draw(i, s) for i, s in enumerate(sequences)])]
-    rows: dict[int, Tensor] = {}
-    for i, s in enumerate(sequences):
-        if _adjusts(s) and not found[i].error:
-            with _contained(found, i):
-                rows[i] = adjusted(logits[i].float(), s, eos)
-    again = [_draw(row, sequences[i], adjusts=False) for row, i in enumerate(rows)]
-    for i, id in zip(rows, drawn(torch.stack([*rows.values()]), again) if rows else (), strict=True):
-        found[i] = _sampled(id)
+    adjusting = [i for i, s in enumerate(sequences) if _adjusts(s) and not found[i].error]
+    if adjusting:
+        _sample_adjusted(logits[adjusting].float(), adjusting, found, sequences, eos)
     for i, s in enumerate(sequences):
         if s.constraint and not found[i].error:
             with _contained(found, i):
                 s.constraint.accept(found[i].token)
     return _with_logprobs(found, logits, sequences)
+
+
+def _sample_adjusted(
+    rows: Tensor, indices: list[int], found: list[Sampled], sequences: list[Sequence], eos: frozenset[int]
+) -> None:
+    """Sample for some of the sequences from their rows of logits, which are adjusted in place."""
+    for row, i in zip(rows, indices, strict=True):
+        with _contained(found, i):
+            adjust(row, sequences[i], eos)
+    draws = [_draw(row, sequences[i], adjusts=False) for row, i in enumerate(indices)]
+    for i, id in zip(indices, drawn(rows, draws), strict=True):
+        found[i] = found[i] if found[i].error else _sampled(id)
 
 
 def _draw(row: int, sequence: Sequence, adjusts: bool | None = None) -> Draw:
@@ -109,26 +117,31 @@ def _adjusts(sequence: Sequence) -> bool:
     return any(penalties) or bool(s.logit_bias or sequence.constraint) or sequence.generated < s.min_tokens
 
 
-def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
-    """Apply penalties, bias and exclusions to a copy of `row` [vocabulary]."""
-    s, row = sequence.sampling, row.clone()
+def adjust(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> None:
+    """Apply penalties, bias and exclusions to `row` [vocabulary]."""
+    s = sequence.sampling
     if s.repetition_penalty != 1:
-        seen = torch.tensor(sorted(set(sequence.tokens)), device=row.device)
+        seen = _ids(sorted(set(sequence.tokens)), row)
         row[seen] = torch.where(row[seen] > 0, row[seen] / s.repetition_penalty, row[seen] * s.repetition_penalty)
-    if sequence.output and (s.presence_penalty or s.frequency_penalty):
-        times = torch.tensor(sequence.output, device=row.device).bincount(minlength=len(row))
-        row -= s.presence_penalty * (times > 0) + s.frequency_penalty * times
+    if s.presence_penalty or s.frequency_penalty:
+        times = Counter(sequence.output)
+        row[_ids(times, row)] -= s.presence_penalty + s.frequency_penalty * _values(times.values(), row)
     if s.logit_bias:
-        row[torch.tensor(list(s.logit_bias), device=row.device)] += torch.tensor(
-            list(s.logit_bias.values()), dtype=row.dtype, device=row.device
-        )
+        row[_ids(s.logit_bias, row)] += _values(s.logit_bias.values(), row)
     if sequence.generated < s.min_tokens:
-        row[torch.tensor(sorted(stop_ids(s, eos)), dtype=torch.int64, device=row.device)] = -torch.inf
+        row[_ids(stop_ids(s, eos), row)] = -torch.inf
     if sequence.constraint:
         row[~sequence.constraint.allowed().to(row.device)] = -torch.inf
         if row.max() == -torch.inf:
             raise NotFollowed("the grammar cannot be followed: no token is allowed")
-    return row
+
+
+def _ids(ids: Iterable[int], row: Tensor) -> Tensor:
+    return torch.tensor([*ids], dtype=torch.int64, device=row.device)
+
+
+def _values(values: Iterable[float], row: Tensor) -> Tensor:
+    return torch.tensor([*values], dtype=row.dtype, device=row.device)
 
 
 def stop_ids(sampling: Sampling, eos: frozenset[int]) -> frozenset[int]:
@@ -144,10 +157,8 @@ def uniform(seed: int, position: int) -> float:
 
 def logprobs(rows: Tensor, tokens: list[int], count: int) -> list[Logprob]:
     """Log probabilities of one token per row of logits [tokens, vocabulary], and of the `count` likeliest."""
-    scores = rows.float().log_softmax(-1)
-    chosen = scores.gather(1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0].tolist()
-    values, ids = ranked(scores, count)
-    tops = [tuple(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]
+    chosen, ids, values = scored(rows, tokens, count)
+    tops = [tuple(zip(*top, strict=True)) for top in zip(ids, values, strict=True)]
     return [Logprob(*entry) for entry in zip(tokens, chosen, tops, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""The next tokens of all rows of logits at once, on the CPU: src/sampling.h, by the rules of engine/sampler.py."""
+"""The next tokens of all rows of logits at once, and log probabilities, on the CPU: src/sampling.h and scoring.h."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -40,3 +40,21 @@ def draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
         options.data_ptr(), len(draws), ids.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return ids.tolist()
+
+
+def score(logits: Tensor, tokens: Sequence[int], top: int) -> tuple[list[float], list[list[int]], list[list[float]]]:
+    """Log probabilities of a token for each row of `logits`, which `takes`; ids and values of the `top` likeliest.
+
+    All are NaN where the best of a row is not finite.
+    """
+    rows, vocabulary = logits.shape
+    if len(tokens) != rows or not all(0 <= token < vocabulary for token in tokens):
+        raise IndexError(f"{len(tokens)} tokens for {rows} rows, each below {vocabulary}, are wanted, got {tokens}")
+    top = min(top, vocabulary)
+    given, found = torch.tensor(tokens), torch.empty(rows)
+    ids, values = torch.empty(rows, top, dtype=torch.int64), torch.empty(rows, top)
+    require().score(
+        logits.data_ptr(), vocabulary, logits.dtype is torch.float32, given.data_ptr(), rows, top,
+        found.data_ptr(), ids.data_ptr(), values.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return found.tolist(), ids.tolist(), values.tolist()

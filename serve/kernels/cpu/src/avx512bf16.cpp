@@ -116,6 +116,9 @@ int multiply_f32(const Product *job) {
 
 int draw_rows(const Draws *job) { return avx512_kernels.draw(job); }
 
+int score_rows(const Scores *job) { return avx512_kernels.score(job); }
+
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32, expand_avx512, draw_rows};
+const Kernels avx512bf16_kernels = {"avx512bf16",  multiply_bf16, multiply_f32,
+                                    expand_avx512, draw_rows,     score_rows};

@@ -67,13 +67,26 @@ typedef struct {
   int threads;
 } Draws;
 
-// The multiplications return 0, or -1 where memory for the activations cannot be had; `draw` too.
+typedef struct {
+  const void *logits;     // [count, vocabulary], bfloat16 or float32
+  long vocabulary;
+  int is_float32;
+  const int64_t *tokens;  // [count], whose log probabilities are wanted
+  long count, top;        // top: of so many likeliest, too; at most the vocabulary
+  float *logprobs;        // [count]; all are NaN where the best of a row is NaN or infinite
+  int64_t *top_ids;       // [count, top], best first
+  float *top_logprobs;    // [count, top]
+  int threads;
+} Scores;
+
+// The multiplications return 0, or -1 where memory for the activations cannot be had; `draw` and `score` too.
 typedef struct {
   const char *name;
   int (*multiply_bf16)(const Product *);  // x is bfloat16
   int (*multiply_f32)(const Product *);   // x is float32
   void (*expand)(const Expansion *);
   int (*draw)(const Draws *);
+  int (*score)(const Scores *);
 } Kernels;
 
 extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;

@@ -135,6 +135,21 @@ static PyObject *draw(PyObject *module, PyObject *const *arguments, Py_ssize_t c
   Py_RETURN_NONE;
 }
 
+static PyObject *score(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[10];
+  if (read_integers(arguments, count, 10, a)) return NULL;
+  const Kernels *kernels = chosen;
+  if (!kernels) return no_kernel();
+  Scores job = {address(a[0]), (long)a[1],    (int)a[2],     address(a[3]), (long)a[4],
+                (long)a[5],    address(a[6]), address(a[7]), address(a[8]), threads_for(a[9])};
+  int failed;
+  Py_BEGIN_ALLOW_THREADS
+  failed = kernels->score(&job);
+  Py_END_ALLOW_THREADS
+  if (failed) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
 static PyObject *read_bytes(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
   long long a[4];
   if (read_integers(arguments, count, 4, a)) return NULL;
@@ -181,6 +196,8 @@ static PyMethodDef METHODS[] = {
     {"expand", FAST(expand), "expand(kind, weight, to, rows, columns, first_row, end_row, is_float32, threads)"},
     {"multiply", FAST(multiply), "multiply(kind, weight, x, bias, y, tokens, rows, columns, is_float32, threads)"},
     {"draw", FAST(draw), "draw(logits, vocabulary, is_float32, draws, count, ids, threads)"},
+    {"score", FAST(score),
+     "score(logits, vocabulary, is_float32, tokens, count, top, logprobs, top_ids, top_logprobs, threads)"},
     {"read_memory", FAST(read_bytes), "read_memory(address, bytes, ahead, threads) -> the exclusive or of its words"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},
     {"isas", isas, METH_NOARGS, "The instruction sets that this machine has, best first."},

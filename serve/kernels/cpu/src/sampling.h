@@ -200,13 +200,16 @@ inline void leave(Weights *row, Cut cut) {
   row->count = left;
 }
 
-inline void leave_top_k(Weights *row, double k) {
+// The k-th best value, where there are as many.
+inline Cut cut_at(Weights *row, double k) {
   const float *bests = row->bests;
   // At least k tokens are no worse than the k-th best block's best.
   row->leave_from(k < row->blocks ? find_cut<false>(row->blocks, [=](long i) { return bests[i]; }, k).value : 0);
-  if (k < row->count)
-    leave(row, find_cut<false>(row->count, [=](long i) { return row->weights[row->ids[i]]; }, k));
+  if (k >= row->count) return {0, 1};
+  return find_cut<false>(row->count, [=](long i) { return row->weights[row->ids[i]]; }, k);
 }
+
+inline void leave_top_k(Weights *row, double k) { leave(row, cut_at(row, k)); }
 
 inline void leave_top_p(Weights *row, double top_p, bool after_top_k) {
   double total = after_top_k ? row->sum_of_left() : row->total;
@@ -251,24 +254,27 @@ long draw_row(const In *logits, long vocabulary, const Draw &how, Weights *row) 
   return some || how.top_p < 1 ? draw_of_left(*row, how.u) : draw_of_all(*row, how.u);
 }
 
-template <class In>
-int draw_rows(const Draws *job) {
-  long blocks = (job->vocabulary + LOGITS - 1) / LOGITS;
+// Calls work(i, row) for 0..count, with memory for one row in each thread; -1 where that cannot be had.
+template <class Work>
+int for_rows(long count, long vocabulary, int threads, Work work) {
+  long blocks = (vocabulary + LOGITS - 1) / LOGITS;
   int failed = 0;
-  share(job->count, job->threads, [&](long first, long end) {
+  share(count, threads, [&](long first, long end) {
     char *memory = static_cast<char *>(malloc(Weights::bytes(blocks)));
-    if (!memory) {
-      __atomic_store_n(&failed, -1, __ATOMIC_RELAXED);
-      return;
-    }
+    if (!memory) return __atomic_store_n(&failed, -1, __ATOMIC_RELAXED);
     Weights row(memory, blocks);
-    for (long i = first; i < end; i++) {
-      const In *logits = static_cast<const In *>(job->logits) + static_cast<long>(job->draws[i].row) * job->vocabulary;
-      job->ids[i] = draw_row(logits, job->vocabulary, job->draws[i], &row);
-    }
+    for (long i = first; i < end; i++) work(i, &row);
     free(memory);
   });
   return failed;
+}
+
+template <class In>
+int draw_rows(const Draws *job) {
+  return for_rows(job->count, job->vocabulary, job->threads, [=](long i, Weights *row) {
+    const In *logits = static_cast<const In *>(job->logits) + static_cast<long>(job->draws[i].row) * job->vocabulary;
+    job->ids[i] = draw_row(logits, job->vocabulary, job->draws[i], row);
+  });
 }
 
 inline int draw_tokens(const Draws *job) { return job->is_float32 ? draw_rows<float>(job) : draw_rows<uint16_t>(job); }

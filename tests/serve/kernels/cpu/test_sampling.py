@@ -106,3 +106,36 @@ def test_what_no_kernel_takes_is_drawn_by_the_definition(monkeypatch: pytest.Mon
     assert not sampling.takes(logits.half()) and not sampling.takes(logits.t())
     monkeypatch.setattr(sampling, "takes", lambda logits: False)
     assert drawing.drawn(logits, asked) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("vocabulary", [1, 12, 255, 256, 257, 3001, 20000])
+def test_scores_are_the_log_probabilities(isa: str, dtype: torch.dtype, vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = (torch.randn(9, vocabulary, generator=generator) * 3).to(dtype)
+    logits[3] *= 100  # most are so unlikely that they have no weight
+    tokens = torch.randint(vocabulary, (9,), generator=generator).tolist()
+    scores = logits.double().log_softmax(-1)
+    for top in (0, 1, 5, 20):
+        order = logits.argsort(dim=-1, descending=True, stable=True)[:, :top]
+        chosen, ids, values = sampling.score(logits, tokens, top)
+        assert chosen == pytest.approx(
+            scores.gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist(), abs=1e-6, rel=1e-6
+        )
+        assert ids == order.tolist()
+        assert torch.allclose(torch.tensor(values).double(), scores.gather(1, order), atol=1e-6, rtol=1e-6)
+
+
+def test_scores_of_a_row_that_is_not_finite_are_none(isa: str) -> None:
+    logits = torch.randn(2, 300)
+    logits[0, 299] = float("nan")
+    chosen, _, values = sampling.score(logits, [3, 3], 2)
+    assert (
+        torch.tensor([chosen[0], *values[0]]).isnan().all() and torch.tensor([chosen[1], *values[1]]).isfinite().all()
+    )
+
+
+@pytest.mark.parametrize("tokens", [[0], [0, 300], [0, -1]])
+def test_tokens_outside_the_vocabulary_are_refused(tokens: list[int]) -> None:
+    with pytest.raises(IndexError, match="for 2 rows, each below 300"):
+        sampling.score(torch.zeros(2, 300), tokens, 0)
