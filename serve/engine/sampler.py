@@ -18,14 +18,18 @@ those of the model: of the logits before all this.
 """
 
 import struct
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from math import inf, isnan
+from math import isnan
 
 import torch
 from torch import Tensor
 
 from twofour.prune.errors import NonFiniteError
+from twofour.serve.engine.drawing import Draw, drawn, scored
 from twofour.serve.engine.grammar import NotFollowed
 from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import Failure, Logprob, Sampling
@@ -45,35 +49,66 @@ class Sampled:
 
 
 def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> list[Sampled]:
-    """Sample one token for each sequence from its row of `logits` [sequences, vocabulary]."""
-    best, ids = logits.max(-1)  # NaN wins a maximum, so `best` tells whether a row can be used
-    return [
-        _guarded(row, sequence, eos, value, token)
-        for row, sequence, value, token in zip(logits, sequences, best.tolist(), ids.tolist(), strict=True)
-    ]
+    """Sample one token for each sequence from its row of `logits` [sequences, vocabulary].
+
+    Rows are drawn from all at once, as they are; those that are adjusted first, in a second turn.
+    """
+    found = [_sampled(id) for id in drawn(logits, [_draw(i, s) for i, s in enumerate(sequences)])]
+    adjusting = [i for i, s in enumerate(sequences) if _adjusts(s) and not found[i].error]
+    if adjusting:
+        _sample_adjusted(logits[adjusting].float(), adjusting, found, sequences, eos)
+    for i, s in enumerate(sequences):
+        if s.constraint and not found[i].error:
+            with _contained(found, i):
+                s.constraint.accept(found[i].token)
+    return _with_logprobs(found, logits, sequences)
 
 
-def _guarded(row: Tensor, sequence: Sequence, eos: frozenset[int], best: float, best_token: int) -> Sampled:
+def _sample_adjusted(
+    rows: Tensor, indices: list[int], found: list[Sampled], sequences: list[Sequence], eos: frozenset[int]
+) -> None:
+    """Sample for some of the sequences from their rows of logits, which are adjusted in place."""
+    for row, i in zip(rows, indices, strict=True):
+        with _contained(found, i):
+            adjust(row, sequences[i], eos)
+    draws = [_draw(row, sequences[i], adjusts=False) for row, i in enumerate(indices)]
+    for i, id in zip(indices, drawn(rows, draws), strict=True):
+        found[i] = found[i] if found[i].error else _sampled(id)
+
+
+def _draw(row: int, sequence: Sequence, adjusts: bool | None = None) -> Draw:
+    """How the token is drawn; of a row that is adjusted first, the best is looked at, to see whether it is finite."""
+    s = sequence.sampling
+    if s.temperature < GREEDY_BELOW or (_adjusts(sequence) if adjusts is None else adjusts):
+        return Draw(row, 0.0, 0.0, 0, 1.0, 0.0)
+    return Draw(row, s.temperature, s.min_p, s.top_k, s.top_p, uniform(sequence.seed, len(sequence.tokens)))
+
+
+def _sampled(id: int) -> Sampled:
+    return Sampled(id) if id >= 0 else Sampled(error=NOT_FINITE, failure=Failure.NOT_FINITE)
+
+
+@contextmanager
+def _contained(found: list[Sampled], i: int) -> Iterator[None]:
     """A fault in one request ends only that request."""
-    if not abs(best) < inf:
-        return Sampled(error=NOT_FINITE, failure=Failure.NOT_FINITE)
     try:
-        token = best_token if _takes_best(sequence) else _choose(row.float(), sequence, eos)
-        if sequence.constraint:
-            sequence.constraint.accept(token)
-        count = sequence.sampling.logprobs
-        return Sampled(token, None if count is None else logprobs(row[None], [token], count)[0])
+        yield
     except torch.AcceleratorError:  # the device is in an undefined state: no request can go on
         raise
     except NotFollowed as error:
-        return Sampled(error=str(error), failure=Failure.NOT_FOLLOWED)
+        found[i] = Sampled(error=str(error), failure=Failure.NOT_FOLLOWED)
     except Exception as error:
-        return Sampled(error=f"sampling failed: {type(error).__name__}: {error}")
+        found[i] = Sampled(error=f"sampling failed: {type(error).__name__}: {error}")
 
 
-def _takes_best(sequence: Sequence) -> bool:
-    """It is greedy, and nothing changes the order of the logits."""
-    return sequence.sampling.temperature < GREEDY_BELOW and not _adjusts(sequence)
+def _with_logprobs(found: list[Sampled], logits: Tensor, sequences: list[Sequence]) -> list[Sampled]:
+    counts = {i: s.sampling.logprobs for i, s in enumerate(sequences) if not found[i].error}
+    wanted = {i: count for i, count in counts.items() if count is not None}
+    if wanted:
+        scored = logprobs(logits[[*wanted]], [found[i].token for i in wanted], max(wanted.values()))
+        for entry, (i, count) in zip(scored, wanted.items(), strict=True):
+            found[i] = replace(found[i], logprob=replace(entry, top=entry.top[:count]))
+    return found
 
 
 def _adjusts(sequence: Sequence) -> bool:
@@ -82,75 +117,36 @@ def _adjusts(sequence: Sequence) -> bool:
     return any(penalties) or bool(s.logit_bias or sequence.constraint) or sequence.generated < s.min_tokens
 
 
-def _choose(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> int:
-    if _adjusts(sequence):
-        row = adjusted(row, sequence, eos)
-    if sequence.sampling.temperature < GREEDY_BELOW:
-        return int(row.argmax())
-    position = len(sequence.tokens)
-    return draw(probabilities(row, sequence.sampling), uniform(sequence.seed, position))
-
-
-def adjusted(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> Tensor:
-    """Apply penalties, bias and exclusions to a copy of `row` [vocabulary]."""
-    s, row = sequence.sampling, row.clone()
+def adjust(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> None:
+    """Apply penalties, bias and exclusions to `row` [vocabulary]."""
+    s = sequence.sampling
     if s.repetition_penalty != 1:
-        seen = torch.tensor(sorted(set(sequence.tokens)), device=row.device)
+        seen = _ids(sorted(set(sequence.tokens)), row)
         row[seen] = torch.where(row[seen] > 0, row[seen] / s.repetition_penalty, row[seen] * s.repetition_penalty)
-    if sequence.output and (s.presence_penalty or s.frequency_penalty):
-        times = torch.tensor(sequence.output, device=row.device).bincount(minlength=len(row))
-        row -= s.presence_penalty * (times > 0) + s.frequency_penalty * times
+    if s.presence_penalty or s.frequency_penalty:
+        times = Counter(sequence.output)
+        row[_ids(times, row)] -= s.presence_penalty + s.frequency_penalty * _values(times.values(), row)
     if s.logit_bias:
-        row[torch.tensor(list(s.logit_bias), device=row.device)] += torch.tensor(
-            list(s.logit_bias.values()), dtype=row.dtype, device=row.device
-        )
+        row[_ids(s.logit_bias, row)] += _values(s.logit_bias.values(), row)
     if sequence.generated < s.min_tokens:
-        row[torch.tensor(sorted(stop_ids(s, eos)), dtype=torch.int64, device=row.device)] = -torch.inf
+        row[_ids(stop_ids(s, eos), row)] = -torch.inf
     if sequence.constraint:
         row[~sequence.constraint.allowed().to(row.device)] = -torch.inf
         if row.max() == -torch.inf:
             raise NotFollowed("the grammar cannot be followed: no token is allowed")
-    return row
+
+
+def _ids(ids: Iterable[int], row: Tensor) -> Tensor:
+    return torch.tensor([*ids], dtype=torch.int64, device=row.device)
+
+
+def _values(values: Iterable[float], row: Tensor) -> Tensor:
+    return torch.tensor([*values], dtype=row.dtype, device=row.device)
 
 
 def stop_ids(sampling: Sampling, eos: frozenset[int]) -> frozenset[int]:
     """The tokens that end a sequence."""
     return frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos)
-
-
-def probabilities(row: Tensor, s: Sampling) -> Tensor:  # [vocabulary] -> [vocabulary], not normalised
-    """Probabilities after temperature, min_p, top_k and top_p; zero for what these exclude."""
-    weights = ((row - row.max()) / s.temperature).exp()
-    if s.min_p > 0:
-        weights = torch.where(weights >= s.min_p, weights, 0.0)  # the best has weight 1
-    if 0 < s.top_k < len(weights):
-        weights = _only(weights, ranked(weights[None], s.top_k)[1][0])
-    if s.top_p < 1:
-        weights = _only(weights, _nucleus(weights, s.top_p))
-    return weights
-
-
-def _only(weights: Tensor, ids: Tensor) -> Tensor:
-    return torch.zeros_like(weights).index_copy_(0, ids, weights[ids])
-
-
-def _nucleus(weights: Tensor, top_p: float) -> Tensor:
-    """The smallest set of best tokens whose share reaches `top_p`; never empty."""
-    goal = top_p * weights.sum(dtype=torch.float64)
-    for count in (64, 2048, len(weights)):  # a few tokens are nearly always enough, and sorting all is slow
-        values, ids = ranked(weights[None], min(count, len(weights)))
-        before = values[0].double().cumsum(0) - values[0].double()
-        if before[-1] + values[0, -1] >= goal or count >= len(weights):
-            break
-    keep = before < goal
-    keep[0] = True
-    return ids[0][keep]
-
-
-def draw(weights: Tensor, u: float) -> int:
-    """The first id whose cumulative weight exceeds `u` (0 <= u < 1) times the total."""
-    cumulative = weights.double().cumsum(0)
-    return int(torch.searchsorted(cumulative, cumulative[-1:] * u, right=True))
 
 
 def uniform(seed: int, position: int) -> float:
@@ -161,10 +157,8 @@ def uniform(seed: int, position: int) -> float:
 
 def logprobs(rows: Tensor, tokens: list[int], count: int) -> list[Logprob]:
     """Log probabilities of one token per row of logits [tokens, vocabulary], and of the `count` likeliest."""
-    scores = rows.float().log_softmax(-1)
-    chosen = scores.gather(1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0].tolist()
-    values, ids = ranked(scores, count)
-    tops = [tuple(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]
+    chosen, ids, values = scored(rows, tokens, count)
+    tops = [tuple(zip(*top, strict=True)) for top in zip(ids, values, strict=True)]
     return [Logprob(*entry) for entry in zip(tokens, chosen, tops, strict=True)]
 
 
@@ -177,22 +171,3 @@ def score_prompt(sequence: Sequence, rows: Tensor) -> None:
     if any(isnan(entry.logprob) for entry in scored):
         raise NonFiniteError(NOT_FINITE)
     sequence.prompt_logprobs += scored
-
-
-def ranked(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest of each row [rows, n] and their indices, best first, among equals the lowest index first.
-
-    `topk` is fast and gives the values, but which of equals it takes is open; so the indices are found again.
-    """
-    count = min(count, rows.shape[1])
-    if count == 0:
-        return rows[:, :0], rows[:, :0].long()
-    lowest = rows.topk(count).values[:, -1:]
-    found = [_in_order(row, floor, count) for row, floor in zip(rows, lowest, strict=True)]
-    ids = torch.stack(found)
-    return rows.gather(1, ids), ids
-
-
-def _in_order(row: Tensor, floor: Tensor, count: int) -> Tensor:
-    candidates = (row >= floor).nonzero()[:, 0]  # ascending ids
-    return candidates[row[candidates].argsort(descending=True, stable=True)][:count]

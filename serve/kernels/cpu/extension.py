@@ -30,6 +30,15 @@ class Extension(Protocol):
         tokens: int, rows: int, columns: int, is_float32: int, threads: int, /,
     ) -> None: ...  # fmt: skip
 
+    def draw(
+        self, logits: int, vocabulary: int, is_float32: int, draws: int, count: int, ids: int, threads: int, /
+    ) -> None: ...
+
+    def score(
+        self, logits: int, vocabulary: int, is_float32: int, tokens: int, count: int, top: int,
+        logprobs: int, top_ids: int, top_logprobs: int, threads: int, /,
+    ) -> None: ...  # fmt: skip
+
     def read_memory(self, address: int, nbytes: int, ahead: int, threads: int, /) -> int: ...
 
     def isa(self) -> str: ...

@@ -147,7 +147,7 @@ def test_a_device_that_fails_while_sampling_ends_the_loop(monkeypatch: pytest.Mo
     def failing(*_: Any) -> Any:
         raise torch.AcceleratorError("illegal memory access")
 
-    monkeypatch.setattr("twofour.serve.engine.sampler.draw", failing)
+    monkeypatch.setattr("twofour.serve.engine.sampler.drawn", failing)
     with pytest.raises(torch.AcceleratorError):
         run(engine(Script()), [[prompt("a", 3, temperature=1.0)]])
 

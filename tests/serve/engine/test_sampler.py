@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twofour.serve.engine.sampler import draw, logprobs, ranked, sample, uniform
+from twofour.serve.engine.drawing import draw, ranked
+from twofour.serve.engine.sampler import logprobs, sample, uniform
 from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import Failure, Prompt, Sampling
 

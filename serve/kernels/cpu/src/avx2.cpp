@@ -4,6 +4,7 @@
 #include "activations.h"
 #include "driver.h"
 #include "prefetch.h"
+#include "scoring.h"
 
 namespace {
 
@@ -266,4 +267,5 @@ int multiply_as(const Product *job) {
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", multiply_as<uint16_t>, multiply_as<float>, expand_portably};
+const Kernels avx2_kernels = {"avx2", multiply_as<uint16_t>, multiply_as<float>, expand_portably, draw_tokens,
+                                score_tokens};

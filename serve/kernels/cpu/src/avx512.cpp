@@ -2,6 +2,7 @@
 #include "activations.h"
 #include "avx512_int8.h"
 #include "avx512_common.h"
+#include "scoring.h"
 
 namespace {
 
@@ -120,4 +121,5 @@ int multiply_as(const Product *job) {
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512", multiply_as<uint16_t>, multiply_as<float>, expand_portably};
+const Kernels avx512_kernels = {"avx512", multiply_as<uint16_t>, multiply_as<float>, expand_portably, draw_tokens,
+                                  score_tokens};

@@ -114,6 +114,11 @@ int multiply_f32(const Product *job) {
   return avx512_kernels.multiply_f32(job);  // full float32 accuracy
 }
 
+int draw_rows(const Draws *job) { return avx512_kernels.draw(job); }
+
+int score_rows(const Scores *job) { return avx512_kernels.score(job); }
+
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32, expand_avx512};
+const Kernels avx512bf16_kernels = {"avx512bf16",  multiply_bf16, multiply_f32,
+                                    expand_avx512, draw_rows,     score_rows};

@@ -51,12 +51,42 @@ typedef struct {
 // The inverse of pack_layout: every byte of values, positions and scales is written, as pack_layout was given it.
 void unpack_layout(int kind, const uint8_t *from, const CanonicalTo *to, int threads);
 
-// The multiplications return 0, or -1 where memory for the activations cannot be had.
+typedef struct {
+  double row;                                // of the logits
+  double temperature, min_p, top_k, top_p;  // as in Sampling; temperature 0: the best; top_k 0: off
+  double u;                                  // 0 <= u < 1, which token is drawn
+} Draw;
+
+typedef struct {
+  const void *logits;  // [rows, vocabulary], bfloat16 or float32
+  long vocabulary;
+  int is_float32;
+  const Draw *draws;
+  long count;
+  int64_t *ids;  // [count]; -1 where the best of the row is NaN or infinite
+  int threads;
+} Draws;
+
+typedef struct {
+  const void *logits;     // [count, vocabulary], bfloat16 or float32
+  long vocabulary;
+  int is_float32;
+  const int64_t *tokens;  // [count], whose log probabilities are wanted
+  long count, top;        // top: of so many likeliest, too; at most the vocabulary
+  float *logprobs;        // [count]; all are NaN where the best of a row is NaN or infinite
+  int64_t *top_ids;       // [count, top], best first
+  float *top_logprobs;    // [count, top]
+  int threads;
+} Scores;
+
+// The multiplications return 0, or -1 where memory for the activations cannot be had; `draw` and `score` too.
 typedef struct {
   const char *name;
   int (*multiply_bf16)(const Product *);  // x is bfloat16
   int (*multiply_f32)(const Product *);   // x is float32
   void (*expand)(const Expansion *);
+  int (*draw)(const Draws *);
+  int (*score)(const Scores *);
 } Kernels;
 
 extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;

@@ -58,6 +58,11 @@ static void *address(long long value) { return (void *)(uintptr_t)value; }
 
 static int threads_for(long long wanted) { return forked || wanted < 1 ? 1 : (int)wanted; }
 
+static PyObject *no_kernel(void) {
+  PyErr_SetString(PyExc_RuntimeError, "this machine has no CPU kernel");
+  return NULL;
+}
+
 // ---- the functions
 
 static PyObject *layout_bytes_of(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
@@ -105,15 +110,41 @@ static PyObject *multiply(PyObject *module, PyObject *const *arguments, Py_ssize
   long long a[10];
   if (read_integers(arguments, count, 10, a)) return NULL;
   const Kernels *kernels = chosen;
-  if (!kernels) {
-    PyErr_SetString(PyExc_RuntimeError, "this machine has no CPU kernel");
-    return NULL;
-  }
+  if (!kernels) return no_kernel();
   Product job = {(int)a[0], address(a[1]), address(a[2]), address(a[3]), address(a[4]),
                  (long)a[5], (long)a[6], (long)a[7], (int)a[8], threads_for(a[9])};
   int failed;
   Py_BEGIN_ALLOW_THREADS
   failed = job.is_float32 ? kernels->multiply_f32(&job) : kernels->multiply_bf16(&job);
+  Py_END_ALLOW_THREADS
+  if (failed) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
+static PyObject *draw(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[7];
+  if (read_integers(arguments, count, 7, a)) return NULL;
+  const Kernels *kernels = chosen;
+  if (!kernels) return no_kernel();
+  Draws job = {address(a[0]), (long)a[1], (int)a[2], address(a[3]), (long)a[4], address(a[5]), threads_for(a[6])};
+  int failed;
+  Py_BEGIN_ALLOW_THREADS
+  failed = kernels->draw(&job);
+  Py_END_ALLOW_THREADS
+  if (failed) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
+static PyObject *score(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[10];
+  if (read_integers(arguments, count, 10, a)) return NULL;
+  const Kernels *kernels = chosen;
+  if (!kernels) return no_kernel();
+  Scores job = {address(a[0]), (long)a[1],    (int)a[2],     address(a[3]), (long)a[4],
+                (long)a[5],    address(a[6]), address(a[7]), address(a[8]), threads_for(a[9])};
+  int failed;
+  Py_BEGIN_ALLOW_THREADS
+  failed = kernels->score(&job);
   Py_END_ALLOW_THREADS
   if (failed) return PyErr_NoMemory();
   Py_RETURN_NONE;
@@ -164,6 +195,9 @@ static PyMethodDef METHODS[] = {
      "unpack(kind, weight, values, positions, scales, scales_per_row, rows, columns, threads)"},
     {"expand", FAST(expand), "expand(kind, weight, to, rows, columns, first_row, end_row, is_float32, threads)"},
     {"multiply", FAST(multiply), "multiply(kind, weight, x, bias, y, tokens, rows, columns, is_float32, threads)"},
+    {"draw", FAST(draw), "draw(logits, vocabulary, is_float32, draws, count, ids, threads)"},
+    {"score", FAST(score),
+     "score(logits, vocabulary, is_float32, tokens, count, top, logprobs, top_ids, top_logprobs, threads)"},
     {"read_memory", FAST(read_bytes), "read_memory(address, bytes, ahead, threads) -> the exclusive or of its words"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},
     {"isas", isas, METH_NOARGS, "The instruction sets that this machine has, best first."},

@@ -37,7 +37,7 @@ def message(sent):
 
 watch(grammar, "prepare", lambda *_: "tokenizer")
 watch(GenericRunner, "forward", step)
-watch(sampler, "probabilities", lambda *_: "drawn")
+watch(sampler, "drawn", lambda *_: "drawn")
 watch(loop, "score_prompt", lambda *_: "scored")
 watch(sampler, "logprobs", lambda *_: "logprobs")
 watch(grammar.Constraint, "allowed", lambda *_: "grammar")
