@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import NonFiniteError
-from twofour.serve.engine.drawing import Draw, drawn, scored
+from twofour.serve.engine.drawing import drawn, scored
 from twofour.serve.engine.grammar import NotFollowed
 from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import Failure, Logprob, Sampling
+from twofour.serve.kernels.cpu.sampling import Draw
 
 NOT_FINITE = "the model's logits are not finite"
 GREEDY_BELOW = 1e-5  # smaller temperatures leave only the likeliest token, and would overflow
