@@ -29,7 +29,7 @@ from twofour.bench.turns import order
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter
 
-KIND = "twofour.bench.comparison.peers"
+KIND = "twofour.bench.peers"
 SCHEMA_VERSION = 1
 THAW_S, POLL_S = 60.0, 0.05
 REQUESTS, ROUNDS_OF_CLIENTS = 8, 2  # of a run: at least so many, and so many of each client

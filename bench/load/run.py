@@ -18,7 +18,7 @@ from twofour.bench.load.workload import Lengths
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter, silent
 
-KIND = "twofour.bench.load.run"
+KIND = "twofour.bench.run"
 SCHEMA_VERSION = 2  # 1 called it `version`, and knew neither planned lengths nor runs that were cut off
 _WARM_UP_AT_ONCE = 4  # in an open loop, which has no number of its own
 

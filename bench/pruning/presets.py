@@ -32,7 +32,7 @@ from twofour.prune.label.quality import gaps_closed
 from twofour.prune.out import require_folder
 from twofour.prune.text.corpus import whole as read_whole
 
-KIND = "twofour.bench.pruning.presets"  # of the document
+KIND = "twofour.bench.pruning"  # of the document
 SCHEMA_VERSION = 1  # documents from before it was written down have the same
 FIRST = "first"
 MIX = "+"  # between the sources of a calibration

@@ -42,7 +42,7 @@ def test_a_run_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert shown == written
     assert failed_gates(shown) <= MACHINE
     assert status == (0 if shown["valid"] else run_command.INVALID)
-    assert (shown["kind"], shown["schema_version"], shown["cut_off"]) == ("twofour.bench.load.run", 2, False)
+    assert (shown["kind"], shown["schema_version"], shown["cut_off"]) == ("twofour.bench.run", 2, False)
     assert shown["versions"]["uvloop"] == version("uvloop") and shown["command"][0] == "twofour"
     assert shown["hardware"]["cpus"] == len(os.sched_getaffinity(0))
     assert [record["planned_output_tokens"] for record in records] == [6] * 12

@@ -71,7 +71,7 @@ def test_the_verb_compares_what_runs(
     status = main([*words, "--prompt-tokens", "8", "--output-tokens", "6", "--out", str(out)])
     printed = capsys.readouterr().out
     found = json.loads(out.read_text())
-    assert found["schema_version"] == 1
+    assert (found["kind"], found["schema_version"]) == ("twofour.bench.peers", 1)
     assert found["complete"] and found["valid"] == (not any(cell["invalid"] for cell in found["cells"]))
     assert status == (0 if found["valid"] else INVALID)
     assert printed.endswith("\nVALID\n" if found["valid"] else "\nINVALID: do not quote these numbers\n")
