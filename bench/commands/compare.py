@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twofour.bench.commands.run import INVALID, KEY_HELP, read_key
+from twofour.bench.commands import INVALID
+from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.bench.targets import shapes
 from twofour.prune.errors import InputError
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands.run import INVALID
+from twofour.bench.commands import INVALID
 from twofour.prune.errors import InputError, OutputError
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from twofour.bench.commands.run import INVALID, KEY_HELP, read_key
+from twofour.bench.commands import INVALID
+from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.prune.errors import InputError
 
 

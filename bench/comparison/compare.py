@@ -19,8 +19,8 @@ from twofour.bench.comparison.document import document
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment, Findings
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware, hardware, usable_cpus, versions
-from twofour.bench.load.endpoint import Endpoint, State
-from twofour.bench.load.run import measure, served_model
+from twofour.bench.load.endpoint import Endpoint, State, served_model
+from twofour.bench.load.run import measure
 from twofour.bench.load.wire import shown
 from twofour.bench.money.cost import Price, price_of
 from twofour.bench.report.arms import arm_label

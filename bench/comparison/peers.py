@@ -19,8 +19,8 @@ from urllib.parse import urldefrag
 
 from twofour.bench.comparison.experiment import Experiment
 from twofour.bench.load import gates, metrics
-from twofour.bench.load.endpoint import Endpoint
-from twofour.bench.load.run import Load, Run, measure, served_model
+from twofour.bench.load.endpoint import Endpoint, served_model
+from twofour.bench.load.run import Load, Run, measure
 from twofour.bench.load.wire import shown
 from twofour.bench.load.workload import Lengths
 from twofour.bench.stats import Distribution, paired_ratio

@@ -1,6 +1,5 @@
 """One load test of one server: warm up, drive, sum up, check."""
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,14 +7,14 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, endpoint, gates, metrics, wire, workload
+from twofour.bench.load import client, decode, gates, metrics, wire, workload
 from twofour.bench.load.client import Job, Session
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.workload import Lengths
-from twofour.prune.errors import InputError, ServerError
+from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, counter, silent
 
 KIND = "twofour.bench.run"
@@ -112,24 +111,6 @@ def warm_up(session: Session, load: Load, nonce: str, api_key: str | None, progr
 
 def _jobs(load: Load, requests: Sequence[Request], nonce: str, api_key: str | None) -> list[Job]:
     return client.jobs(load.url, load.model, requests, nonce, api_key, load.plain)
-
-
-def served_model(url: str, api_key: str | None = None) -> str:
-    """The one model of the server at `url`."""
-    status, body = endpoint.exchange(url, api_key, "GET", "/v1/models")
-    names = _names(status, body, wire.shown(url))
-    if len(names) != 1:
-        raise InputError(f"{wire.shown(url)} serves {', '.join(names) or 'no model'}; choose with --model")
-    return names[0]
-
-
-def _names(status: int, body: bytes, url: str) -> list[str]:
-    if status != 200:
-        raise ServerError(f"{url} answers /v1/models with status {status}; check the address and the key")
-    try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ServerError(f"{url} lists no models as OpenAI's API does; give --model") from None
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:

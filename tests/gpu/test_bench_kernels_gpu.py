@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from twofour import cli
-from twofour.bench.commands.run import INVALID
+from twofour.bench.commands import INVALID
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.measure import measure
 from twofour.bench.kernels.plan import Model, Plan

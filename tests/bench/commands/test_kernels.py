@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from twofour import cli
+from twofour.bench.commands import INVALID
 from twofour.bench.commands import kernels as kernels_command
 from twofour.bench.commands.kernels import SLOWER, status
-from twofour.bench.commands.run import INVALID
 from twofour.bench.kernels import ceiling, contenders, isa, measure
 from twofour.bench.kernels.contenders import Form
 from twofour.bench.kernels.plan import Model, Plan, of_folder, of_shape

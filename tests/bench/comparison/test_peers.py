@@ -16,7 +16,7 @@ import pytest
 from bench_findings import CLOSED, run
 from processes import soon
 
-from twofour.bench.commands.run import INVALID
+from twofour.bench.commands import INVALID
 from twofour.bench.comparison import peers
 from twofour.bench.comparison.peers import Asked, Peer
 from twofour.bench.load.gates import Gate
