@@ -21,6 +21,7 @@ from twofour.bench.load.metrics import latencies, steady, token_counts
 from twofour.bench.money.cost import Cost, Price, cost
 from twofour.bench.report.arms import ARMS
 from twofour.bench.stats import paired_ratio
+from twofour.bench.turns import order
 
 SCHEMA_VERSION = 2  # 1 knew no torch_dense; what it has is read as before
 SAME_WITHIN = 0.005  # for what has no interval because it does not vary
@@ -100,10 +101,10 @@ def verdict(ratio: float | None, better: str, low: float | None = None, high: fl
 
 
 def _load(found: Findings) -> dict[str, Any]:
-    experiment, arms = found.experiment, tuple(found.arms)
+    experiment = found.experiment
     lengths = {"prompt_tokens": str(experiment.prompt_tokens), "output_tokens": str(experiment.output_tokens)}
-    order = [list(experiment.order(round_, arms)) for round_ in range(experiment.rounds)]
-    return asdict(experiment) | lengths | {"order": order, "summary": str(experiment)}
+    orders = [order(list(found.arms), round_) for round_ in range(experiment.rounds)]
+    return asdict(experiment) | lengths | {"order": orders, "summary": str(experiment)}
 
 
 def _arm(arm: ArmFacts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from twofour.bench.load.run import Run
 from twofour.bench.load.workload import Lengths
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
+from twofour.bench.turns import order
 
 PRICE = Price(0.36, "small box", "a list", "list", date(2026, 9, 16))
 CLOSED = Experiment(requests=12, rounds=4, prompt_tokens=Lengths(20), output_tokens=Lengths(10))
@@ -47,7 +48,7 @@ def findings(token_s: dict[str, list[float]], experiment: Experiment = CLOSED, *
     runs = [
         ArmRun(name, round_, run(experiment, round_, token_s[name][round_]))
         for round_ in range(experiment.rounds)
-        for name in experiment.order(round_, tuple(token_s))
+        for name in order(list(token_s), round_)
     ]
     found = Findings(
         experiment=experiment,
