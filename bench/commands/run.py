@@ -12,7 +12,8 @@ from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
-    from twofour.bench.load.run import Load, Run
+    from twofour.bench.load.run import Run
+    from twofour.bench.load.workload import Load
     from twofour.prune.progress import Progress
 
 
@@ -97,8 +98,7 @@ def _measured(load: "Load", api_key: str | None, progress: "Progress") -> "Run":
 
 def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
     from twofour.bench.load.endpoint import served_model
-    from twofour.bench.load.run import Load
-    from twofour.bench.load.workload import lengths
+    from twofour.bench.load.workload import Load, lengths
 
     if args.concurrency is not None and args.concurrency < 1:
         raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")

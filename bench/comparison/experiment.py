@@ -7,8 +7,8 @@ from datetime import datetime
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware
 from twofour.bench.load.endpoint import State
-from twofour.bench.load.run import Load, Run
-from twofour.bench.load.workload import Lengths
+from twofour.bench.load.run import Run
+from twofour.bench.load.workload import Lengths, Load
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
 from twofour.prune.errors import InputError

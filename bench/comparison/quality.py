@@ -109,7 +109,7 @@ def _perplexity(scores: Sequence[Score]) -> float | None:
 
 
 def _written_by(dense: Endpoint, seed: int) -> list[str]:
-    starts = workload.plan(_TEXTS, Lengths(_FIRST_WORDS), Lengths(_TEXT_TOKENS), seed)
+    starts = workload.schedule(_TEXTS, Lengths(_FIRST_WORDS), Lengths(_TEXT_TOKENS), seed)
     return [start.prompt + _continued(dense, start.prompt, seed + start.index) for start in starts]
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 from twofour.bench.load import wire, workload
 from twofour.bench.load.connection import Connection
@@ -74,18 +75,20 @@ class Job:
 
 
 def jobs(
-    url: str, model: str, requests: Sequence[Request], nonce: str, api_key: str | None = None, plain: bool = False
+    url: str, model: str, requests: Sequence[Request], nonce: str, *, api_key: str | None = None, plain: bool = False
 ) -> list[Job]:
     """The requests as bytes.
 
     `plain`: with nothing that OpenAI's API does not have, so the model itself must not end an answer early.
     """
     to = wire.target(url)
-    return [Job(request, _message(to, model, request, api_key, nonce, plain)) for request in requests]
+    bodies = [json.dumps(_body(model, request, nonce, plain)).encode() for request in requests]
+    messages = [wire.post(to, "/completions", body, api_key) for body in bodies]
+    return list(map(Job, requests, messages))
 
 
-def _message(to: wire.Target, model: str, request: Request, api_key: str | None, nonce: str, plain: bool) -> bytes:
-    body = {
+def _body(model: str, request: Request, nonce: str, plain: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {
         "model": model,
         "prompt": workload.marked(request, nonce),
         "max_tokens": request.output_tokens,
@@ -96,7 +99,7 @@ def _message(to: wire.Target, model: str, request: Request, api_key: str | None,
     if not plain:
         body |= {"min_tokens": request.output_tokens, "ignore_eos": True}
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    return wire.post(to, "/completions", json.dumps(body).encode(), api_key)
+    return body
 
 
 async def _observed(load: Coroutine[None, None, None], lags: list[float]) -> None:

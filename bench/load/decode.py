@@ -10,7 +10,6 @@ for what it is: a redirect, a page, an answer in one piece.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from twofour.bench.load import wire
@@ -58,7 +57,6 @@ def record(exchange: Exchange, api_key: str | None = None) -> Record:
     stream = _Stream(known)
     for at, line in _events(exchange.reads):
         stream.take(at, wire.hidden(line, api_key))
-    known.coalesced_reads = _repeats([chunk.at for chunk in known.chunks])
     ending = stream.complaint() if stream.began else _no_stream(exchange, api_key)
     known.error = exchange.error or known.error or ending
     return known
@@ -131,11 +129,6 @@ class _Stream:
             self._counted = so_far
         if tokens > 0:
             self._record.chunks.append(Chunk(at, tokens))
-
-
-def _repeats(times: list[float]) -> int:
-    """How many reads brought more than one chunk."""
-    return len({at for at, after in pairwise(times) if at == after})
 
 
 def _count(said: dict[str, Any], name: str) -> int | None:

@@ -76,7 +76,7 @@ class Endpoint:
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """POST to an API path such as /v1/completions."""
         payload = json.dumps({"model": self.model, **question}).encode()
-        status, body = _exchange(self.url, self.api_key, "POST", path, payload, _ANSWER_S)
+        status, body = _exchange(self.url, self.api_key, path, payload, _ANSWER_S)
         if status != 200:
             raise ServerError(
                 f"{wire.shown(self.url)}{path} answers with status {status}: {body[:200].decode(errors='replace')}"
@@ -94,12 +94,12 @@ class Endpoint:
         return answer
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        return _exchange(self.url, self.api_key, "GET", path)
+        return _exchange(self.url, self.api_key, path)
 
 
 def served_model(url: str, api_key: str | None = None) -> str:
     """The one model of the server at `url`."""
-    status, body = _exchange(url, api_key, "GET", "/v1/models")
+    status, body = _exchange(url, api_key, "/v1/models")
     names = _names(status, body, wire.shown(url))
     if len(names) != 1:
         raise InputError(f"{wire.shown(url)} serves {', '.join(names) or 'no model'}; choose with --model")
@@ -116,14 +116,14 @@ def _names(status: int, body: bytes, url: str) -> list[str]:
 
 
 def _exchange(
-    url: str, api_key: str | None, method: str, path: str, body: bytes | None = None, timeout_s: float = _GLANCE_S
+    url: str, api_key: str | None, path: str, question: bytes | None = None, timeout_s: float = _GLANCE_S
 ) -> tuple[int, bytes]:
-    """Status and body of one request; `path` begins with /v1 or is one beside it."""
+    """Status and body: of a POST of a question, or of a GET. `path` begins with /v1 or is one beside it."""
     to = wire.target(url)
     headers = {"Content-Type": "application/json", **wire.authorization(api_key)}
     connection = http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
     try:
-        connection.request(method, to.outside(path), body, headers)
+        connection.request("GET" if question is None else "POST", to.outside(path), question, headers)
         response = connection.getresponse()
         return response.status, wire.hidden(response.read(), api_key)
     except OSError as error:

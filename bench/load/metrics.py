@@ -74,7 +74,7 @@ def summarise(records: Sequence[Record], started_at: float, window: tuple[float,
         requests=len(records),
         completed=len(good),
         failed=len(records) - len(good),
-        errors=dict(Counter(kind(record) for record in records if record.error is not None)),
+        errors=dict(Counter(error_kind(record) for record in records if record.error is not None)),
         reconnects=sum(record.reconnected for record in records),
         duration_s=whole[1] - whole[0] if whole else None,
         window_s=(window[0] - started_at, window[1] - started_at) if window else None,
@@ -82,13 +82,13 @@ def summarise(records: Sequence[Record], started_at: float, window: tuple[float,
         output_tokens=_total(record.output_tokens for record in good),
         token_counts=counts,
         tokens_per_chunk=_tokens_per_chunk(good),
-        coalesced_reads=_coalesced(good),
+        coalesced_reads=_coalesced_share(good),
         **latencies(in_window(records, window), counts),
         **_throughputs(good, window, counts),
     )
 
 
-def kind(record: Record) -> str:
+def error_kind(record: Record) -> str:
     """What comes before the colon of an error: the same for all requests that failed in the same way."""
     return (record.error or "").partition(":")[0]
 
@@ -191,6 +191,11 @@ def gaps(record: Record) -> list[tuple[float, int]]:
     return [(after.at - before.at, after.tokens) for before, after in pairwise(record.chunks)]
 
 
+def coalesced(record: Record) -> int:
+    """How many reads brought more than one chunk."""
+    return len({before.at for before, after in pairwise(record.chunks) if before.at == after.at})
+
+
 def tpot(record: Record) -> float | None:
     total = record.output_tokens
     if total is None or total < 2:
@@ -238,9 +243,9 @@ def _tokens_per_chunk(good: Sequence[Record]) -> float | None:
     return tokens / sum(len(record.chunks) for record in good) if tokens is not None else None
 
 
-def _coalesced(good: Sequence[Record]) -> float | None:
+def _coalesced_share(good: Sequence[Record]) -> float | None:
     reads = sum(len({chunk.at for chunk in record.chunks}) for record in good)
-    return sum(record.coalesced_reads for record in good) / reads if reads else None
+    return sum(map(coalesced, good)) / reads if reads else None
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

@@ -20,8 +20,8 @@ from twofour.bench.commands import INVALID
 from twofour.bench.comparison import peers
 from twofour.bench.comparison.peers import Peer, experiment
 from twofour.bench.load.gates import Gate
-from twofour.bench.load.run import Load, Run
-from twofour.bench.load.workload import Lengths
+from twofour.bench.load.run import Run
+from twofour.bench.load.workload import Lengths, Load
 from twofour.bench.proof.mock import Script, serving
 from twofour.bench.targets import frozen, servers
 from twofour.bench.targets.servers import Server
