@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.comparison.compare import compare
     from twofour.bench.hardware import command_line
     from twofour.bench.money import cost
-    from twofour.bench.report.report import claim
+    from twofour.bench.report.forms import claim
     from twofour.prune.progress import to_stderr
 
     experiment, progress = _experiment(args), to_stderr()

@@ -11,7 +11,7 @@ from twofour.bench.commands import INVALID
 from twofour.prune.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from twofour.bench.kernels.plan import Plan
+    from twofour.bench.kernels.grid import Grid
 
 SLOWER = 4  # the exit status where --verify-never-slower found something slower
 TOKENS = "1,2,4,8,16,32,64,128,256,512"
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune.format.folder import write_whole
     from twofour.prune.progress import to_stderr
 
-    plan = _plan(args)
+    grid = _grid(args)
     out.claim(args.out)
     command, machine = ["twofour", *sys.argv[1:]], hardware()
     torch_isa = torch.backends.cpu.get_cpu_capability()
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 write_whole(args.out, json.dumps(made(found), allow_nan=False) + "\n")
 
     with interrupt.in_order():
-        result = made(measure(plan, to_stderr(), keep))
+        result = made(measure(grid, to_stderr(), keep))
         text = json.dumps(result, allow_nan=False)
         out.deliver(text if args.json else table(result), args.out, text)
     return status(result, args.verify_never_slower)
@@ -92,14 +92,14 @@ def status(document: dict[str, Any], verify: bool) -> int:
     return 0 if document["valid"] else INVALID
 
 
-def _plan(args: argparse.Namespace) -> "Plan":
-    from twofour.bench.kernels.plan import Plan, of_folder, of_shape
+def _grid(args: argparse.Namespace) -> "Grid":
+    from twofour.bench.kernels.grid import Grid, of_folder, of_shape
     from twofour.prune.format.folder import resolve
 
     if args.isa and args.device == "cuda":
         raise InputError("--isa is of the CPU kernels; leave it out with --device cuda")
     models = [of_folder(resolve(str(args.model)))] if args.model else map(of_shape, args.shapes.split(","))
-    return Plan(
+    return Grid(
         models=tuple(models),
         tokens=_integers(args.tokens),
         device=args.device,

@@ -22,7 +22,7 @@ from twofour.bench.load.run import measure
 from twofour.bench.load.wire import shown
 from twofour.bench.money.cost import Price, price_of
 from twofour.bench.report.arms import arm_label
-from twofour.bench.report.report import Report
+from twofour.bench.report.forms import Report
 from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Options, Placement, Server
 from twofour.bench.turns import order

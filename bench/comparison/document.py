@@ -23,6 +23,7 @@ from twofour.bench.report.arms import ARMS
 from twofour.bench.stats import paired_ratio
 from twofour.bench.turns import order
 
+KIND = "twofour.bench.compare"
 SCHEMA_VERSION = 2  # 1 knew no torch_dense; what it has is read as before
 SAME_WITHIN = 0.005  # for what has no interval because it does not vary
 
@@ -61,7 +62,7 @@ METRICS = {
 def document(found: Findings) -> dict[str, Any]:
     baselines = _baselines(found)
     return {
-        "kind": "twofour.bench.compare",
+        "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": found.started.isoformat(timespec="seconds"),
         "command": list(found.command),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from twofour.bench.kernels.plan import Matrix
+from twofour.bench.kernels.grid import Matrix
 from twofour.prune.errors import TwofourError
 from twofour.prune.format.packed import VALID_NIBBLES, Packed, join_nibbles
 from twofour.serve.kernels import cpu, select

@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from twofour.bench.pruning import charts
 from twofour.bench.pruning import presets as pruning
-from twofour.bench.pruning.presets import Comparison, compare, gaps, split, table, with_gaps
+from twofour.bench.pruning.presets import Trials, compare_presets, gaps, split, table, with_gaps
 from twofour.cli import main
 from twofour.prune.errors import InputError, ServerError, TextError, TwofourError
+from twofour.prune.label.charts import style
 
 FIGURES: dict[str, Any] = {
     "calibration": "self",
@@ -60,7 +62,7 @@ def test_a_file_of_something_else_is_not_added_to(tmp_path: Path, content: str, 
     text.write_text("one\ntwo\nthree\n")
     out.write_text(content)
     with pytest.raises(TwofourError, match=why):
-        compare(Comparison("m", text, ["fast"], ["first"], [0]), tmp_path / "work", out)
+        compare_presets(Trials("m", text, ["fast"], ["first"], [0]), tmp_path / "work", out)
     assert out.read_text() == content
 
 
@@ -90,8 +92,8 @@ def test_a_comparison_goes_on_where_it_was(
     text = tmp_path / "text.txt"
     text.write_text("a line of words, and another one\n" * 40)
     out = tmp_path / "results.json"
-    asked = Comparison(str(tiny_model_folder), text, ["fast"], ["first"], [3], samples=2, length=16, window=16)
-    (fast,) = compare(asked, tmp_path / "work", out)["runs"]
+    asked = Trials(str(tiny_model_folder), text, ["fast"], ["first"], [3], samples=2, length=16, window=16)
+    (fast,) = compare_presets(asked, tmp_path / "work", out)["runs"]
     assert "gc" in fast and fast["overfit_nats"] is not None and fast["perplexity"] != fast["dense_perplexity"]
     words = ["bench", "pruning", str(tiny_model_folder), "--text", str(text), "--work", str(tmp_path / "work")]
     words += ["--out", str(out), "--seed", "3", "--calibration", "first", "--samples", "2", "--length", "16"]
@@ -100,20 +102,20 @@ def test_a_comparison_goes_on_where_it_was(
     assert [run["preset"] for run in runs] == ["fast", "balanced"] and runs[0] == fast
     assert "gc" in runs[1] and runs[1]["minutes"] > 0
     monkeypatch.setattr(pruning.child, "twofour", None)  # must not be called
-    assert len(compare(asked, tmp_path / "work", out)["runs"]) == 2
+    assert len(compare_presets(asked, tmp_path / "work", out)["runs"]) == 2
     with pytest.raises(InputError, match=r"results\.json holds runs of .*'length': 16.*, not of .*'length': 8"):
-        compare(replace(asked, length=8), tmp_path / "work", out)
+        compare_presets(replace(asked, length=8), tmp_path / "work", out)
 
 
 def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: Path) -> None:
     text, more = tmp_path / "text.txt", tmp_path / "more.txt"
     text.write_text("a line of words, and another one\n" * 40)
     more.write_text("other words\n" * 40)
-    asked = Comparison(
+    asked = Trials(
         *(str(tiny_model_folder), text, ["fast"], [f"first+{more}", "first"], [0]),
         **{"samples": 3, "length": 16, "window": 16},
     )
-    mixed, alone = compare(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
+    mixed, alone = compare_presets(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
     pruned = tmp_path / "work" / f"{tiny_model_folder.name}-first-text.txt+more.txt-3-0-fast-model-16"
     manifest = json.loads((pruned / "twofour.json").read_text())
     first, other = manifest["calibration"]["sources"]
@@ -128,13 +130,13 @@ def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a line\n" * 4)
     with pytest.raises(ServerError, match="twofour prune ended with status 1"):
-        compare(Comparison(str(tmp_path), text, ["fast"], ["first"], [0]), tmp_path / "work", tmp_path / "out.json")
+        compare_presets(Trials(str(tmp_path), text, ["fast"], ["first"], [0]), tmp_path / "work", tmp_path / "out.json")
 
 
 def test_a_line_goes_through_the_means_over_seeds() -> None:
     runs = [run | {"seed": seed, "minutes": run["minutes"] + seed} for run in (FAST, BEST) for seed in (0, 1)]
     runs += [FAST | {"values": "int8", "minutes": 99.0}]
-    svg = pruning.chart({"about": {"model": "m", "length": 512}, "runs": runs})
+    svg = charts.minutes_chart({"about": {"model": "m", "length": 512}, "runs": runs})
     points, _legend = re.findall(r'class="curve \w+" d="M([^"]+)"', svg)
     places = [tuple(map(float, pair.split(","))) for pair in points.split(" L")]
     assert len(places) == 2 and places[0][0] == places[1][0]  # the same minutes, 1.5 and 2.5
@@ -178,9 +180,17 @@ def test_names_have_a_row_each_and_the_last_point_its_name_inside() -> None:
     runs = [run | {"calibration": text} for text in ("self", "a-text-of-a-long-name.txt") for run in (FAST, BEST)]
     minutes = {"fast": 1.5, "best": 20.0}
     runs = [run | {"minutes": minutes[run["preset"]]} for run in runs]
-    drawn = ElementTree.fromstring(str(pruning.chart({"about": {"model": "m", "length": 512}, "runs": runs})))
+    drawn = ElementTree.fromstring(str(charts.minutes_chart({"about": {"model": "m", "length": 512}, "runs": runs})))
     texts = list(drawn.iter("text"))
     rows = [float(text.attrib["y"]) for text in texts if " x 512" in (text.text or "")]
     assert len(set(rows)) == 2 and max(rows) < float(drawn.attrib["viewBox"].split()[3])
     assert {text.attrib["text-anchor"] for text in texts if text.text == "best"} == {"end"}
     assert [text.attrib["text-anchor"] for text in texts if text.text == "fast"] == ["start"]  # once for both
+
+
+def test_six_lines_look_different() -> None:
+    lines = {f"line {number}": [charts.Point(0, 0, "a"), charts.Point(1, number, "b")] for number in range(6)}
+    looks = re.findall(r'class="curve (\w+)" d="M\d+,\d+ L', charts.track("t", "d", lines, ("x", "y")))
+    assert len(set(looks)) == 6
+    sheet = style()
+    assert all(f"svg .curve.{look} {{" in sheet and f"svg .point.{look} {{" in sheet for look in looks)
