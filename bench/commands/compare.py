@@ -124,7 +124,7 @@ def _refuse_unclear(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _models(args: argparse.Namespace, progress: "Progress") -> Iterator[tuple[str, str]]:
-    """Both models; those of random weights are gone in the end, unless they have a place to stay."""
+    """Both models. Those of random weights are removed in the end, unless --models says where to keep them."""
     if not args.random_weights:
         yield args.dense, args.sparse
         return

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         return document(found, command, machine, versions(), torch_isa, isa.torch_environment())
 
     def keep(found: Findings) -> None:
-        """What was found so far. Where it cannot be written now, the measurement goes on: it may be at the end."""
+        """Write what was found so far. Where that fails the measurement goes on: it may work at the end."""
         if args.out:
             with suppress(OutputError):
                 write_whole(args.out, json.dumps(made(found), allow_nan=False) + "\n")

@@ -190,7 +190,7 @@ def _rounds(
 def _nonce(arm: Arm, round_: int) -> str | None:
     """The same texts for all arms where each has a server of its own that has seen nothing before.
 
-    What runs already may be one server under two addresses, or know the texts from a run before: it gets its own.
+    What runs already may be one server under two addresses, or know the texts from a run before: its texts are its own.
     """
     return f"round {round_}" if arm.server else None
 

@@ -41,7 +41,7 @@ class Metric:
         return value
 
     def measured(self, quantities: Mapping[str, Any]) -> bool:
-        """Whether there are values, be they too few."""
+        """Whether there are values at all, even if too few."""
         return self.statistic is not None and quantities[self.quantity].n > 0
 
 

@@ -80,7 +80,7 @@ def of_servers(dense: Endpoint, sparse: Endpoint, text: Path | None, seed: int) 
 
 @dataclass(frozen=True)
 class Score:
-    """One text under one model: its tokens but the first, their log-probabilities, the likeliest instead."""
+    """One text by one model: all tokens but the first, their log-probabilities, the likeliest token in each place."""
 
     tokens: Sequence[str]
     logprobs: Sequence[float]

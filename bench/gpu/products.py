@@ -117,7 +117,7 @@ def _raced(day: Day, rings: Rings, x: Tensor) -> dict[str, Any]:
 
 
 def takes(name: str, tokens: int) -> bool:
-    """The kernel for few tokens hands more of them to the other path, which is a contender of its own."""
+    """With many tokens the kernel for few takes the other path, which is a contender of its own."""
     return name != DECODE or tokens <= triton_plan.MAX_TOKENS
 
 

@@ -103,7 +103,7 @@ def _seconds(work: Callable[[], object], times: int = 1) -> float:
 
 
 def _captured(contender: Contender, x: Tensor) -> torch.cuda.CUDAGraph:
-    """One multiplication by every copy. What has to be compiled or tuned is so before, on the side stream."""
+    """One multiplication by every copy. Compiling and tuning are done before, on the side stream."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode(), torch.cuda.stream(side):

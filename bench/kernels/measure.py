@@ -60,7 +60,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Findings:
-    """`not_measured`: why there are no cells, or, by contender, why it has none. Not `complete`: as far as it got."""
+    """`not_measured`: why there are no cells, or, by contender, why it has none. Not `complete`: it was interrupted."""
 
     grid: Grid
     started: datetime
@@ -139,14 +139,14 @@ def _cells(begun: Findings, progress: Progress, keep: Keep) -> Findings:
                 keep(found)
                 step(f"{part} {matrix[0]} x {matrix[1]}, {count} tokens")
             del row
-            gc.collect()  # a ring is hundreds of megabytes; none waits for the next
+            gc.collect()  # a ring is hundreds of megabytes: it goes before the next is made
     except KeyboardInterrupt:
         return found
     return replace(found, complete=True)
 
 
 class Row:
-    """A matrix and its contenders. One that fails is dropped, from here on or from a cell, and the others go on."""
+    """A matrix and its contenders. One that fails is dropped, for good or for one cell, and the others go on."""
 
     def __init__(self, grid: Grid, part: str, matrix: Matrix) -> None:
         self._grid, self._part, self._matrix = grid, part, matrix
@@ -178,7 +178,7 @@ class Row:
         return [Cell(self._part, self._matrix, tokens, entries)] if entries else []
 
     def take_dropped(self) -> list[Dropped]:
-        """Those since the last time."""
+        """Those since the last call."""
         taken, self._dropped = self._dropped, []
         return taken
 
@@ -243,7 +243,7 @@ def _drift(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> Gate:
 
 
 def _share_gate(cells: Sequence[Cell], ceiling: Ceiling) -> Gate:
-    """Nothing is faster than memory: then the ceiling is wrong, or a weight was found in a cache."""
+    """Nothing is faster than memory: if something seems so, the ceiling is wrong, or a weight was in a cache."""
     entries = [entry for cell in cells for entry in cell.entries.values()]
     shares = [ceiling.best_s(entry.weight_bytes) / median(entry.lap.seconds) for entry in entries]
     highest_share = max(shares, default=None)
@@ -251,7 +251,7 @@ def _share_gate(cells: Sequence[Cell], ceiling: Ceiling) -> Gate:
 
 
 def _best_first(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> tuple[Ceiling, ...]:
-    """One of each method."""
+    """The higher one of each method; of these the highest first."""
     best = [highest(pair) for pair in zip(before, after, strict=True)]
     return tuple(sorted(best, key=lambda ceiling: -ceiling.bytes_per_s))
 

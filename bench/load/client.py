@@ -1,4 +1,4 @@
-"""The load client: one event loop, raw sockets, and no work while the clock runs that could wait until after.
+"""The load client: one event loop, raw sockets, and while the clock runs no work that can wait until it has stopped.
 
 A read is stored with its time, and only the framing is looked at, to find the end of a response; events and
 JSON are decoded when the run is over. Requests are made into bytes before it starts, and the garbage
@@ -25,7 +25,7 @@ from twofour.bench.load.records import Request
 from twofour.serve.http.crowd import raise_open_files
 
 TICK_S = 0.005
-TIMER_S = 0.001  # what a loop's timers count in: so late is in time
+TIMER_S = 0.001  # the step of a loop's timers: what is no later than this is on time
 
 
 class Session:
@@ -103,7 +103,7 @@ def _body(model: str, request: Request, nonce: str, plain: bool) -> dict[str, An
 
 
 async def _observed(load: Coroutine[None, None, None], lags: list[float]) -> None:
-    await asyncio.sleep(0)  # connections that were closed since the last load are heard of
+    await asyncio.sleep(0)  # the loop hears of connections that were closed since the last load
     ticker = asyncio.create_task(_tick(lags))
     try:
         await load
@@ -130,7 +130,7 @@ async def _open_loop(client: "Client", jobs: Sequence[Job]) -> None:
 
 
 async def _until(due_at: float) -> None:
-    # A loop's timers count whole milliseconds, so the last of them is spent in turns of the loop that wait for nothing.
+    # A loop's timers count whole milliseconds, so the last millisecond is spent in turns of the loop that do not wait.
     while (left_s := due_at - perf_counter()) > 0:
         await asyncio.sleep(max(0.0, left_s - TIMER_S))
 

@@ -56,7 +56,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
 
     def ready(self) -> bool:
-        """Whether it says so. One that knows no /ready does at /health, which may be before its engine answers."""
+        """Whether it says so: at /ready or, if it has none, at /health, which may be before its engine answers."""
         try:
             status, _ = self._get("/ready")
             if status == 404:
@@ -141,7 +141,7 @@ def state(metrics: str) -> State:
 
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
     values: Counter[tuple[str, ...]] = Counter()
-    for sample in samples:  # several engines behind one server, each with its own
+    for sample in samples:  # several engines behind one server have samples of their own
         if _counts(sample.name):
             values[sample.name, *_tag(sample.labels)] += int(sample.value)
     return State(

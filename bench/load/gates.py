@@ -72,7 +72,8 @@ def check(
     `lags` as `Session.send` fills it, `pressure` from `Pressure.share`, `prefix_hits` from `prefix_hit_share`.
     """
     lag_s = lag_limit_s(records)
-    # A closed loop begins with one request alone. An open one does not; where it overflows, its window begins late.
+    # A closed loop begins with one request alone, which does not count. In an open loop all count: where the server
+    # falls behind, the steady window would begin late.
     alike = records if concurrency is None else steady(records)
     return [
         Gate("errors", _errors(records), 0.01, "share", "look at the errors, then lower the load"),
@@ -106,26 +107,26 @@ _PROMPT_REMEDY = "in the server's tokens prompts are not as long as asked for; i
 _SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower --rate"
 _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"
 _CACHE_REMEDY = "turn the server's prefix cache off, restart it, or let the run choose its --nonce"
-_GAPS_S = 0.010  # a late loop blurs the gaps between tokens too, however long the first of them takes
-_OWN_TOKENS = 2  # of a prompt, such as one that begins a text
+_GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
+_OWN_TOKENS = 2  # that a server may add to a prompt, such as one that begins a text
 
 
 def lag_limit_s(records: Sequence[Record]) -> float:
-    """A twentieth of the median time to the first token, which lateness would be part of; 1 ms is what a timer can."""
+    """A twentieth of the median time to the first token, which lateness adds to; but 1 ms, as timers are no finer."""
     times = [first_token(record) - sent(record) for record in records if record.error is None]
     return max(0.001, 0.05 * median(times)) if times else 0.001
 
 
 def _errors(records: Sequence[Record]) -> float | None:
-    """Those that an interrupt has cut off are no errors of the server."""
+    """Requests that an interrupt has cut off are no errors of the server."""
     kinds = [error_kind(record) for record in records if error_kind(record) != "cut off"]
     return sum(map(bool, kinds)) / len(kinds) if kinds else None
 
 
 def send_lag(record: Record) -> float | None:
-    """How late the client was, the time in which the server took the connection left out.
+    """How late the client was, without the time that the server took to accept the connection.
 
-    None where the request was never sent, or sent twice: the time between belongs to the server that closed.
+    None where the request was never sent, or was sent twice: the server closed the connection, and the time is its own.
     """
     if record.sent_at is None or record.reconnected:
         return None
@@ -151,7 +152,7 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
 
 
 def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record]) -> float | None:
-    """How far the server's count of the prompts' tokens lies from the plan; up to two a prompt may be its own."""
+    """How far the server's count of prompt tokens is from the planned one; two tokens of each prompt may be its own."""
     planned = {request.index: request.prompt_tokens for request in requests}
     known = [(planned[record.index], record.prompt_tokens) for record in records if record.prompt_tokens is not None]
     asked, counted = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)

@@ -1,9 +1,9 @@
 """What is asked of one server: a load, and its seeded schedule of prompts, lengths and arrival times.
 
-Prompts are plain English words, about one token each; no tokenizer is asked, the server's usage tells the
-truth. Every prompt is sent after `NONCE_WORDS` words that depend on the run and on the index, so that no
-request finds the beginning of another in a prefix cache, whatever ran before; they are part of the planned
-length. Arrivals, lengths and words have random streams of their own: a new rate leaves the prompts alone.
+Prompts are plain English words, about one token each; no tokenizer is asked, the server's usage tells the truth. Every
+prompt begins with `NONCE_WORDS` words that depend on the run and on the request, so that no request finds the beginning
+of another in a prefix cache, whatever ran before; they are part of the planned length. Arrivals, lengths and words have
+random streams of their own: another rate does not change the prompts.
 """
 
 import hashlib

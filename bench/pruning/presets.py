@@ -140,7 +140,7 @@ def _row(run: dict[str, Any]) -> str:
 def _measure(trials: Trials, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
     first, second = halves
     sources = [str(first) if source == FIRST else source for source in run["calibration"].split(MIX)]
-    # first by the name of its half: another text's is another calibration
+    # `first` by the name of its half: the half of another text is another calibration
     parts = [Path(trials.model).name, _names(sources), *(str(run[key]) for key in KEY[1:]), str(trials.length)]
     out = folder / "-".join(parts)
     if not out.exists():
