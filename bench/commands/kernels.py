@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from twofour.bench import interrupt
-    from twofour.bench.hardware import hardware, versions
+    from twofour.bench.hardware import provenance
     from twofour.bench.kernels.document import document
     from twofour.bench.kernels.measure import Findings, measure
     from twofour.bench.kernels.table import table
@@ -66,11 +65,10 @@ def run(args: argparse.Namespace) -> int:
 
     grid = _grid(args)
     out.claim(args.out)
-    command, machine = ["twofour", *sys.argv[1:]], hardware()
-    torch_isa = torch.backends.cpu.get_cpu_capability()
+    made_by, torch_isa = provenance(), torch.backends.cpu.get_cpu_capability()
 
     def made(found: Findings) -> dict[str, Any]:
-        return document(found, command, machine, versions(), torch_isa, isa.torch_environment())
+        return document(found, made_by, torch_isa, isa.torch_environment())
 
     def keep(found: Findings) -> None:
         """Write what was found so far. Where that fails the measurement goes on: it may work at the end."""

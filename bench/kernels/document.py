@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from twofour.bench.hardware import Hardware
 from twofour.bench.kernels.ceiling import BYTES_PER_WEIGHT, Ceiling
 from twofour.bench.kernels.grid import KIND, Matrix, Model
 from twofour.bench.kernels.measure import Cell, Dropped, Findings
@@ -31,13 +30,9 @@ RATIOS = (
 
 
 def document(
-    found: Findings,
-    command: Sequence[str],
-    machine: Hardware,
-    versions: Mapping[str, str | None],
-    torch_isa: str,
-    torch_environment: Mapping[str, str],
+    found: Findings, made_by: Mapping[str, Any], torch_isa: str, torch_environment: Mapping[str, str]
 ) -> dict[str, Any]:
+    """`made_by` as hardware.provenance says, `torch_isa` and `torch_environment` as torch was held, see isa."""
     grid, seed = found.grid, found.grid.seed
     ceiling = found.ceilings[0] if found.ceilings else None
     cells = [_cell(cell, ceiling, seed) for cell in found.cells]
@@ -46,9 +41,7 @@ def document(
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": found.started.isoformat(timespec="seconds"),
-        "command": list(command),
-        "versions": dict(versions),
-        "hardware": machine.as_dict(),
+        **made_by,
         "device": grid.device,
         "isa": found.isa,
         "torch_isa": torch_isa,

@@ -44,7 +44,8 @@ CELLS = (
 def made(cells: tuple[Cell, ...] = CELLS, pressure: float = 0.01, **changes: Any) -> dict[str, Any]:
     gates = (Gate("cpu_pressure", pressure, 0.1, "share", "stop it"),)
     found = Findings(GRID, datetime(2026, 1, 2, tzinfo=UTC), "avx2", 4096, 2048, CEILINGS, gates, cells, **changes)
-    made = document(found, ["twofour", "bench", "kernels"], MACHINE, {"torch": "2"}, "AVX2", {"A": "b"})
+    made_by = {"command": ["twofour", "bench", "kernels"], "versions": {"torch": "2"}, "hardware": MACHINE.as_dict()}
+    made = document(found, made_by, "AVX2", {"A": "b"})
     read: dict[str, Any] = json.loads(json.dumps(made, allow_nan=False))
     return read
 
