@@ -105,7 +105,7 @@ class Arm:
     before: State | None
 
     def awake(self) -> AbstractContextManager[None]:
-        """For the length of a `with` block; one that is ours is frozen before and after."""
+        """Not frozen for the length of a `with` block; a server that is not ours never is."""
         return self.server.awake(self.endpoint.url) if self.server else nullcontext()
 
     def facts(self, talk: bool) -> ArmFacts:

@@ -46,7 +46,7 @@ class Peer:
     group: int | None = None
 
     def awake(self, api_key: str | None = None) -> AbstractContextManager[None]:
-        """For the length of a `with` block. Raises ServerError where it is not well again soon."""
+        """Not frozen for the length of a `with` block. Raises ServerError where it is not ready again soon."""
         if self.group is None:
             return nullcontext()
         return frozen.awake(self.group, Endpoint(self.url, self.model, api_key), self._give_up)
@@ -82,7 +82,7 @@ class Found:
 def read_peers(
     given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] = (), api_key: str | None = None
 ) -> list[Peer]:
-    """Read NAME=URL or NAME=URL#MODEL, names, and NAME=PID. Raises InputError where that is not what is there."""
+    """Read NAME=URL or NAME=URL#MODEL, names, and NAME=PID. Raises InputError for anything else."""
     parts = [text.partition("=") for text in given]
     names = [name for name, _, _ in parts]
     if len(set(names)) < len(names) or not all(name and "://" in url for name, _, url in parts):

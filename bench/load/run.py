@@ -19,7 +19,7 @@ from twofour.prune.progress import Progress, counter, silent
 
 KIND = "twofour.bench.run"
 SCHEMA_VERSION = 2  # 1 called it `version`, and knew neither planned lengths nor runs that were cut off
-_WARM_UP_AT_ONCE = 4  # in an open loop, which has no number of its own
+_WARM_UP_AT_ONCE = 4  # in an open loop, which sets no such number
 
 
 @dataclass(frozen=True)

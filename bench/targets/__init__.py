@@ -1,4 +1,4 @@
-"""What is asked.
+"""Who is asked.
 
 In come a model and CPUs, or the name of a shape; out come a server that is ready, or a model folder. Read `servers`
 (started, pinned to CPUs, stopped) and `frozen` (at rest while others are measured), then `shapes` and `random_model`

@@ -110,7 +110,7 @@ class Server:
         frozen.freeze(self.pid)
 
     def awake(self, url: str) -> AbstractContextManager[None]:
-        """For the length of a `with` block it goes on, and is frozen again."""
+        """Not frozen for the length of a `with` block, and frozen again in the end."""
         return frozen.awake(self.pid, Endpoint(url, ""), self._give_up)
 
     def stop(self) -> None:
