@@ -1,10 +1,11 @@
 """What a server does under load, and what 2:4 bought against dense.
 
-In come addresses of servers, or models to serve; out come documents with every figure, its spread and the machine that
-it is of. The rooms, from the bottom up: `load` (one server under one load), `targets` (what is asked), `money`,
-`report` (documents for people), `comparison` (arms in turns), `kernels` (products by shape), `pruning` (presets),
-`engine` (our own, timed by its parts), `gpu` (one session on a GPU), `proof` (a mock that knows the truth), `commands`.
-Begin with `load.run` and `comparison.compare`.
+In come addresses of servers, or models to serve. Out come documents: every figure with its spread, and the machine that
+it was measured on. The rooms, from the bottom up: `load` (one server under one load), `targets` (who is asked),
+`money`, `report` (a comparison for people), `comparison` (arms in turns), `kernels` (products by shape), `pruning`
+(presets), `engine` (our own, timed by its parts), `gpu` (one session on a GPU), `proof` (a mock that knows the truth)
+and `commands`. Beside them stand `hardware`, `stats`, `turns`, `interrupt` and `child`, which several rooms need. Begin
+with `load.run` and `comparison.compare`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -25,7 +25,7 @@ _QUERY_S = 20
 @dataclass(frozen=True)
 class Gpu:
     name: str
-    memory_bytes: int | None  # None: its driver does not say, where it is the machine's own
+    memory_bytes: int | None  # None: the driver does not say, as the GPU shares the machine's
     driver: str
 
 
@@ -35,7 +35,7 @@ class Hardware:
 
     system: str
     cpu: str | None
-    cpus: int  # logical CPUs that this process may use, or has the time of: what a cloud sells as vCPUs
+    cpus: int  # logical CPUs that this process may use, within its quota: what a cloud sells as vCPUs
     isa: tuple[str, ...]
     memory_bytes: int | None
     gpus: tuple[Gpu, ...]
@@ -79,7 +79,7 @@ def provenance(*more: str) -> dict[str, Any]:
 
 
 def usable_cpus() -> list[int]:
-    """Those that this process may run on; of those only as many as its control group lets it have the time of."""
+    """The CPUs that this process may run on, but no more than its control group gives it time for."""
     has_affinity = hasattr(os, "sched_getaffinity")
     allowed = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
     quota = control_groups.cpus()

@@ -19,7 +19,7 @@ class Ending:
 
 @contextmanager
 def in_order() -> Iterator[Ending]:
-    """For the length of a `with` block such signals raise KeyboardInterrupt, which an event loop knows to end by."""
+    """For the length of a `with` block such signals raise KeyboardInterrupt, which ends an event loop, too."""
     ending = Ending()
 
     def stop(number: int, frame: object) -> None:
@@ -39,7 +39,7 @@ def in_order() -> Iterator[Ending]:
 
 
 def status_of(done: int, rounds: int, ending: Ending) -> int:
-    """The exit status after so many of the rounds, all or those until a signal came, which is said."""
+    """The exit status after so many of the rounds; says so, where a signal came before all were done."""
     if done == rounds:
         return 0
     print(f"interrupted after {done} of {rounds} rounds, which is all that is shown: run it again", file=sys.stderr)

@@ -53,7 +53,7 @@ class Ratio:
 
 
 def distribution(values: Sequence[float], failed: int = 0, independent: int | None = None) -> Distribution:
-    """independent: None, all of them."""
+    """independent: how many of the values are; None: all."""
     if not values:
         return Distribution(0, failed)
     independent = len(values) if independent is None else independent
@@ -72,10 +72,10 @@ def distribution(values: Sequence[float], failed: int = 0, independent: int | No
 
 
 def independent(groups: Sequence[Sequence[float]]) -> int:
-    """How many independent values so many groups amount to, within which they are alike: Kish's effective size.
+    """How many independent values these amount to, as values of one group are alike: Kish's effective size.
 
-    From one for each group, where a group's values are the same, to all of them, where groups do not differ. How alike
-    they are is estimated by an analysis of variance; of fewer groups than a median needs it cannot be.
+    One for each group, where all its values are the same, up to all values, where groups do not differ. How alike they
+    are is estimated by an analysis of variance. With fewer groups than a median needs, each group counts as one.
     """
     filled = [np.asarray(group) for group in groups if len(group)]
     sizes = np.array([len(group) for group in filled])
@@ -97,9 +97,9 @@ def nearest_rank(ranked: Sequence[float], percent: int) -> float:
 
 
 def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """How values change with `at`, in ascending order, and the standard error of that; by least squares.
+    """The slope of values over `at`, which ascends, and its standard error; by least squares.
 
-    What follows from the columns of `others` is left out. Neighbours may be alike (autoregressive errors).
+    What the columns of `others` explain is left out. Neighbours may be alike (autoregressive errors).
     """
     centred = [np.asarray(column) - np.mean(column) for column in (at, *others)]
     design = np.column_stack([np.ones(len(at)), *centred])

@@ -1,6 +1,10 @@
-"""Whose turn it is: in every round each once, in an order that turns by one from round to round."""
+"""Whose turn it is: in every round each has one turn, in an order that changes from round to round.
 
-from collections.abc import Callable, Iterable, Mapping
+Every second round is the one before it reversed (ABBA), so that what drifts over the two meets all alike. From one pair
+of rounds to the next the order rotates: over six rounds, three names take all their orders.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -17,7 +21,7 @@ def alternate(turns: Mapping[K, Callable[[], T]], rounds: Iterable[int]) -> dict
 
 
 def whole_rounds(turns: Mapping[K, Callable[[], T]], rounds: Iterable[int]) -> dict[K, list[T]]:
-    """The same. An interrupt ends it, and what whole rounds gave is kept; without any it comes out of here."""
+    """The same, but after an interrupt: what whole rounds gave. Without any, the interrupt comes out of here."""
     done: list[dict[K, list[T]]] = []
     try:
         for round_ in rounds:
@@ -28,7 +32,8 @@ def whole_rounds(turns: Mapping[K, Callable[[], T]], rounds: Iterable[int]) -> d
     return {name: [found for each in done for found in each[name]] for name in turns}
 
 
-def order(names: list[K], round_: int) -> list[K]:
-    """Everyone, from a different first one in each of as many rounds."""
-    first = round_ % len(names)
-    return names[first:] + names[:first]
+def order(names: Sequence[K], round_: int) -> list[K]:
+    """All names, in their order in this round."""
+    first = round_ // 2 % len(names)
+    rotated = [*names[first:], *names[:first]]
+    return rotated if round_ % 2 == 0 else rotated[::-1]

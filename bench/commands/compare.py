@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twofour.bench.commands.run import INVALID, KEY_HELP, read_key
+from twofour.bench.commands import INVALID
+from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.bench.targets import shapes
 from twofour.prune.errors import InputError
 
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.comparison.compare import compare
     from twofour.bench.hardware import command_line
     from twofour.bench.money import cost
-    from twofour.bench.report.report import claim
+    from twofour.bench.report.forms import claim
     from twofour.prune.progress import to_stderr
 
     experiment, progress = _experiment(args), to_stderr()
@@ -123,7 +124,7 @@ def _refuse_unclear(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _models(args: argparse.Namespace, progress: "Progress") -> Iterator[tuple[str, str]]:
-    """Both models; those of random weights are gone in the end, unless they have a place to stay."""
+    """Both models. Those of random weights are removed in the end, unless --models says where to keep them."""
     if not args.random_weights:
         yield args.dense, args.sparse
         return

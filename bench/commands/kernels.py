@@ -2,16 +2,15 @@
 
 import argparse
 import json
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands.run import INVALID
+from twofour.bench.commands import INVALID
 from twofour.prune.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from twofour.bench.kernels.plan import Plan
+    from twofour.bench.kernels.grid import Grid
 
 SLOWER = 4  # the exit status where --verify-never-slower found something slower
 TOKENS = "1,2,4,8,16,32,64,128,256,512"
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from twofour.bench import interrupt
-    from twofour.bench.hardware import hardware, versions
+    from twofour.bench.hardware import provenance
     from twofour.bench.kernels.document import document
     from twofour.bench.kernels.measure import Findings, measure
     from twofour.bench.kernels.table import table
@@ -64,22 +63,21 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune.format.folder import write_whole
     from twofour.prune.progress import to_stderr
 
-    plan = _plan(args)
+    grid = _grid(args)
     out.claim(args.out)
-    command, machine = ["twofour", *sys.argv[1:]], hardware()
-    torch_isa = torch.backends.cpu.get_cpu_capability()
+    made_by, torch_isa = provenance(), torch.backends.cpu.get_cpu_capability()
 
     def made(found: Findings) -> dict[str, Any]:
-        return document(found, command, machine, versions(), torch_isa, isa.torch_environment())
+        return document(found, made_by, torch_isa, isa.torch_environment())
 
     def keep(found: Findings) -> None:
-        """What was found so far. Where it cannot be written now, the measurement goes on: it may be at the end."""
+        """Write what was found so far. Where that fails the measurement goes on: it may work at the end."""
         if args.out:
             with suppress(OutputError):
                 write_whole(args.out, json.dumps(made(found), allow_nan=False) + "\n")
 
     with interrupt.in_order():
-        result = made(measure(plan, to_stderr(), keep))
+        result = made(measure(grid, to_stderr(), keep))
         text = json.dumps(result, allow_nan=False)
         out.deliver(text if args.json else table(result), args.out, text)
     return status(result, args.verify_never_slower)
@@ -92,14 +90,14 @@ def status(document: dict[str, Any], verify: bool) -> int:
     return 0 if document["valid"] else INVALID
 
 
-def _plan(args: argparse.Namespace) -> "Plan":
-    from twofour.bench.kernels.plan import Plan, of_folder, of_shape
+def _grid(args: argparse.Namespace) -> "Grid":
+    from twofour.bench.kernels.grid import Grid, of_folder, of_shape
     from twofour.prune.format.folder import resolve
 
     if args.isa and args.device == "cuda":
         raise InputError("--isa is of the CPU kernels; leave it out with --device cuda")
     models = [of_folder(resolve(str(args.model)))] if args.model else map(of_shape, args.shapes.split(","))
-    return Plan(
+    return Grid(
         models=tuple(models),
         tokens=_integers(args.tokens),
         device=args.device,

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from twofour.bench.commands.run import INVALID, KEY_HELP, read_key
+from twofour.bench.commands import INVALID
+from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.prune.errors import InputError
 
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds < 1 or min(args.concurrency) < 1:
         raise InputError(f"{args.rounds} rounds of {args.concurrency} at a time measure nothing; both are at least 1")
     from twofour.bench import interrupt
-    from twofour.bench.comparison.peers import Asked, compare, document, peers, table
+    from twofour.bench.comparison.peers import compare_peers, document, experiment, read_peers, table
     from twofour.bench.hardware import provenance
     from twofour.bench.load.workload import lengths
     from twofour.prune import out
@@ -55,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     out.claim(args.out)
     api_key, about = read_key(args.api_key_file), provenance()
     sizes = lengths(args.prompt_tokens), lengths(args.output_tokens)
-    asked = Asked(args.concurrency, *sizes, args.rounds, args.seed)
+    experiments = [experiment(n, *sizes, args.rounds, args.seed) for n in args.concurrency]
     with interrupt.in_order():
-        servers = peers(args.peers, args.plain, args.pid, api_key)
-        found = compare(servers, asked, to_stderr(), api_key)
-        result = document(found, servers, asked) | about
+        servers = read_peers(args.peers, args.plain, args.pid, api_key)
+        found = compare_peers(servers, experiments, to_stderr(), api_key)
+        result = document(found, servers, experiments) | about
         text = json.dumps(result, allow_nan=False)
         out.deliver(text if args.json else table(result), args.out, text)
         if found.cut_off:

@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
-    from twofour.bench.pruning.presets import Comparison, compare, table
+    from twofour.bench.pruning.presets import Trials, compare_presets, table
 
-    asked = Comparison(
+    trials = Trials(
         model=args.model,
         text=args.text,
         presets=args.preset,
@@ -52,6 +52,6 @@ def run(args: argparse.Namespace) -> int:
         windows=args.windows,
     )
     with interrupt.in_order():
-        results = compare(asked, args.work, args.out)
+        results = compare_presets(trials, args.work, args.out)
     print(json.dumps(results) if args.json else table(results))
     return 0

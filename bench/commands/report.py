@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twofour.prune.errors import InputError
+
+Document = dict[str, Any]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="what bench compare, kernels or pruning has written")
@@ -18,41 +22,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from twofour.bench.gpu import sheet
-    from twofour.bench.gpu import table as gpu
-    from twofour.bench.kernels import plan
-    from twofour.bench.kernels import table as kernels
-    from twofour.bench.pruning import presets as pruning
-    from twofour.bench.report.report import Report
-    from twofour.prune.errors import InputError
     from twofour.prune.format.folder import write_whole
-    from twofour.prune.label import charts
 
     try:
         document = json.loads(args.file.read_text(encoding="utf-8"))
-        kind = document["kind"]
-        tables: dict[str, Callable[[dict[str, Any]], str]] = {
-            plan.KIND: kernels.table,
-            pruning.KIND: pruning.table,
-            sheet.KIND: gpu.table,
-        }
-        table = tables[kind](document) if kind in tables else Report(document).table()
-        wanted = {args.svg: pruning.chart, args.tokens_svg: pruning.tokens_chart}
-        drawn = {file: charts.alone(draw(document)) for file, draw in wanted.items() if file and kind == pruning.KIND}
+        table = _tables()[document["kind"]](document)
+        files = _charts(args, document) | _forms(args, document)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{args.file} is no report of bench compare, bench kernels or bench pruning ({error!r}); check the file"
         ) from error
-    if kind in tables and (args.html or args.summary):
-        raise InputError(f"{args.file} is not of bench compare; leave out --html and --summary")
-    if (args.svg or args.tokens_svg) and not drawn:
-        raise InputError(f"{args.file} is not of bench pruning; leave out --svg and --tokens-svg")
-    for file, chart in drawn.items():
-        write_whole(file, chart)
-    if args.html:
-        write_whole(args.html, Report(document).html())
-    if args.summary:
-        summary = {name: part for name, part in document.items() if name != "runs"}
-        write_whole(args.summary, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    for file, text in files.items():
+        write_whole(file, text)
     print(table)
     return 0
+
+
+def _tables() -> dict[str, Callable[[Document], str]]:
+    """How each kind of document is printed."""
+    from twofour.bench.comparison import document as comparison
+    from twofour.bench.gpu import sheet
+    from twofour.bench.gpu import table as gpu
+    from twofour.bench.kernels import grid
+    from twofour.bench.kernels import table as kernels
+    from twofour.bench.pruning import presets
+    from twofour.bench.report import terminal
+
+    return {
+        comparison.KIND: terminal.table,
+        grid.KIND: kernels.table,
+        presets.KIND: presets.table,
+        sheet.KIND: gpu.table,
+    }
+
+
+def _charts(args: argparse.Namespace, document: Document) -> dict[Path, str]:
+    from twofour.bench.pruning import charts, presets
+    from twofour.prune.label.charts import alone
+
+    wanted = {args.svg: charts.minutes_chart, args.tokens_svg: charts.tokens_chart}
+    if any(wanted) and document["kind"] != presets.KIND:
+        raise InputError(f"{args.file} is not of bench pruning; leave out --svg and --tokens-svg")
+    return {file: alone(draw(document)) for file, draw in wanted.items() if file}
+
+
+def _forms(args: argparse.Namespace, document: Document) -> dict[Path, str]:
+    """Other forms of a comparison."""
+    from twofour.bench.comparison import document as comparison
+    from twofour.bench.report.forms import Report
+
+    if (args.html or args.summary) and document["kind"] != comparison.KIND:
+        raise InputError(f"{args.file} is not of bench compare; leave out --html and --summary")
+    page = {args.html: Report(document).html()} if args.html else {}
+    summary = {name: part for name, part in document.items() if name != "runs"}
+    return page | ({args.summary: json.dumps(summary, indent=1, allow_nan=False) + "\n"} if args.summary else {})

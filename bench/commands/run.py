@@ -7,14 +7,14 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twofour.bench.commands import INVALID
+from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
-    from twofour.bench.load.run import Load, Run
+    from twofour.bench.load.run import Run
+    from twofour.bench.load.workload import Load
     from twofour.prune.progress import Progress
-
-INVALID = 3  # the exit status of a run that failed a gate
-KEY_HELP = "a file of API keys, one a line as for serve; the first is sent"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +97,8 @@ def _measured(load: "Load", api_key: str | None, progress: "Progress") -> "Run":
 
 
 def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
-    from twofour.bench.load.run import Load, served_model
-    from twofour.bench.load.workload import lengths
+    from twofour.bench.load.endpoint import served_model
+    from twofour.bench.load.workload import Load, lengths
 
     if args.concurrency is not None and args.concurrency < 1:
         raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
@@ -119,13 +119,6 @@ def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
         plain=args.plain,
         nonce=args.nonce,
     )
-
-
-def read_key(file: Path | None) -> str | None:
-    """The first key in a file; None: no file, no key."""
-    from twofour.serve.edge.key_file import keys
-
-    return keys(file)[0] if file else None
 
 
 def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """Dense against 2:4: the same seeded load on all arms, interleaved, with ratios that carry an interval.
 
 Where the servers are ours, dense is served twice: as torch multiplies (torch dense, what users run today) and by
-the fastest kernels there are (best dense). Each round runs one schedule on every arm in turn; the order turns from
-round to round. Rounds differ in their seeds, so the ratios of the rounds are independent replicates. What is not
-being measured is frozen, where the servers are ours.
+the fastest kernels there are (best dense); whoever is not being measured is frozen. Each round runs one schedule on
+every arm in turn (see `turns`). Rounds differ in their seeds, so the ratios of the rounds are independent replicates.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +17,15 @@ from twofour.bench.comparison.document import document
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment, Findings
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware, hardware, usable_cpus, versions
-from twofour.bench.load.endpoint import Endpoint, State
-from twofour.bench.load.run import measure, served_model
+from twofour.bench.load.endpoint import Endpoint, State, served_model
+from twofour.bench.load.run import measure
 from twofour.bench.load.wire import shown
 from twofour.bench.money.cost import Price, price_of
 from twofour.bench.report.arms import arm_label
-from twofour.bench.report.report import Report
+from twofour.bench.report.forms import Report
 from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Options, Placement, Server
+from twofour.bench.turns import order
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter, silent
 
@@ -105,20 +104,13 @@ class Arm:
     command: Sequence[str] | None
     before: State | None
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        if self.server is None:
-            yield
-            return
-        self.server.thaw(self.endpoint.url)
-        try:
-            yield
-        finally:
-            self.server.freeze()
+    def awake(self) -> AbstractContextManager[None]:
+        """Not frozen for the length of a `with` block; a server that is not ours never is."""
+        return self.server.awake(self.endpoint.url) if self.server else nullcontext()
 
     def facts(self, talk: bool) -> ArmFacts:
         """talk: ask it for an answer, too, which may take its time."""
-        with self.running():
+        with self.awake():
             return ArmFacts(
                 given=self.given,
                 model=self.endpoint.model,
@@ -144,7 +136,7 @@ def _arms(
     if placement is None:
         yield {"dense": _running_already(dense, api_key), "sparse": _running_already(sparse, api_key)}
         return
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twofour-compare-")))
         wanted = {"torch_dense": (dense, "reference"), "dense": (dense, "auto"), "sparse": (sparse, "auto")}
         arms, step = dict[str, Arm](), counter("starting servers", len(wanted), progress)
@@ -160,7 +152,7 @@ def _running_already(url: str, api_key: str | None) -> Arm:
     return Arm(shown(url), endpoint, None, None, endpoint.scrape())
 
 
-def _start(stack: contextlib.ExitStack, model: str, log: Path, placement: Placement, options: Options) -> Arm:
+def _start(stack: ExitStack, model: str, log: Path, placement: Placement, options: Options) -> Arm:
     command = servers.serve_command(model, options)
     server = stack.enter_context(servers.started(command, log, placement.server_cpus))
     url = server.url()
@@ -180,10 +172,10 @@ def _rounds(
     runs, step = list[ArmRun](), counter("measuring", experiment.rounds * len(arms), progress)
     try:
         for round_ in range(experiment.rounds):
-            for name in experiment.order(round_, tuple(arms)):
+            for name in order(list(arms), round_):
                 arm = arms[name]
                 load = experiment.load(arm.endpoint.url, arm.endpoint.model, round_, _nonce(arm, round_))
-                with arm.running():
+                with arm.awake():
                     run = measure(load, api_key)
                 runs.append(ArmRun(name, round_, run))
                 step(f"round {round_ + 1} of {experiment.rounds}, {arm_label(name, arms)}")
@@ -198,7 +190,7 @@ def _rounds(
 def _nonce(arm: Arm, round_: int) -> str | None:
     """The same texts for all arms where each has a server of its own that has seen nothing before.
 
-    What runs already may be one server under two addresses, or know the texts from a run before: it gets its own.
+    What runs already may be one server under two addresses, or know the texts from a run before: its texts are its own.
     """
     return f"round {round_}" if arm.server else None
 

@@ -21,7 +21,9 @@ from twofour.bench.load.metrics import latencies, steady, token_counts
 from twofour.bench.money.cost import Cost, Price, cost
 from twofour.bench.report.arms import ARMS
 from twofour.bench.stats import paired_ratio
+from twofour.bench.turns import order
 
+KIND = "twofour.bench.compare"
 SCHEMA_VERSION = 2  # 1 knew no torch_dense; what it has is read as before
 SAME_WITHIN = 0.005  # for what has no interval because it does not vary
 
@@ -39,7 +41,7 @@ class Metric:
         return value
 
     def measured(self, quantities: Mapping[str, Any]) -> bool:
-        """Whether there are values, be they too few."""
+        """Whether there are values at all, even if too few."""
         return self.statistic is not None and quantities[self.quantity].n > 0
 
 
@@ -60,7 +62,7 @@ METRICS = {
 def document(found: Findings) -> dict[str, Any]:
     baselines = _baselines(found)
     return {
-        "kind": "twofour.bench.compare",
+        "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": found.started.isoformat(timespec="seconds"),
         "command": list(found.command),
@@ -100,10 +102,10 @@ def verdict(ratio: float | None, better: str, low: float | None = None, high: fl
 
 
 def _load(found: Findings) -> dict[str, Any]:
-    experiment, arms = found.experiment, tuple(found.arms)
+    experiment = found.experiment
     lengths = {"prompt_tokens": str(experiment.prompt_tokens), "output_tokens": str(experiment.output_tokens)}
-    order = [list(experiment.order(round_, arms)) for round_ in range(experiment.rounds)]
-    return asdict(experiment) | lengths | {"order": order, "summary": str(experiment)}
+    orders = [order(list(found.arms), round_) for round_ in range(experiment.rounds)]
+    return asdict(experiment) | lengths | {"order": orders, "summary": str(experiment)}
 
 
 def _arm(arm: ArmFacts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The nouns of a comparison: what is asked, of whom, and what was found. Plain data, nothing runs here."""
+"""The nouns of a comparison: the load of all arms in all rounds, and what was found. Plain data, nothing runs here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from datetime import datetime
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware
 from twofour.bench.load.endpoint import State
-from twofour.bench.load.run import Load, Run
-from twofour.bench.load.workload import Lengths
+from twofour.bench.load.run import Run
+from twofour.bench.load.workload import Lengths, Load
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
 from twofour.prune.errors import InputError
@@ -19,7 +19,7 @@ _ANSWERS = Lengths(32, 0.3)
 
 @dataclass(frozen=True)
 class Experiment:
-    """The load that all arms get. A `rate` makes it an open loop, `concurrency` a closed one."""
+    """The load that all servers get, round by round. A `rate` makes it an open loop, `concurrency` a closed one."""
 
     requests: int = 16  # per arm and round
     concurrency: int | None = 2
@@ -43,17 +43,8 @@ class Experiment:
         """The one metric that decides, declared before anything is measured."""
         return "cost" if self.rate is None else "e2e_p50"
 
-    def order(self, round_: int, arms: tuple[str, ...]) -> tuple[str, ...]:
-        """Every second round is the one before it reversed (ABBA): what drifts over both meets all arms alike.
-
-        From pair to pair the order rotates: over six rounds, three arms take all their orders.
-        """
-        turns = round_ // 2 % len(arms)
-        turned = (*arms[turns:], *arms[:turns])
-        return turned if round_ % 2 == 0 else turned[::-1]
-
-    def load(self, url: str, model: str, round_: int, nonce: str | None = None) -> Load:
-        """The same schedule for all arms; every second seed, as the warm-up uses the next one. nonce: see Load."""
+    def load(self, url: str, model: str, round_: int, nonce: str | None = None, plain: bool = False) -> Load:
+        """What one server gets in one round: the same schedule as all. Every second seed is the warm-up's."""
         return Load(
             url=url,
             model=model,
@@ -64,6 +55,7 @@ class Experiment:
             output_tokens=self.output_tokens,
             seed=self.seed + 2 * round_,
             timeout_s=self.timeout_s,
+            plain=plain,
             nonce=nonce,
         )
 

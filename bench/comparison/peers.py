@@ -1,37 +1,34 @@
 """Running servers of any make under the same load, in turns.
 
-A round visits every number of requests at a time, and there every server with the same schedule, a different one first
-in each round. Rounds differ in their seeds, so throughputs are compared round by round, with an interval over rounds;
-latencies are those of all rounds together, of the steady part of each. A server whose process group is given is frozen
-while others are measured; what another one does meanwhile is taken from them, and the gates of a run count it.
+A round visits every number of requests at a time, and there every server in turn (see `turns`), all with the same
+schedule. Rounds differ in their seeds, so throughputs are compared round by round, with an interval over rounds;
+latencies are those of the steady parts of all rounds together. A server whose process group is given is frozen while
+others are measured. One that is not may take CPU time from them meanwhile; the gates of a run notice.
 """
 
 import os
 import re
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from statistics import median
-from time import perf_counter, sleep
 from typing import Any
 from urllib.parse import urldefrag
 
 from twofour.bench.comparison.experiment import Experiment
 from twofour.bench.load import gates, metrics
-from twofour.bench.load.endpoint import Endpoint
-from twofour.bench.load.run import Load, Run, measure, served_model
+from twofour.bench.load.endpoint import Endpoint, served_model
+from twofour.bench.load.run import Run, measure
 from twofour.bench.load.wire import shown
 from twofour.bench.load.workload import Lengths
 from twofour.bench.stats import Distribution, paired_ratio
-from twofour.bench.targets.servers import signal_group
+from twofour.bench.targets import frozen
 from twofour.bench.turns import order
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import Progress, counter
 
 KIND = "twofour.bench.peers"
 SCHEMA_VERSION = 1
-THAW_S, POLL_S = 60.0, 0.05
 REQUESTS, ROUNDS_OF_CLIENTS = 8, 2  # of a run: at least so many, and so many of each client
 
 
@@ -48,49 +45,27 @@ class Peer:
     plain: bool = False
     group: int | None = None
 
-    @contextmanager
-    def awake(self, api_key: str | None = None) -> Iterator[None]:
-        """Continue it for the length of a `with` block. Raises ServerError where it is not well again soon."""
+    def awake(self, api_key: str | None = None) -> AbstractContextManager[None]:
+        """Not frozen for the length of a `with` block. Raises ServerError where it is not ready again soon."""
         if self.group is None:
-            yield
-            return
-        signal_group(self.group, signal.SIGCONT)
-        try:
-            self._wait(api_key)
-            yield
-        finally:
-            signal_group(self.group, signal.SIGSTOP)
+            return nullcontext()
+        return frozen.awake(self.group, Endpoint(self.url, self.model, api_key), self._give_up)
 
-    def _wait(self, api_key: str | None) -> None:
-        until = perf_counter() + THAW_S
-        endpoint = Endpoint(self.url, self.model, api_key)
-        while not endpoint.ready():
-            if perf_counter() > until:
-                raise ServerError(f"{self.name} is not well {THAW_S:g} s after it was continued; see its log")
-            sleep(POLL_S)
+    def _give_up(self, too_late: bool) -> None:
+        if too_late:
+            raise ServerError(f"{self.name} is not well {frozen.THAW_S:g} s after it was continued; see its log")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The load. concurrency: one run of each."""
-
-    concurrency: Sequence[int]
-    prompt_tokens: Lengths
-    output_tokens: Lengths
-    rounds: int = 5
-    seed: int = 0
-
-    def load(self, peer: Peer, concurrency: int, round_: int) -> Load:
-        """The same for all peers."""
-        experiment = Experiment(
-            requests=max(REQUESTS, ROUNDS_OF_CLIENTS * concurrency),
-            concurrency=concurrency,
-            prompt_tokens=self.prompt_tokens,
-            output_tokens=self.output_tokens,
-            rounds=self.rounds,
-            seed=self.seed,
-        )
-        return replace(experiment.load(peer.url, peer.model, round_), plain=peer.plain)
+def experiment(concurrency: int, prompt_tokens: Lengths, output_tokens: Lengths, rounds: int, seed: int) -> Experiment:
+    """The load at one number of requests at a time."""
+    return Experiment(
+        requests=max(REQUESTS, ROUNDS_OF_CLIENTS * concurrency),
+        concurrency=concurrency,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        rounds=rounds,
+        seed=seed,
+    )
 
 
 Cell = tuple[int, str]  # requests at a time, name of the peer
@@ -104,10 +79,10 @@ class Found:
     cut_off: KeyboardInterrupt | ServerError | None = None
 
 
-def peers(
+def read_peers(
     given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] = (), api_key: str | None = None
 ) -> list[Peer]:
-    """Read NAME=URL or NAME=URL#MODEL, names, and NAME=PID. Raises InputError where that is not what is there."""
+    """Read NAME=URL or NAME=URL#MODEL, names, and NAME=PID. Raises InputError for anything else."""
     parts = [text.partition("=") for text in given]
     names = [name for name, _, _ in parts]
     if len(set(names)) < len(names) or not all(name and "://" in url for name, _, url in parts):
@@ -139,15 +114,18 @@ def _leads(pid: int) -> bool:
         return False
 
 
-def compare(servers: Sequence[Peer], asked: Asked, progress: Progress, api_key: str | None = None) -> Found:
-    """All groups that are given run again in the end, also after an interrupt or where a server fails.
+def compare_peers(
+    servers: Sequence[Peer], experiments: Sequence[Experiment], progress: Progress, api_key: str | None = None
+) -> Found:
+    """Measure all servers by all experiments, which differ in their concurrency only.
 
-    What was measured until then is kept; where that is nothing, the interrupt or the error comes out of here.
+    After an interrupt, or where a server fails: what was measured until then. Where that is nothing, the interrupt or
+    the error comes out of here. All frozen groups go on in the end.
     """
-    runs: dict[Cell, list[Run]] = {(n, peer.name): [] for n in asked.concurrency for peer in servers}
+    runs: dict[Cell, list[Run]] = {(_at_a_time(each), peer.name): [] for each in experiments for peer in servers}
     try:
-        with _frozen(servers):
-            _rounds(runs, servers, asked, progress, api_key)
+        with frozen.frozen([peer.group for peer in servers if peer.group is not None]):
+            _rounds(runs, servers, experiments, progress, api_key)
     except (KeyboardInterrupt, ServerError) as cut_off:
         if not any(runs.values()):
             raise
@@ -155,33 +133,31 @@ def compare(servers: Sequence[Peer], asked: Asked, progress: Progress, api_key: 
     return Found(runs)
 
 
-@contextmanager
-def _frozen(servers: Sequence[Peer]) -> Iterator[None]:
-    groups = [peer.group for peer in servers if peer.group is not None]
-    try:
-        for group in groups:
-            signal_group(group, signal.SIGSTOP)
-        yield
-    finally:
-        for group in groups:
-            signal_group(group, signal.SIGCONT)
-
-
 def _rounds(
-    runs: Mapping[Cell, list[Run]], servers: Sequence[Peer], asked: Asked, progress: Progress, api_key: str | None
+    runs: Mapping[Cell, list[Run]],
+    servers: Sequence[Peer],
+    experiments: Sequence[Experiment],
+    progress: Progress,
+    api_key: str | None,
 ) -> None:
-    step = counter("measuring", asked.rounds * len(runs), progress)
-    for round_ in range(asked.rounds):
-        for n in asked.concurrency:
-            for peer in order(list(servers), round_):
+    rounds = experiments[0].rounds
+    step = counter("measuring", rounds * len(runs), progress)
+    for round_ in range(rounds):
+        for each in experiments:
+            for peer in order(servers, round_):
+                load = each.load(peer.url, peer.model, round_, plain=peer.plain)
                 with peer.awake(api_key):
-                    runs[n, peer.name].append(measure(asked.load(peer, n, round_), api_key))
-                step(f"round {round_ + 1} of {asked.rounds}, {peer.name}, {n} at a time")
+                    runs[_at_a_time(each), peer.name].append(measure(load, api_key))
+                step(f"round {round_ + 1} of {rounds}, {peer.name}, {each.concurrency} at a time")
 
 
-def document(found: Found, servers: Sequence[Peer], asked: Asked) -> dict[str, Any]:
+def _at_a_time(experiment: Experiment) -> int:
+    return experiment.concurrency or 0
+
+
+def document(found: Found, servers: Sequence[Peer], experiments: Sequence[Experiment]) -> dict[str, Any]:
     """The result, without what ran it on which machine."""
-    first, complete = servers[0].name, found.cut_off is None
+    first, complete, asked = servers[0].name, found.cut_off is None, experiments[0]
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,

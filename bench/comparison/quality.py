@@ -80,7 +80,7 @@ def of_servers(dense: Endpoint, sparse: Endpoint, text: Path | None, seed: int) 
 
 @dataclass(frozen=True)
 class Score:
-    """One text under one model: its tokens but the first, their log-probabilities, the likeliest instead."""
+    """One text by one model: all tokens but the first, their log-probabilities, the likeliest token in each place."""
 
     tokens: Sequence[str]
     logprobs: Sequence[float]
@@ -109,7 +109,7 @@ def _perplexity(scores: Sequence[Score]) -> float | None:
 
 
 def _written_by(dense: Endpoint, seed: int) -> list[str]:
-    starts = workload.plan(_TEXTS, Lengths(_FIRST_WORDS), Lengths(_TEXT_TOKENS), seed)
+    starts = workload.schedule(_TEXTS, Lengths(_FIRST_WORDS), Lengths(_TEXT_TOKENS), seed)
     return [start.prompt + _continued(dense, start.prompt, seed + start.index) for start in starts]
 
 

@@ -1,11 +1,10 @@
 """How many requests a second the HTTP layer sustains: the real server, whose engine process has no model.
 
 Everything but the model is what serves: HTTP, validation, tokenizing, admission, the pipe to the engine process and its
-messages, detokenizing, server-sent events, metrics, the access log. The engine is `scripted_engine`. A closed loop of
-so many clients on kept connections asks for one kind of answer for a while, then for the next; a round visits each cell
-(kind, concurrency) once, and rounds begin at different cells. Client and server share the machine: where it has two
-CPUs, the client's own work is part of what limits the rate, and the server's CPU time for a request, which is given
-beside it, is the firmer number.
+messages, detokenizing, server-sent events, metrics, the access log. The engine is `scripted_engine`. A cell is a kind
+of answer and a number of clients, which ask for it in a closed loop, on connections that stay open; a round visits
+every cell once. Client and server share the machine: where it has two CPUs, the client's own work is part of what
+limits the rate. The server's CPU time for a request, which is given beside it, is the firmer number.
 """
 
 import asyncio

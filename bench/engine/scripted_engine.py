@@ -1,4 +1,4 @@
-"""An engine process without a model: it says a prompt's own tokens, over and over, one a step, as fast as it can.
+"""An engine process without a model: it repeats the tokens of the prompt, one in each step, as fast as it can.
 
 `twofour.serve` starts it in the place of `serve.engine.child` and notices no difference: the protocol on the pipe is
 the engine's, with a report for each step that holds a piece for each sequence under way. Nothing is computed.
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def describe(config: EngineConfig) -> EngineInfo:
-    """As of the model whose tokenizer it is, without its weights; the cache holds whatever may run at once."""
+    """What an engine of that model would say, without its weights; the cache holds whatever may run at once."""
     from transformers import AutoConfig
 
     text: Any = AutoConfig.from_pretrained(str(resolve(config.model, config.revision))).get_text_config()

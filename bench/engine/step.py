@@ -8,8 +8,8 @@ returns a stored tensor of the right shape at once. What is left is measured, in
               to the pipe
 
 A turn of either is a fresh prompt of `context` tokens and then `steps` steps, of which the median counts. Turns
-alternate; a round is one of each, and gives one pair for the ratio. Without the weights that pass through them the
-caches are warmer than in service, for both.
+alternate; a round is one of each, and gives one pair for the ratio. No weights pass through the caches, so they are
+warmer than in service, for both.
 """
 
 from collections.abc import Callable, Sequence

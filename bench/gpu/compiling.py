@@ -13,7 +13,7 @@ from twofour.bench.gpu.sheet import Sheet
 from twofour.bench.gpu.sweep import SEED, SWEPT, compile_one, cuts
 from twofour.bench.hardware import usable_cpus
 from twofour.bench.kernels.contenders import random_packed
-from twofour.bench.kernels.plan import Matrix
+from twofour.bench.kernels.grid import Matrix
 from twofour.serve.kernels.triton.kernel import TritonKernel
 
 MOST_PROCESSES = 16

@@ -10,7 +10,7 @@ from torch import nn
 
 from twofour.bench.gpu.day import Day
 from twofour.bench.kernels.contenders import random_packed
-from twofour.bench.kernels.plan import Matrix
+from twofour.bench.kernels.grid import Matrix
 from twofour.bench.targets import random_model
 from twofour.bench.targets.shapes import DecoderShape
 from twofour.prune.errors import InputError

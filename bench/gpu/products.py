@@ -12,7 +12,7 @@ from twofour.bench.gpu.day import Day, matrices
 from twofour.bench.gpu.sheet import Key, Sheet, failure
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.contenders import Contender, Form, activations, random_dense, random_packed, torch_dense
-from twofour.bench.kernels.plan import Matrix
+from twofour.bench.kernels.grid import Matrix
 from twofour.bench.kernels.race import Turn, cpu_turn, race
 from twofour.prune.format.packed import Packed
 from twofour.serve.kernels.cusparselt.kernel import CusparseltKernel
@@ -117,7 +117,7 @@ def _raced(day: Day, rings: Rings, x: Tensor) -> dict[str, Any]:
 
 
 def takes(name: str, tokens: int) -> bool:
-    """The kernel for few tokens hands more of them to the other path, which is a contender of its own."""
+    """With many tokens the kernel for few takes the other path, which is a contender of its own."""
     return name != DECODE or tokens <= triton_plan.MAX_TOKENS
 
 

@@ -1,8 +1,8 @@
 """The file of one stage: a row for each cell, written as soon as there is one.
 
-A session can be cut off at any moment and costs much: so nothing waits for an end to be written, a row that is there
-is not measured again on the same device with the same code, and what raises is a row too, with its reason. A device
-that is in an undefined state after an error ends the stage; started again, it goes on behind that row.
+A session can be cut off at any moment and costs much. So every row is written at once; a row that is there is not
+measured again on the same device with the same code; and what raises is a row, too, with its reason. An error that
+leaves the device in an undefined state ends the stage; when it is started again, it goes on after that row.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""How the Triton kernel for few tokens might be cut otherwise: other tiles, warps, stages and splits.
+"""Other ways to cut the work of the Triton kernel for few tokens: other tiles, warps, stages and splits.
 
 What was chosen (triton_plan) follows from machine code, never from a clock. Here is the clock.
 """

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from twofour.bench.kernels.plan import Matrix
+from twofour.bench.kernels.grid import Matrix
 from twofour.prune.errors import TwofourError
 from twofour.prune.format.packed import VALID_NIBBLES, Packed, join_nibbles
 from twofour.serve.kernels import cpu, select
@@ -47,7 +47,7 @@ class Contender:
     checked_rows: tuple[int, ...]
     weight: Tensor  # float64 [checked rows, columns]: the dense weight that the products are checked against
     note: str | None = None
-    summing: float = SUMMING  # what a product may be off, against the sum of the magnitudes that it adds
+    summing: float = SUMMING  # how wrong a product may be, as a share of the sum of the magnitudes that it adds
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def dense_forms(matrix: Matrix, seed: int) -> list[Form]:
 
 
 def with_copies(forms: Sequence[Form], ring: int) -> list[Contender]:
-    """Copies of all forms by turns: memory differs from page to page, and all shall have the same mixture of it.
+    """Copies of all forms in turns: memory differs from page to page, and all should get the same mixture of it.
 
-    Of two rings of the same kernel, made one after the other, one was a tenth faster in every round.
+    Of two rings of one kernel that were made one after the other, one was a tenth faster in every round.
     """
     counts = [copies_of(form.contender.weight_bytes, ring) for form in forms]
     turns = sorted((number / count, which) for which, count in enumerate(counts) for number in range(count))

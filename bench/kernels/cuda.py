@@ -13,7 +13,7 @@ from torch import Tensor
 
 from twofour.bench.kernels.ceiling import PASSES, Ceiling
 from twofour.bench.kernels.contenders import Contender, Form, Makers, random_dense, random_packed, served, torch_dense
-from twofour.bench.kernels.plan import Matrix, Plan
+from twofour.bench.kernels.grid import Grid, Matrix
 from twofour.bench.kernels.race import Turn
 from twofour.prune.errors import InputError
 
@@ -63,9 +63,9 @@ def forms(part: str, matrix: Matrix, seed: int) -> list[Form]:
     return [make() for make in makers(part, matrix, seed).values()]
 
 
-def refusals(plan: Plan) -> dict[str, str]:
+def refusals(grid: Grid) -> dict[str, str]:
     """The kernels that take none or not all of the matrices, and why."""
-    reasons = {kernel: {_refusal(matrix, kernel) for matrix in plan.linears} - {""} for kernel in KERNELS}
+    reasons = {kernel: {_refusal(matrix, kernel) for matrix in grid.linears} - {""} for kernel in KERNELS}
     return {f"2:4 {kernel}": "; ".join(sorted(found)) for kernel, found in reasons.items() if found}
 
 
@@ -103,7 +103,7 @@ def _seconds(work: Callable[[], object], times: int = 1) -> float:
 
 
 def _captured(contender: Contender, x: Tensor) -> torch.cuda.CUDAGraph:
-    """One multiplication by every copy. What has to be compiled or tuned is so before, on the side stream."""
+    """One multiplication by every copy. Compiling and tuning are done before, on the side stream."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode(), torch.cuda.stream(side):

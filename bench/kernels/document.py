@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from twofour.bench.hardware import Hardware
 from twofour.bench.kernels.ceiling import BYTES_PER_WEIGHT, Ceiling
+from twofour.bench.kernels.grid import KIND, Matrix, Model
 from twofour.bench.kernels.measure import Cell, Dropped, Findings
 from twofour.bench.kernels.never_slower import name, never_slower
-from twofour.bench.kernels.plan import KIND, Matrix, Model
 from twofour.bench.stats import paired_ratio
 
 SCHEMA_VERSION = 1
@@ -31,36 +30,30 @@ RATIOS = (
 
 
 def document(
-    found: Findings,
-    command: Sequence[str],
-    machine: Hardware,
-    versions: Mapping[str, str | None],
-    torch_isa: str,
-    torch_environment: Mapping[str, str],
+    found: Findings, made_by: Mapping[str, Any], torch_isa: str, torch_environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    plan, seed = found.plan, found.plan.seed
+    """`made_by` as hardware.provenance says, `torch_isa` and `torch_environment` as torch was held, see isa."""
+    grid, seed = found.grid, found.grid.seed
     ceiling = found.ceilings[0] if found.ceilings else None
     cells = [_cell(cell, ceiling, seed) for cell in found.cells]
-    sums = [each for model in plan.models for each in _sums(model, found, ceiling)]
+    sums = [each for model in grid.models for each in _sums(model, found, ceiling)]
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": found.started.isoformat(timespec="seconds"),
-        "command": list(command),
-        "versions": dict(versions),
-        "hardware": machine.as_dict(),
-        "device": plan.device,
+        **made_by,
+        "device": grid.device,
         "isa": found.isa,
         "torch_isa": torch_isa,
         "torch_environment": dict(torch_environment),
-        "threads": plan.threads,
-        "clock": _clock(plan.device, plan.threads),
-        "rounds": plan.rounds,
+        "threads": grid.threads,
+        "clock": _clock(grid.device, grid.threads),
+        "rounds": grid.rounds,
         "seed": seed,
-        "target_s": plan.target_s,
+        "target_s": grid.target_s,
         "cache_bytes": found.cache_bytes,
         "ring_bytes": found.ring_bytes,
-        "models": [_model(model) for model in plan.models],
+        "models": [_model(model) for model in grid.models],
         "ceiling": _ceiling(found.ceilings) if found.ceilings else None,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in found.gates],
         "complete": found.complete,
@@ -161,13 +154,13 @@ def _ratios(contenders: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str,
 def _sums(model: Model, found: Findings, ceiling: Ceiling | None) -> list[dict[str, Any]]:
     """All 2:4 linears of a model, one after the other: what a user waits for."""
     sums = []
-    for tokens in found.plan.tokens:
+    for tokens in found.grid.tokens:
         cells = {cell.matrix: cell for cell in found.cells if cell.part == "linear" and cell.tokens == tokens}
         if model.linears.keys() <= cells.keys():
             own = {matrix: cells[matrix] for matrix in model.linears}
             contenders = {each: _sum(each, model.linears, own, ceiling) for each in _common(own)}
             where = {"model": model.name, "tokens": tokens}
-            sums.append(where | {"contenders": contenders, "ratios": _ratios(contenders, found.plan.seed)})
+            sums.append(where | {"contenders": contenders, "ratios": _ratios(contenders, found.grid.seed)})
     return sums
 
 

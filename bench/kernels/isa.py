@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from twofour.prune.errors import InputError
 
-# What makes torch and oneDNN leave out what a lesser machine lacks. torch reads it once, when it is loaded.
+# What keeps torch and oneDNN from what an older machine lacks. torch reads it once, when it is loaded.
 TORCH_ENVIRONMENT = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
@@ -32,7 +32,7 @@ def torch_environment() -> dict[str, str]:
 
 @contextmanager
 def held(isa: str | None) -> Iterator[str | None]:
-    """Hold our kernels to an instruction set. Yields why that cannot be, if it cannot."""
+    """Hold our kernels to an instruction set. Yields the reason where that is impossible, else None."""
     from twofour.serve.kernels.cpu.extension import loaded, missing
 
     cpu, reason = loaded(), missing()

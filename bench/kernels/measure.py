@@ -14,8 +14,8 @@ from torch import Tensor
 from twofour.bench.kernels import contenders, cuda
 from twofour.bench.kernels.ceiling import Ceiling, highest, last_level_cache_bytes, read_ceilings
 from twofour.bench.kernels.contenders import Contender, Form
+from twofour.bench.kernels.grid import Grid, Matrix
 from twofour.bench.kernels.isa import held
-from twofour.bench.kernels.plan import Matrix, Plan
 from twofour.bench.kernels.race import Lap, Turn, cpu_turn, race
 from twofour.bench.load.gates import Gate, Pressure
 from twofour.prune.errors import TwofourError
@@ -60,9 +60,9 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Findings:
-    """`not_measured`: why there are no cells, or, by contender, why it has none. Not `complete`: as far as it got."""
+    """`not_measured`: why there are no cells, or, by contender, why it has none. Not `complete`: it was interrupted."""
 
-    plan: Plan
+    grid: Grid
     started: datetime
     isa: str
     ring_bytes: int
@@ -78,60 +78,60 @@ class Findings:
 Keep = Callable[[Findings], object]  # what was found so far, after every cell
 
 
-def measure(plan: Plan, progress: Progress = silent, keep: Keep = lambda found: None) -> Findings:
+def measure(grid: Grid, progress: Progress = silent, keep: Keep = lambda found: None) -> Findings:
     """A contender that fails or is wrong is dropped, with its reason. After an interrupt: what was found until then."""
-    if plan.device == "cuda":
-        return _measure_cuda(plan, progress, keep)
+    if grid.device == "cuda":
+        return _measure_cuda(grid, progress, keep)
     threads = torch.get_num_threads()
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(grid.threads)
     try:
-        with held(plan.isa) as reason:
-            return _without(plan, cpu.available(), reason) if reason else _measure_cpu(plan, progress, keep)
+        with held(grid.isa) as reason:
+            return _without(grid, cpu.available(), reason) if reason else _measure_cpu(grid, progress, keep)
     finally:
         torch.set_num_threads(threads)
 
 
-def _measure_cpu(plan: Plan, progress: Progress, keep: Keep) -> Findings:
+def _measure_cpu(grid: Grid, progress: Progress, keep: Keep) -> Findings:
     started, pressure = datetime.now(UTC), Pressure()
     cache_bytes = last_level_cache_bytes()
     ring = contenders.ring_bytes(cache_bytes)
-    before = _announced(read_ceilings(plan.threads, cache_bytes), progress)
-    begun = Findings(plan, started, cpu.available(), ring, cache_bytes, _best_first(before, before), complete=False)
+    before = _announced(read_ceilings(grid.threads, cache_bytes), progress)
+    begun = Findings(grid, started, cpu.available(), ring, cache_bytes, _best_first(before, before), complete=False)
     found = _cells(begun, progress, keep)
     if not found.complete:
         return found
-    after = read_ceilings(plan.threads, cache_bytes)
+    after = read_ceilings(grid.threads, cache_bytes)
     best = _best_first(before, after)
     gates = (_pressure_gate(pressure.share()), _drift(before, after), _share_gate(found.cells, best[0]))
     return replace(found, ceilings=best, gates=gates)
 
 
-def _measure_cuda(plan: Plan, progress: Progress, keep: Keep) -> Findings:
+def _measure_cuda(grid: Grid, progress: Progress, keep: Keep) -> Findings:
     if reason := cuda.missing():
-        return _without(plan, "none", reason)
+        return _without(grid, "none", reason)
     started = datetime.now(UTC)
     cache_bytes = cuda.cache_bytes()
     ring = contenders.ring_bytes(cache_bytes)
     before = _announced([cuda.copy_ceiling()], progress)
-    begun = Findings(plan, started, cuda.target(), ring, cache_bytes, tuple(before), not_measured=cuda.NOT_MEASURED)
+    begun = Findings(grid, started, cuda.target(), ring, cache_bytes, tuple(before), not_measured=cuda.NOT_MEASURED)
     found = _cells(replace(begun, complete=False), progress, keep)
     if not found.complete:
         return found
     after = [cuda.copy_ceiling()]
-    best, refused = _best_first(before, after), {**cuda.NOT_MEASURED, **cuda.refusals(plan)}
+    best, refused = _best_first(before, after), {**cuda.NOT_MEASURED, **cuda.refusals(grid)}
     gates = (_drift(before, after), _share_gate(found.cells, best[0]))
     return replace(found, ceilings=best, gates=gates, not_measured=refused)
 
 
 def _cells(begun: Findings, progress: Progress, keep: Keep) -> Findings:
     """All cells, kept after each; or those until an interrupt, and then it is not complete."""
-    found, plan = begun, begun.plan
-    parts = [("linear", matrix, plan.tokens) for matrix in plan.linears]
-    parts += [("lm_head", matrix, tuple(plan.head_tokens)) for matrix in plan.heads if plan.head_tokens]
+    found, grid = begun, begun.grid
+    parts = [("linear", matrix, grid.tokens) for matrix in grid.linears]
+    parts += [("lm_head", matrix, tuple(grid.head_tokens)) for matrix in grid.heads if grid.head_tokens]
     step = counter("cells", sum(len(tokens) for _, _, tokens in parts), progress)
     try:
         for part, matrix, tokens in parts:
-            row = Row(plan, part, matrix)
+            row = Row(grid, part, matrix)
             row.make(begun.ring_bytes)
             for count in tokens:
                 cells = row.cell(count)
@@ -139,23 +139,23 @@ def _cells(begun: Findings, progress: Progress, keep: Keep) -> Findings:
                 keep(found)
                 step(f"{part} {matrix[0]} x {matrix[1]}, {count} tokens")
             del row
-            gc.collect()  # a ring is hundreds of megabytes; none waits for the next
+            gc.collect()  # a ring is hundreds of megabytes: it goes before the next is made
     except KeyboardInterrupt:
         return found
     return replace(found, complete=True)
 
 
 class Row:
-    """A matrix and its contenders. One that fails is dropped, from here on or from a cell, and the others go on."""
+    """A matrix and its contenders. One that fails is dropped, for good or for one cell, and the others go on."""
 
-    def __init__(self, plan: Plan, part: str, matrix: Matrix) -> None:
-        self._plan, self._part, self._matrix = plan, part, matrix
+    def __init__(self, grid: Grid, part: str, matrix: Matrix) -> None:
+        self._grid, self._part, self._matrix = grid, part, matrix
         self._contenders: list[Contender] = []
         self._dropped: list[Dropped] = []
 
     def make(self, ring: int) -> None:
         forms: list[Form] = []
-        for name, make in _makers(self._plan, self._part, self._matrix).items():
+        for name, make in _makers(self._grid, self._part, self._matrix).items():
             with self._dropping(name, None):
                 forms.append(make())
         with self._dropping("all", None):
@@ -163,12 +163,12 @@ class Row:
 
     def cell(self, tokens: int) -> list[Cell]:
         """One cell, or none where nobody is left."""
-        x = contenders.activations(tokens, self._matrix[1], self._plan.seed, self._plan.device)
+        x = contenders.activations(tokens, self._matrix[1], self._grid.seed, self._grid.device)
         turns: dict[str, Turn] = {}
         for each in self._contenders:
             with self._dropping(each.name, tokens):
                 contenders.require_right([each], x)
-                turns[each.name] = _turn(self._plan, each, x)
+                turns[each.name] = _turn(self._grid, each, x)
         laps = self._race(turns, tokens)
         entries = {
             each.name: Entry(each.kernel, each.weight_bytes, len(each.products), each.note, laps[each.name])
@@ -178,7 +178,7 @@ class Row:
         return [Cell(self._part, self._matrix, tokens, entries)] if entries else []
 
     def take_dropped(self) -> list[Dropped]:
-        """Those since the last time."""
+        """Those since the last call."""
         taken, self._dropped = self._dropped, []
         return taken
 
@@ -186,7 +186,7 @@ class Row:
         while turns:
             named = {name: _naming(name, turn) for name, turn in turns.items()}
             try:
-                return race(named, self._plan.rounds, self._plan.target_s)
+                return race(named, self._grid.rounds, self._grid.target_s)
             except Failed as failed:
                 self._drop(failed.form, tokens, failed.cause)
                 del turns[failed.form]
@@ -206,15 +206,15 @@ class Row:
         self._dropped.append(Dropped(self._part, self._matrix, tokens, contender, reason.partition("\n")[0]))
 
 
-def _makers(plan: Plan, part: str, matrix: Matrix) -> contenders.Makers:
-    if plan.device == "cuda":
-        return cuda.makers(part, matrix, plan.seed)
-    dense = contenders.dense_makers(matrix, plan.seed)
-    return dense if part == "lm_head" else {**contenders.sparse_makers(matrix, plan.seed), **dense}
+def _makers(grid: Grid, part: str, matrix: Matrix) -> contenders.Makers:
+    if grid.device == "cuda":
+        return cuda.makers(part, matrix, grid.seed)
+    dense = contenders.dense_makers(matrix, grid.seed)
+    return dense if part == "lm_head" else {**contenders.sparse_makers(matrix, grid.seed), **dense}
 
 
-def _turn(plan: Plan, contender: Contender, x: Tensor) -> Turn:
-    return cuda.turn(contender, x) if plan.device == "cuda" else cpu_turn(contender, x, plan.threads)
+def _turn(grid: Grid, contender: Contender, x: Tensor) -> Turn:
+    return cuda.turn(contender, x) if grid.device == "cuda" else cpu_turn(contender, x, grid.threads)
 
 
 def _naming(name: str, turn: Turn) -> Turn:
@@ -243,7 +243,7 @@ def _drift(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> Gate:
 
 
 def _share_gate(cells: Sequence[Cell], ceiling: Ceiling) -> Gate:
-    """Nothing is faster than memory: then the ceiling is wrong, or a weight was found in a cache."""
+    """Nothing is faster than memory: if something seems so, the ceiling is wrong, or a weight was in a cache."""
     entries = [entry for cell in cells for entry in cell.entries.values()]
     shares = [ceiling.best_s(entry.weight_bytes) / median(entry.lap.seconds) for entry in entries]
     highest_share = max(shares, default=None)
@@ -251,10 +251,10 @@ def _share_gate(cells: Sequence[Cell], ceiling: Ceiling) -> Gate:
 
 
 def _best_first(before: Sequence[Ceiling], after: Sequence[Ceiling]) -> tuple[Ceiling, ...]:
-    """One of each method."""
+    """The higher one of each method; of these the highest first."""
     best = [highest(pair) for pair in zip(before, after, strict=True)]
     return tuple(sorted(best, key=lambda ceiling: -ceiling.bytes_per_s))
 
 
-def _without(plan: Plan, isa: str, reason: str) -> Findings:
-    return Findings(plan, datetime.now(UTC), isa, 0, None, not_measured={"everything": reason})
+def _without(grid: Grid, isa: str, reason: str) -> Findings:
+    return Findings(grid, datetime.now(UTC), isa, 0, None, not_measured={"everything": reason})

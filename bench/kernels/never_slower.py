@@ -56,7 +56,7 @@ def weighted_ratio(
 
 
 def _mean_call(seconds: Mapping[int, Sequence[float]]) -> list[float]:
-    """In each round, up to a factor that both have."""
+    """The time of a mean call in each round, up to a factor that the ratio does not depend on."""
     weighted = [[TRAFFIC[tokens] * s for s in rounds] for tokens, rounds in seconds.items() if tokens in TRAFFIC]
     return [sum(each) for each in zip(*weighted, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The race in one cell: all contenders on the same tokens, in turns, whose order turns by one every round."""
+"""The race in one cell: all contenders on the same tokens, in turns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ def verdict(judged: Mapping[str, Any]) -> list[str]:
 
 
 def _failures(document: Mapping[str, Any]) -> list[str]:
-    """Who was dropped, what is known against those who were not, and whether all was measured."""
+    """Who was dropped, the notes on the others, and whether all was measured."""
     lines = [
         f"dropped: {each['contender']}, {each['part']} {each['rows']:,} x {each['columns']:,}"
         + (f", {each['tokens']} tokens" if each["tokens"] else "")
@@ -131,7 +131,7 @@ def _place(cell: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def _served(cell: Mapping[str, Any]) -> str:
-    """What `served` is here, and what it has to say."""
+    """Which kernel is `served` here, with its note."""
     served = cell["contenders"].get("served")
     if served is None:
         return ""

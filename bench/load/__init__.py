@@ -1,7 +1,13 @@
-"""One server under one load.
+"""One server under one load. The way of a load, from what is asked to whether it counts:
 
-In come an address and a load; out come the records of every request and the quantities made of them. Read `run` (the
-story), `workload` and `arrivals` (what is sent, and when), `client`, `connection`, `wire` and `decode` (how, with
-times), `records`, `metrics` (the definitions), `steadiness` and `gates` (whether a run counts), `endpoint` (what a
-server says of itself), then `table` and `vllm_json`.
+    run.measure              the story
+      workload, arrivals     a Load becomes a schedule: Requests with their texts, lengths and times
+      client                 each Request becomes a Job, its bytes made beforehand; a Session sends them, open or closed
+        connection, wire     one socket, HTTP/1.1: what arrives, and when, is noted in the Job's Exchange
+      decode                 when the clock has stopped, an Exchange becomes a Record (records)
+      metrics                Records become a Summary: the quantities by their definitions, and the window that counts
+      gates, steadiness      whether the run may be quoted
+    table, vllm_json         a Run for people, and for other tools; run.document is its own form
+
+`endpoint` is what a server says of itself and answers untimed, `keys` where the API key comes from.
 """

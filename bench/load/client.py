@@ -1,4 +1,4 @@
-"""The load client: one event loop, raw sockets, and no work while the clock runs that could wait until after.
+"""The load client: one event loop, raw sockets, and while the clock runs no work that can wait until it has stopped.
 
 A read is stored with its time, and only the framing is looked at, to find the end of a response; events and
 JSON are decoded when the run is over. Requests are made into bytes before it starts, and the garbage
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 from twofour.bench.load import wire, workload
 from twofour.bench.load.connection import Connection
@@ -24,7 +25,7 @@ from twofour.bench.load.records import Request
 from twofour.serve.http.crowd import raise_open_files
 
 TICK_S = 0.005
-TIMER_S = 0.001  # what a loop's timers count in: so late is in time
+TIMER_S = 0.001  # the step of a loop's timers: what is no later than this is on time
 
 
 class Session:
@@ -74,18 +75,20 @@ class Job:
 
 
 def jobs(
-    url: str, model: str, requests: Sequence[Request], nonce: str, api_key: str | None = None, plain: bool = False
+    url: str, model: str, requests: Sequence[Request], nonce: str, *, api_key: str | None = None, plain: bool = False
 ) -> list[Job]:
     """The requests as bytes.
 
     `plain`: with nothing that OpenAI's API does not have, so the model itself must not end an answer early.
     """
     to = wire.target(url)
-    return [Job(request, _message(to, model, request, api_key, nonce, plain)) for request in requests]
+    bodies = [json.dumps(_body(model, request, nonce, plain)).encode() for request in requests]
+    messages = [wire.post(to, "/completions", body, api_key) for body in bodies]
+    return list(map(Job, requests, messages))
 
 
-def _message(to: wire.Target, model: str, request: Request, api_key: str | None, nonce: str, plain: bool) -> bytes:
-    body = {
+def _body(model: str, request: Request, nonce: str, plain: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {
         "model": model,
         "prompt": workload.marked(request, nonce),
         "max_tokens": request.output_tokens,
@@ -96,11 +99,11 @@ def _message(to: wire.Target, model: str, request: Request, api_key: str | None,
     if not plain:
         body |= {"min_tokens": request.output_tokens, "ignore_eos": True}
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    return wire.post(to, "/completions", json.dumps(body).encode(), api_key)
+    return body
 
 
 async def _observed(load: Coroutine[None, None, None], lags: list[float]) -> None:
-    await asyncio.sleep(0)  # connections that were closed since the last load are heard of
+    await asyncio.sleep(0)  # the loop hears of connections that were closed since the last load
     ticker = asyncio.create_task(_tick(lags))
     try:
         await load
@@ -127,7 +130,7 @@ async def _open_loop(client: "Client", jobs: Sequence[Job]) -> None:
 
 
 async def _until(due_at: float) -> None:
-    # A loop's timers count whole milliseconds, so the last of them is spent in turns of the loop that wait for nothing.
+    # A loop's timers count whole milliseconds, so the last millisecond is spent in turns of the loop that do not wait.
     while (left_s := due_at - perf_counter()) > 0:
         await asyncio.sleep(max(0.0, left_s - TIMER_S))
 

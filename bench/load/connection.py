@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
             self._fail(ConnectionResetError("the server closed the connection before the end of the response"))
 
     def _watch(self, loop: asyncio.AbstractEventLoop, ended: "asyncio.Future[None]", after_s: float) -> None:
-        """Look once in `idle_s` whether anything came since; a timer for each read would cost too much."""
+        """Look every `idle_s` whether anything has come; a timer for each read would cost too much."""
         timer = loop.call_later(after_s, self._look, loop, ended)
         ended.add_done_callback(lambda _: timer.cancel())
 

@@ -10,7 +10,6 @@ for what it is: a redirect, a page, an answer in one piece.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from twofour.bench.load import wire
@@ -40,7 +39,7 @@ class Exchange:
 
 
 def record(exchange: Exchange, api_key: str | None = None) -> Record:
-    """The record of an exchange. Its `error` is `kind: detail`, without the key; `done_at`: it ended, well or not."""
+    """The record of an exchange. Its `error` is `kind: detail`, without the key. `done_at` is its end, good or bad."""
     known = Record(
         exchange.index,
         exchange.scheduled_at,
@@ -58,7 +57,6 @@ def record(exchange: Exchange, api_key: str | None = None) -> Record:
     stream = _Stream(known)
     for at, line in _events(exchange.reads):
         stream.take(at, wire.hidden(line, api_key))
-    known.coalesced_reads = _repeats([chunk.at for chunk in known.chunks])
     ending = stream.complaint() if stream.began else _no_stream(exchange, api_key)
     known.error = exchange.error or known.error or ending
     return known
@@ -111,7 +109,7 @@ class _Stream:
             self._choice(at, choice, so_far)
 
     def _usage(self, usage: dict[str, Any]) -> int | None:
-        """Note what it says, each number by itself: servers leave some out. The output tokens so far."""
+        """Note each number by itself, as servers leave some out. Returns the output tokens so far."""
         record, details = self._record, usage.get("prompt_tokens_details") or {}
         prompt, so_far = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         cached = _count(details, "cached_tokens")
@@ -133,11 +131,6 @@ class _Stream:
             self._record.chunks.append(Chunk(at, tokens))
 
 
-def _repeats(times: list[float]) -> int:
-    """How many reads brought more than one chunk."""
-    return len({at for at, after in pairwise(times) if at == after})
-
-
 def _count(said: dict[str, Any], name: str) -> int | None:
     value = said.get(name)
     if value is not None and not (isinstance(value, int) and 0 <= value < 2**53):
@@ -146,7 +139,7 @@ def _count(said: dict[str, Any], name: str) -> int | None:
 
 
 def _no_stream(exchange: Exchange, api_key: str | None) -> str:
-    """What a response of status 2xx is that has not one event."""
+    """What a response of status 2xx is, when it has no event at all."""
     body, kind = _body(exchange, api_key), exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
     if exchange.status not in (None, 200):
         return f"status {exchange.status}: no answer is in it; is the API there? check the address"

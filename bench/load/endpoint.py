@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twofour.bench.load import wire
-from twofour.prune.errors import ServerError
+from twofour.prune.errors import InputError, ServerError
 
 _ANSWER_S = 600.0  # for one question; a CPU may take long over a scored text
 _GLANCE_S = 10.0
@@ -56,18 +56,18 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
 
     def ready(self) -> bool:
-        """Whether it says so. One that knows no /ready does at /health, which may be before its engine answers."""
+        """Whether it says so: at /ready or, if it has none, at /health, which may be before its engine answers."""
         try:
-            status, _ = self._exchange("GET", "/ready", None, _GLANCE_S)
+            status, _ = self._get("/ready")
             if status == 404:
-                status, _ = self._exchange("GET", "/health", None, _GLANCE_S)
+                status, _ = self._get("/health")
         except ServerError:
             return False
         return status == 200
 
     def scrape(self) -> State | None:
         """None where the server has no /metrics in Prometheus' format."""
-        status, body = self._exchange("GET", "/metrics", None, _GLANCE_S)
+        status, body = self._get("/metrics")
         try:
             return state(body.decode()) if status == 200 else None
         except (ValueError, OverflowError):
@@ -76,7 +76,7 @@ class Endpoint:
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """POST to an API path such as /v1/completions."""
         payload = json.dumps({"model": self.model, **question}).encode()
-        status, body = self._exchange("POST", path, payload, _ANSWER_S)
+        status, body = _exchange(self.url, self.api_key, path, payload, _ANSWER_S)
         if status != 200:
             raise ServerError(
                 f"{wire.shown(self.url)}{path} answers with status {status}: {body[:200].decode(errors='replace')}"
@@ -93,19 +93,37 @@ class Endpoint:
             )
         return answer
 
-    def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
-        return exchange(self.url, self.api_key, method, path, body, timeout_s)
+    def _get(self, path: str) -> tuple[int, bytes]:
+        return _exchange(self.url, self.api_key, path)
 
 
-def exchange(
-    url: str, api_key: str | None, method: str, path: str, body: bytes | None = None, timeout_s: float = _GLANCE_S
+def served_model(url: str, api_key: str | None = None) -> str:
+    """The one model of the server at `url`."""
+    status, body = _exchange(url, api_key, "/v1/models")
+    names = _names(status, body, wire.shown(url))
+    if len(names) != 1:
+        raise InputError(f"{wire.shown(url)} serves {', '.join(names) or 'no model'}; choose with --model")
+    return names[0]
+
+
+def _names(status: int, body: bytes, url: str) -> list[str]:
+    if status != 200:
+        raise ServerError(f"{url} answers /v1/models with status {status}; check the address and the key")
+    try:
+        return [str(model["id"]) for model in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ServerError(f"{url} lists no models as OpenAI's API does; give --model") from None
+
+
+def _exchange(
+    url: str, api_key: str | None, path: str, question: bytes | None = None, timeout_s: float = _GLANCE_S
 ) -> tuple[int, bytes]:
-    """Status and body of one request; `path` begins with /v1 or is one beside it."""
+    """Status and body: of a POST of a question, or of a GET. `path` begins with /v1 or is one beside it."""
     to = wire.target(url)
     headers = {"Content-Type": "application/json", **wire.authorization(api_key)}
     connection = http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
     try:
-        connection.request(method, to.outside(path), body, headers)
+        connection.request("GET" if question is None else "POST", to.outside(path), question, headers)
         response = connection.getresponse()
         return response.status, wire.hidden(response.read(), api_key)
     except OSError as error:
@@ -123,7 +141,7 @@ def state(metrics: str) -> State:
 
     samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
     values: Counter[tuple[str, ...]] = Counter()
-    for sample in samples:  # several engines behind one server, each with its own
+    for sample in samples:  # several engines behind one server have samples of their own
         if _counts(sample.name):
             values[sample.name, *_tag(sample.labels)] += int(sample.value)
     return State(

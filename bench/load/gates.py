@@ -12,7 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
-from twofour.bench.load.metrics import first_token, kind, sent, steady
+from twofour.bench.load.metrics import error_kind, first_token, sent, steady
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.steadiness import latency_drift, rate_shortfall
 
@@ -61,17 +61,19 @@ def stalled_s(source: Path = PRESSURE) -> float | None:
 def check(
     requests: Sequence[Request],
     records: Sequence[Record],
+    *,
     lags: Sequence[float],
     pressure: float | None,
     concurrency: int | None,
     prefix_hits: float | None = None,
 ) -> list[Gate]:
-    """The gates of one run. concurrency: None, an open loop. prefix_hits: share by the server's own counters.
+    """The gates of one run. concurrency: None for an open loop.
 
-    `lags` as `Session.send` fills it, `pressure` from `Pressure.share`.
+    `lags` as `Session.send` fills it, `pressure` from `Pressure.share`, `prefix_hits` from `prefix_hit_share`.
     """
     lag_s = lag_limit_s(records)
-    # A closed loop begins with one request alone. An open one does not; where it overflows, its window begins late.
+    # A closed loop begins with one request alone, which does not count. In an open loop all count: where the server
+    # falls behind, the steady window would begin late.
     alike = records if concurrency is None else steady(records)
     return [
         Gate("errors", _errors(records), 0.01, "share", "look at the errors, then lower the load"),
@@ -82,13 +84,7 @@ def check(
         Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY),
         Gate("prompt_length", _wrong_prompts(requests, records), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
-        Gate(
-            "prefix_cache",
-            max((share for share in (_cached(records), prefix_hits) if share is not None), default=None),
-            0.01,
-            "share",
-            "turn the server's prefix cache off, restart it, or let the run choose its --nonce",
-        ),
+        Gate("prefix_cache", _cached(records, prefix_hits), 0.01, "share", _CACHE_REMEDY),
     ]
 
 
@@ -110,26 +106,27 @@ _LENGTH_REMEDY = (
 _PROMPT_REMEDY = "in the server's tokens prompts are not as long as asked for; its tokenizer splits plain English words"
 _SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower --rate"
 _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"
-_GAPS_S = 0.010  # a late loop blurs the gaps between tokens too, however long the first of them takes
-_OWN_TOKENS = 2  # of a prompt, such as one that begins a text
+_CACHE_REMEDY = "turn the server's prefix cache off, restart it, or let the run choose its --nonce"
+_GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
+_OWN_TOKENS = 2  # that a server may add to a prompt, such as one that begins a text
 
 
 def lag_limit_s(records: Sequence[Record]) -> float:
-    """A twentieth of the median time to the first token, which lateness would be part of; 1 ms is what a timer can."""
+    """A twentieth of the median time to the first token, which lateness adds to; but 1 ms, as timers are no finer."""
     times = [first_token(record) - sent(record) for record in records if record.error is None]
     return max(0.001, 0.05 * median(times)) if times else 0.001
 
 
 def _errors(records: Sequence[Record]) -> float | None:
-    """Those that an interrupt has cut off are no errors of the server."""
-    kinds = [kind(record) for record in records if kind(record) != "cut off"]
+    """Requests that an interrupt has cut off are no errors of the server."""
+    kinds = [error_kind(record) for record in records if error_kind(record) != "cut off"]
     return sum(map(bool, kinds)) / len(kinds) if kinds else None
 
 
 def send_lag(record: Record) -> float | None:
-    """How late the client was, the time in which the server took the connection left out.
+    """How late the client was, without the time that the server took to accept the connection.
 
-    None where the request was never sent, or sent twice: the time between belongs to the server that closed.
+    None where the request was never sent, or was sent twice: the server closed the connection, and the time is its own.
     """
     if record.sent_at is None or record.reconnected:
         return None
@@ -155,15 +152,16 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
 
 
 def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record]) -> float | None:
-    """How far the server's count of the prompts' tokens lies from the plan; up to two a prompt may be its own."""
+    """How far the server's count of prompt tokens is from the planned one; two tokens of each prompt may be its own."""
     planned = {request.index: request.prompt_tokens for request in requests}
     known = [(planned[record.index], record.prompt_tokens) for record in records if record.prompt_tokens is not None]
     asked, counted = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
     return max(0, abs(counted - asked) - _OWN_TOKENS * len(known)) / asked if asked else None
 
 
-def _cached(records: Sequence[Record]) -> float | None:
-    """Share of the prompt tokens that the server found in its prefix cache."""
+def _cached(records: Sequence[Record], by_counters: float | None) -> float | None:
+    """Share of the prompt tokens that the server found in its prefix cache, by its answers or its counters."""
     known = [record for record in records if record.cached_tokens is not None and record.prompt_tokens]
     prompts = sum(record.prompt_tokens or 0 for record in known)
-    return sum(record.cached_tokens or 0 for record in known) / prompts if prompts else None
+    by_answers = sum(record.cached_tokens or 0 for record in known) / prompts if prompts else None
+    return max((share for share in (by_answers, by_counters) if share is not None), default=None)

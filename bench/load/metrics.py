@@ -6,7 +6,7 @@ the first and last chunk with tokens, N the output tokens by the server's usage,
 - ttft: first - sent; ttft_sched: first - scheduled, to be judged in an open loop; first_byte: headers - sent
 - itl_gap: every time between two chunks, pooled over the requests, weight 1 per gap: shows stalls
 - itl_tok: the same gap divided by the tokens of its chunk, with their number as its weight
-  Gaps of one request are alike: percentiles of both go by the number of independent ones, see stats.independent
+  Gaps of one request are alike: whether there are enough for a percentile, stats.independent says
 - tpot: (last - first) / (N - n1); tpot_vllm: (last - first) / (N - 1); tpot_incl: (last - sent) / N
 - e2e: last - sent; the usage that follows the last token does not count
 
@@ -38,14 +38,14 @@ class Summary:
     failed: int
     errors: dict[str, int]  # kind -> requests
     reconnects: int
-    measured: int  # requests sent within the window, failures among them
+    measured: int  # requests sent within the window, failed ones too
     duration_s: float | None  # first request sent to last request ended
     window_s: tuple[float, float] | None  # after the start of the run
     prompt_tokens: int | None  # totals of the requests that ended well
     output_tokens: int | None
     token_counts: str
     tokens_per_chunk: float | None
-    coalesced_reads: float | None  # share of the chunks' reads that brought more than one
+    coalesced_reads: float | None  # share of the reads that brought more than one chunk
     ttft: Distribution
     ttft_sched: Distribution
     first_byte: Distribution
@@ -74,7 +74,7 @@ def summarise(records: Sequence[Record], started_at: float, window: tuple[float,
         requests=len(records),
         completed=len(good),
         failed=len(records) - len(good),
-        errors=dict(Counter(kind(record) for record in records if record.error is not None)),
+        errors=dict(Counter(error_kind(record) for record in records if record.error is not None)),
         reconnects=sum(record.reconnected for record in records),
         duration_s=whole[1] - whole[0] if whole else None,
         window_s=(window[0] - started_at, window[1] - started_at) if window else None,
@@ -82,13 +82,13 @@ def summarise(records: Sequence[Record], started_at: float, window: tuple[float,
         output_tokens=_total(record.output_tokens for record in good),
         token_counts=counts,
         tokens_per_chunk=_tokens_per_chunk(good),
-        coalesced_reads=_coalesced(good),
+        coalesced_reads=_coalesced_share(good),
         **latencies(in_window(records, window), counts),
         **_throughputs(good, window, counts),
     )
 
 
-def kind(record: Record) -> str:
+def error_kind(record: Record) -> str:
     """What comes before the colon of an error: the same for all requests that failed in the same way."""
     return (record.error or "").partition(":")[0]
 
@@ -113,7 +113,7 @@ def steady_window(records: Sequence[Record]) -> tuple[float, float] | None:
 
 
 def in_window(records: Sequence[Record], window: tuple[float, float] | None) -> list[Record]:
-    """The requests that were sent within it; those of no window are none."""
+    """The requests that were sent within the window; without a window, none."""
     return [record for record in records if window and window[0] <= sent(record) <= window[1]]
 
 
@@ -130,7 +130,7 @@ def whole_window(records: Sequence[Record]) -> tuple[float, float] | None:
 
 
 def _under_way(records: Sequence[Record]) -> list[tuple[float, int]]:
-    """How many requests were under way from each moment on, in the order of time."""
+    """The moments at which requests began or ended, in order, and how many were under way from then on."""
     changes: Counter[float] = Counter()
     for record in records:
         if record.sent_at is not None and record.done_at is not None:
@@ -191,6 +191,11 @@ def gaps(record: Record) -> list[tuple[float, int]]:
     return [(after.at - before.at, after.tokens) for before, after in pairwise(record.chunks)]
 
 
+def coalesced(record: Record) -> int:
+    """How many reads brought more than one chunk."""
+    return len({before.at for before, after in pairwise(record.chunks) if before.at == after.at})
+
+
 def tpot(record: Record) -> float | None:
     total = record.output_tokens
     if total is None or total < 2:
@@ -228,7 +233,7 @@ def _throughputs(good: Sequence[Record], window: tuple[float, float] | None, cou
 
 
 def _scale(record: Record) -> float:
-    """Tokens of the request for each that its chunks count: 1 where the server says what each holds."""
+    """What to multiply the tokens of a chunk by: 1 where the server says how many each holds."""
     counted = sum(chunk.tokens for chunk in record.chunks)
     return (record.output_tokens or 0) / counted
 
@@ -238,9 +243,9 @@ def _tokens_per_chunk(good: Sequence[Record]) -> float | None:
     return tokens / sum(len(record.chunks) for record in good) if tokens is not None else None
 
 
-def _coalesced(good: Sequence[Record]) -> float | None:
+def _coalesced_share(good: Sequence[Record]) -> float | None:
     reads = sum(len({chunk.at for chunk in record.chunks}) for record in good)
-    return sum(record.coalesced_reads for record in good) / reads if reads else None
+    return sum(map(coalesced, good)) / reads if reads else None
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

@@ -42,6 +42,5 @@ class Record:
     status: int | None = None
     error: str | None = None  # None: it ended well
     reconnected: bool = False
-    coalesced_reads: int = 0
     connecting_at: float | None = None  # this and the next: None where the connection was open already
     connected_at: float | None = None

@@ -1,6 +1,5 @@
 """One load test of one server: warm up, drive, sum up, check."""
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,36 +7,19 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, endpoint, gates, metrics, wire, workload
+from twofour.bench.load import client, decode, gates, metrics, wire, workload
 from twofour.bench.load.client import Job, Session
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.records import Record, Request
-from twofour.bench.load.workload import Lengths
-from twofour.prune.errors import InputError, ServerError
+from twofour.bench.load.workload import Load
+from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, counter, silent
 
 KIND = "twofour.bench.run"
 SCHEMA_VERSION = 2  # 1 called it `version`, and knew neither planned lengths nor runs that were cut off
-_WARM_UP_AT_ONCE = 4  # in an open loop, which has no number of its own
-
-
-@dataclass(frozen=True)
-class Load:
-    """What to do to which server. A `rate` makes it an open loop, `concurrency` a closed one."""
-
-    url: str
-    model: str
-    requests: int
-    concurrency: int | None
-    rate: float | None  # requests per second
-    prompt_tokens: Lengths
-    output_tokens: Lengths
-    seed: int
-    timeout_s: float
-    plain: bool = False  # see client.jobs
-    nonce: str | None = None  # what no prompt of another run begins with; None: drawn for the run
+_WARM_UP_AT_ONCE = 4  # in an open loop, which sets no such number
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ def measure(load: Load, api_key: str | None = None, progress: Progress = silent)
 
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
-    requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
+    requests = workload.schedule(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
     nonce, lags, cut_off = load.nonce or secrets.token_hex(4), list[float](), False
     with client.connected(load.url, load.timeout_s) as session:
         warm_up(session, load, nonce, api_key, progress)
@@ -83,7 +65,7 @@ def measure(load: Load, api_key: str | None = None, progress: Progress = silent)
         share = pressure.share()
     records = [decode.record(job.exchange, api_key) for job in jobs if job.exchange.done_at is not None]
     hits = None if cut_off else prefix_hit_share(before, _state(load, api_key))
-    checked = gates.check(requests, records, lags, share, load.concurrency, hits)
+    checked = gates.check(requests, records, lags=lags, pressure=share, concurrency=load.concurrency, prefix_hits=hits)
     summary = metrics.summarise(records, started_at)
     run = Run(load, nonce, started, started_at, requests, records, summary, checked, cut_off)
     if cut_off:
@@ -102,7 +84,7 @@ def _state(load: Load, api_key: str | None) -> State | None:
 def warm_up(session: Session, load: Load, nonce: str, api_key: str | None, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
     count = min(load.concurrency or _WARM_UP_AT_ONCE, load.requests) + 1  # the first runs alone
-    requests = workload.plan(count, load.prompt_tokens, load.output_tokens, load.seed + 1)
+    requests = workload.schedule(count, load.prompt_tokens, load.output_tokens, load.seed + 1)
     jobs = _jobs(load, requests, f"warm-up {nonce}", api_key)
     session.send(jobs, count, on_end=counter("warm-up", count, progress))
     records = [decode.record(job.exchange, api_key) for job in jobs]
@@ -111,25 +93,7 @@ def warm_up(session: Session, load: Load, nonce: str, api_key: str | None, progr
 
 
 def _jobs(load: Load, requests: Sequence[Request], nonce: str, api_key: str | None) -> list[Job]:
-    return client.jobs(load.url, load.model, requests, nonce, api_key, load.plain)
-
-
-def served_model(url: str, api_key: str | None = None) -> str:
-    """The one model of the server at `url`."""
-    status, body = endpoint.exchange(url, api_key, "GET", "/v1/models")
-    names = _names(status, body, wire.shown(url))
-    if len(names) != 1:
-        raise InputError(f"{wire.shown(url)} serves {', '.join(names) or 'no model'}; choose with --model")
-    return names[0]
-
-
-def _names(status: int, body: bytes, url: str) -> list[str]:
-    if status != 200:
-        raise ServerError(f"{url} answers /v1/models with status {status}; check the address and the key")
-    try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ServerError(f"{url} lists no models as OpenAI's API does; give --model") from None
+    return client.jobs(load.url, load.model, requests, nonce, api_key=api_key, plain=load.plain)
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
@@ -162,6 +126,7 @@ def _planned(request: Request) -> dict[str, Any]:
 def timeline(record: Record, started_at: float) -> dict[str, Any]:
     """A record as plain data, its times in seconds after the start of the run."""
     plain = asdict(record)
+    plain["coalesced_reads"] = metrics.coalesced(record)
     plain["chunks"] = [[chunk.at - started_at, chunk.tokens] for chunk in record.chunks]
     for name in ("scheduled_at", "connecting_at", "connected_at", "sent_at", "headers_at", "done_at"):
         plain[name] = None if plain[name] is None else plain[name] - started_at

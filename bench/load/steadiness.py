@@ -1,8 +1,9 @@
-"""Did the server keep up, and did a run hold still? Trends of the answers' times, over the time of their requests.
+"""Did the server keep up, and was the run steady? Do answers take longer the later their requests come?
 
 Answers differ in length, so what their tokens explain is left out. Requests of one run wait in the same queue, so
-neighbours are alike and a trend is soon there by chance: what is returned is the end of its 95 % interval nearest to
-none. Of a stable queue at eight tenths of what the server can do, about one run of 64 requests in twenty shows a drift.
+neighbours are alike, and chance soon looks like a trend: what is returned is the end of the trend's 95 % interval that
+is nearest to 0. With a stable queue, at eight tenths of what the server can do, about one run of 64 requests in twenty
+shows a drift.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ _ERRORS = 2.0  # standard errors, about 95 %
 
 
 def rate_shortfall(records: Sequence[Record]) -> float | None:
-    """The share of the offered requests that an open loop did not get answered while it went on.
+    """The share of the requests of an open loop that the server left behind.
 
-    Where a share s of what comes stays behind, a request that comes a second later waits s / (1 - s) seconds longer.
+    Where it leaves a share s behind, a request that comes a second later waits s / (1 - s) seconds longer.
     """
     found = _trend(records)
     if found is None:
@@ -29,7 +30,7 @@ def rate_shortfall(records: Sequence[Record]) -> float | None:
 
 
 def latency_drift(records: Sequence[Record]) -> float | None:
-    """How much the time to the end of an answer changed from the first of these requests to the last, of its mean."""
+    """How much the time to the end of an answer changed from the first to the last request, as a share of its mean."""
     found = _trend(records)
     if found is None:
         return None
@@ -40,7 +41,7 @@ def latency_drift(records: Sequence[Record]) -> float | None:
 
 
 def _trend(records: Sequence[Record]) -> tuple[float, float] | None:
-    """By how many seconds answers take longer for each second that their requests come later, with its error."""
+    """How many seconds longer an answer takes for each second that its request comes later; its standard error."""
     good = _good(records)
     if len(good) < FEWEST:
         return None

@@ -1,9 +1,10 @@
 """A run as text for a person: latencies in milliseconds, throughput, gates, verdict."""
 
 from twofour.bench.load.gates import Gate, quantity
-from twofour.bench.load.metrics import Summary, kind
-from twofour.bench.load.run import Load, Run
+from twofour.bench.load.metrics import Summary, error_kind
+from twofour.bench.load.run import Run
 from twofour.bench.load.wire import shown
+from twofour.bench.load.workload import Load
 from twofour.bench.stats import FEWEST, Distribution
 
 _ROWS = {
@@ -19,7 +20,7 @@ _ROWS = {
 }
 
 
-def table(done: "Run") -> str:
+def table(done: Run) -> str:
     load, summary = done.load, done.summary
     pace = f"{load.concurrency} at a time" if load.concurrency else f"{load.rate:g} requests/s, Poisson"
     lines = [
@@ -48,7 +49,7 @@ def table(done: "Run") -> str:
 
 def _errors(done: Run) -> list[str]:
     """Every kind of error: how often, and the first of its kind in full."""
-    examples = {kind(record): record.error for record in reversed(done.records) if record.error}
+    examples = {error_kind(record): record.error for record in reversed(done.records) if record.error}
     return [f"  {count} x {examples[name]}" for name, count in done.summary.errors.items()]
 
 

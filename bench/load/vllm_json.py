@@ -1,8 +1,8 @@
 """A run in the flat JSON of `vllm bench serve`, which other tools read.
 
 The names and the definitions are vLLM's: every request counts, ramp and drain too; `tpot` is over N - 1
-tokens, `itl` is pooled over chunks and not over tokens. Percentiles are given of however few values there are, as what
-reads this expects numbers; `too_few_values_for` names those that say nothing. It, `valid` and `failed_gates` are ours.
+tokens, `itl` is pooled over chunks and not over tokens. Percentiles are given however few values there are, as tools
+expect numbers; `too_few_values_for` names those that say nothing. This key, `valid` and `failed_gates` are our own.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ class Target:
         return f"{self.base}{of_api}?{self.query}" if self.query else f"{self.base}{of_api}"
 
     def outside(self, path: str) -> str:
-        """The same of a path beside the API, such as /metrics."""
+        """The same for a path beside the API, such as /metrics."""
         return replace(self, base=self.base.removesuffix("/v1")).path(path)
 
 
@@ -64,13 +64,13 @@ def _port(url: str, netloc: str) -> int:
 
 
 def shown(text: str) -> str:
-    """An address, or whatever holds one, as it may be printed and kept: without user, password and keys."""
+    """An address, or a text with one in it, as it may be printed and kept: without user, password and keys."""
     text = re.sub(r"(//)[^/@\s]*@", r"\1...@", text)
     return re.sub(r"([?&])(?!api-version=)([^=&#\s]+)=[^&#\s]*", r"\1\2=...", text) if "//" in text else text
 
 
 def hidden(said: bytes, api_key: str | None) -> bytes:
-    """What a server said, without the key, should it have sent that back, in JSON's escapes too."""
+    """What a server said, without the key: some send it back, perhaps with JSON's escapes."""
     return _spellings(api_key).sub(b"...", said) if api_key else said
 
 
@@ -130,7 +130,7 @@ class Response:
         return self.done
 
     def _head(self) -> bool:
-        """Take the next head; False where it is not complete. One that only announces the answer leaves no trace."""
+        """Read the next head; False while it is not complete. One that only announces the answer (1xx) is dropped."""
         head, mark, rest = self._buffer.partition(b"\r\n\r\n")
         if not mark:
             if len(head) > _LONGEST_HEAD:

@@ -1,15 +1,15 @@
-"""What is sent: a seeded schedule of prompts, lengths and arrival times.
+"""What is asked of one server: a load, and its seeded schedule of prompts, lengths and arrival times.
 
-Prompts are plain English words, about one token each; no tokenizer is asked, the server's usage tells the
-truth. Every prompt is sent after `NONCE_WORDS` words that depend on the run and on the index, so that no
-request finds the beginning of another in a prefix cache, whatever ran before; they are part of the planned
-length. Arrivals, lengths and words have random streams of their own: a new rate leaves the prompts alone.
+Prompts are plain English words, about one token each; no tokenizer is asked, the server's usage tells the truth. Every
+prompt begins with `NONCE_WORDS` words that depend on the run and on the request, so that no request finds the beginning
+of another in a prefix cache, whatever ran before; they are part of the planned length. Arrivals, lengths and words have
+random streams of their own: another rate does not change the prompts.
 """
 
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, repeat
 
@@ -70,25 +70,37 @@ def lengths(text: str) -> Lengths:
     return parsed
 
 
-def plan(
-    requests: int,
-    prompt_tokens: Lengths,
-    output_tokens: Lengths,
-    seed: int,
-    rate: float | None = None,
-    words: Sequence[str] = WORDS,
+@dataclass(frozen=True)
+class Load:
+    """What one server is asked in one run. A `rate` makes it an open loop, `concurrency` a closed one."""
+
+    url: str
+    model: str
+    requests: int
+    concurrency: int | None
+    rate: float | None  # requests per second
+    prompt_tokens: Lengths
+    output_tokens: Lengths
+    seed: int
+    timeout_s: float
+    plain: bool = False  # see client.jobs
+    nonce: str | None = None  # what no prompt of another run begins with; None: drawn for the run
+
+
+def schedule(
+    requests: int, prompt_tokens: Lengths, output_tokens: Lengths, seed: int, rate: float | None = None
 ) -> list[Request]:
-    """Return the schedule: Poisson arrivals at `rate` requests per second, all at 0.0 for a closed loop."""
+    """The requests of a load: Poisson arrivals at `rate` requests per second, all at 0.0 for a closed loop."""
     _refuse(requests, prompt_tokens, rate)
     sizes = random.Random(f"{seed}/lengths")
     vocabulary = random.Random(f"{seed}/words")
     times: Iterator[float] = arrivals.poisson(rate, seed) if rate else repeat(0.0)
-    planned = []
+    scheduled = []
     for index, at_s in enumerate(islice(times, requests)):
         tokens = max(NONCE_WORDS + 1, prompt_tokens.draw(sizes))
-        text = " ".join(vocabulary.choices(words, k=tokens - NONCE_WORDS))
-        planned.append(Request(index, at_s, text, tokens, output_tokens.draw(sizes)))
-    return planned
+        text = " ".join(vocabulary.choices(WORDS, k=tokens - NONCE_WORDS))
+        scheduled.append(Request(index, at_s, text, tokens, output_tokens.draw(sizes)))
+    return scheduled
 
 
 def marked(request: Request, nonce: str) -> str:

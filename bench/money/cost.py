@@ -63,10 +63,9 @@ def given(usd_per_hour: float) -> Price:
     return Price(usd_per_hour, "this machine", "--price-per-hour", "given")
 
 
-def price_of(machine: Hardware, on_gpu: bool, table: Mapping[str, Any] | None = None) -> Price | str:
+def price_of(machine: Hardware, on_gpu: bool) -> Price | str:
     """The table's price of such a machine, or why it has none."""
-    table = table or prices()
-    return _gpu_price(machine.gpus, table) if on_gpu else _cpu_price(machine, table)
+    return _gpu_price(machine.gpus, prices()) if on_gpu else _cpu_price(machine, prices())
 
 
 def prices() -> dict[str, Any]:
@@ -103,7 +102,7 @@ def _cpu_price(machine: Hardware, table: Mapping[str, Any]) -> Price | str:
 
 
 def _gpu_price(gpus: Sequence[Gpu], table: Mapping[str, Any]) -> Price | str:
-    """Of all GPUs of the machine, which are of one kind: named alike by the driver, with as much memory."""
+    """Of all GPUs of the machine, if they are of one kind: the same name, as much memory."""
     if not gpus:
         return "no GPU was found"
     if any(gpu.memory_bytes is None for gpu in gpus):

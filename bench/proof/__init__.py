@@ -1,1 +1,4 @@
-"""What proves the load client right: `mock` is a server that logs when it sent what."""
+"""What proves the load client right.
+
+In comes a script of how a server behaves; out comes what it sent, and when. Read `mock`.
+"""

@@ -14,17 +14,13 @@ results already are not repeated.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
-
-from markupsafe import Markup
 
 from twofour.bench import child
 from twofour.bench.hardware import hardware, versions
-from twofour.bench.report.charts import Point, track
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.folder import read_json, write_whole
@@ -40,8 +36,8 @@ KEY = ("calibration", "samples", "seed", "preset", "values")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What is compared with what. windows: of each half at most, None: all."""
+class Trials:
+    """What is compared with what. windows: at most so many of each half; None: all."""
 
     model: str
     text: Path
@@ -63,19 +59,19 @@ class Comparison:
                         yield dict(zip(KEY, (calibration, self.samples, seed, preset, values), strict=True))
 
 
-def compare(asked: Comparison, folder: Path, out: Path) -> dict[str, Any]:
+def compare_presets(trials: Trials, folder: Path, out: Path) -> dict[str, Any]:
     """Run what is missing, and write the results after each run. `folder`: for the halves and the pruned models."""
     require_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    halves = split(asked.text, folder)
-    before: dict[str, Any] = read_json(out) if out.exists() else _empty(asked)
+    halves = split(trials.text, folder)
+    before: dict[str, Any] = read_json(out) if out.exists() else _empty(trials)
     results: dict[str, Any] = {"kind": KIND, "schema_version": SCHEMA_VERSION} | before
-    if results.get("about") != _about(asked):
-        raise InputError(f"{out} holds runs of {results.get('about')}, not of {_about(asked)}; give another --out")
+    if results.get("about") != _about(trials):
+        raise InputError(f"{out} holds runs of {results.get('about')}, not of {_about(trials)}; give another --out")
     done = [{key: run[key] for key in KEY} for run in results["runs"]]
-    for run in asked.runs():
+    for run in trials.runs():
         if run not in done:
-            results["runs"].append(run | _measure(asked, run, folder, halves))
+            results["runs"].append(run | _measure(trials, run, folder, halves))
             write_whole(out, json.dumps(results, indent=2) + "\n")
     return with_gaps(results)
 
@@ -111,58 +107,13 @@ def gaps(run: dict[str, Any], fast: dict[str, Any] | None) -> dict[str, float | 
     return {"gc": gap, "nll_gc": log_gap}
 
 
-def chart(results: dict[str, Any]) -> Markup:
-    """GC against minutes, a line for each calibration text through the means of its presets over seeds."""
-    runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"] is not None]
-    texts = dict.fromkeys(_text(run, results["about"]) for run in runs)
-    same = {text: [run for run in runs if _text(run, results["about"]) == text] for text in texts}
-    lines = {text: _means(each, "preset", lambda run: run["minutes"]) for text, each in same.items()}
-    about = f"Mean over seeds, judged on a text that no calibration saw; {results['about']['model']}."
-    return track("Share of the gap to dense that is closed, against minutes", about, lines, ("minutes", "gap closed"))
-
-
-def tokens_chart(results: dict[str, Any]) -> Markup:
-    """GC against the tokens of the text, a line for each source and preset with several amounts, means over seeds.
-
-    Raises InputError where there is no such line.
-    """
-    runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"]]
-    kinds = dict.fromkeys((_named(run), run["preset"]) for run in runs)
-    same = {kind: [run for run in runs if (_named(run), run["preset"]) == kind] for kind in kinds}
-    thousands = results["about"]["length"] / 1000
-    lines = {kind: _means(each, "samples", lambda run: run["samples"] * thousands) for kind, each in same.items()}
-    curves = {
-        f"{preset}, {source}": [point._replace(name="") for point in line]
-        for (source, preset), line in lines.items()
-        if len(line) > 1
-    }
-    if not curves:
-        raise InputError("no preset was run with several amounts of one text; give bench pruning other --samples, too")
-    about = f"Against fast with as much of the same text; {results['about']['model']}."
-    units = ("thousand tokens", "gap closed")
-    return track("Share of the gap to dense that is closed, against tokens", about, curves, units)
-
-
-def _text(run: dict[str, Any], about: dict[str, Any]) -> str:
-    return f"{_named(run)}, {run['samples']} x {about['length']}"
-
-
-def _named(run: dict[str, Any]) -> str:
-    """The calibration without the folders of this machine."""
+def calibration_name(run: dict[str, Any]) -> str:
+    """A run's calibration without the folders of this machine."""
     return _names(run["calibration"].split(MIX))
 
 
 def _names(sources: Sequence[str]) -> str:
     return MIX.join(Path(source).name for source in sources)
-
-
-def _means(runs: list[dict[str, Any]], by: str, x: Callable[[dict[str, Any]], float]) -> list[Point]:
-    """The mean GC of the runs that have the same `by`, in the order of x, which is a mean, too."""
-    kinds = dict.fromkeys(run[by] for run in runs)
-    same = {kind: [run for run in runs if run[by] == kind] for kind in kinds}
-    return sorted(
-        Point(fmean(map(x, each)), fmean(run["gc"] for run in each), str(kind)) for kind, each in same.items()
-    )
 
 
 def table(results: dict[str, Any]) -> str:
@@ -178,7 +129,7 @@ def _row(run: dict[str, Any]) -> str:
     ratio = run["perplexity"] / run["dense_perplexity"]
     gc = ["-" if run[key] is None else f"{run[key]:.2f}" for key in ("gc", "nll_gc")]
     cells = [
-        *(_named(run), str(run["samples"]), str(run["seed"]), preset),
+        *(calibration_name(run), str(run["samples"]), str(run["seed"]), preset),
         *(f"{run['minutes']:.1f}", f"{run['peak_memory_bytes'] / 2**30:.1f}"),
         *(f"{run['perplexity']:.2f} ({ratio:.2f}x)", *gc, f"{run['kl_nats']:.3f}", f"{run['agreement']:.1%}"),
         "-" if run["overfit_nats"] is None else f"{run['overfit_nats']:.3f}",
@@ -186,21 +137,21 @@ def _row(run: dict[str, Any]) -> str:
     return " | ".join(cells)
 
 
-def _measure(asked: Comparison, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
+def _measure(trials: Trials, run: dict[str, Any], folder: Path, halves: tuple[Path, Path]) -> dict[str, Any]:
     first, second = halves
     sources = [str(first) if source == FIRST else source for source in run["calibration"].split(MIX)]
-    # first by the name of its half: another text's is another calibration
-    parts = [Path(asked.model).name, _names(sources), *(str(run[key]) for key in KEY[1:]), str(asked.length)]
+    # `first` by the name of its half: the half of another text is another calibration
+    parts = [Path(trials.model).name, _names(sources), *(str(run[key]) for key in KEY[1:]), str(trials.length)]
     out = folder / "-".join(parts)
     if not out.exists():
-        options = ["--samples", str(run["samples"]), "--length", str(asked.length), "--preset", run["preset"]]
+        options = ["--samples", str(run["samples"]), "--length", str(trials.length), "--preset", run["preset"]]
         options += ["--seed", str(run["seed"]), "--values", run["values"]]
         options += [word for source in sources for word in ("--calibration", source)]
-        child.twofour("prune", asked.model, "-o", str(out), *options)
+        child.twofour("prune", trials.model, "-o", str(out), *options)
     manifest = json.loads((out / MANIFEST).read_text())
-    judged = _evaluated(asked, out, second)
+    judged = _evaluated(trials, out, second)
     only = Path(sources[0]) if len(sources) == 1 else None
-    known = _evaluated(asked, out, only) if only and only.is_file() else None
+    known = _evaluated(trials, out, only) if only and only.is_file() else None
     return {
         "minutes": manifest["minutes"],
         "peak_memory_bytes": manifest["peak_memory_bytes"],
@@ -217,17 +168,17 @@ def _lost(figures: dict[str, Any]) -> float:
     return math.log(figures["perplexity"] / figures["baseline_perplexity"])
 
 
-def _evaluated(asked: Comparison, out: Path, text: Path) -> dict[str, Any]:
-    limit = [] if asked.windows is None else ["--windows", str(asked.windows)]
-    options = ["--baseline", asked.model, "--text", str(text), "--window", str(asked.window), *limit]
+def _evaluated(trials: Trials, out: Path, text: Path) -> dict[str, Any]:
+    limit = [] if trials.windows is None else ["--windows", str(trials.windows)]
+    options = ["--baseline", trials.model, "--text", str(text), "--window", str(trials.window), *limit]
     return child.twofour("eval", str(out), *options)
 
 
-def _empty(asked: Comparison) -> dict[str, Any]:
-    return {"about": _about(asked), "hardware": str(hardware()), "versions": versions(), "runs": []}
+def _empty(trials: Trials) -> dict[str, Any]:
+    return {"about": _about(trials), "hardware": str(hardware()), "versions": versions(), "runs": []}
 
 
-def _about(asked: Comparison) -> dict[str, Any]:
+def _about(trials: Trials) -> dict[str, Any]:
     """What all runs of a document have in common."""
-    sizes = {"length": asked.length, "window": asked.window, "windows": asked.windows}
-    return {"model": Path(asked.model).name, "text": asked.text.name, **sizes}
+    sizes = {"length": trials.length, "window": trials.window, "windows": trials.windows}
+    return {"model": Path(trials.model).name, "text": trials.text.name, **sizes}

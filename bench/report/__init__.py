@@ -1,4 +1,6 @@
-"""Documents for people: in comes what was found, as JSON; out come tables and a page.
+"""The report of a comparison, for people.
 
-Read `report` (a comparison and its forms), `rows` (what is in its table), `terminal`, `html`, `charts`, `arms` (names).
+In comes its document; out come a table, a page and JSON. Read `forms` (the report in its forms), `rows` (what is in its
+table), `terminal`, `html`, `charts`, `arms` (what the arms are called). The tables of other kinds stand where their
+documents are made: `load.table`, `kernels.table`, `gpu.table`, `comparison.peers`, `pruning.presets`, `engine`.
 """

@@ -1,11 +1,9 @@
-"""The charts of a comparison, in the house's way: see `twofour.prune.label.charts`."""
+"""The charts of a comparison: distributions, bars, ratios. Axes, ticks and colours are those of all our charts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import cycle
 from math import log10
-from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -16,8 +14,6 @@ _CURVE_POINTS = 160
 _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall would flatten all else
 _BAR, _BAR_GAP, _GROUP_GAP = 20, 5, 34
 _ROW = 34
-_LINES = ("sparse", "dense", "torch_dense", "fourth", "fifth", "sixth")  # the looks of lines in turn
-_LEGEND_ROW = 18  # a name of any length on each
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,6 @@ class Estimate:
     high: float | None
     verdict: str
     label: str
-
-
-class Point(NamedTuple):
-    """A named place in two dimensions."""
-
-    x: float
-    y: float
-    name: str
 
 
 def distributions(title: str, description: str, arms: Mapping[str, Sequence[float]], unit: str) -> Markup:
@@ -89,46 +77,6 @@ def ratios(title: str, description: str, estimates: Sequence[Estimate]) -> Marku
         at = x.at(log10(value))
         parts.append(f'<text class="tick" x="{at}" y="{bottom + 18}" text-anchor="middle">{value:g}x</text>')
     return svg(title, description, bottom + 26, parts)
-
-
-def track(title: str, description: str, lines: Mapping[str, Sequence[Point]], units: tuple[str, str]) -> Markup:
-    """Named points joined to lines; both axes reach down to 0 or below."""
-    points = [point for line in lines.values() for point in line]
-    steps = [ticks(min(0, *values), max(values)) for values in ([p.x for p in points], [p.y for p in points])]
-    x = Scale(steps[0][0], steps[0][-1], LEFT, WIDTH - RIGHT)
-    y = Scale(steps[1][0], steps[1][-1], TOP + PLOT_HEIGHT, TOP)
-    parts = [part for step in steps[1] for part in level(y.at(step), f"{step:g}")]
-    parts += value_axis(x, steps[0], units[0])
-    parts.append(f'<text class="tick" x="{LEFT}" y="{TOP - 2}">{escape(units[1])}</text>')
-    bottom = TOP + PLOT_HEIGHT + AXIS
-    for number, ((name, line), style) in enumerate(zip(lines.items(), cycle(_LINES), strict=False)):
-        row = bottom + 8 + number * _LEGEND_ROW
-        parts += _line(line, style, x, y)
-        parts.append(f'<path class="curve {style}" d="M{LEFT},{row} L{LEFT + 26},{row}"/>')
-        parts.append(f'<text x="{LEFT + 32}" y="{row + 4}">{escape(name)}</text>')
-    return svg(title, description, bottom + _LEGEND_ROW * len(lines) + 2, [*parts, *_names(points, x, y)])
-
-
-def _line(line: Sequence[Point], style: str, x: Scale, y: Scale) -> list[str]:
-    places = " L".join(f"{x.at(point.x)},{y.at(point.y)}" for point in line)
-    circles = [f'<circle class="point {style}" cx="{x.at(point.x)}" cy="{y.at(point.y)}" r="4"/>' for point in line]
-    return [f'<path class="curve {style}" d="M{places}"/>', *circles]
-
-
-def _names(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
-    """The names beside points, but not the same twice in one place."""
-    named: list[Point] = []
-    for point in points:
-        if not any(_side_by_side(point, other, x, y) for other in named):
-            named.append(point)
-            aside, anchor = (-7, "end") if point.x > 0.9 * x.high else (7, "start")  # the right end has no room
-            place = f'x="{x.at(point.x) + aside:g}" y="{y.at(point.y) + 14:g}" text-anchor="{anchor}"'
-            yield f'<text class="tick" {place}>{escape(point.name)}</text>'
-
-
-def _side_by_side(one: Point, other: Point, x: Scale, y: Scale) -> bool:
-    """Whether the same name would be written twice in one place."""
-    return one.name == other.name and abs(x.at(one.x) - x.at(other.x)) < 40 and abs(y.at(one.y) - y.at(other.y)) < 14
 
 
 def _curve(values: Sequence[float], x: Scale, y: Scale) -> str:

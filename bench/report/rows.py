@@ -151,7 +151,7 @@ _SPEED = {
 
 def _speed(document: Document) -> list[Row]:
     metrics = document["metrics"]
-    # In an open loop a request that had to wait to be sent has waited.
+    # In an open loop the time that a request waits to be sent counts.
     first = "ttft_sched_p50" if document["load"]["rate"] else "ttft_p50"
     shown = {first: ("time to first token (median)", milliseconds), **_SPEED}
     return [_compared("Speed", label, metrics[name], metrics[name], form) for name, (label, form) in shown.items()]

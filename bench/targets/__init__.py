@@ -1,2 +1,6 @@
-"""What is asked: servers that we start, pin to CPUs and freeze (`servers`), and models of known shapes with random
-weights (`shapes`, `random_model`)."""
+"""Who is asked.
+
+In come a model and CPUs, or the name of a shape; out come a server that is ready, or a model folder. Read `servers`
+(started, pinned to CPUs, stopped) and `frozen` (at rest while others are measured), then `shapes` and `random_model`
+(models of known shapes with random weights).
+"""

@@ -1,8 +1,7 @@
-"""The servers of a comparison: started, frozen while another one is measured, always stopped.
+"""Servers that we start, pin to CPUs, freeze while another one is measured, and always stop.
 
-A server is a process group of its own: the API process and the engine it spawns. The idle arm is frozen with
-SIGSTOP, so that it takes no CPU from the others; frozen processes ignore SIGTERM, so they are continued
-before they are told to end.
+A server is a process group of its own: the API process and the engine that it starts. Frozen processes ignore SIGTERM,
+so they go on before they are told to end.
 """
 
 import os
@@ -12,24 +11,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from twofour.bench.load.endpoint import Endpoint
+from twofour.bench.targets import frozen
 from twofour.prune.errors import ServerError
 
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
-_POLL_S = 0.1
 _START_S = 900.0  # a large model is read from a slow disk
-_THAW_S = 60.0
 _STOP_S = 40.0  # the server drains for 30 s at most
 _LAST_LINES = 8
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Which CPUs whom: None leaves it to the system."""
+    """Who has which CPUs; None leaves that to the system."""
 
     threads: int
     server_cpus: tuple[int, ...] | None = None
@@ -90,12 +88,6 @@ def started(command: Sequence[str], log: Path, cpus: Sequence[int] | None = None
         server.stop()
 
 
-def signal_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to a process group, which has the number of its first process; it may be gone already."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
 class Server:
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self._process = process
@@ -109,46 +101,37 @@ class Server:
         """Wait until it is ready and return its address."""
         until = time.monotonic() + deadline_s
         while not (found := _URL.search(self._log.read_text(errors="replace"))):
-            self._wait(until)
-        self._until_ready(found[0], until)
+            self._give_up(time.monotonic() > until)
+            time.sleep(frozen.POLL_S)
+        frozen.wait_until_ready(Endpoint(found[0], ""), until, self._give_up)
         return found[0]
 
     def freeze(self) -> None:
-        self._signal(signal.SIGSTOP)
+        frozen.freeze(self.pid)
 
-    def thaw(self, url: str) -> None:
-        """Continue, and wait until its heartbeat is fresh again."""
-        self._signal(signal.SIGCONT)
-        self._until_ready(url, time.monotonic() + _THAW_S)
+    def awake(self, url: str) -> AbstractContextManager[None]:
+        """Not frozen for the length of a `with` block, and frozen again in the end."""
+        return frozen.awake(self.pid, Endpoint(url, ""), self._give_up)
 
     def stop(self) -> None:
         """Ask it to end, then end what is left of its process group; returns when it is gone."""
         try:
             if self._process.poll() is None:
-                self._signal(signal.SIGCONT)
+                frozen.thaw(self.pid)
                 self._process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(_STOP_S)
         finally:
-            self._signal(signal.SIGKILL)
+            frozen.signal_group(self.pid, signal.SIGKILL)
             self._process.wait()
 
-    def _until_ready(self, url: str, until: float) -> None:
-        endpoint = Endpoint(url, "")
-        while not endpoint.ready():
-            self._wait(until)
-
-    def _wait(self, until: float) -> None:
+    def _give_up(self, too_late: bool) -> None:
         status = self._process.poll()
         if status is not None:
             raise ServerError(f"the server ended with status {status}; its last words:\n{self._last_words()}")
-        if time.monotonic() > until:
+        if too_late:
             raise ServerError(f"the server is not ready in time; its last words:\n{self._last_words()}")
-        time.sleep(_POLL_S)
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
         return "\n".join([*(f"  {line}" for line in lines), f"all of it: {self._log}"])
-
-    def _signal(self, number: signal.Signals) -> None:
-        signal_group(self._process.pid, number)

@@ -17,7 +17,7 @@ from twofour.bench.engine import step as overhead
 from twofour.bench.engine.http_layer import Cell, Lap
 from twofour.bench.engine.step import Overhead
 from twofour.bench.pruning import presets as pruning
-from twofour.bench.report.report import Report
+from twofour.bench.report.forms import Report
 from twofour.bench.turns import whole_rounds
 from twofour.cli import main
 
@@ -100,7 +100,7 @@ def test_what_bench_pruning_had_started_hears_of_the_signal(
             ended.append(number)
             raise
 
-    monkeypatch.setattr(pruning, "compare", waits)
+    monkeypatch.setattr(pruning, "compare_presets", waits)
     words = ["bench", "pruning", "m", "--text", "t", "--work", str(tmp_path), "--out", str(tmp_path / "x.json")]
     assert status(words) == expected
     assert ended == [number]

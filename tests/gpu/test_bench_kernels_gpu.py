@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from twofour import cli
-from twofour.bench.commands.run import INVALID
+from twofour.bench.commands import INVALID
 from twofour.bench.kernels import contenders, cuda
+from twofour.bench.kernels.grid import Grid, Model
 from twofour.bench.kernels.measure import measure
-from twofour.bench.kernels.plan import Model, Plan
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,8 +21,8 @@ MATRIX = (1024, 2048)
 
 
 def test_every_contender_is_measured_and_none_beats_the_copy_bandwidth_by_far() -> None:
-    plan = Plan((Model("m", {MATRIX: 2}, (4096, 2048)),), (1, 16, 256), device="cuda", rounds=3, target_s=0.005)
-    found = measure(plan)
+    grid = Grid((Model("m", {MATRIX: 2}, (4096, 2048)),), (1, 16, 256), device="cuda", rounds=3, target_s=0.005)
+    found = measure(grid)
     assert found.isa.startswith("sm_") and len(found.ceilings) == 1
     assert found.complete and not found.dropped
     assert [(cell.part, cell.tokens) for cell in found.cells] == [

@@ -15,6 +15,7 @@ from twofour.bench.load.run import Run
 from twofour.bench.load.workload import Lengths
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
+from twofour.bench.turns import order
 
 PRICE = Price(0.36, "small box", "a list", "list", date(2026, 9, 16))
 CLOSED = Experiment(requests=12, rounds=4, prompt_tokens=Lengths(20), output_tokens=Lengths(10))
@@ -23,7 +24,7 @@ CLOSED = Experiment(requests=12, rounds=4, prompt_tokens=Lengths(20), output_tok
 def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None = None) -> Run:
     """One request after another, each with a first token after 2 token_s and then one every token_s."""
     load = experiment.load("http://127.0.0.1:1", "m", round_)
-    requests = workload.plan(load.requests, load.prompt_tokens, load.output_tokens, load.seed)
+    requests = workload.schedule(load.requests, load.prompt_tokens, load.output_tokens, load.seed)
     records, now = [], 100.0
     for request in requests:
         chunks = [Chunk(now + (2 + token) * token_s, 1) for token in range(request.output_tokens)]
@@ -31,7 +32,7 @@ def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None
         record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
         records.append(record)
         now = chunks[-1].at
-    checked = gates.check(requests, records, [0.001], 0.01, load.concurrency)
+    checked = gates.check(requests, records, lags=[0.001], pressure=0.01, concurrency=load.concurrency)
     checked = [failed if failed and gate.name == failed.name else gate for gate in checked]
     summary = metrics.summarise(records, 100.0)
     return Run(load, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, requests, records, summary, checked)
@@ -47,7 +48,7 @@ def findings(token_s: dict[str, list[float]], experiment: Experiment = CLOSED, *
     runs = [
         ArmRun(name, round_, run(experiment, round_, token_s[name][round_]))
         for round_ in range(experiment.rounds)
-        for name in experiment.order(round_, tuple(token_s))
+        for name in order(list(token_s), round_)
     ]
     found = Findings(
         experiment=experiment,

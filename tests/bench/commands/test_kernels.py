@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from twofour import cli
+from twofour.bench.commands import INVALID
 from twofour.bench.commands import kernels as kernels_command
 from twofour.bench.commands.kernels import SLOWER, status
-from twofour.bench.commands.run import INVALID
 from twofour.bench.kernels import ceiling, contenders, isa, measure
 from twofour.bench.kernels.contenders import Form
-from twofour.bench.kernels.plan import Model, Plan, of_folder, of_shape
+from twofour.bench.kernels.grid import Grid, Model, of_folder, of_shape
 from twofour.bench.kernels.race import race
 from twofour.bench.kernels.table import table
 from twofour.bench.targets.shapes import SHAPES
@@ -197,7 +197,7 @@ def test_without_a_gpu_cuda_is_not_measured(
 @needs_kernels
 def test_an_instruction_set_that_is_missing_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extension._EXTENSION, "isas", lambda: ["avx2"], raising=False)
-    found = measure.measure(Plan((of_shape("smollm2-135m"),), (1,), isa="avx512"))
+    found = measure.measure(Grid((of_shape("smollm2-135m"),), (1,), isa="avx512"))
     assert found.cells == () and found.not_measured == {"everything": "this machine has no avx512; it has avx2"}
 
 
@@ -241,7 +241,7 @@ def test_a_dense_and_a_packed_folder_have_the_same_matrices(tiny_model_folder: P
 
 def test_matrices_of_two_models_are_measured_once() -> None:
     models = (Model("a", {(4, 8): 1, (8, 8): 2}, (9, 8)), Model("b", {(8, 8): 5, (4, 4): 1}, (9, 8)))
-    both = Plan(models, (1, 64, 65))
+    both = Grid(models, (1, 64, 65))
     assert both.linears == [(4, 8), (8, 8), (4, 4)] and both.heads == [(9, 8)] and both.head_tokens == [1, 64]
 
 
@@ -258,7 +258,7 @@ def test_what_cannot_be_measured_is_refused(words: list[str], capsys: pytest.Cap
         args = argparse.ArgumentParser()
         kernels_command.add_arguments(args)
         with pytest.raises(InputError, match="leave it out with --device cuda"):
-            kernels_command._plan(args.parse_args(words))
+            kernels_command._grid(args.parse_args(words))
         return
     assert cli.main(["bench", "kernels", *words]) == 1
     assert "error: " in capsys.readouterr().err
@@ -294,9 +294,9 @@ def test_a_place_that_is_lost_while_measuring_loses_no_table(
     words = ["--model", str(tiny_pruned_folder), "--tokens", "1", "--rounds", "2"]
     assert cli.main(["bench", "kernels", *words, "--out", str(place / "kernels.json")]) == 1
     captured = capsys.readouterr()
-    assert "cannot be written" in captured.err and "incomplete" not in captured.out and "1 token" in captured.out
+    assert "cannot be written" in captured.err and "incomplete" not in captured.out and "lm_head" in captured.out
 
 
 def test_odd_inputs_cannot_be_2_4() -> None:
     with pytest.raises(TwofourError, match="7 x 6 cannot be 2:4"):
-        Plan((Model("odd", {(7, 6): 1}, None),), (1,))
+        Grid((Model("odd", {(7, 6): 1}, None),), (1,))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from twofour.bench.commands import INVALID
 from twofour.bench.commands import run as run_command
 from twofour.bench.load import client, decode, gates, run
 from twofour.bench.load.endpoint import Endpoint, Memory, State
@@ -41,7 +42,7 @@ def test_a_run_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     records = written.pop("records")
     assert shown == written
     assert failed_gates(shown) <= MACHINE
-    assert status == (0 if shown["valid"] else run_command.INVALID)
+    assert status == (0 if shown["valid"] else INVALID)
     assert (shown["kind"], shown["schema_version"], shown["cut_off"]) == ("twofour.bench.run", 2, False)
     assert shown["versions"]["uvloop"] == version("uvloop") and shown["command"][0] == "twofour"
     assert shown["hardware"]["cpus"] == len(os.sched_getaffinity(0))
@@ -81,7 +82,7 @@ def test_a_person_sees_numbers_gates_and_a_verdict(capsys: pytest.CaptureFixture
     with serving(Script(stop_after=2, refuse_every=4)) as mock:
         status = bench(mock.url, "--rate", "500")
     out, err = capsys.readouterr()
-    assert status == run_command.INVALID
+    assert status == INVALID
     assert "500 requests/s, Poisson" in out
     assert "3 x status 503: the mock refuses" in out or "4 x status 503: the mock refuses" in out
     assert "n < 299" in out
@@ -113,7 +114,7 @@ def test_the_servers_own_counters_of_its_prefix_cache_are_a_gate(
     counters = iter([State(Memory(), {}, 10, 100), State(Memory(), {}, 13, 200)])
     monkeypatch.setattr(Endpoint, "scrape", lambda _: next(counters))
     with serving(Script()) as mock:
-        assert bench(mock.url, "--json") == run_command.INVALID
+        assert bench(mock.url, "--json") == INVALID
     gates = {gate["name"]: gate for gate in json.loads(capsys.readouterr().out)["gates"]}
     assert gates["prefix_cache"]["value"] == 0.03 and not gates["prefix_cache"]["passed"]
 

@@ -13,8 +13,8 @@ import pytest
 from processes import alive, soon, state
 
 import twofour.bench
+from twofour.bench.commands import INVALID
 from twofour.bench.commands import compare as compare_command
-from twofour.bench.commands.run import INVALID
 from twofour.bench.comparison import compare as comparison
 from twofour.bench.comparison.compare import compare
 from twofour.bench.comparison.experiment import Experiment

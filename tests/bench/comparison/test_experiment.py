@@ -1,5 +1,4 @@
 from dataclasses import replace
-from itertools import permutations
 from typing import Any
 
 import pytest
@@ -9,17 +8,6 @@ from twofour.bench.report.arms import ARMS, arm_label
 from twofour.prune.errors import InputError
 
 CLOSED = Experiment()
-
-
-def test_over_six_rounds_three_arms_take_all_their_orders() -> None:
-    orders = [CLOSED.order(round_, ARMS) for round_ in range(6)]
-    assert sorted(orders) == sorted(permutations(ARMS))
-    assert all(orders[round_ + 1] == orders[round_][::-1] for round_ in (0, 2, 4))
-
-
-def test_of_two_arms_each_is_first_half_of_the_time() -> None:
-    firsts = [CLOSED.order(round_, ("dense", "sparse"))[0] for round_ in range(4)]
-    assert firsts == ["dense", "sparse", "sparse", "dense"]
 
 
 def test_dense_is_called_the_best_only_beside_torchs() -> None:

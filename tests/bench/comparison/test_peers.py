@@ -16,14 +16,14 @@ import pytest
 from bench_findings import CLOSED, run
 from processes import soon
 
-from twofour.bench.commands.run import INVALID
+from twofour.bench.commands import INVALID
 from twofour.bench.comparison import peers
-from twofour.bench.comparison.peers import Asked, Peer
+from twofour.bench.comparison.peers import Peer, experiment
 from twofour.bench.load.gates import Gate
-from twofour.bench.load.run import Load, Run
-from twofour.bench.load.workload import Lengths
+from twofour.bench.load.run import Run
+from twofour.bench.load.workload import Lengths, Load
 from twofour.bench.proof.mock import Script, serving
-from twofour.bench.targets import servers
+from twofour.bench.targets import frozen, servers
 from twofour.bench.targets.servers import Server
 from twofour.cli import main
 from twofour.prune.errors import InputError, ServerError
@@ -71,7 +71,7 @@ def test_the_verb_compares_what_runs(
     status = main([*words, "--prompt-tokens", "8", "--output-tokens", "6", "--out", str(out)])
     printed = capsys.readouterr().out
     found = json.loads(out.read_text())
-    assert found["schema_version"] == 1
+    assert (found["kind"], found["schema_version"]) == ("twofour.bench.peers", 1)
     assert found["complete"] and found["valid"] == (not any(cell["invalid"] for cell in found["cells"]))
     assert status == (0 if found["valid"] else INVALID)
     assert printed.endswith("\nVALID\n" if found["valid"] else "\nINVALID: do not quote these numbers\n")
@@ -100,7 +100,7 @@ def stands_still(server: Server) -> bool:
     return states(server) == {"T"}
 
 
-def frozen(servers: tuple[Server, Server]) -> tuple[bool, bool]:
+def standing_still(servers: tuple[Server, Server]) -> tuple[bool, bool]:
     """Which of two servers stands still, as soon as one does: a signal takes its time on a busy machine."""
     soon(lambda: any(stands_still(each) for each in servers))
     return stands_still(servers[0]), stands_still(servers[1])
@@ -109,9 +109,9 @@ def frozen(servers: tuple[Server, Server]) -> tuple[bool, bool]:
 def test_who_is_not_measured_is_frozen(running: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, bool]] = []
     pids = [f"{name}={server.pid}" for name, server in zip(("slow", "quick"), running, strict=True)]
-    servers_ = peers.peers([f"slow={running[0].url()}", f"quick={running[1].url()}"], (), pids)
-    monkeypatch.setattr(peers, "measure", lambda load, key: seen.append(frozen(running)))
-    peers.compare(servers_, Asked([1], Lengths(8), Lengths(6), rounds=1), silent)
+    servers_ = peers.read_peers([f"slow={running[0].url()}", f"quick={running[1].url()}"], (), pids)
+    monkeypatch.setattr(peers, "measure", lambda load, key: seen.append(standing_still(running)))
+    peers.compare_peers(servers_, [experiment(1, Lengths(8), Lengths(6), rounds=1, seed=0)], silent)
     assert seen == [(False, True), (True, False)]
     assert all("T" not in states(server) for server in running)
 
@@ -119,14 +119,15 @@ def test_who_is_not_measured_is_frozen(running: tuple[Server, Server], monkeypat
 @pytest.mark.parametrize("pid", ["quick=x", "quick", "quick=²", f"quick={2**22 + 1}", f"quick={2**70}"])
 def test_what_cannot_be_frozen_is_refused(pid: str) -> None:
     with pytest.raises(InputError, match="does not name a process that leads its group"):
-        peers.peers(["quick=http://a:1#m"], (), [pid])
+        peers.read_peers(["quick=http://a:1#m"], (), [pid])
 
 
 def test_all_get_the_same_schedule_and_each_begins_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Load] = []
     monkeypatch.setattr(peers, "measure", lambda load, key: seen.append(load))
-    asked = Asked([1, 8], Lengths(8), Lengths(6), rounds=2, seed=5)
-    found = peers.compare(PAIR, asked, silent)
+    asked = [experiment(n, Lengths(8), Lengths(6), rounds=2, seed=5) for n in (1, 8)]
+    found = peers.compare_peers([PAIR[0], replace(PAIR[1], plain=True)], asked, silent)
+    assert all(load.plain == (load.url[-1] == "b") for load in seen)
     assert [(load.seed, load.concurrency, load.url[-1]) for load in seen] == [
         *((5, 1, "a"), (5, 1, "b"), (5, 8, "a"), (5, 8, "b")),
         *((7, 1, "b"), (7, 1, "a"), (7, 8, "b"), (7, 8, "a")),
@@ -140,15 +141,14 @@ def test_all_get_the_same_schedule_and_each_begins_a_round(monkeypatch: pytest.M
 @pytest.mark.parametrize("given", [["http://a:1"], ["a=b"], ["=http://a:1"], ["a=http://a:1#m", "a=http://b:1#m"]])
 def test_what_is_no_server_is_refused(given: list[str]) -> None:
     with pytest.raises(InputError, match="give NAME=URL or NAME=URL#MODEL, each name once"):
-        peers.peers(given)
+        peers.read_peers(given)
 
 
 def test_who_is_plain_is_named() -> None:
     given = ["a=http://a:1#m", "b=http://b:1#n"]
-    assert peers.peers(given, ["b"]) == [Peer("a", "http://a:1", "m"), Peer("b", "http://b:1", "n", plain=True)]
-    assert [Asked([1], Lengths(8), Lengths(6)).load(peer, 1, 0).plain for peer in peers.peers(given, ["b"])] == [0, 1]
+    assert peers.read_peers(given, ["b"]) == [Peer("a", "http://a:1", "m"), Peer("b", "http://b:1", "n", plain=True)]
     with pytest.raises(InputError, match="c is no server here; give names of a, b to --plain and --pid"):
-        peers.peers(given, ["c"])
+        peers.read_peers(given, ["c"])
 
 
 @pytest.mark.parametrize("words", [["--rounds", "0"], ["--concurrency", "1", "0"]])
@@ -267,8 +267,8 @@ class Statuses(BaseHTTPRequestHandler):
 
 
 def test_a_server_is_well_when_it_is_ready_or_knows_no_such_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "POLL_S", 0.0)
-    monkeypatch.setattr(peers, "signal_group", lambda group, number: None)
+    monkeypatch.setattr(frozen, "POLL_S", 0.0)
+    monkeypatch.setattr(frozen, "signal_group", lambda group, number: None)
     with HTTPServer(("127.0.0.1", 0), Statuses) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

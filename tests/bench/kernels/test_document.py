@@ -10,8 +10,8 @@ from twofour.bench.hardware import Hardware
 from twofour.bench.kernels import measure
 from twofour.bench.kernels.ceiling import Ceiling
 from twofour.bench.kernels.document import document
+from twofour.bench.kernels.grid import Grid, Model
 from twofour.bench.kernels.measure import Cell, Entry, Findings
-from twofour.bench.kernels.plan import Model, Plan
 from twofour.bench.kernels.race import Lap
 from twofour.bench.kernels.table import table
 from twofour.bench.load.gates import Gate
@@ -19,7 +19,7 @@ from twofour.serve.kernels.race import TRAFFIC
 
 MACHINE = Hardware("Linux", "a CPU", 4, ("avx2",), None, ())
 SMALL, LARGE, HEAD = (4, 8), (16, 8), (100, 8)
-PLAN = Plan((Model("m", {SMALL: 3, LARGE: 1}, HEAD),), tokens=(1, 128), rounds=2)
+GRID = Grid((Model("m", {SMALL: 3, LARGE: 1}, HEAD),), tokens=(1, 128), rounds=2)
 CEILINGS = (Ceiling("fast read", 1000, (1.0, 1.0)), Ceiling("slow read", 1000, (4.0, 4.0)))  # 1000 and 250 bytes/s
 
 
@@ -43,8 +43,9 @@ CELLS = (
 
 def made(cells: tuple[Cell, ...] = CELLS, pressure: float = 0.01, **changes: Any) -> dict[str, Any]:
     gates = (Gate("cpu_pressure", pressure, 0.1, "share", "stop it"),)
-    found = Findings(PLAN, datetime(2026, 1, 2, tzinfo=UTC), "avx2", 4096, 2048, CEILINGS, gates, cells, **changes)
-    made = document(found, ["twofour", "bench", "kernels"], MACHINE, {"torch": "2"}, "AVX2", {"A": "b"})
+    found = Findings(GRID, datetime(2026, 1, 2, tzinfo=UTC), "avx2", 4096, 2048, CEILINGS, gates, cells, **changes)
+    made_by = {"command": ["twofour", "bench", "kernels"], "versions": {"torch": "2"}, "hardware": MACHINE.as_dict()}
+    made = document(found, made_by, "AVX2", {"A": "b"})
     read: dict[str, Any] = json.loads(json.dumps(made, allow_nan=False))
     return read
 

@@ -13,7 +13,7 @@ import pytest
 from twofour.bench.load import client, decode, metrics
 from twofour.bench.load.client import Session
 from twofour.bench.load.records import Record, Request
-from twofour.bench.load.workload import Lengths, lengths, marked, plan
+from twofour.bench.load.workload import Lengths, lengths, marked, schedule
 from twofour.bench.proof.mock import Mock, Script, serving
 from twofour.prune.errors import InputError
 
@@ -42,7 +42,7 @@ def send(
 
 
 def against(script: Script, n: int = N, **more: Any) -> tuple[Mock, list[Record], list[Request]]:
-    requests = plan(n, lengths("9~0.3"), lengths("8~0.3"), seed=1)
+    requests = schedule(n, lengths("9~0.3"), lengths("8~0.3"), seed=1)
     with serving(script) as mock:
         return mock, drive(mock, requests, **more), requests
 
@@ -90,9 +90,9 @@ def test_a_role_chunk_is_no_first_token() -> None:
 
 def test_chunks_written_together_are_noticed() -> None:
     _, records, _ = against(Script(chunks_per_write=100))
-    assert all(record.coalesced_reads == 1 for record in records if len(record.chunks) > 1)
+    assert all(metrics.coalesced(record) == 1 for record in records if len(record.chunks) > 1)
     _, records, _ = against(Script(token_s=0.005), n=2, concurrency=1)
-    assert sum(record.coalesced_reads for record in records) == 0
+    assert sum(metrics.coalesced(record) for record in records) == 0
 
 
 @pytest.mark.parametrize(("usage", "counts"), [("every", "per chunk"), ("last", "per request"), ("never", "none")])
@@ -114,10 +114,10 @@ def test_servers_differ_in_the_usage_that_they_send(usage: Any, counts: str) -> 
     ],
 )
 def test_each_way_to_fail_has_its_name_and_its_one_ending(script: Script, kind: str, chunks: int) -> None:
-    requests = plan(6, Lengths(8), Lengths(5), seed=1)
+    requests = schedule(6, Lengths(8), Lengths(5), seed=1)
     with serving(script) as mock:
         records = drive(mock, requests, idle_s=0.2)
-    assert [metrics.kind(record) for record in records] == [kind] * 6
+    assert [metrics.error_kind(record) for record in records] == [kind] * 6
     assert [len(record.chunks) for record in records] == [chunks] * 6
     assert all(record.done_at and record.done_at >= record.scheduled_at for record in records)
     assert len(mock.served) == 6  # nothing was tried again
@@ -148,8 +148,8 @@ def test_where_nothing_listens_every_request_says_so() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with client.connected(url, 5.0) as session:
-            records = send(session, url, plan(3, Lengths(8), Lengths(2), 0), 2)
-    assert [metrics.kind(record) for record in records] == ["connect"] * 3
+            records = send(session, url, schedule(3, Lengths(8), Lengths(2), 0), 2)
+    assert [metrics.error_kind(record) for record in records] == ["connect"] * 3
     assert all(record.sent_at is None for record in records)
 
 
@@ -163,7 +163,7 @@ def test_a_closed_loop_keeps_its_number_under_way() -> None:
 
 
 def test_an_open_loop_waits_for_no_answer() -> None:
-    requests = plan(N, Lengths(8), Lengths(5), seed=2, rate=200.0)
+    requests = schedule(N, Lengths(8), Lengths(5), seed=2, rate=200.0)
     with serving(Script(hang_after=0)) as mock:
         records = drive(mock, requests, None, idle_s=0.3)
     assert len(mock.served) == mock.connections == N
@@ -173,7 +173,7 @@ def test_an_open_loop_waits_for_no_answer() -> None:
 
 
 def test_what_is_asked_for() -> None:
-    request = plan(1, Lengths(8), Lengths(3), 0)[0]
+    request = schedule(1, Lengths(8), Lengths(3), 0)[0]
     with serving(Script()) as mock:
         drive(mock, [request])
     assert mock.served[0].body == {
@@ -189,7 +189,7 @@ def test_what_is_asked_for() -> None:
 
 
 def test_nothing_but_the_api_of_openai() -> None:
-    request = plan(1, Lengths(8), Lengths(3), 0)[0]
+    request = schedule(1, Lengths(8), Lengths(3), 0)[0]
     with serving(Script()) as mock:
         drive(mock, [request], plain=True)
     assert mock.served[0].body == {
@@ -203,7 +203,7 @@ def test_nothing_but_the_api_of_openai() -> None:
 
 
 def test_a_prompt_of_a_hundred_thousand_words() -> None:
-    requests = plan(2, Lengths(100_000), Lengths(3), 0)
+    requests = schedule(2, Lengths(100_000), Lengths(3), 0)
     with serving(Script()) as mock:
         records = drive(mock, requests, 1)
     assert [(r.error, r.prompt_tokens, len(r.chunks)) for r in records] == [(None, 100_000, 3)] * 2
@@ -233,11 +233,11 @@ def test_https_is_refused_before_anything_is_sent() -> None:
 
 
 def test_connections_of_one_load_are_there_for_the_next() -> None:
-    requests = plan(9, Lengths(8), Lengths(3), 0)
+    requests = schedule(9, Lengths(8), Lengths(3), 0)
     with serving(Script(token_s=0.005)) as mock, client.connected(mock.url, 10.0) as session:
         first = send(session, mock.url, requests, 3, nonce="warm-up")
         then = send(session, mock.url, requests, 3)
-        in_open_loop = send(session, mock.url, plan(2, Lengths(8), Lengths(3), 0, rate=500.0), None)
+        in_open_loop = send(session, mock.url, schedule(2, Lengths(8), Lengths(3), 0, rate=500.0), None)
     assert mock.connections == 3
     assert sum(record.connected_at is not None for record in first) == 3
     assert all(record.connected_at is None for record in [*then, *in_open_loop])
@@ -259,7 +259,7 @@ def test_an_answer_may_take_longer_than_the_time_out_as_long_as_something_comes(
 
 
 def test_an_interrupt_ends_what_is_under_way_and_leaves_the_rest_unsent() -> None:
-    requests, ended = plan(6, Lengths(8), Lengths(4), 0), []
+    requests, ended = schedule(6, Lengths(8), Lengths(4), 0), []
 
     def on_end() -> None:
         ended.append(1)
@@ -271,7 +271,7 @@ def test_an_interrupt_ends_what_is_under_way_and_leaves_the_rest_unsent() -> Non
         with pytest.raises(KeyboardInterrupt), client.connected(mock.url, 10.0) as session:
             session.send(jobs, 1, on_end=on_end)
     records = [decode.record(job.exchange) for job in jobs]
-    assert [metrics.kind(record) for record in records if record.sent_at] == ["", "", "cut off"]
+    assert [metrics.error_kind(record) for record in records if record.sent_at] == ["", "", "cut off"]
     assert all(record.done_at for record in records if record.sent_at)
 
 

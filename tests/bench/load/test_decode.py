@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from twofour.bench.load.decode import Exchange, record
+from twofour.bench.load.metrics import coalesced
 from twofour.bench.load.records import Record
 
 
@@ -65,9 +66,9 @@ def test_an_event_arrives_with_its_last_byte_and_events_in_one_read_are_counted(
     one, two = event("a", 1), event("b", 2, "stop")
     cut = decode((1, one[:9]), (2, one[9:-1]), (3, one[-1:] + two), (4, last(2)))
     assert cut.chunks == [(2, 1), (3, 1)]  # its line was complete at 2; the blank line after it says nothing
-    assert cut.coalesced_reads == 0
+    assert coalesced(cut) == 0
     together = decode((1, one + two + last(2)))
-    assert (together.chunks, together.coalesced_reads) == ([(1, 1), (1, 1)], 1)
+    assert (together.chunks, coalesced(together)) == ([(1, 1), (1, 1)], 1)
 
 
 def test_carriage_returns_comments_and_a_missing_last_newline_do_no_harm() -> None:

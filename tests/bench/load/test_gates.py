@@ -25,7 +25,10 @@ def judged(
     concurrency: int | None = None,
     hits: float | None = None,
 ) -> dict[str, Gate]:
-    return {gate.name: gate for gate in gates.check(requests(len(got)), got, lags, pressure, concurrency, hits)}
+    checked = gates.check(
+        requests(len(got)), got, lags=lags, pressure=pressure, concurrency=concurrency, prefix_hits=hits
+    )
+    return {gate.name: gate for gate in checked}
 
 
 def failing(got: list[Record], **more: object) -> set[str]:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from twofour.bench.commands import run as run_command
+from twofour.bench.commands import INVALID
 from twofour.bench.comparison.compare import compare
 from twofour.bench.hardware import command_line
 from twofour.bench.load import client, decode, wire
 from twofour.bench.load.client import Job
 from twofour.bench.load.decode import Exchange
-from twofour.bench.load.endpoint import Endpoint
+from twofour.bench.load.endpoint import Endpoint, served_model
+from twofour.bench.load.keys import read_key
 from twofour.bench.load.records import Request
-from twofour.bench.load.run import served_model
 from twofour.bench.proof.mock import Script, serving
 from twofour.cli import main
 from twofour.prune.errors import InputError
@@ -27,8 +27,8 @@ TWO_LINES = f"{KEY}\nother"
 def test_a_file_for_serve_is_one_for_bench(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"\n  {KEY} \r\nanother\n")
-    assert run_command.read_key(keys) == KEY
-    assert run_command.read_key(None) is None
+    assert read_key(keys) == KEY
+    assert read_key(None) is None
 
 
 @pytest.mark.parametrize("content", [b"sk-SECRET 0123", "sk-SECRET-é".encode(), b"sk-SECRET\x01", b"sk-SECRET\xff"])
@@ -36,7 +36,7 @@ def test_what_is_no_key_is_refused_and_not_quoted(content: bytes, tmp_path: Path
     keys = tmp_path / "keys"
     keys.write_bytes(content)
     with pytest.raises(InputError, match="API key") as caught:
-        run_command.read_key(keys)
+        read_key(keys)
     assert "SECRET" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -77,7 +77,7 @@ def test_a_run_sends_the_key_and_writes_it_nowhere(tmp_path: Path, capsys: pytes
     keys.write_text(KEY)
     with serving(Script(refuse_every=3)) as mock:
         words = ["bench", "run", f"{mock.url}?key={KEY}", "--api-key-file", str(keys), "--out", str(out)]
-        assert main([*words, "--requests", "6", "--prompt-tokens", "8", "--output-tokens", "3"]) == run_command.INVALID
+        assert main([*words, "--requests", "6", "--prompt-tokens", "8", "--output-tokens", "3"]) == INVALID
     assert {served.authorization for served in mock.served} == {f"Bearer {KEY}"}
     assert {served.path for served in mock.served} == {f"/v1/completions?key={KEY}"}
     said = capsys.readouterr()

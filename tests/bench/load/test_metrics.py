@@ -93,7 +93,6 @@ def test_coalesced_chunks_leave_the_means_and_show_in_their_share() -> None:
     late[3] = late[4]  # two chunks in one read
     together = served(sizes=(1,) * 9)
     together.chunks = [Chunk(at, 1) for at in late]
-    together.coalesced_reads = 1
     first, second = summarise([plain], 0.0), summarise([together], 0.0)
     assert second.itl_gap.mean == pytest.approx(first.itl_gap.mean)
     assert second.tpot.mean == first.tpot.mean

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 import pytest
 
 from twofour.bench.load import arrivals
-from twofour.bench.load.workload import NONCE_WORDS, WORDS, Lengths, lengths, marked, plan
+from twofour.bench.load.workload import NONCE_WORDS, WORDS, Lengths, lengths, marked, schedule
 from twofour.prune.errors import InputError
 
 
@@ -30,16 +30,16 @@ def test_lognormal_lengths_have_the_mean_and_sigma_asked_for() -> None:
 
 
 def test_a_prompt_is_as_long_as_planned_once_the_nonce_is_before_it() -> None:
-    for request in plan(200, Lengths(12, 0.8), Lengths(6, 0.8), seed=1):
+    for request in schedule(200, Lengths(12, 0.8), Lengths(6, 0.8), seed=1):
         sent = marked(request, "run").split()
         assert len(sent) == request.prompt_tokens > NONCE_WORDS
         assert request.output_tokens >= 1
         assert set(sent) <= set(WORDS)
 
 
-def test_the_plan_depends_on_the_seed_alone_and_the_rate_moves_only_the_times() -> None:
+def test_the_schedule_depends_on_the_seed_alone_and_the_rate_moves_only_the_times() -> None:
     closed, again, other, timed = (
-        plan(30, Lengths(20, 0.3), Lengths(9, 0.3), seed, rate)
+        schedule(30, Lengths(20, 0.3), Lengths(9, 0.3), seed, rate)
         for seed, rate in ((1, None), (1, None), (2, None), (1, 5.0))
     )
     assert closed == again
@@ -51,7 +51,7 @@ def test_the_plan_depends_on_the_seed_alone_and_the_rate_moves_only_the_times() 
 
 
 def test_no_two_sent_prompts_begin_alike() -> None:
-    requests = plan(100, Lengths(8), Lengths(1), seed=1)
+    requests = schedule(100, Lengths(8), Lengths(1), seed=1)
     prefixes = [
         tuple(marked(request, nonce).split()[:NONCE_WORDS]) for nonce in ("a", "b", "warm-up") for request in requests
     ]
@@ -67,6 +67,6 @@ def test_a_byte_of_the_nonce_is_a_word() -> None:
     ("requests", "prompt", "rate"),
     [(0, 8, None), (1, NONCE_WORDS, None), (1, 8, 0.0), (1, 8, -1.0), (1, 8, math.inf), (1, 8, math.nan)],
 )
-def test_an_impossible_plan_is_refused(requests: int, prompt: int, rate: float | None) -> None:
+def test_an_impossible_schedule_is_refused(requests: int, prompt: int, rate: float | None) -> None:
     with pytest.raises(InputError):
-        plan(requests, Lengths(prompt), Lengths(1), 0, rate)
+        schedule(requests, Lengths(prompt), Lengths(1), 0, rate)

@@ -3,34 +3,16 @@
 import hashlib
 import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import pytest
+from preset_runs import BEST, FAST
 
 from twofour.bench.pruning import presets as pruning
-from twofour.bench.pruning.presets import Comparison, compare, gaps, split, table, with_gaps
+from twofour.bench.pruning.presets import Trials, compare_presets, gaps, split, table, with_gaps
 from twofour.cli import main
 from twofour.prune.errors import InputError, ServerError, TextError, TwofourError
-
-FIGURES: dict[str, Any] = {
-    "calibration": "self",
-    "samples": 64,
-    "seed": 0,
-    "values": "model",
-    "minutes": 1.5,
-    "peak_memory_bytes": 3 << 30,
-    "perplexity_error": 1.0,
-    "dense_perplexity": 20.0,
-    "kl_nats": 0.5,
-    "agreement": 0.6,
-    "overfit_nats": None,
-}
-FAST = FIGURES | {"preset": "fast", "perplexity": 80.0}
-BEST = FIGURES | {"preset": "best", "perplexity": 40.0}
 
 
 def test_the_halves_are_the_text_and_meet_at_a_line_end(tmp_path: Path) -> None:
@@ -60,7 +42,7 @@ def test_a_file_of_something_else_is_not_added_to(tmp_path: Path, content: str, 
     text.write_text("one\ntwo\nthree\n")
     out.write_text(content)
     with pytest.raises(TwofourError, match=why):
-        compare(Comparison("m", text, ["fast"], ["first"], [0]), tmp_path / "work", out)
+        compare_presets(Trials("m", text, ["fast"], ["first"], [0]), tmp_path / "work", out)
     assert out.read_text() == content
 
 
@@ -90,8 +72,8 @@ def test_a_comparison_goes_on_where_it_was(
     text = tmp_path / "text.txt"
     text.write_text("a line of words, and another one\n" * 40)
     out = tmp_path / "results.json"
-    asked = Comparison(str(tiny_model_folder), text, ["fast"], ["first"], [3], samples=2, length=16, window=16)
-    (fast,) = compare(asked, tmp_path / "work", out)["runs"]
+    asked = Trials(str(tiny_model_folder), text, ["fast"], ["first"], [3], samples=2, length=16, window=16)
+    (fast,) = compare_presets(asked, tmp_path / "work", out)["runs"]
     assert "gc" in fast and fast["overfit_nats"] is not None and fast["perplexity"] != fast["dense_perplexity"]
     words = ["bench", "pruning", str(tiny_model_folder), "--text", str(text), "--work", str(tmp_path / "work")]
     words += ["--out", str(out), "--seed", "3", "--calibration", "first", "--samples", "2", "--length", "16"]
@@ -100,20 +82,20 @@ def test_a_comparison_goes_on_where_it_was(
     assert [run["preset"] for run in runs] == ["fast", "balanced"] and runs[0] == fast
     assert "gc" in runs[1] and runs[1]["minutes"] > 0
     monkeypatch.setattr(pruning.child, "twofour", None)  # must not be called
-    assert len(compare(asked, tmp_path / "work", out)["runs"]) == 2
+    assert len(compare_presets(asked, tmp_path / "work", out)["runs"]) == 2
     with pytest.raises(InputError, match=r"results\.json holds runs of .*'length': 16.*, not of .*'length': 8"):
-        compare(replace(asked, length=8), tmp_path / "work", out)
+        compare_presets(replace(asked, length=8), tmp_path / "work", out)
 
 
 def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: Path) -> None:
     text, more = tmp_path / "text.txt", tmp_path / "more.txt"
     text.write_text("a line of words, and another one\n" * 40)
     more.write_text("other words\n" * 40)
-    asked = Comparison(
+    asked = Trials(
         *(str(tiny_model_folder), text, ["fast"], [f"first+{more}", "first"], [0]),
         **{"samples": 3, "length": 16, "window": 16},
     )
-    mixed, alone = compare(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
+    mixed, alone = compare_presets(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
     pruned = tmp_path / "work" / f"{tiny_model_folder.name}-first-text.txt+more.txt-3-0-fast-model-16"
     manifest = json.loads((pruned / "twofour.json").read_text())
     first, other = manifest["calibration"]["sources"]
@@ -128,59 +110,4 @@ def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a line\n" * 4)
     with pytest.raises(ServerError, match="twofour prune ended with status 1"):
-        compare(Comparison(str(tmp_path), text, ["fast"], ["first"], [0]), tmp_path / "work", tmp_path / "out.json")
-
-
-def test_a_line_goes_through_the_means_over_seeds() -> None:
-    runs = [run | {"seed": seed, "minutes": run["minutes"] + seed} for run in (FAST, BEST) for seed in (0, 1)]
-    runs += [FAST | {"values": "int8", "minutes": 99.0}]
-    svg = pruning.chart({"about": {"model": "m", "length": 512}, "runs": runs})
-    points, _legend = re.findall(r'class="curve \w+" d="M([^"]+)"', svg)
-    places = [tuple(map(float, pair.split(","))) for pair in points.split(" L")]
-    assert len(places) == 2 and places[0][0] == places[1][0]  # the same minutes, 1.5 and 2.5
-    zero, one = (float(re.search(rf'y="([\d.]+)" text-anchor="end">{at}<', svg)[1]) - 4 for at in ("0", "0.6"))  # type: ignore[index]
-    assert places[0][1] == pytest.approx(zero) and places[1][1] == pytest.approx(
-        zero + (one - zero) * 40 / 60 / 0.6, abs=0.2
-    )
-    assert ">fast<" in svg and ">best<" in svg and ">self, 64 x 512<" in svg
-
-
-def test_a_line_goes_through_the_amounts_of_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results, svg = tmp_path / "results.json", tmp_path / "chart.svg"
-    runs = [run | {"samples": samples} for run in (FAST, BEST) for samples in (128, 32)]
-    document = {"kind": pruning.KIND, "about": {"model": "m", "length": 500}, "runs": runs}
-    results.write_text(json.dumps(document))
-    assert main(["bench", "report", str(results), "--tokens-svg", str(svg)]) == 0
-    text = svg.read_text()
-    points, _legend = re.findall(r'class="curve \w+" d="M([^"]+)"', text)
-    (first, low), (last, high) = (tuple(map(float, pair.split(","))) for pair in points.split(" L"))
-    zero, most = (float(re.search(rf'x="([\d.]+)"[^>]*"middle">{at}<', text)[1]) for at in ("0", "60"))  # type: ignore[index]
-    assert (first - zero, last - zero) == pytest.approx(((most - zero) * 16 / 60, (most - zero) * 64 / 60), abs=0.5)
-    assert low == high and ">best, self<" in text and "fast, self" not in text
-    results.write_text(json.dumps(document | {"runs": [FAST, BEST]}))
-    assert main(["bench", "report", str(results), "--tokens-svg", str(svg)]) == 1
-    assert "give bench pruning other --samples" in capsys.readouterr().err
-
-
-def test_a_report_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results, svg = tmp_path / "results.json", tmp_path / "chart.svg"
-    document = {"kind": pruning.KIND, "about": {"model": "a<b", "length": 512}, "runs": [FAST, BEST]}
-    results.write_text(json.dumps(document))
-    assert main(["bench", "report", str(results), "--svg", str(svg)]) == 0
-    assert capsys.readouterr().out == table(with_gaps(document)) + "\n"
-    drawn = ElementTree.fromstring(svg.read_text())
-    assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and "a<b" in "".join(drawn.itertext())
-    assert main(["bench", "report", str(results), "--html", str(tmp_path / "page.html")]) == 1
-    assert "leave out --html" in capsys.readouterr().err
-
-
-def test_names_have_a_row_each_and_the_last_point_its_name_inside() -> None:
-    runs = [run | {"calibration": text} for text in ("self", "a-text-of-a-long-name.txt") for run in (FAST, BEST)]
-    minutes = {"fast": 1.5, "best": 20.0}
-    runs = [run | {"minutes": minutes[run["preset"]]} for run in runs]
-    drawn = ElementTree.fromstring(str(pruning.chart({"about": {"model": "m", "length": 512}, "runs": runs})))
-    texts = list(drawn.iter("text"))
-    rows = [float(text.attrib["y"]) for text in texts if " x 512" in (text.text or "")]
-    assert len(set(rows)) == 2 and max(rows) < float(drawn.attrib["viewBox"].split()[3])
-    assert {text.attrib["text-anchor"] for text in texts if text.text == "best"} == {"end"}
-    assert [text.attrib["text-anchor"] for text in texts if text.text == "fast"] == ["start"]  # once for both
+        compare_presets(Trials(str(tmp_path), text, ["fast"], ["first"], [0]), tmp_path / "work", tmp_path / "out.json")

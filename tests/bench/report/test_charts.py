@@ -6,7 +6,7 @@ import pytest
 
 from twofour.bench.report import charts
 from twofour.bench.report.arms import ARMS
-from twofour.prune.label.charts import style, ticks
+from twofour.prune.label.charts import ticks
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,3 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert [widths[0] / width for width in widths[:3]] == pytest.approx([1, 2, 8], rel=0.01)
     assert widths[3:] == [0, 0]
     assert "a&lt;b" in svg
-
-
-def test_six_lines_look_different() -> None:
-    lines = {f"line {number}": [charts.Point(0, 0, "a"), charts.Point(1, number, "b")] for number in range(6)}
-    looks = re.findall(r'class="curve (\w+)" d="M\d+,\d+ L', charts.track("t", "d", lines, ("x", "y")))
-    assert len(set(looks)) == 6
-    sheet = style()
-    assert all(f"svg .curve.{look} {{" in sheet and f"svg .point.{look} {{" in sheet for look in looks)

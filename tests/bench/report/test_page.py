@@ -14,7 +14,7 @@ from bench_findings import OF_URLS, PRICE, SPEEDS, findings
 from twofour.bench.comparison.document import document
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.load.endpoint import Memory, State
-from twofour.bench.report.report import Report
+from twofour.bench.report.forms import Report
 from twofour.cli import main
 from twofour.prune.errors import OutputError
 

@@ -16,7 +16,7 @@ from twofour.bench.load import metrics
 from twofour.bench.load.gates import Gate
 from twofour.bench.report import rows
 from twofour.bench.report.arms import ARMS
-from twofour.bench.report.report import Report
+from twofour.bench.report.forms import Report
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_the_2of4_form_is_its_own_pruned(made: tuple[Path, Path]) -> None:
 
 def test_every_word_of_the_load_is_one_token(made: tuple[Path, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made[1])
-    request = workload.plan(1, workload.Lengths(64), workload.Lengths(8), seed=0)[0]
+    request = workload.schedule(1, workload.Lengths(64), workload.Lengths(8), seed=0)[0]
     prompt = workload.marked(request, "nonce")
     ids = tokenizer(prompt)["input_ids"]
     assert len(ids) == 64 and tokenizer.decode(ids) == prompt

@@ -57,9 +57,9 @@ def test_frozen_thawed_and_gone(tmp_path: Path) -> None:
         assert os.sched_getaffinity(child) == {cpu}
         server.freeze()
         assert becomes(child, "T")
-        server.thaw(url)
-        assert becomes(child, "S", "R")
-        server.freeze()  # and so it is left: the end must come all the same
+        with server.awake(url):
+            assert becomes(child, "S", "R")
+        assert becomes(child, "T")  # and so it is left: the end must come all the same
     assert becomes(child, None)  # the engine ignores SIGTERM, and its parent does not wait for it
     assert "listening on" in (tmp_path / "log").read_text()
 

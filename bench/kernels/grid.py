@@ -26,7 +26,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """`isa` None is the best that the machine has; `target_s` is about how long a contender's turn lasts."""
 
     models: tuple[Model, ...]

@@ -1,4 +1,4 @@
-"""A finished comparison: a document, and its three forms."""
+"""The three forms of a finished comparison: JSON, a page, a table."""
 
 import json
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ HTML = "report.html"
 
 @dataclass(frozen=True)
 class Report:
+    """A finished comparison."""
+
     document: dict[str, Any]
 
     @property
