@@ -1,6 +1,5 @@
 """What machine this is and which versions run on it. Reads files, asks nvidia-smi, imports no torch."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from twofour.bench.load.wire import shown
 from twofour.prune.machine import control_groups
+from twofour.prune.machine.processors import usable_cpus
 
 # The instruction sets that decide which kernels can run, as Linux spells them on x86-64 and ARM.
 _ISA = (
@@ -76,14 +76,6 @@ def command_line() -> list[str]:
 def provenance(*more: str) -> dict[str, Any]:
     """What a result was made by, and on: this command, the versions of packages and of `more`, this machine."""
     return {"command": command_line(), "versions": versions(*more), "hardware": hardware().as_dict()}
-
-
-def usable_cpus() -> list[int]:
-    """The CPUs that this process may run on, but no more than its control group gives it time for."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    allowed = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
-    quota = control_groups.cpus()
-    return allowed if quota is None else allowed[: max(1, int(quota))]
 
 
 def cpu_name(cpuinfo: str) -> str | None:

@@ -16,7 +16,7 @@ from twofour.bench.comparison import quality as qualities
 from twofour.bench.comparison.document import document
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment, Findings
 from twofour.bench.comparison.quality import Quality
-from twofour.bench.hardware import Hardware, hardware, usable_cpus, versions
+from twofour.bench.hardware import Hardware, hardware, versions
 from twofour.bench.load.endpoint import Endpoint, State, served_model
 from twofour.bench.load.run import measure
 from twofour.bench.load.wire import shown
@@ -27,6 +27,7 @@ from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Options, Placement, Server
 from twofour.bench.turns import order
 from twofour.prune.errors import InputError, ServerError
+from twofour.prune.machine.processors import usable_cpus
 from twofour.prune.progress import Progress, counter, silent
 
 QUESTION = "What is the capital of France, and what is it famous for?"

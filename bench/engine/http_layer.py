@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.hardware import usable_cpus
 from twofour.bench.load import wire
 from twofour.bench.load.client import Client, Job, loop_factory, no_garbage_collection
 from twofour.bench.load.decode import Exchange
@@ -31,6 +30,7 @@ from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Server
 from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ServerError
+from twofour.prune.machine.processors import usable_cpus
 from twofour.prune.progress import Progress, track
 
 KIND = "twofour bench http"

@@ -11,9 +11,9 @@ from typing import Any
 from twofour.bench.gpu.day import Day, matrices
 from twofour.bench.gpu.sheet import Sheet
 from twofour.bench.gpu.sweep import SEED, SWEPT, compile_one, cuts
-from twofour.bench.hardware import usable_cpus
 from twofour.bench.kernels.contenders import random_packed
 from twofour.bench.kernels.grid import Matrix
+from twofour.prune.machine.processors import usable_cpus
 from twofour.serve.kernels.triton.kernel import TritonKernel
 
 MOST_PROCESSES = 16

@@ -90,7 +90,7 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     group.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="default: the checkpoint's")
     group.add_argument("--kernels", default=EngineConfig.kernels, metavar="NAME", help="pin one (default: %(default)s)")
-    group.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
+    group.add_argument("--threads", type=positive, metavar="N", help="default: all cores, or the CPU quota")
     group.add_argument("--max-model-len", type=positive, metavar="N", help="tokens of prompt and answer")
     group.add_argument(
         "--max-num-seqs",

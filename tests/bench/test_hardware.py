@@ -8,6 +8,7 @@ from twofour.bench.hardware import Gpu, Hardware
 from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Placement
 from twofour.prune.machine import control_groups
+from twofour.prune.machine.processors import usable_cpus
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 9R14
@@ -47,7 +48,7 @@ def test_gpus_with_a_comma_in_the_name() -> None:
 
 def test_this_machine() -> None:
     here = hardware.hardware()
-    assert here.cpus == len(hardware.usable_cpus()) <= (os.cpu_count() or 1)
+    assert here.cpus == len(usable_cpus()) <= (os.cpu_count() or 1)
     assert platform.machine() in here.system
 
 
@@ -56,11 +57,11 @@ def test_a_quota_leaves_fewer_cpus_than_there_are(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(control_groups, "memory", lambda: [control_groups.Memory(4096, 0)])
     for quota, cpus in ((None, [2, 3, 5, 7, 9]), (3.0, [2, 3, 5]), (2.9, [2, 3]), (0.5, [2]), (64.0, [2, 3, 5, 7, 9])):
         monkeypatch.setattr(control_groups, "cpus", lambda quota=quota: quota)
-        assert hardware.usable_cpus() == cpus
+        assert usable_cpus() == cpus
     here = hardware.hardware()
     assert (here.cpus, here.memory_bytes) == (5, 4096)
     monkeypatch.setattr(control_groups, "cpus", lambda: 3.0)
-    assert servers.place(hardware.usable_cpus()) == Placement(2, (3, 5), (2,))
+    assert servers.place(usable_cpus()) == Placement(2, (3, 5), (2,))
 
 
 def test_in_a_line() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from twofour.prune.errors import InputError
 from twofour.prune.format.folder import resolve
+from twofour.prune.machine.processors import usable_cpus
 from twofour.prune.machine.provenance import peak_memory_bytes
 from twofour.serve.engine.assembly import order
 from twofour.serve.engine.assembly.capacity import CPU_SHARE, GPU_SHARE, Capacity, context_limit, decide
@@ -28,8 +29,7 @@ from twofour.serve.model.loading import load_model, weight_report
 def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     """From a model's name to a loop that can run it."""
     _check(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), len(usable_cpus())))
     folder = resolve(config.model, config.revision)
     require_intact(folder)
     return assemble(config, load_model(str(folder), config.device, config.dtype, config.kernels))
