@@ -7,13 +7,18 @@ extern "C" {
 #endif
 
 typedef struct {
-  int kind;             // WeightKind
-  const uint8_t *weight;  // layout_bytes(kind, rows, columns)
-  const void *x;        // [tokens, columns], bfloat16 or float32
-  const void *bias;     // [rows] in the type of x, or null
-  void *y;              // [tokens, rows] in the type of x
-  long tokens, rows, columns;
-  int is_float32;       // the type of x, bias and y
+  long kind;            // WeightKind
+  const uint8_t *data;  // layout_bytes(kind, rows, columns)
+  long rows, columns;
+} Weight;
+
+typedef struct {
+  Weight weight;
+  const void *x;     // [tokens, columns], bfloat16 or float32
+  const void *bias;  // [rows] in the type of x, or null
+  void *y;           // [tokens, rows] in the type of x
+  long tokens;
+  int is_float32;  // the type of x, bias and y
   int threads;
 } Product;  // y = x W^T + bias
 

@@ -109,8 +109,8 @@ static PyObject *multiply(PyObject *module, PyObject *const *arguments, Py_ssize
     PyErr_SetString(PyExc_RuntimeError, "this machine has no CPU kernel");
     return NULL;
   }
-  Product job = {(int)a[0], address(a[1]), address(a[2]), address(a[3]), address(a[4]),
-                 (long)a[5], (long)a[6], (long)a[7], (int)a[8], threads_for(a[9])};
+  Weight weight = {(long)a[0], address(a[1]), (long)a[6], (long)a[7]};
+  Product job = {weight, address(a[2]), address(a[3]), address(a[4]), (long)a[5], (int)a[8], threads_for(a[9])};
   int failed;
   Py_BEGIN_ALLOW_THREADS
   failed = job.is_float32 ? kernels->multiply_f32(&job) : kernels->multiply_bf16(&job);
