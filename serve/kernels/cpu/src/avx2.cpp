@@ -3,6 +3,7 @@
 
 #include "activations.h"
 #include "driver.h"
+#include "forward.h"
 #include "stream.h"
 
 namespace {
@@ -258,4 +259,5 @@ struct Avx2 {
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", multiply<Avx2, uint16_t>, multiply<Avx2, float>, expand_portably};
+const Kernels avx2_kernels = {"avx2", multiply<Avx2, uint16_t>, multiply<Avx2, float>, expand_portably,
+                              run_step<Avx2>};

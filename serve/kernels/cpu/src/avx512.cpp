@@ -2,6 +2,7 @@
 #include "activations.h"
 #include "avx512_int8.h"
 #include "avx512_common.h"
+#include "forward.h"
 
 namespace {
 
@@ -124,4 +125,5 @@ struct Avx512 {
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512", multiply<Avx512, uint16_t>, multiply<Avx512, float>, expand_portably};
+const Kernels avx512_kernels = {"avx512", multiply<Avx512, uint16_t>, multiply<Avx512, float>, expand_portably,
+                              run_step<Avx512>};

@@ -2,6 +2,7 @@
 #include "activations.h"
 #include "avx512_int8.h"
 #include "avx512_common.h"
+#include "forward.h"
 #include "avx512_picks.h"
 
 namespace {
@@ -129,4 +130,5 @@ int multiply_f32(const Product *job) {
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32, expand_avx512};
+const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32, expand_avx512,
+                              run_step<Avx512Bf16>};

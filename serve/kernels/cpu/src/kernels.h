@@ -56,12 +56,16 @@ typedef struct {
 // The inverse of pack_layout: every byte of values, positions and scales is written, as pack_layout was given it.
 void unpack_layout(int kind, const uint8_t *from, const CanonicalTo *to, int threads);
 
+struct Model;  // model.h
+struct Step;
+
 // The multiplications return 0, or -1 where memory for the activations cannot be had.
 typedef struct {
   const char *name;
   int (*multiply_bf16)(const Product *);  // x is bfloat16
   int (*multiply_f32)(const Product *);   // x is float32
   void (*expand)(const Expansion *);
+  void (*run_step)(const struct Model *, const struct Step *);  // both have been checked
 } Kernels;
 
 extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;

@@ -8,6 +8,7 @@
 
 #include "bandwidth.h"
 #include "kernels.h"
+#include "model.h"
 
 #if TWOFOUR_X86
 static const Kernels *const KNOWN[] = {&avx512bf16_kernels, &avx512_kernels, &avx2_kernels};  // best first
@@ -119,6 +120,31 @@ static PyObject *multiply(PyObject *module, PyObject *const *arguments, Py_ssize
   Py_RETURN_NONE;
 }
 
+static PyObject *workspace(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[2];
+  if (read_integers(arguments, count, 2, a)) return NULL;
+  return PyLong_FromSize_t(workspace_bytes(address(a[0]), (long)a[1]));
+}
+
+static PyObject *step(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[12];
+  if (read_integers(arguments, count, 12, a)) return NULL;
+  const Kernels *kernels = chosen;
+  if (!kernels) {
+    PyErr_SetString(PyExc_RuntimeError, "this machine has no CPU kernel");
+    return NULL;
+  }
+  const Model *model = address(a[0]);
+  Step job = {(long)a[1], (long)a[2], (long)a[3], address(a[4]), address(a[5]), address(a[6]),
+              address(a[7]), address(a[8]), address(a[9]), address(a[10]), threads_for(a[11])};
+  enum StepFault fault;
+  Py_BEGIN_ALLOW_THREADS
+  fault = check_step(model, &job);
+  if (!fault) kernels->run_step(model, &job);
+  Py_END_ALLOW_THREADS
+  return PyLong_FromLong(fault);
+}
+
 static PyObject *read_bytes(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
   long long a[4];
   if (read_integers(arguments, count, 4, a)) return NULL;
@@ -164,6 +190,10 @@ static PyMethodDef METHODS[] = {
      "unpack(kind, weight, values, positions, scales, scales_per_row, rows, columns, threads)"},
     {"expand", FAST(expand), "expand(kind, weight, to, rows, columns, first_row, end_row, is_float32, threads)"},
     {"multiply", FAST(multiply), "multiply(kind, weight, x, bias, y, tokens, rows, columns, is_float32, threads)"},
+    {"workspace_bytes", FAST(workspace), "workspace_bytes(model, threads) -> int"},
+    {"step", FAST(step),
+     "step(model, token_count, chunk_count, wanted_count, tokens, chunks, tables, wanted, logits, best, workspace, "
+     "threads) -> what is wrong with it, else 0"},
     {"read_memory", FAST(read_bytes), "read_memory(address, bytes, ahead, threads) -> the exclusive or of its words"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},
     {"isas", isas, METH_NOARGS, "The instruction sets that this machine has, best first."},
