@@ -29,8 +29,8 @@ from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import any_object, grammars
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.messages import Command, Report, decode_command, decode_config, encode
-from twofour.serve.engine.runners import cuda_graphs
-from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
+from twofour.serve.engine.runners import ModelRunner, choice, cuda_graphs
+from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
@@ -59,6 +59,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     tqdm.monitor_interval = 0  # bars are drawn while the model loads; no thread looks after them when it is served
     logging.getLogger("twofour.serve.kernels").setLevel(logging.INFO)  # a first start races them, for seconds
+    log.setLevel(logging.INFO)  # it says which runner it is
     pipe = Connection(int(sys.argv[1]))
     try:
         loop, info = start(decode_config(pipe.recv_bytes()))
@@ -100,13 +101,13 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     """From a loaded model to a loop that can run it."""
-    layers = attention_layers(model)
-    room = _capacity(config, model, layers)
+    plan = choice.choose(model, config.kernels, config.block_size)
+    room = _capacity(config, model, plan.bytes_per_token)
     count = room.kv_tokens // config.block_size
-    runner = GenericRunner(model, layers, count, config.block_size)
-    runner.verify()
+    runner, why = plan.build(count, config.block_size, room.context_length)
+    log.info("the %s runner (%s)", runner.name, why)
     made = _captured(config, model, runner, room)
-    info = _info(config, model, room, made)
+    info = _info(config, model, room, made, runner, why)
     blocks = Blocks(count, config.block_size)
     scheduler = Scheduler(
         blocks,
@@ -131,9 +132,9 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     return loop, info
 
 
-def _captured(config: EngineConfig, model: Any, runner: GenericRunner, room: capacity.Capacity) -> Captured:
+def _captured(config: EngineConfig, model: Any, runner: ModelRunner, room: capacity.Capacity) -> Captured:
     """Decode steps as CUDA graphs, on a GPU. They live on memory that the cache leaves free."""
-    if model.device.type != "cuda" or not config.cuda_graphs:
+    if model.device.type != "cuda" or not config.cuda_graphs or not isinstance(runner, GenericRunner):
         return Captured()
     cache_blocks = room.kv_tokens // config.block_size
     steps = shapes(config.max_num_seqs, room.context_length, config.block_size, cache_blocks)
@@ -155,16 +156,18 @@ def _check(config: EngineConfig) -> None:
         )
 
 
-def _capacity(config: EngineConfig, model: Any, layers: dict[int, LayerShape]) -> capacity.Capacity:
-    bytes_per_token = sum(shape.numbers_per_token for shape in layers.values()) * model.dtype.itemsize
+def _capacity(config: EngineConfig, model: Any, bytes_per_token: int) -> capacity.Capacity:
     share = capacity.GPU_SHARE if model.device.type == "cuda" else capacity.CPU_SHARE
     limit = capacity.context_limit(model.config.get_text_config())
     memory = memory_of(model.device, weight_report(model).weight_bytes)
     return capacity.decide(config, limit, bytes_per_token, memory, share)
 
 
-def _info(config: EngineConfig, model: Any, room: capacity.Capacity, made: Captured) -> EngineInfo:
+def _info(
+    config: EngineConfig, model: Any, room: capacity.Capacity, made: Captured, runner: ModelRunner, why: str
+) -> EngineInfo:
     report = weight_report(model)
+    order_note = _order_note(config, model) if isinstance(runner, GenericRunner) else None
     return EngineInfo(
         model=config.model,
         context_length=room.context_length,
@@ -178,9 +181,11 @@ def _info(config: EngineConfig, model: Any, room: capacity.Capacity, made: Captu
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         sparse=report.sparse,
-        notes=tuple(filter(None, (*report.notes, *room.notes, made.note, _order_note(config, model)))),
+        notes=tuple(filter(None, (*report.notes, *room.notes, made.note, order_note))),
         cuda_graphs=len(made.graphs) if made.graphs else 0,
         cuda_graph_bytes=made.nbytes,
+        runner=runner.name,
+        runner_reason=why,
     )
 
 

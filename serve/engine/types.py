@@ -121,6 +121,8 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # fallbacks: what a user must know
     cuda_graphs: int = 0  # captured decode steps; 0: every step is run as it is
     cuda_graph_bytes: int = 0  # of device memory, which they took
+    runner: str = "generic"  # what computes the steps, and why that
+    runner_reason: str = ""
     warm_step: "StepRecord | None" = None  # the largest step before it was ready, which nothing was the first of
 
 
