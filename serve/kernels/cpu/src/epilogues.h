@@ -36,7 +36,7 @@ struct Store {
 
 // ---- of a step: whole blocks of rows; every sum is rounded to bfloat16 before anything else is done with it
 
-inline RowSums rounded_sums(const RowSums &sums, const uint16_t *bias, long first) {
+__attribute__((always_inline)) inline RowSums rounded_sums(const RowSums &sums, const uint16_t *bias, long first) {
   RowSums total = sums;
   if (bias)
     for (int i = 0; i < BLOCK_ROWS; i++) total.row[i] += from_bf16(bias[first + i]);

@@ -7,10 +7,10 @@ namespace {
 
 constexpr long LANES = 16;
 
-inline float rounded(float value) { return from_bf16(to_bf16(value)); }
+__attribute__((always_inline)) inline float rounded(float value) { return from_bf16(to_bf16(value)); }
 
 // e^x to 2 units in the last place; arguments are held within -87 to 88, NaN stays NaN.
-inline float exponential(float x) {
+__attribute__((always_inline)) inline float exponential(float x) {
   constexpr float ROUND = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer
   x = x > 88.f ? 88.f : x;
   x = x < -87.f ? -87.f : x;
