@@ -7,7 +7,7 @@ that are captured and replayed).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,3 +34,12 @@ class Runner(Protocol):
 
     def forward(self, chunks: Sequence[Chunk]) -> "Tensor":
         """Fill the chunks' part of the cache; return the wanted logits [wanted, vocabulary], in order."""
+
+
+class ModelRunner(Runner, Protocol):
+    """A runner of a whole model, which can say whether it is right."""
+
+    name: ClassVar[str]
+
+    def verify(self) -> None:
+        """Raise ModelError unless chunked prefill and decode give the logits of the model's own attention."""
