@@ -114,7 +114,7 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
         config.max_num_seqs,
         config.max_num_batched_tokens,
         config.prefix_cache,
-        shares_output=model.device.type != "cpu",  # where equal requests get equal bits: runners/tiles.py
+        shares_output=runner.shares_output,
     )
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     warm_step = warm_up(made.graphs or runner, config, info, constrain, any_object())
