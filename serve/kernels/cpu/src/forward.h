@@ -215,7 +215,7 @@ class Forward {
     Inputs x = prepare(wanted_count, model.hidden, forms_of({&model.head}), me, [&](long i, uint16_t *to) {
       return normed_row(model.norm, wanted[i] - before, to);
     });
-    Best *mine = work.best(me.thread);
+    Likeliest *mine = work.best(me.thread);
     for (long i = 0; i < wanted_count; i++) mine[i] = {-INFINITY, model.vocabulary};
     multiply_rows(model.head, x, wanted_count, me.share(model.vocabulary / BLOCK_ROWS),
                   Logits{{logits, model.vocabulary, model.head.bias}, mine});
@@ -225,9 +225,9 @@ class Forward {
 
   void pick(long threads) const {
     for (long i = 0; i < wanted_count; i++) {
-      Best most = work.best(0)[i];
+      Likeliest most = work.best(0)[i];
       for (long thread = 1; thread < threads; thread++) {
-        Best other = work.best(thread)[i];
+        Likeliest other = work.best(thread)[i];
         most.consider(other.logit, other.token);
       }
       best[i] = most.token;

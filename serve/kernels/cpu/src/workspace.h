@@ -53,12 +53,12 @@ struct Workspace {
     return reinterpret_cast<uint16_t *>(of(thread) + FORMS * panel_bytes(OWN_TOKENS, widest));
   }
 
-  Best *best(long thread) const { return reinterpret_cast<Best *>(of(thread) + thread_bytes - best_bytes()); }
+  Likeliest *best(long thread) const { return reinterpret_cast<Likeliest *>(of(thread) + thread_bytes - best_bytes()); }
 
  private:
   static long most_of(long a, long b) { return a > b ? a : b; }
   static long row_bytes(long rows, long columns) { return blocks_over(rows * columns * 2, 64) * 64; }
-  static long best_bytes() { return blocks_over(PIECE * static_cast<long>(sizeof(Best)), 64) * 64; }
+  static long best_bytes() { return blocks_over(PIECE * static_cast<long>(sizeof(Likeliest)), 64) * 64; }
   uint8_t *of(long thread) const { return threads + thread * thread_bytes; }
 
   static uint16_t *take(uint8_t **memory, long columns) {
