@@ -44,7 +44,8 @@ struct Attention {
     for (int h = 0; h < HEADS; h++) soften(span, weights[h], &largest[h], totals[h], output[h]);
     const long dims = cache.head_dim;
     long dim = 0;
-    for (; dim + VECTORS_AT_ONCE * ROW_LANES <= dims; dim += VECTORS_AT_ONCE * ROW_LANES) add_values<VECTORS_AT_ONCE>(span, dim);
+    constexpr long AT_ONCE = VECTORS_AT_ONCE * ROW_LANES;
+    for (; dim + AT_ONCE <= dims; dim += AT_ONCE) add_values<VECTORS_AT_ONCE>(span, dim);
     for (; dim < dims; dim += ROW_LANES) add_values<1>(span, dim);
   }
 

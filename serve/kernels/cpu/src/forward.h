@@ -142,7 +142,8 @@ class Forward {
     for (const Linear *linear : linears) {
       long begin = before_rows / BLOCK_ROWS, blocks = linear->weight.rows / BLOCK_ROWS;
       Share own = {mine.first > begin ? mine.first - begin : 0, mine.end - begin < blocks ? mine.end - begin : blocks};
-      multiply_rows(*linear, x, count, own, Project{{work.projected + before_rows, work.projected_stride, linear->bias}});
+      Target to = {work.projected + before_rows, work.projected_stride, linear->bias};
+      multiply_rows(*linear, x, count, own, Project{to});
       before_rows += linear->weight.rows;
     }
   }

@@ -17,7 +17,9 @@ inline Form form_of(long kind) {
   return kind == DENSE_BF16 ? DENSE_FORM : kind == SPARSE_BF16 ? SPARSE_FORM : INT8_FORM;
 }
 
-inline long kind_of(int form) { return form == DENSE_FORM ? DENSE_BF16 : form == SPARSE_FORM ? SPARSE_BF16 : SPARSE_INT8; }
+inline long kind_of(int form) {
+  return form == DENSE_FORM ? DENSE_BF16 : form == SPARSE_FORM ? SPARSE_BF16 : SPARSE_INT8;
+}
 
 struct Workspace {
   uint16_t *hidden, *projected, *attended, *gated;
@@ -38,7 +40,7 @@ struct Workspace {
   }
 
   size_t bytes(long count) const {
-    return static_cast<size_t>(threads - reinterpret_cast<uint8_t *>(hidden)) + static_cast<size_t>(count * thread_bytes);
+    return static_cast<size_t>(threads - reinterpret_cast<uint8_t *>(hidden) + count * thread_bytes);
   }
 
   Panel shared_panel(int form, long columns) const {
