@@ -54,7 +54,7 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
         made.graphs.replayed = 0
     loop = Loop(
         runner,
-        _scheduler(config, info, model.device),
+        _scheduler(config, info, eager),
         info,
         peak_device_bytes=partial(peak_bytes, model.device),
         constrain=constrain,
@@ -94,13 +94,13 @@ def _decode_graphs(config: EngineConfig, model: Any, runner: ModelRunner, capaci
     return made
 
 
-def _scheduler(config: EngineConfig, info: EngineInfo, device: torch.device) -> Scheduler:
+def _scheduler(config: EngineConfig, info: EngineInfo, runner: ModelRunner) -> Scheduler:
     return Scheduler(
         Blocks(info.kv_tokens // info.block_size, info.block_size),
         config.max_num_seqs,
         config.max_num_batched_tokens,
         config.prefix_cache,
-        shares_output=device.type != "cpu",  # where equal requests get equal bits: runners/tiles.py
+        shares_output=runner.shares_output,
     )
 
 

@@ -40,6 +40,7 @@ class ModelRunner(Runner, Protocol):
     """A runner of a whole model, which can say whether it is right."""
 
     name: ClassVar[str]
+    shares_output: bool  # others may find the cache blocks of what was sampled: a prompt would get no other bits
 
     def verify(self) -> None:
         """Raise ModelError unless chunked prefill and decode give the logits of the model's own attention."""

@@ -108,6 +108,7 @@ class FusedRunner:
     """Runs a model that `misfit` finds nothing against."""
 
     name: ClassVar[str] = "fused"
+    shares_output = True
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], blocks: int, block_size: int, positions: int) -> None:
         self.model, self.block_size = model, block_size

@@ -148,6 +148,7 @@ class GenericRunner:
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
         self.model, self.block_size, self.scratch = model, block_size, block_count
         self.device: torch.device = model.device
+        self.shares_output = self.device.type != "cpu"  # where equal requests get equal bits: tiles.py
         self.split: Split = tiles.parts if self.device.type == "cpu" else parts
         self._own_attention = "eager" if any(s.softcap for s in shapes.values()) or not model._supports_sdpa else "sdpa"
         self._nothing = torch.zeros(1, dtype=torch.int64, device=self.device)

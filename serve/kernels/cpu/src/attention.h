@@ -19,7 +19,7 @@ struct Attention {
   long head, first, end;  // positions that are attended to
   float scale;
   float query[HEADS][MOST_DIMS], output[HEADS][MOST_DIMS];
-  float largest[HEADS], weights[HEADS][SPAN_TOKENS], totals[HEADS][LANES];
+  float largest[HEADS], weights[HEADS][SPAN_TOKENS], totals[HEADS][ROW_LANES];
 
   Attention(const Cache &paged, const int *blocks, long key_head, long from, long until, float factor)
       : cache(paged), table(blocks), head(key_head), first(from), end(until), scale(factor) {}
@@ -28,7 +28,7 @@ struct Attention {
     const long dims = cache.head_dim;
     for (int h = 0; h < HEADS; h++) {
       largest[h] = -INFINITY;
-      for (long lane = 0; lane < LANES; lane++) totals[h][lane] = 0;
+      for (long lane = 0; lane < ROW_LANES; lane++) totals[h][lane] = 0;
       for (long dim = 0; dim < dims; dim++) query[h][dim] = from_bf16(queries[h * dims + dim]), output[h][dim] = 0;
     }
     for (long span = first / SPAN_TOKENS * SPAN_TOKENS; span < end; span += SPAN_TOKENS) attend(span);
@@ -44,8 +44,9 @@ struct Attention {
     for (int h = 0; h < HEADS; h++) soften(span, weights[h], &largest[h], totals[h], output[h]);
     const long dims = cache.head_dim;
     long dim = 0;
-    for (; dim + VECTORS_AT_ONCE * LANES <= dims; dim += VECTORS_AT_ONCE * LANES) add_values<VECTORS_AT_ONCE>(span, dim);
-    for (; dim < dims; dim += LANES) add_values<1>(span, dim);
+    constexpr long AT_ONCE = VECTORS_AT_ONCE * ROW_LANES;
+    for (; dim + AT_ONCE <= dims; dim += AT_ONCE) add_values<VECTORS_AT_ONCE>(span, dim);
+    for (; dim < dims; dim += ROW_LANES) add_values<1>(span, dim);
   }
 
   // The scores of 16 tokens. Fetches what comes next: their values, and the keys of the group behind.
@@ -73,9 +74,9 @@ struct Attention {
     for (long i = 0; i < first - span; i++) weight[i] = -INFINITY;
     for (long i = end - span; i < SPAN_TOKENS; i++) weight[i] = -INFINITY;
     float peak = largest_of_span(weight, *most), shrink = exponential(*most - peak);
-    for (long lane = 0; lane < LANES; lane++) total[lane] *= shrink;
-    for (long i = 0; i < SPAN_TOKENS; i += LANES)
-      for (long lane = 0; lane < LANES; lane++) {
+    for (long lane = 0; lane < ROW_LANES; lane++) total[lane] *= shrink;
+    for (long i = 0; i < SPAN_TOKENS; i += ROW_LANES)
+      for (long lane = 0; lane < ROW_LANES; lane++) {
         float score = weight[i + lane], share = exponential(score - peak);
         weight[i + lane] = share = score == -INFINITY ? 0.f : share;
         total[lane] += share;
@@ -85,12 +86,12 @@ struct Attention {
   }
 
   static float largest_of_span(const float *score, float most) {
-    float lanes[LANES];
-    for (long lane = 0; lane < LANES; lane++) lanes[lane] = score[lane] > most ? score[lane] : most;
-    for (long i = LANES; i < SPAN_TOKENS; i += LANES)
-      for (long lane = 0; lane < LANES; lane++)
+    float lanes[ROW_LANES];
+    for (long lane = 0; lane < ROW_LANES; lane++) lanes[lane] = score[lane] > most ? score[lane] : most;
+    for (long i = ROW_LANES; i < SPAN_TOKENS; i += ROW_LANES)
+      for (long lane = 0; lane < ROW_LANES; lane++)
         lanes[lane] = score[i + lane] > lanes[lane] ? score[i + lane] : lanes[lane];
-    for (long half = LANES / 2; half; half /= 2)
+    for (long half = ROW_LANES / 2; half; half /= 2)
       for (long i = 0; i < half; i++) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
     return lanes[0];
   }
@@ -100,7 +101,7 @@ struct Attention {
   void add_values(long span, long dim) {
     Floats sum[HEADS][VECTORS];
     for (int h = 0; h < HEADS; h++)
-      for (int v = 0; v < VECTORS; v++) sum[h][v] = load(output[h] + dim + v * LANES);
+      for (int v = 0; v < VECTORS; v++) sum[h][v] = load(output[h] + dim + v * ROW_LANES);
     long at = (span > first ? span : first) & ~1L, stop = span + SPAN_TOKENS < end ? span + SPAN_TOKENS : end;
     while (at < stop) {
       const uint16_t *values = cache.values + cache.group(table, at, head) + (at % GROUP * cache.head_dim + dim * 2);
@@ -109,14 +110,14 @@ struct Attention {
       if (at < until) add_pair<VECTORS, false>(values, at - span, sum), at++;
     }
     for (int h = 0; h < HEADS; h++)
-      for (int v = 0; v < VECTORS; v++) store(output[h] + dim + v * LANES, sum[h][v]);
+      for (int v = 0; v < VECTORS; v++) store(output[h] + dim + v * ROW_LANES, sum[h][v]);
   }
 
   template <int VECTORS, bool BOTH>
   void add_pair(const uint16_t *values, long i, Floats (*sum)[VECTORS]) const {
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; v++) {
-      Pairs value = load_pairs(values + v * LANES * 2);
+      Pairs value = load_pairs(values + v * ROW_LANES * 2);
 #pragma GCC unroll 4
       for (int h = 0; h < HEADS; h++) {
         sum[h][v] = multiply_add(value.low, spread(weights[h][i]), sum[h][v]);

@@ -87,7 +87,7 @@ struct MultiplyGate : Target {
 };
 
 // The likeliest token so far, of equals the lowest.
-struct Best {
+struct Likeliest {
   float logit;
   long token;
 
@@ -98,7 +98,7 @@ struct Best {
 
 // Logits, and of the rows that one thread computes the best.
 struct Logits : Target {
-  Best *best;  // [tokens]
+  Likeliest *best;  // [tokens]
 
   void operator()(long row_block, long token, const RowSums &sums) const {
     RowSums y = rounded_sums(sums, bias, row_block * BLOCK_ROWS);

@@ -142,7 +142,8 @@ class Forward {
     for (const Linear *linear : linears) {
       long begin = before_rows / BLOCK_ROWS, blocks = linear->weight.rows / BLOCK_ROWS;
       Share own = {mine.first > begin ? mine.first - begin : 0, mine.end - begin < blocks ? mine.end - begin : blocks};
-      multiply_rows(*linear, x, count, own, Project{{work.projected + before_rows, work.projected_stride, linear->bias}});
+      Target to = {work.projected + before_rows, work.projected_stride, linear->bias};
+      multiply_rows(*linear, x, count, own, Project{to});
       before_rows += linear->weight.rows;
     }
   }
@@ -215,7 +216,7 @@ class Forward {
     Inputs x = prepare(wanted_count, model.hidden, forms_of({&model.head}), me, [&](long i, uint16_t *to) {
       return normed_row(model.norm, wanted[i] - before, to);
     });
-    Best *mine = work.best(me.thread);
+    Likeliest *mine = work.best(me.thread);
     for (long i = 0; i < wanted_count; i++) mine[i] = {-INFINITY, model.vocabulary};
     multiply_rows(model.head, x, wanted_count, me.share(model.vocabulary / BLOCK_ROWS),
                   Logits{{logits, model.vocabulary, model.head.bias}, mine});
@@ -225,9 +226,9 @@ class Forward {
 
   void pick(long threads) const {
     for (long i = 0; i < wanted_count; i++) {
-      Best most = work.best(0)[i];
+      Likeliest most = work.best(0)[i];
       for (long thread = 1; thread < threads; thread++) {
-        Best other = work.best(thread)[i];
+        Likeliest other = work.best(thread)[i];
         most.consider(other.logit, other.token);
       }
       best[i] = most.token;

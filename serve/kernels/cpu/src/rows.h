@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr long LANES = 16;
+constexpr long ROW_LANES = 16;
 
 __attribute__((always_inline)) inline float rounded(float value) { return from_bf16(to_bf16(value)); }
 
@@ -27,16 +27,16 @@ __attribute__((always_inline)) inline float exponential(float x) {
 }
 
 inline float sum_of_lanes(float *lanes) {
-  for (long half = LANES / 2; half; half /= 2)
+  for (long half = ROW_LANES / 2; half; half /= 2)
     for (long i = 0; i < half; i++) lanes[i] += lanes[i + half];
   return lanes[0];
 }
 
 // y = weight * (x / root of the mean square); count is a multiple of 16. y may be x.
 inline void rms_norm(const uint16_t *x, const uint16_t *weight, long count, float eps, uint16_t *y) {
-  float squares[LANES] = {};
-  for (long i = 0; i < count; i += LANES)
-    for (long lane = 0; lane < LANES; lane++) {
+  float squares[ROW_LANES] = {};
+  for (long i = 0; i < count; i += ROW_LANES)
+    for (long lane = 0; lane < ROW_LANES; lane++) {
       float value = from_bf16(x[i + lane]);
       squares[lane] = __builtin_fmaf(value, value, squares[lane]);
     }

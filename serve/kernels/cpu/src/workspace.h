@@ -17,7 +17,9 @@ inline Form form_of(long kind) {
   return kind == DENSE_BF16 ? DENSE_FORM : kind == SPARSE_BF16 ? SPARSE_FORM : INT8_FORM;
 }
 
-inline long kind_of(int form) { return form == DENSE_FORM ? DENSE_BF16 : form == SPARSE_FORM ? SPARSE_BF16 : SPARSE_INT8; }
+inline long kind_of(int form) {
+  return form == DENSE_FORM ? DENSE_BF16 : form == SPARSE_FORM ? SPARSE_BF16 : SPARSE_INT8;
+}
 
 struct Workspace {
   uint16_t *hidden, *projected, *attended, *gated;
@@ -38,7 +40,7 @@ struct Workspace {
   }
 
   size_t bytes(long count) const {
-    return static_cast<size_t>(threads - reinterpret_cast<uint8_t *>(hidden)) + static_cast<size_t>(count * thread_bytes);
+    return static_cast<size_t>(threads - reinterpret_cast<uint8_t *>(hidden) + count * thread_bytes);
   }
 
   Panel shared_panel(int form, long columns) const {
@@ -53,12 +55,12 @@ struct Workspace {
     return reinterpret_cast<uint16_t *>(of(thread) + FORMS * panel_bytes(OWN_TOKENS, widest));
   }
 
-  Best *best(long thread) const { return reinterpret_cast<Best *>(of(thread) + thread_bytes - best_bytes()); }
+  Likeliest *best(long thread) const { return reinterpret_cast<Likeliest *>(of(thread) + thread_bytes - best_bytes()); }
 
  private:
   static long most_of(long a, long b) { return a > b ? a : b; }
   static long row_bytes(long rows, long columns) { return blocks_over(rows * columns * 2, 64) * 64; }
-  static long best_bytes() { return blocks_over(PIECE * static_cast<long>(sizeof(Best)), 64) * 64; }
+  static long best_bytes() { return blocks_over(PIECE * static_cast<long>(sizeof(Likeliest)), 64) * 64; }
   uint8_t *of(long thread) const { return threads + thread * thread_bytes; }
 
   static uint16_t *take(uint8_t **memory, long columns) {
