@@ -82,7 +82,8 @@ def test_a_folder_names_what_is_in_it(path: Path) -> None:
     beside = [
         other for other in (ROOT / path).parent.iterdir() if other.suffix == ".py" or (other / "__init__.py").exists()
     ]
-    assert not {other.stem for other in beside if not other.stem.startswith("__")} - named
+    unnamed = {other.stem for other in beside if not other.stem.startswith("__")} - named
+    assert not unnamed, f"{path} does not say what these are: {unnamed}"
 
 
 def test_tests_have_the_folders_of_what_they_test() -> None:
