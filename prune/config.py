@@ -59,7 +59,7 @@ class PruneConfig:
     train: all kept weights of the model together, or block by block; "auto" is the model where memory allows it.
     blocks_as_begun: with train "blocks", train blocks only as long as if the model were trained after them; set where
         a run that was begun to train the model goes on without that.
-    calibration: a source or several, which share the samples evenly, see `sources`; magnitude ignores it.
+    calibration: a source or several, which share the samples evenly, see `text.sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
     damping: added to the diagonal of a Hessian, as a fraction of its mean.

@@ -1,6 +1,10 @@
-"""The house stands: imports point down, between floors and between rooms, and every room is in the wheel."""
+"""The house stands: imports point down, between floors and between rooms, and every room is in the wheel.
+
+Which rooms there are, and their order, is what docs/house.md says.
+"""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,18 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = ("prune", "serve", "bench", "root")  # from the bottom up
-# The rooms of a floor, from the bottom up, with the modules that stand beside them.
-ROOMS = {
-    "prune": (
-        *("errors", "progress", "machine", "format", "out", "config", "solving", "model", "text", "recovery"),
-        *("label", "run", "commands"),
-    ),
-    "bench": (
-        *("stats", "turns", "interrupt", "child", "load", "hardware", "targets", "money", "report", "comparison"),
-        *("kernels", "pruning", "engine", "gpu", "proof", "commands"),
-    ),
-    "serve": (*("kernels", "model", "engine", "edge", "config", "openai", "http", "app", "evaluation", "commands"),),
-}
+HOUSE = (ROOT / "docs" / "house.md").read_text()
+
+
+def rooms_of(floor: str) -> list[str]:
+    """The first column of its table: rooms and the modules beside them, from the bottom up."""
+    table = HOUSE.split(f"## {floor}:")[1].split("\n\n")[0]
+    return [name for cell in re.findall(r"^\|(.*?)\|", table, re.MULTILINE) for name in re.findall(r"`(\w+)/?`", cell)]
+
+
+ROOMS = {floor: rooms_of(floor) for floor in ("prune", "serve", "bench")}
 FILES = [path.relative_to(ROOT) for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 INSIDE = [path for path in FILES if path.parts[0] in ROOMS and path.parts[1] != "__init__.py"]
 
@@ -72,6 +74,22 @@ def test_imports_point_down_between_rooms(path: Path) -> None:
 def test_every_room_has_its_place() -> None:
     for floor, rooms in ROOMS.items():
         assert {module(path)[1] for path in INSIDE if path.parts[0] == floor} == set(rooms)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=str)
+def test_a_folder_names_what_is_in_it(path: Path) -> None:
+    named = set(re.findall(r"\w+", ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""))
+    beside = [
+        other for other in (ROOT / path).parent.iterdir() if other.suffix == ".py" or (other / "__init__.py").exists()
+    ]
+    unnamed = {other.stem for other in beside if not other.stem.startswith("__")} - named
+    assert not unnamed, f"{path} does not say what these are: {unnamed}"
+
+
+def test_tests_have_the_folders_of_what_they_test() -> None:
+    for floor in FLOORS:
+        tested = {path.parent for path in (ROOT / "tests" / floor).rglob("test_*.py")}
+        assert {str(folder.relative_to(ROOT / "tests")) for folder in tested} <= {str(path.parent) for path in FILES}
 
 
 def test_every_package_is_listed() -> None:

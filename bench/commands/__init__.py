@@ -1,3 +1,6 @@
-"""The verbs `twofour bench ...`, one file each; `bench` names them."""
+"""The verbs of `twofour bench`: flags in, a table or a document out.
+
+`bench` names them; each has a file: `run`, `compare`, `kernels`, `pruning`, `overhead`, `http`, `peers`, `report`.
+"""
 
 INVALID = 3  # the exit status of a result that failed a gate, or that is not whole

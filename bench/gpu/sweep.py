@@ -1,6 +1,6 @@
 """Other ways to cut the work of the Triton kernel for few tokens: other tiles, warps, stages and splits.
 
-What was chosen (triton_plan) follows from machine code, never from a clock. Here is the clock.
+What was chosen (serve/kernels/triton/plan.py) follows from machine code, never from a clock. Here is the clock.
 """
 
 from dataclasses import asdict

@@ -1,1 +1,1 @@
-"""The verbs of this floor, one file each: flags in, a summary out."""
+"""The verbs of this floor: flags in, a summary out. Each has a file: `prune`, `check`, `convert`, `demo_model`."""

@@ -1,4 +1,4 @@
-"""From one form of a pruned model to another: packed, dense with zeros, or the old `sparse-24-bitmask` (`bitmask`).
+"""From one form of a pruned model to another: packed, dense with zeros, or the old `sparse-24-bitmask`.
 
 What round trips: packed to packed, and float values packed to dense to packed, give the same tensors bit for bit. int8
 values become dense in the dtype of the model, each product of value and scale rounded to nearest even. Packing that

@@ -41,7 +41,7 @@ class Text:
     """What the config does not say of the calibration text.
 
     digests: of the files among the sources, see `file_digests`.
-    bos: the token that windows of files and data sets begin with, see `windows`; None: they begin with their text.
+    bos: the token that windows of files and data sets begin with, see `text.windows`; None: they begin with their text.
     """
 
     digests: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """How well a model predicts text, and how far it is from a baseline.
 
 The text is cut into windows that do not overlap; a rest that fills none is dropped. A window has N tokens, the first of
-which is BOS where the model expects it (see `windows`); the first is not scored: a window gives N - 1 predictions.
+which is BOS where the model expects it (`text.windows`); the first is not scored: a window gives N - 1 predictions.
 Perplexity is exp of the mean negative log likelihood over all predictions; its standard error comes from the spread
 between windows. KL(baseline || model) is the mean over predictions in nats, agreement the share of predictions where
 both rank the same token first. Log probabilities are float32, sums float64.

@@ -2,8 +2,8 @@
 
 Each block runs twice on the hidden states of the text: once dense, while the inputs of its linears are counted, and
 once pruned, to give the next block the inputs that it will have in the pruned model. Linears inside a block see dense
-inputs; the statistics of an expert are drawn towards those of all experts (`statistics.shrink`). Where weights are
-trained, the dense model also runs on states of its own, and a block is trained between its two runs.
+inputs; the statistics of an expert are drawn towards those of all experts (`solving.statistics.shrink`). Where weights
+are trained, the dense model also runs on states of its own, and a block is trained between its two runs.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,8 +1,8 @@
 """Int8 rounding of a 2:4 weight that the columns to the right make up for (GPTQ, arXiv 2210.17323), masks fixed.
 
 The walk of `sparsegpt`, with two differences: what is kept becomes a whole number of scales, and masks are given. The
-scale of a row is that of `rounding`, max |w| / 127. The largest value of a row takes no part in making up for others:
-the scale of what comes out is the same, and rounding that again changes nothing.
+scale of a row is that of `format.rounding`, max |w| / 127. The largest value of a row takes no part in making up for
+others: the scale of what comes out is the same, and rounding that again changes nothing.
 """
 
 import torch

@@ -8,7 +8,7 @@ else BOS, else EOS. End tokens do not stop a document; the model goes on with an
 document holds its start token.
 
 A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken; each
-begins with BOS where the model is used to it (see `windows`). Documents of a JSONL file are set apart by an empty line.
+begins with BOS where the model is used to it (`windows`). Documents of a JSONL file are set apart by an empty line.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The quality of exactly what is served, and what it has lost against dense.
+"""The quality of a model exactly as it is served, and what it has lost against dense.
 
 In comes a model folder, with its dense baseline if there is one; out come perplexity, KL and agreement (`evaluate`),
 and scores in the tasks of lm-eval (`harness`).

@@ -1,4 +1,4 @@
-"""Which recipes make no sense, what the manifest says, and how progress reads."""
+"""Which configs make no sense, what the manifest says, and how progress reads."""
 
 import sys
 from pathlib import Path

@@ -17,7 +17,7 @@ from twofour.prune.format.packed import Packed, pack
 from twofour.prune.format.rounding import to_int8
 from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import select, trial
-from twofour.serve.kernels.cpu import kernel as sparse_cpu
+from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.rounded import rounded
 from twofour.serve.kernels.select import Candidate
@@ -130,9 +130,9 @@ class Resident(TorchDispatchMode):
 def test_int8_takes_less_than_dense_at_every_moment(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its kernels are chosen, linear by linear: those of a CPU, and those of a GPU by their layout."""
     count, rows, columns = 48, 64, 256
-    builds = {"cpu": sparse_cpu.CpuKernel.from_packed, "triton": TritonKernel.from_packed}
-    refusals = {"cpu": sparse_cpu.refusal, "triton": triton_layout.refuses}
-    if kernel == "cpu" and sparse_cpu.refusal(int8_weight(0)):
+    builds = {"cpu": cpu_kernel.CpuKernel.from_packed, "triton": TritonKernel.from_packed}
+    refusals = {"cpu": cpu_kernel.refusal, "triton": triton_layout.refuses}
+    if kernel == "cpu" and cpu_kernel.refusal(int8_weight(0)):
         pytest.skip("no CPU kernel")
     monkeypatch.setattr(select, "CANDIDATES", {kernel: Candidate("cpu", builds[kernel], refusals[kernel])})
     monkeypatch.setattr(trial, "_tried", {})

@@ -1,6 +1,6 @@
 """The engine with decode steps that are replayed, against the engine without: the same text, whatever happens.
 
-Here a replay calls the captured function again, on the inputs of the step; in test_decode_graphs.py without Python.
+Here a replay calls the captured function again, on the inputs of the step; in runners/test_graphs.py without Python.
 """
 
 from collections.abc import Iterator
