@@ -1,8 +1,9 @@
 """Between scheduling and arithmetic: a runner computes chunks, and owns the memory of its cache.
 
-In come chunks of sequences, out come logits. Read this file (the interface), `generic` (any transformers model),
-`paged` (the layout of a step) with `attention`, `tiles` (attention on a CPU), `graphs` and `cuda_graphs` (decode steps
-that are captured and replayed).
+In come chunks of sequences, out come logits. Read this file (the interface), `choice` (which runner a model gets),
+`verify` (whether it is right), `fused` (the Llama family on CPUs, a step in one call), `generic` (any transformers
+model), `paged` (the layout of its step) with `attention`, `tiles` (attention on a CPU), `graphs` and `cuda_graphs`
+(decode steps that are captured and replayed).
 """
 
 from collections.abc import Sequence
