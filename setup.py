@@ -18,7 +18,7 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 AVX512_BF16 = [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mavx512vnni"]
-FLAGS = {"pack.cpp": [], "expand.cpp": [], "bandwidth.cpp": []}
+FLAGS = {"pack.cpp": [], "expand.cpp": [], "bandwidth.cpp": [], "step.cpp": []}
 if IS_X86:
     FLAGS |= {
         "avx2.cpp": AVX2,

@@ -42,6 +42,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     tqdm.monitor_interval = 0  # bars are drawn while the model loads; later no thread is needed for them
     logging.getLogger("twofour.serve.kernels").setLevel(logging.INFO)  # a first start races them, for seconds
+    logging.getLogger("twofour.serve.engine.assembly").setLevel(logging.INFO)  # which runner computes, and why
     pipe = Connection(int(sys.argv[1]))
     try:
         loop, info = start(decode_config(pipe.recv_bytes()))

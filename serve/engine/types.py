@@ -123,6 +123,8 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # what a user must know: fallbacks, for instance
     cuda_graphs: int = 0  # captured decode steps; 0: no step is replayed
     cuda_graph_bytes: int = 0  # of device memory that they take
+    runner: str = "generic"  # what computes the steps, and why
+    runner_reason: str = ""
     warm_step: "StepRecord | None" = None  # the largest of those that warmed it up, measured the second time
 
 

@@ -193,6 +193,9 @@ class EngineCollector(Collector):
         yield self._gauges("twofour:weight_bytes", "kind", kinds)
         yield self._gauges("twofour:kernel_linears", "kernel", info.kernels)
         yield self._gauge("twofour:dense_linears", info.kernels.get("dense", 0))
+        runner = GaugeMetricFamily("twofour:runner_info", "Runner.", labels=(*LABELS, "runner", "reason"))
+        runner.add_metric((*self._values, info.runner, info.runner_reason), 1)
+        yield runner
         blocks = str(info.kv_tokens // info.block_size)
         config = GaugeMetricFamily(
             "vllm:cache_config_info", "KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")

@@ -81,6 +81,8 @@ class ScriptedEngine:
             sparse=True,
             cuda_graphs=36,
             cuda_graph_bytes=5000,
+            runner="fused",
+            runner_reason="a reason",
         )
 
     async def start(self) -> None:

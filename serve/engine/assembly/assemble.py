@@ -1,5 +1,6 @@
 """Puts the engine together, from the name of a model to a loop that is warm."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,12 +19,14 @@ from twofour.serve.engine.assembly.warm import warm_up
 from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import any_object, grammars
 from twofour.serve.engine.loop import Loop
-from twofour.serve.engine.runners import cuda_graphs
-from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
+from twofour.serve.engine.runners import ModelRunner, choice, cuda_graphs
+from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
 from twofour.serve.model.loading import load_model, weight_report
+
+log = logging.getLogger(__name__)
 
 
 def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
@@ -37,12 +40,13 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     """From a loaded model to a loop that can run it."""
-    layers = attention_layers(model)
-    capacity = _capacity(config, model, layers)
-    eager = GenericRunner(model, layers, capacity.kv_tokens // config.block_size, config.block_size)
-    eager.verify()
+    plan = choice.choose(model, config.kernels, config.block_size)
+    capacity = _capacity(config, model, plan.bytes_per_token)
+    blocks = capacity.kv_tokens // config.block_size
+    eager, why = plan.build(blocks, config.block_size, capacity.context_length)
+    log.info("the %s runner (%s)", eager.name, why)
     made = _decode_graphs(config, model, eager, capacity)
-    info = _info(config, model, capacity, made)
+    info = replace(_info(config, model, capacity, made, eager), runner=eager.name, runner_reason=why)
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     runner = made.graphs or eager
     info = replace(info, warm_step=warm_up(runner, config, info, constrain, any_object()))
@@ -50,7 +54,7 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
         made.graphs.replayed = 0
     loop = Loop(
         runner,
-        _scheduler(config, info, model.device),
+        _scheduler(config, info, eager),
         info,
         peak_device_bytes=partial(peak_bytes, model.device),
         constrain=constrain,
@@ -71,17 +75,16 @@ def _check(config: EngineConfig) -> None:
         )
 
 
-def _capacity(config: EngineConfig, model: Any, layers: dict[int, LayerShape]) -> Capacity:
-    bytes_per_token = sum(shape.numbers_per_token for shape in layers.values()) * model.dtype.itemsize
+def _capacity(config: EngineConfig, model: Any, bytes_per_token: int) -> Capacity:
     share = GPU_SHARE if model.device.type == "cuda" else CPU_SHARE
     limit = context_limit(model.config.get_text_config())
     memory = memory_of(model.device, weight_report(model).weight_bytes)
     return decide(config, limit, bytes_per_token, memory, share)
 
 
-def _decode_graphs(config: EngineConfig, model: Any, runner: GenericRunner, capacity: Capacity) -> Captured:
+def _decode_graphs(config: EngineConfig, model: Any, runner: ModelRunner, capacity: Capacity) -> Captured:
     """Decode steps as CUDA graphs, on a GPU. They live on memory that the cache leaves free."""
-    if model.device.type != "cuda" or not config.cuda_graphs:
+    if model.device.type != "cuda" or not config.cuda_graphs or not isinstance(runner, GenericRunner):
         return Captured()
     cache_blocks = capacity.kv_tokens // config.block_size
     steps = shapes(config.max_num_seqs, capacity.context_length, config.block_size, cache_blocks)
@@ -91,18 +94,19 @@ def _decode_graphs(config: EngineConfig, model: Any, runner: GenericRunner, capa
     return made
 
 
-def _scheduler(config: EngineConfig, info: EngineInfo, device: torch.device) -> Scheduler:
+def _scheduler(config: EngineConfig, info: EngineInfo, runner: ModelRunner) -> Scheduler:
     return Scheduler(
         Blocks(info.kv_tokens // info.block_size, info.block_size),
         config.max_num_seqs,
         config.max_num_batched_tokens,
         config.prefix_cache,
-        shares_output=device.type != "cpu",  # where equal requests get equal bits: runners/tiles.py
+        shares_output=runner.shares_output,
     )
 
 
-def _info(config: EngineConfig, model: Any, capacity: Capacity, made: Captured) -> EngineInfo:
+def _info(config: EngineConfig, model: Any, capacity: Capacity, made: Captured, runner: ModelRunner) -> EngineInfo:
     report = weight_report(model)
+    order_note = _order_note(config, model) if isinstance(runner, GenericRunner) else None
     return EngineInfo(
         model=config.model,
         context_length=capacity.context_length,
@@ -116,7 +120,7 @@ def _info(config: EngineConfig, model: Any, capacity: Capacity, made: Captured) 
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         sparse=report.sparse,
-        notes=tuple(filter(None, (*report.notes, *capacity.notes, made.note, _order_note(config, model)))),
+        notes=tuple(filter(None, (*report.notes, *capacity.notes, made.note, order_note))),
         cuda_graphs=len(made.graphs) if made.graphs else 0,
         cuda_graph_bytes=made.nbytes,
     )

@@ -1,13 +1,14 @@
 """Between scheduling and arithmetic: a runner computes chunks, and owns the memory of its cache.
 
-In come chunks of sequences, out come logits. Read this file (the interface), `generic` (any transformers model),
-`paged` (the layout of a step) with `attention`, `tiles` (attention on a CPU), `graphs` and `cuda_graphs` (decode steps
-that are captured and replayed).
+In come chunks of sequences, out come logits. Read this file (the interface), `choice` (which runner a model gets),
+`verify` (whether it is right), `fused` (the Llama family on CPUs, a step in one call), `generic` (any transformers
+model), `paged` (the layout of its step) with `attention`, `tiles` (attention on a CPU), `graphs` and `cuda_graphs`
+(decode steps that are captured and replayed).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,3 +35,13 @@ class Runner(Protocol):
 
     def forward(self, chunks: Sequence[Chunk]) -> "Tensor":
         """Fill the chunks' part of the cache; return the wanted logits [wanted, vocabulary], in order."""
+
+
+class ModelRunner(Runner, Protocol):
+    """A runner of a whole model, which can say whether it is right."""
+
+    name: ClassVar[str]
+    shares_output: bool  # others may find the cache blocks of what was sampled: a prompt would get no other bits
+
+    def verify(self) -> None:
+        """Raise ModelError unless chunked prefill and decode give the logits of the model's own attention."""

@@ -7,8 +7,8 @@ A model is accepted by what it does, not by its name: a trial step records what 
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import Chunk, tiles
 from twofour.serve.engine.runners.attention import Rule
 from twofour.serve.engine.runners.paged import Layer, Split, Step, lay_out, parts
+from twofour.serve.engine.runners.verify import TRIAL_TOKENS, deviation, tolerance, trial_tokens
 
 ATTENTION = "twofour_paged"
 # What some models give to their attention, and this one does not compute: sinks, added biases.
 UNSUPPORTED = ("s_aux", "sinks", "position_bias", "head_mask")
-TRIAL_TOKENS = 24
 GOLDEN = 0.618034  # its multiples, modulo 1, are far from each other, neighbouring ones most of all
 
 
@@ -131,12 +131,24 @@ def _call(
     return logits
 
 
+def own_logits(model: Any, tokens: list[int], attention: str = "sdpa") -> Tensor:
+    """What a model that `attention_layers` has switched gives with an attention of its own, after the last token."""
+    try:
+        model.set_attn_implementation(attention)
+        return _call(model, torch.tensor([tokens], device=model.device))
+    finally:
+        model.set_attn_implementation(ATTENTION)
+
+
 class GenericRunner:
     """Runs a model; `attention_layers` gives its layers. The last block of its cache, `scratch`, is for no sequence."""
+
+    name: ClassVar[str] = "generic"
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
         self.model, self.block_size, self.scratch = model, block_size, block_count
         self.device: torch.device = model.device
+        self.shares_output = self.device.type != "cpu"  # where equal requests get equal bits: tiles.py
         self.split: Split = tiles.parts if self.device.type == "cpu" else parts
         self._own_attention = "eager" if any(s.softcap for s in shapes.values()) or not model._supports_sdpa else "sdpa"
         self._nothing = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -171,19 +183,14 @@ class GenericRunner:
     @property
     def tolerance(self) -> float:
         """The largest deviation that can be rounding."""
-        return 1e-3 if self.model.dtype == torch.float32 else 0.1
+        return tolerance(self.model.dtype)
 
     def deviation(self, forward: Callable[[Sequence[Chunk]], Tensor]) -> float:
-        """How far a decode step after chunked prefill is from the model's own logits, relative to their norm."""
-        tokens = [(7 * i + 1) % self.model.config.get_text_config().vocab_size for i in range(TRIAL_TOKENS)]
-        blocks = range(-(-TRIAL_TOKENS // self.block_size))
-        cuts = [0, TRIAL_TOKENS // 2, TRIAL_TOKENS - 1, TRIAL_TOKENS]
-        for start, stop in pairwise(cuts):
-            prompt = stop - start if stop < TRIAL_TOKENS else 0
-            wanted = range(stop - start - 1, stop - start)
-            found = forward([Chunk(tokens[start:stop], start, blocks, wanted, prompt)])
-        own = self._own_logits(torch.tensor([tokens], device=self.device))
-        return float((found - own).float().norm() / own.float().norm())
+        """How far `forward` is from the model's own logits, relative to their norm."""
+        tokens = trial_tokens(self.model.config.get_text_config().vocab_size)
+        return deviation(
+            forward, partial(own_logits, self.model, attention=self._own_attention), tokens, self.block_size
+        )
 
     def occupy(self) -> None:
         """Fill the whole cache: every block with what one prompt computes, times a factor that differs by block."""
@@ -194,10 +201,3 @@ class GenericRunner:
                 factors = torch.arange(len(cache), device=self.device).mul(GOLDEN).frac().add(0.5)
                 cache[1:].copy_(cache[:1].expand_as(cache[1:]))
                 cache.mul_(factors.to(cache.dtype)[:, None, None, None])
-
-    def _own_logits(self, tokens: Tensor) -> Tensor:
-        try:
-            self.model.set_attn_implementation(self._own_attention)
-            return _call(self.model, tokens)
-        finally:
-            self.model.set_attn_implementation(ATTENTION)

@@ -47,6 +47,13 @@ class Extension(Protocol):
 
     def force(self, isa: str, /) -> None: ...
 
+    def workspace_bytes(self, model: int, threads: int, /) -> int: ...
+
+    def step(
+        self, model: int, token_count: int, chunk_count: int, wanted_count: int, tokens: int, chunks: int,
+        tables: int, wanted: int, logits: int, best: int, workspace: int, threads: int, /,
+    ) -> int: ...  # fmt: skip
+
     def is_forked(self) -> bool: ...
 
 

@@ -47,7 +47,24 @@ FULL = Sampling(
     grammar="{}",
 )
 INFO = EngineInfo(
-    "m", 8, 9, (1, 2), 16, 64, 5, 4, {"dense": 3}, "cpu", "bfloat16", True, ("a note",), 6, 7, StepRecord(1, 2, 3, 0.5)
+    "m",
+    8,
+    9,
+    (1, 2),
+    16,
+    64,
+    5,
+    4,
+    {"dense": 3},
+    "cpu",
+    "bfloat16",
+    True,
+    ("a note",),
+    6,
+    7,
+    "fused",
+    "a reason",
+    StepRecord(1, 2, 3, 0.5),
 )
 PIECES = (
     Piece("plain", (4,)),

@@ -8,23 +8,30 @@
 
 namespace {
 
-// Rows of T. Borrows the caller's x where it fits as it is, else owns a converted copy. `rows` is null without memory.
-template <class T>
+// Rows of what a tile multiplies by: float, bfloat16, or int16 with a scale for each token. It owns nothing.
 struct Panel {
-  const T *rows = nullptr;
-  long stride = 0;
-  T *owned = nullptr;
+  void *rows;
+  float *scales;
+  long stride;  // elements
 
-  explicit Panel(const Product &job) : stride(blocks_over(job.columns, BLOCK_COLUMNS) * BLOCK_COLUMNS) {}
-  Panel(const Panel &) = delete;
-  ~Panel() { free(owned); }
-
-  bool allocate(long tokens) {
-    size_t bytes = static_cast<size_t>(tokens * stride) * sizeof(T);
-    rows = owned = static_cast<T *>(aligned_alloc(64, (bytes + 63) / 64 * 64));
-    return owned;
+  template <class T>
+  T *row(long token) const {
+    return static_cast<T *>(rows) + token * stride;
   }
 };
+
+inline long padded(long columns) { return blocks_over(columns, BLOCK_COLUMNS) * BLOCK_COLUMNS; }
+
+// Of any kind; the scales stand behind the rows.
+inline size_t panel_bytes(long tokens, long columns) {
+  size_t bytes = static_cast<size_t>(tokens * (padded(columns) + 1)) * sizeof(float);
+  return (bytes + 63) / 64 * 64;
+}
+
+inline Panel panel_in(void *memory, long tokens, long columns) {
+  long stride = padded(columns);
+  return {memory, static_cast<float *>(memory) + tokens * stride, stride};
+}
 
 // 32 columns in natural order, converted to float.
 template <class In>
@@ -33,91 +40,62 @@ inline void read_columns(const In *from, long count, float *to) {
   for (long i = count; i < 32; i++) to[i] = 0;
 }
 
-// Fills a panel of floats; place(from, to) says where each of 32 columns lies.
+// A token's row of floats; place(from, to) says where each of 32 columns lies.
 template <class In, class Place>
-inline bool fill_floats(const Product &job, Panel<float> *panel, Place place) {
-  if (!panel->allocate(job.tokens)) return false;
-  for (long token = 0; token < job.tokens; token++) {
-    const In *x = static_cast<const In *>(job.x) + token * job.columns;
-    float *row = panel->owned + token * panel->stride, natural[32];
-    for (long column = 0; column < panel->stride; column += 32) {
-      long count = job.columns - column;
-      if (count >= 32)
-        read_columns(x + column, 32, natural);
-      else
-        read_columns(x + column, count < 0 ? 0 : count, natural);
-      place(natural, row + column);
-    }
+inline void fill_floats(const In *x, long columns, const Panel &panel, long token, Place place) {
+  float *to = panel.row<float>(token), natural[32];
+  for (long column = 0; column < panel.stride; column += 32) {
+    long count = columns - column;
+    if (count >= 32)
+      read_columns(x + column, 32, natural);
+    else
+      read_columns(x + column, count < 0 ? 0 : count, natural);
+    place(natural, to + column);
   }
-  return true;
 }
 
-// bfloat16 needs no conversion, only padding where the columns are ragged.
-inline bool fill_bf16(const Product &job, Panel<uint16_t> *panel) {
-  const uint16_t *x = static_cast<const uint16_t *>(job.x);
-  if (panel->stride == job.columns) {
-    panel->rows = x;
-    return true;
-  }
-  if (!panel->allocate(job.tokens)) return false;
-  size_t bytes = static_cast<size_t>(job.columns) * 2, row_bytes = static_cast<size_t>(panel->stride) * 2;
-  for (long token = 0; token < job.tokens; token++) {
-    uint16_t *row = panel->owned + token * panel->stride;
-    memcpy(row, x + token * job.columns, bytes);
-    memset(row + job.columns, 0, row_bytes - bytes);
-  }
-  return true;
+inline void fill_bf16(const uint16_t *x, long columns, const Panel &panel, long token) {
+  uint16_t *to = panel.row<uint16_t>(token);
+  memcpy(to, x, static_cast<size_t>(columns) * sizeof *to);
+  memset(to + columns, 0, static_cast<size_t>(panel.stride - columns) * sizeof *to);
 }
 
-// 16-bit integers for int8 weights: x is rounded to multiples of the token's largest magnitude / LARGEST.
+// ---- 16-bit integers for int8 weights: x is rounded to multiples of the token's largest magnitude / LARGEST
+
 constexpr int LARGEST = 32512;
 
-struct Quantised {
-  Panel<int16_t> x;
-  Panel<float> scales;  // one for each token; NaN where a token holds NaN or infinity
-
-  explicit Quantised(const Product &job) : x(job), scales(job) { scales.stride = 1; }
-
-  // Compared as integers, so that NaN counts as larger than infinity.
-  template <class In>
-  static float largest(const In *from, long columns) {
-    uint32_t most = 0;
-    for (long i = 0; i < columns; i++) {
-      uint32_t magnitude = bits_of(read_float(from + i)) & 0x7fffffff;
-      most = magnitude > most ? magnitude : most;
-    }
-    return float_of(most);
+// Compared as integers, so that NaN counts as larger than infinity.
+template <class In>
+inline float largest_of(const In *from, long columns) {
+  uint32_t most = 0;
+  for (long i = 0; i < columns; i++) {
+    uint32_t magnitude = bits_of(read_float(from + i)) & 0x7fffffff;
+    most = magnitude > most ? magnitude : most;
   }
+  return float_of(most);
+}
 
-  template <class In>
-  static void quantise(const In *from, long columns, float inverse, int16_t *to) {
-    constexpr float ROUND = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, ties to even
-    for (long i = 0; i < columns; i++) {
-      float shifted = read_float(from + i) * inverse + ROUND;
-      to[i] = static_cast<int16_t>(bits_of(shifted) - bits_of(ROUND));
-    }
+template <class In>
+inline void round_to_integers(const In *from, long columns, float inverse, int16_t *to) {
+  constexpr float ROUND = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, ties to even
+  for (long i = 0; i < columns; i++) {
+    float shifted = read_float(from + i) * inverse + ROUND;
+    to[i] = static_cast<int16_t>(bits_of(shifted) - bits_of(ROUND));
   }
+}
 
-  template <class In>
-  void row(const Product &job, long token) {
-    const In *from = static_cast<const In *>(job.x) + token * job.columns;
-    int16_t *to = x.owned + token * x.stride;
-    memset(to + job.columns, 0, static_cast<size_t>(x.stride - job.columns) * sizeof *to);
-    float most = largest(from, job.columns), scale = most / LARGEST;
-    bool usable = most < float_of(0x7f800000);
-    if (usable && scale > 1e-36f)
-      quantise(from, job.columns, 1 / scale, to);
-    else
-      memset(to, 0, static_cast<size_t>(job.columns) * sizeof *to);
-    scales.owned[token] = usable ? scale : float_of(0x7fc00000);
-  }
-
-  template <class In>
-  bool fill(const Product &job) {
-    if (!x.allocate(job.tokens) || !scales.allocate(job.tokens)) return false;
-    for (long token = 0; token < job.tokens; token++) row<In>(job, token);
-    return true;
-  }
-};
+// A token's row and its scale, which is NaN where the token holds NaN or infinity.
+template <class In>
+inline void quantise(const In *x, long columns, const Panel &panel, long token) {
+  int16_t *to = panel.row<int16_t>(token);
+  memset(to + columns, 0, static_cast<size_t>(panel.stride - columns) * sizeof *to);
+  float most = largest_of(x, columns), scale = most / LARGEST;
+  bool usable = most < float_of(0x7f800000);
+  if (usable && scale > 1e-36f)
+    round_to_integers(x, columns, 1 / scale, to);
+  else
+    memset(to, 0, static_cast<size_t>(columns) * sizeof *to);
+  panel.scales[token] = usable ? scale : float_of(0x7fc00000);
+}
 
 }  // namespace

@@ -3,8 +3,9 @@
 
 #include "activations.h"
 #include "driver.h"
-#include "prefetch.h"
+#include "forward.h"
 #include "scoring.h"
+#include "prefetch.h"
 
 namespace {
 
@@ -45,8 +46,8 @@ inline void place_dense(const float *from, float *to) {
 
 struct SparseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
-  const Product &job;
-  const Panel<float> &x;
+  const Weight &weight;
+  const Panel &x;
   Prefetcher prefetcher;
   __m256i low_shifts = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
   __m256i high_shifts = _mm256_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30);
@@ -90,8 +91,8 @@ struct SparseTile {
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     static_assert(BLOCKS == 1);
     constexpr int PAIRS = TOKENS == 1 ? 4 : TOKENS == 2 ? 2 : 1;
-    const uint8_t *block = job.weight + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
-    const float *row = x.rows + token * x.stride;
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
+    const float *row = x.row<float>(token);
     __m256 total[4][TOKENS] = {};
     for (long done = 0; done < x.stride; done += SPAN, block += SPAN / BLOCK_COLUMNS * BLOCK_BYTES_BF16)
       for (int first = 0; first < 4; first += PAIRS)
@@ -105,23 +106,23 @@ struct SparseTile {
 
 struct DenseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
-  const Product &job;
-  const Panel<float> &x;
+  const Weight &weight;
+  const Panel &x;
 
   const uint16_t *weight_row(long row) const {  // past the last row the last again, whose sums nobody stores
-    return reinterpret_cast<const uint16_t *>(job.weight) + (row < job.rows ? row : job.rows - 1) * x.stride;
+    return reinterpret_cast<const uint16_t *>(weight.data) + (row < weight.rows ? row : weight.rows - 1) * x.stride;
   }
 
   template <int TOKENS, int ROWS>
   void rows(long row, const float *x_row, __m256 (*sums)[BLOCK_ROWS], int first) const {
     __m256 total[TOKENS][ROWS] = {};
-    const uint16_t *weight[ROWS];
-    for (int r = 0; r < ROWS; r++) weight[r] = weight_row(row + first + r);
+    const uint16_t *dense[ROWS];
+    for (int r = 0; r < ROWS; r++) dense[r] = weight_row(row + first + r);
     for (long column = 0; column < x.stride; column += 16)
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
-        prefetch_next_block(weight[r] + column, x.stride);
-        __m256i pairs = load_bytes(weight[r] + column);
+        prefetch_next_block(dense[r] + column, x.stride);
+        __m256i pairs = load_bytes(dense[r] + column);
         __m256 low = low_half_words(pairs), high = high_half_words(pairs);
 #pragma GCC unroll 4
         for (int t = 0; t < TOKENS; t++) {
@@ -139,7 +140,7 @@ struct DenseTile {
     constexpr int ROWS = TOKENS == 1 ? 8 : TOKENS == 2 ? 4 : 2;
     __m256 total[TOKENS][BLOCK_ROWS];
     for (int first = 0; first < BLOCK_ROWS; first += ROWS)
-      rows<TOKENS, ROWS>(row_block * BLOCK_ROWS, x.rows + token * x.stride, total, first);
+      rows<TOKENS, ROWS>(row_block * BLOCK_ROWS, x.row<float>(token), total, first);
     for (int t = 0; t < TOKENS; t++) {
       _mm_store_ps(sums[0][t].row, sums_of_four_rows(total[t]));
       _mm_store_ps(sums[0][t].row + 4, sums_of_four_rows(total[t] + 4));
@@ -153,16 +154,16 @@ template <bool BLOCK_SCALES>
 struct Int8Tile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   static constexpr int BYTES = BLOCK_SCALES ? int{BLOCK_BYTES_INT8_SCALED} : int{BLOCK_BYTES_INT8};
-  const Product &job;
-  const Quantised &quantised;
+  const Weight &weight;
+  const Panel &x;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
   Prefetcher prefetcher;
   __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
   __m256i odd_group = _mm256_set1_epi64x(0x0808080800000000);
   __m256i bytes;  // for each of the 6 positions the four bytes that pick two 16-bit columns of a group
 
-  Int8Tile(const Product &product, const Quantised &x, const uint8_t *scales)
-      : job(product), quantised(x), row_scales(scales) {
+  Int8Tile(const Weight &int8_weight, const Panel &panel, const uint8_t *scales)
+      : weight(int8_weight), x(panel), row_scales(scales) {
     alignas(32) uint32_t table[8] = {};
     constexpr uint32_t VALID[] = {4, 8, 9, 12, 13, 14};
     for (uint32_t nibble : VALID) {
@@ -177,24 +178,24 @@ struct Int8Tile {
 
   // 2 rows x 16 columns.
   template <int TOKENS>
-  void add_quarter_cell(const uint8_t *positions, const uint8_t *values, const int16_t *x, __m256i *total) const {
+  void add_quarter_cell(const uint8_t *positions, const uint8_t *values, const int16_t *row, __m256i *total) const {
     __m256i codes = _mm256_set1_epi32(static_cast<int>(hashed(read_unaligned<uint32_t>(positions))));
     codes = _mm256_permutevar8x32_epi32(bytes, _mm256_srlv_epi32(codes, shifts));
     __m256i picks = _mm256_or_si256(codes, odd_group);
-    __m256i weight = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
+    __m256i kept = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
 #pragma GCC unroll 4
     for (int t = 0; t < TOKENS; t++) {
-      __m256i columns = _mm256_shuffle_epi8(load_bytes(x + t * quantised.x.stride), picks);
-      total[t] = _mm256_add_epi32(total[t], _mm256_madd_epi16(weight, columns));
+      __m256i columns = _mm256_shuffle_epi8(load_bytes(row + t * x.stride), picks);
+      total[t] = _mm256_add_epi32(total[t], _mm256_madd_epi16(kept, columns));
     }
   }
 
   template <int TOKENS>
-  void add_cell(const uint8_t *block, const int16_t *x, int pair, __m256i *total) const {
+  void add_cell(const uint8_t *block, const int16_t *row, int pair, __m256i *total) const {
     const uint8_t *positions = block + pair * 16, *values = block + POSITION_BYTES + pair * 64;
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; quarter++)
-      add_quarter_cell<TOKENS>(positions + quarter * 4, values + quarter * 16, x + quarter * 16, total);
+      add_quarter_cell<TOKENS>(positions + quarter * 4, values + quarter * 16, row + quarter * 16, total);
   }
 
   // The scales of a pair's two rows where its accumulator holds them.
@@ -206,11 +207,11 @@ struct Int8Tile {
 
   // The integer sums of a block, then added as floats.
   template <int TOKENS>
-  void add_block(const uint8_t *block, const int16_t *x, __m256 (*total)[TOKENS]) const {
+  void add_block(const uint8_t *block, const int16_t *row, __m256 (*total)[TOKENS]) const {
     for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
     for (int pair = 0; pair < 4; pair++) {
       __m256i part[TOKENS] = {};
-      add_cell<TOKENS>(block, x, pair, part);
+      add_cell<TOKENS>(block, row, pair, part);
       __m256 scales = pair_scales(block, pair);
       for (int t = 0; t < TOKENS; t++)
         total[pair][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t]), scales, total[pair][t]);
@@ -220,18 +221,17 @@ struct Int8Tile {
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     static_assert(BLOCKS == 1);
-    long stride = quantised.x.stride;
-    const uint8_t *block = job.weight + row_block * (stride / BLOCK_COLUMNS) * BYTES;
-    const int16_t *x = quantised.x.rows + token * stride;
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BYTES;
+    const int16_t *row = x.row<int16_t>(token);
     __m256 total[4][TOKENS] = {};
-    for (long column = 0; column < stride; column += BLOCK_COLUMNS, block += BYTES)
-      add_block<TOKENS>(block, x + column, total);
+    for (long column = 0; column < x.stride; column += BLOCK_COLUMNS, block += BYTES)
+      add_block<TOKENS>(block, row + column, total);
     for (int t = 0; t < TOKENS; t++) finish<TOKENS>(row_block, token + t, total, t, &sums[0][t]);
   }
 
   template <int TOKENS>
   void finish(long row_block, long token, const __m256 (*total)[TOKENS], int t, RowSums *sums) const {
-    float scale = quantised.scales.rows[token];
+    float scale = x.scales[token];
     _mm_store_ps(sums->row, sums_of_two_pairs(total[0][t], total[1][t]));
     _mm_store_ps(sums->row + 4, sums_of_two_pairs(total[2][t], total[3][t]));
     for (int r = 0; r < BLOCK_ROWS; r++) {
@@ -241,31 +241,25 @@ struct Int8Tile {
   }
 };
 
-template <class In>
-int multiply_int8(const Product &job) {
-  Quantised x(job);
-  if (!x.fill<In>(job)) return -1;
-  long blocks = blocks_over(job.rows, BLOCK_ROWS) * blocks_over(job.columns, BLOCK_COLUMNS);
-  if (job.kind == SPARSE_INT8)
-    multiply(Int8Tile<false>(job, x, job.weight + blocks * BLOCK_BYTES_INT8), job);
-  else
-    multiply(Int8Tile<true>(job, x, nullptr), job);
-  return 0;
-}
+struct Avx2 {
+  template <class In>
+  static void fill(long kind, const In *x, long columns, const Panel &to, long token) {
+    if (is_int8(kind)) return quantise(x, columns, to, token);
+    if (kind == DENSE_BF16) return fill_floats(x, columns, to, token, place_dense);
+    fill_floats(x, columns, to, token, place_natural);
+  }
 
-template <class In>
-int multiply_as(const Product *job) {
-  if (job->kind == SPARSE_INT8 || job->kind == SPARSE_INT8_BLOCK_SCALES) return multiply_int8<In>(*job);
-  Panel<float> x(*job);
-  if (!fill_floats<In>(*job, &x, job->kind == DENSE_BF16 ? place_dense : place_natural)) return -1;
-  if (job->kind == DENSE_BF16)
-    multiply(DenseTile{*job, x}, *job);
-  else
-    multiply(SparseTile{*job, x, {}}, *job);
-  return 0;
-}
+  template <class Use>
+  static void with_tile(const Weight &weight, const Panel &x, Use use) {
+    if (weight.kind == DENSE_BF16) return use(DenseTile{weight, x});
+    if (weight.kind == SPARSE_BF16) return use(SparseTile{weight, x, {}});
+    if (weight.kind == SPARSE_INT8) return use(Int8Tile<false>(weight, x, row_scales_of(weight)));
+    use(Int8Tile<true>(weight, x, nullptr));
+  }
+};
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", multiply_as<uint16_t>, multiply_as<float>, expand_portably, draw_tokens,
-                                score_tokens};
+const Kernels avx2_kernels = {"avx2", multiply<Avx2, uint16_t>, multiply<Avx2, float>, expand_portably,
+                              draw_tokens,
+                              score_tokens, run_step<Avx2>};

@@ -2,6 +2,7 @@
 #include "activations.h"
 #include "avx512_int8.h"
 #include "avx512_common.h"
+#include "forward.h"
 #include "scoring.h"
 
 namespace {
@@ -28,8 +29,8 @@ inline void place_dense(const float *from, float *to) {
 
 struct SparseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
-  const Product &job;
-  const Panel<float> &x;
+  const Weight &weight;
+  const Panel &x;
   Prefetcher prefetcher;
   __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   __m512i low_shifts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
@@ -55,8 +56,8 @@ struct SparseTile {
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     static_assert(BLOCKS == 1);
-    const uint8_t *block = job.weight + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
-    const float *row = x.rows + token * x.stride, *end = row + x.stride;
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_BF16;
+    const float *row = x.row<float>(token), *end = row + x.stride;
     __m512 total[TOKENS][4] = {};
     for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16) {
       for (int line = 0; line < BLOCK_BYTES_BF16; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
@@ -70,17 +71,17 @@ struct SparseTile {
 
 struct DenseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
-  const Product &job;
-  const Panel<float> &x;
+  const Weight &weight;
+  const Panel &x;
 
   // ROWS at a time from `first`, so that the accumulators stay in registers.
   template <int TOKENS, int ROWS>
-  void rows(const DenseRows &weight, int first, const float *x_row, __m512 (*total)[BLOCK_ROWS]) const {
+  void rows(const DenseRows &dense, int first, const float *x_row, __m512 (*total)[BLOCK_ROWS]) const {
     __m512 part[TOKENS][ROWS] = {};
     for (long column = 0; column < x.stride; column += 32)
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
-        const uint16_t *values = weight.row[first + r] + column;
+        const uint16_t *values = dense.row[first + r] + column;
         prefetch_next_block(values, x.stride);
         __m512i pairs = _mm512_loadu_si512(values);
         __m512 low = low_half_words(pairs), high = high_half_words(pairs);
@@ -99,27 +100,32 @@ struct DenseTile {
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     static_assert(BLOCKS == 1);
     constexpr int ROWS = TOKENS <= 2 ? 8 : 4;
-    DenseRows weight(job, row_block, x.stride);
+    DenseRows dense(weight, row_block, x.stride);
     __m512 total[TOKENS][BLOCK_ROWS];
     for (int first = 0; first < BLOCK_ROWS; first += ROWS)
-      rows<TOKENS, ROWS>(weight, first, x.rows + token * x.stride, total);
+      rows<TOKENS, ROWS>(dense, first, x.row<float>(token), total);
     for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[0][t].row, sums_of_rows(total[t]));
   }
 };
 
-template <class In>
-int multiply_as(const Product *job) {
-  if (job->kind == SPARSE_INT8 || job->kind == SPARSE_INT8_BLOCK_SCALES) return multiply_int8<In>(*job);
-  Panel<float> x(*job);
-  if (!fill_floats<In>(*job, &x, job->kind == DENSE_BF16 ? place_dense : place_sparse)) return -1;
-  if (job->kind == DENSE_BF16)
-    multiply(DenseTile{*job, x}, *job);
-  else
-    multiply(SparseTile{*job, x, {}}, *job);
-  return 0;
-}
+struct Avx512 {
+  template <class In>
+  static void fill(long kind, const In *x, long columns, const Panel &to, long token) {
+    if (is_int8(kind)) return quantise(x, columns, to, token);
+    if (kind == DENSE_BF16) return fill_floats(x, columns, to, token, place_dense);
+    fill_floats(x, columns, to, token, place_sparse);
+  }
+
+  template <class Use>
+  static void with_tile(const Weight &weight, const Panel &x, Use use) {
+    if (weight.kind == DENSE_BF16) return use(DenseTile{weight, x});
+    if (weight.kind == SPARSE_BF16) return use(SparseTile{weight, x, {}});
+    with_int8_tile(weight, x, use);
+  }
+};
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512", multiply_as<uint16_t>, multiply_as<float>, expand_portably, draw_tokens,
-                                  score_tokens};
+const Kernels avx512_kernels = {"avx512", multiply<Avx512, uint16_t>, multiply<Avx512, float>, expand_portably,
+                              draw_tokens,
+                              score_tokens, run_step<Avx512>};

@@ -35,11 +35,11 @@ inline __m256 sums_of_rows(const __m512 *row) {
 struct DenseRows {
   const uint16_t *row[BLOCK_ROWS];
 
-  DenseRows(const Product &job, long row_block, long stride) {
-    const uint16_t *weight = reinterpret_cast<const uint16_t *>(job.weight);
+  DenseRows(const Weight &weight, long row_block, long stride) {
+    const uint16_t *values = reinterpret_cast<const uint16_t *>(weight.data);
     for (int r = 0; r < BLOCK_ROWS; r++) {
       long index = row_block * BLOCK_ROWS + r;
-      row[r] = weight + (index < job.rows ? index : job.rows - 1) * stride;
+      row[r] = values + (index < weight.rows ? index : weight.rows - 1) * stride;
     }
   }
 };

@@ -23,26 +23,26 @@ struct Int8Tile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 4, 1};
   static constexpr int BYTES = BLOCK_SCALES ? int{BLOCK_BYTES_INT8_SCALED} : int{BLOCK_BYTES_INT8};
   static constexpr long STEP = BLOCK_SCALES ? long{BLOCK_COLUMNS} : EXACT_COLUMNS;  // columns of one integer sum
-  const Product &job;
-  const Quantised &quantised;
+  const Weight &weight;
+  const Panel &x;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
   Int8Picks picks;
   Prefetcher prefetcher;
 
   // Adds one block to the integer sums of each pair.
   template <int TOKENS>
-  void add_block(const uint8_t *block, const int16_t *x, __m512i (*total)[4]) const {
+  void add_block(const uint8_t *block, const int16_t *row, __m512i (*total)[4]) const {
     for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
 #pragma GCC unroll 8
     for (int half_cell = 0; half_cell < 8; half_cell++) {  // [column half][pair], so that x stays in registers
       int half = half_cell >> 2, pair = half_cell & 3;
       const uint8_t *values = block + POSITION_BYTES + pair * 64 + half * 32;
       __m512i index = picks(block + pair * 16 + half * 8);
-      __m512i weight = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(values)));
+      __m512i kept = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(values)));
 #pragma GCC unroll 8
       for (int t = 0; t < TOKENS; t++) {
-        __m512i columns = _mm512_loadu_si512(x + t * quantised.x.stride + half * 32);
-        total[t][pair] = dot_int16(total[t][pair], weight, picks.pick(index, columns));
+        __m512i columns = _mm512_loadu_si512(row + t * x.stride + half * 32);
+        total[t][pair] = dot_int16(total[t][pair], kept, picks.pick(index, columns));
       }
     }
   }
@@ -55,12 +55,12 @@ struct Int8Tile {
 
   // The sums of up to EXACT_COLUMNS columns of one scale, then added as floats.
   template <int BLOCKS, int TOKENS>
-  void add_columns(const uint8_t *block, const int16_t *x, long columns, __m512 (*total)[TOKENS][4]) const {
+  void add_columns(const uint8_t *block, const int16_t *row, long columns, __m512 (*total)[TOKENS][4]) const {
     __m512i part[BLOCKS][TOKENS][4] = {};
     for (long done = 0; done < columns; done += BLOCK_COLUMNS)
 #pragma GCC unroll 4
       for (int b = 0; b < BLOCKS; b++)
-        add_block<TOKENS>(block + b * block_row() + done / BLOCK_COLUMNS * BYTES, x + done, part[b]);
+        add_block<TOKENS>(block + b * block_row() + done / BLOCK_COLUMNS * BYTES, row + done, part[b]);
     for (int b = 0; b < BLOCKS; b++)
       for (int pair = 0; pair < 4; pair++) {
         __m512 scales = BLOCK_SCALES ? pair_scales(block + b * block_row(), pair) : _mm512_set1_ps(1);
@@ -71,37 +71,31 @@ struct Int8Tile {
 
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
-    const uint8_t *block = job.weight + row_block * block_row();
-    const int16_t *x = quantised.x.rows + token * quantised.x.stride;
+    const uint8_t *block = weight.data + row_block * block_row();
+    const int16_t *row = x.row<int16_t>(token);
     __m512 total[BLOCKS][TOKENS][4] = {};
-    for (long done = 0; done < quantised.x.stride; done += STEP) {
-      long left = quantised.x.stride - done, columns = left < STEP ? left : STEP;
-      add_columns<BLOCKS, TOKENS>(block + done / BLOCK_COLUMNS * BYTES, x + done, columns, total);
+    for (long done = 0; done < x.stride; done += STEP) {
+      long left = x.stride - done, columns = left < STEP ? left : STEP;
+      add_columns<BLOCKS, TOKENS>(block + done / BLOCK_COLUMNS * BYTES, row + done, columns, total);
     }
     for (int b = 0; b < BLOCKS; b++)
       for (int t = 0; t < TOKENS; t++) finish(row_block + b, token + t, total[b][t], &sums[b][t]);
   }
 
-  long block_row() const { return quantised.x.stride / BLOCK_COLUMNS * BYTES; }
+  long block_row() const { return x.stride / BLOCK_COLUMNS * BYTES; }
 
   void finish(long row_block, long token, const __m512 *total, RowSums *sums) const {
-    __m256 scale = _mm256_set1_ps(quantised.scales.rows[token]);
+    __m256 scale = _mm256_set1_ps(x.scales[token]);
     if constexpr (!BLOCK_SCALES)
       scale = _mm256_mul_ps(scale, read_unaligned<__m256>(row_scales + row_block * BLOCK_ROWS * 4));
     _mm256_store_ps(sums->row, _mm256_mul_ps(sums_of_pairs(total), scale));
   }
 };
 
-template <class In>
-inline int multiply_int8(const Product &job) {
-  Quantised x(job);
-  if (!x.fill<In>(job)) return -1;
-  long blocks = blocks_over(job.rows, BLOCK_ROWS) * blocks_over(job.columns, BLOCK_COLUMNS);
-  if (job.kind == SPARSE_INT8)
-    multiply(Int8Tile<false>{job, x, job.weight + blocks * BLOCK_BYTES_INT8, {}, {}}, job);
-  else
-    multiply(Int8Tile<true>{job, x, nullptr, {}, {}}, job);
-  return 0;
+template <class Use>
+inline void with_int8_tile(const Weight &weight, const Panel &x, Use use) {
+  if (weight.kind == SPARSE_INT8) return use(Int8Tile<false>{weight, x, row_scales_of(weight), {}, {}});
+  use(Int8Tile<true>{weight, x, nullptr, {}, {}});
 }
 
 }  // namespace

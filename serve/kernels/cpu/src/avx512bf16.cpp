@@ -2,6 +2,7 @@
 #include "activations.h"
 #include "avx512_int8.h"
 #include "avx512_common.h"
+#include "forward.h"
 #include "avx512_picks.h"
 
 namespace {
@@ -12,16 +13,16 @@ inline __m512 dot(__m512 sum, __m512i a, __m512i b) {
 
 struct SparseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 6, WIDE[] = {0, 4, 1};
-  const Product &job;
-  const Panel<uint16_t> &x;
+  const Weight &weight;
+  const Panel &x;
   Bf16Picks picks;
   Prefetcher prefetcher;
 
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     const long block_row = x.stride / BLOCK_COLUMNS * BLOCK_BYTES_BF16;
-    const uint8_t *block = job.weight + row_block * block_row;
-    const uint16_t *row = x.rows + token * x.stride, *end = row + x.stride;
+    const uint8_t *block = weight.data + row_block * block_row;
+    const uint16_t *row = x.row<uint16_t>(token), *end = row + x.stride;
     __m512 total[BLOCKS][TOKENS][4] = {};
     for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_BF16)
 #pragma GCC unroll 4
@@ -51,8 +52,8 @@ struct SparseTile {
 struct DenseTile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
   static constexpr long NARROW_COLUMNS = 2048;
-  const Product &job;
-  const Panel<uint16_t> &x;
+  const Weight &weight;
+  const Panel &x;
   Prefetcher prefetcher;
 
   template <bool NARROW, int TOKENS>
@@ -62,12 +63,12 @@ struct DenseTile {
   }
 
   template <bool NARROW, int TOKENS, int ROWS>
-  void rows(const DenseRows &weight, int first, const uint16_t *x_row, __m512 (*total)[BLOCK_ROWS]) const {
+  void rows(const DenseRows &dense, int first, const uint16_t *x_row, __m512 (*total)[BLOCK_ROWS]) const {
     __m512 part[TOKENS][ROWS] = {};
     for (long column = 0; column < x.stride; column += 32)
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
-        const uint16_t *values = weight.row[first + r] + column;
+        const uint16_t *values = dense.row[first + r] + column;
         prefetch<NARROW, TOKENS>(values);
         __m512i w = _mm512_loadu_si512(values);
 #pragma GCC unroll 8
@@ -81,10 +82,10 @@ struct DenseTile {
   template <bool NARROW, int TOKENS>
   void block(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     constexpr int ROWS = NARROW ? (TOKENS <= 1 ? 1 : 2) : TOKENS <= 2 ? 8 : 4;
-    DenseRows weight(job, row_block, x.stride);
+    DenseRows dense(weight, row_block, x.stride);
     __m512 total[TOKENS][BLOCK_ROWS];
     for (int first = 0; first < BLOCK_ROWS; first += ROWS)
-      rows<NARROW, TOKENS, ROWS>(weight, first, x.rows + token * x.stride, total);
+      rows<NARROW, TOKENS, ROWS>(dense, first, x.row<uint16_t>(token), total);
     for (int t = 0; t < TOKENS; t++) _mm256_store_ps(sums[0][t].row, sums_of_rows(total[t]));
   }
 
@@ -98,19 +99,32 @@ struct DenseTile {
   }
 };
 
+struct Avx512Bf16 {
+  static void fill(long kind, const uint16_t *x, long columns, const Panel &to, long token) {
+    if (is_int8(kind)) return quantise(x, columns, to, token);
+    fill_bf16(x, columns, to, token);
+  }
+
+  static void fill(long, const float *x, long columns, const Panel &to, long token) { quantise(x, columns, to, token); }
+
+  template <class Use>
+  static void with_tile(const Weight &weight, const Panel &x, Use use) {
+    if (weight.kind == DENSE_BF16) return use(DenseTile{weight, x, {}});
+    if (weight.kind == SPARSE_BF16) return use(SparseTile{weight, x, {}, {}});
+    with_int8_tile(weight, x, use);
+  }
+};
+
+// bfloat16 needs no conversion, only padding where the columns are ragged.
 int multiply_bf16(const Product *job) {
-  if (job->kind == SPARSE_INT8 || job->kind == SPARSE_INT8_BLOCK_SCALES) return multiply_int8<uint16_t>(*job);
-  Panel<uint16_t> x(*job);
-  if (!fill_bf16(*job, &x)) return -1;
-  if (job->kind == DENSE_BF16)
-    multiply(DenseTile{*job, x, {}}, *job);
-  else
-    multiply(SparseTile{*job, x, {}, {}}, *job);
+  const Weight &weight = job->weight;
+  if (is_int8(weight.kind) || weight.columns % BLOCK_COLUMNS) return multiply<Avx512Bf16, uint16_t>(job);
+  multiply_panel<Avx512Bf16>(*job, Panel{const_cast<void *>(job->x), nullptr, weight.columns}, Store<uint16_t>(*job));
   return 0;
 }
 
 int multiply_f32(const Product *job) {
-  if (job->kind == SPARSE_INT8 || job->kind == SPARSE_INT8_BLOCK_SCALES) return multiply_int8<float>(*job);
+  if (is_int8(job->weight.kind)) return multiply<Avx512Bf16, float>(job);
   return avx512_kernels.multiply_f32(job);  // full float32 accuracy
 }
 
@@ -120,5 +134,5 @@ int score_rows(const Scores *job) { return avx512_kernels.score(job); }
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16",  multiply_bf16, multiply_f32,
-                                    expand_avx512, draw_rows,     score_rows};
+const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32, expand_avx512, draw_rows,
+                                    score_rows, run_step<Avx512Bf16>};

@@ -7,13 +7,18 @@ extern "C" {
 #endif
 
 typedef struct {
-  int kind;             // WeightKind
-  const uint8_t *weight;  // layout_bytes(kind, rows, columns)
-  const void *x;        // [tokens, columns], bfloat16 or float32
-  const void *bias;     // [rows] in the type of x, or null
-  void *y;              // [tokens, rows] in the type of x
-  long tokens, rows, columns;
-  int is_float32;       // the type of x, bias and y
+  long kind;            // WeightKind
+  const uint8_t *data;  // layout_bytes(kind, rows, columns)
+  long rows, columns;
+} Weight;
+
+typedef struct {
+  Weight weight;
+  const void *x;     // [tokens, columns], bfloat16 or float32
+  const void *bias;  // [rows] in the type of x, or null
+  void *y;           // [tokens, rows] in the type of x
+  long tokens;
+  int is_float32;  // the type of x, bias and y
   int threads;
 } Product;  // y = x W^T + bias
 
@@ -79,6 +84,9 @@ typedef struct {
   int threads;
 } Scores;
 
+struct Model;  // model.h
+struct Step;
+
 // The multiplications return 0, or -1 where memory for the activations cannot be had; `draw` and `score` too.
 typedef struct {
   const char *name;
@@ -87,6 +95,7 @@ typedef struct {
   void (*expand)(const Expansion *);
   int (*draw)(const Draws *);
   int (*score)(const Scores *);
+  void (*run_step)(const struct Model *, const struct Step *);  // both have been checked
 } Kernels;
 
 extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;

@@ -8,6 +8,7 @@
 
 #include "bandwidth.h"
 #include "kernels.h"
+#include "model.h"
 
 #if TWOFOUR_X86
 static const Kernels *const KNOWN[] = {&avx512bf16_kernels, &avx512_kernels, &avx2_kernels};  // best first
@@ -111,8 +112,8 @@ static PyObject *multiply(PyObject *module, PyObject *const *arguments, Py_ssize
   if (read_integers(arguments, count, 10, a)) return NULL;
   const Kernels *kernels = chosen;
   if (!kernels) return no_kernel();
-  Product job = {(int)a[0], address(a[1]), address(a[2]), address(a[3]), address(a[4]),
-                 (long)a[5], (long)a[6], (long)a[7], (int)a[8], threads_for(a[9])};
+  Weight weight = {(long)a[0], address(a[1]), (long)a[6], (long)a[7]};
+  Product job = {weight, address(a[2]), address(a[3]), address(a[4]), (long)a[5], (int)a[8], threads_for(a[9])};
   int failed;
   Py_BEGIN_ALLOW_THREADS
   failed = job.is_float32 ? kernels->multiply_f32(&job) : kernels->multiply_bf16(&job);
@@ -148,6 +149,28 @@ static PyObject *score(PyObject *module, PyObject *const *arguments, Py_ssize_t 
   Py_END_ALLOW_THREADS
   if (failed) return PyErr_NoMemory();
   Py_RETURN_NONE;
+}
+
+static PyObject *workspace(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[2];
+  if (read_integers(arguments, count, 2, a)) return NULL;
+  return PyLong_FromSize_t(workspace_bytes(address(a[0]), (long)a[1]));
+}
+
+static PyObject *step(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[12];
+  if (read_integers(arguments, count, 12, a)) return NULL;
+  const Kernels *kernels = chosen;
+  if (!kernels) return no_kernel();
+  const Model *model = address(a[0]);
+  Step job = {(long)a[1], (long)a[2], (long)a[3], address(a[4]), address(a[5]), address(a[6]),
+              address(a[7]), address(a[8]), address(a[9]), address(a[10]), threads_for(a[11])};
+  enum StepFault fault;
+  Py_BEGIN_ALLOW_THREADS
+  fault = check_step(model, &job);
+  if (!fault) kernels->run_step(model, &job);
+  Py_END_ALLOW_THREADS
+  return PyLong_FromLong(fault);
 }
 
 static PyObject *read_bytes(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
@@ -198,6 +221,10 @@ static PyMethodDef METHODS[] = {
     {"draw", FAST(draw), "draw(logits, vocabulary, is_float32, draws, count, ids, threads)"},
     {"score", FAST(score),
      "score(logits, vocabulary, is_float32, tokens, count, top, logprobs, top_ids, top_logprobs, threads)"},
+    {"workspace_bytes", FAST(workspace), "workspace_bytes(model, threads) -> int"},
+    {"step", FAST(step),
+     "step(model, token_count, chunk_count, wanted_count, tokens, chunks, tables, wanted, logits, best, workspace, "
+     "threads) -> what is wrong with it, else 0"},
     {"read_memory", FAST(read_bytes), "read_memory(address, bytes, ahead, threads) -> the exclusive or of its words"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},
     {"isas", isas, METH_NOARGS, "The instruction sets that this machine has, best first."},

@@ -15,9 +15,9 @@
 
 namespace {
 
-constexpr long LOGITS = 256, LANES = 16;  // of a block; of a vector
+constexpr long LOGITS = 256, LOGIT_LANES = 16;  // of a block; of a vector
 
-struct Best {
+struct BestLogit {
   float value;
   long id;
 };
@@ -31,28 +31,28 @@ inline void read_block(const In *from, long count, float *to) {
 }
 
 inline float best_of_block(const float *block) {
-  float lanes[LANES];
-  for (long i = 0; i < LANES; i++) lanes[i] = block[i];
-  for (long first = LANES; first < LOGITS; first += LANES)
-    for (long i = 0; i < LANES; i++) lanes[i] = block[first + i] > lanes[i] ? block[first + i] : lanes[i];
-  for (long width = LANES / 2; width; width /= 2)
+  float lanes[LOGIT_LANES];
+  for (long i = 0; i < LOGIT_LANES; i++) lanes[i] = block[i];
+  for (long first = LOGIT_LANES; first < LOGITS; first += LOGIT_LANES)
+    for (long i = 0; i < LOGIT_LANES; i++) lanes[i] = block[first + i] > lanes[i] ? block[first + i] : lanes[i];
+  for (long width = LOGIT_LANES / 2; width; width /= 2)
     for (long i = 0; i < width; i++) lanes[i] = lanes[width + i] > lanes[i] ? lanes[width + i] : lanes[i];
   return lanes[0];
 }
 
 inline bool has_nan(const float *block) {
-  int found[LANES] = {};
-  for (long first = 0; first < LOGITS; first += LANES)
-    for (long i = 0; i < LANES; i++) found[i] |= block[first + i] != block[first + i];
+  int found[LOGIT_LANES] = {};
+  for (long first = 0; first < LOGITS; first += LOGIT_LANES)
+    for (long i = 0; i < LOGIT_LANES; i++) found[i] |= block[first + i] != block[first + i];
   int any = 0;
-  for (long i = 0; i < LANES; i++) any |= found[i];
+  for (long i = 0; i < LOGIT_LANES; i++) any |= found[i];
   return any;
 }
 
 // The best of a row, of equals the lowest id; NaN where there is one.
 template <class In>
-Best best_of_row(const In *logits, long vocabulary) {
-  Best best = {-INFINITY, 0};
+BestLogit best_of_row(const In *logits, long vocabulary) {
+  BestLogit best = {-INFINITY, 0};
   long best_first = 0;
   alignas(64) float block[LOGITS];
   for (long first = 0; first < vocabulary; first += LOGITS) {
@@ -81,15 +81,15 @@ inline float exp_of(float x) {
 }
 
 inline double sum_of_block(const float *weights) {
-  double lanes[LANES] = {};
-  for (long first = 0; first < LOGITS; first += LANES)
-    for (long i = 0; i < LANES; i++) lanes[i] += static_cast<double>(weights[first + i]);
-  for (long width = LANES / 2; width; width /= 2)
+  double lanes[LOGIT_LANES] = {};
+  for (long first = 0; first < LOGITS; first += LOGIT_LANES)
+    for (long i = 0; i < LOGIT_LANES; i++) lanes[i] += static_cast<double>(weights[first + i]);
+  for (long width = LOGIT_LANES / 2; width; width /= 2)
     for (long i = 0; i < width; i++) lanes[i] += lanes[width + i];
   return lanes[0];
 }
 
-// Writes the ids of those of LANES weights that are at least `least`, and not 0; returns how many.
+// Writes the ids of those of LOGIT_LANES weights that are at least `least`, and not 0; returns how many.
 inline long ids_from(const float *weights, float least, long first, int32_t *ids) {
 #ifdef __AVX512F__
   __m512 found = _mm512_loadu_ps(weights);
@@ -100,7 +100,7 @@ inline long ids_from(const float *weights, float least, long first, int32_t *ids
   return __builtin_popcount(left);
 #else
   long count = 0;
-  for (long i = 0; i < LANES; i++) {
+  for (long i = 0; i < LOGIT_LANES; i++) {
     ids[count] = static_cast<int32_t>(first + i);
     count += weights[i] >= least && weights[i] > 0;
   }
@@ -147,7 +147,7 @@ struct Weights {
     count = 0;
     for (long block = 0; block < blocks; block++)
       if (bests[block] >= least && bests[block] > 0)
-        for (long first = block * LOGITS; first < (block + 1) * LOGITS; first += LANES)
+        for (long first = block * LOGITS; first < (block + 1) * LOGITS; first += LOGIT_LANES)
           count += ids_from(weights + first, least, first, ids + count);
   }
 
@@ -244,7 +244,7 @@ inline long draw_of_all(const Weights &row, double u) {
 
 template <class In>
 long draw_row(const In *logits, long vocabulary, const Draw &how, Weights *row) {
-  Best best = best_of_row(logits, vocabulary);
+  BestLogit best = best_of_row(logits, vocabulary);
   if (!isfinite(best.value)) return -1;
   if (how.temperature == 0) return best.id;
   row->fill(logits, vocabulary, best.value, static_cast<float>(how.temperature), static_cast<float>(how.min_p));

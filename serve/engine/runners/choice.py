@@ -1,0 +1,61 @@
+"""Which runner a model gets: the fused one where it fits, else the generic one, and why."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twofour.prune.errors import ModelError
+from twofour.serve.engine.runners import ModelRunner
+from twofour.serve.engine.runners.fused import FusedRunner, misfit
+from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
+
+FUSED_KERNELS = ("auto", "cpu")  # other names pin kernels that are not in a fused step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runners of a model, the best first, which are built once it is known how large their cache is."""
+
+    bytes_per_token: int
+    builds: tuple[Callable[[int, int, int], ModelRunner], ...]  # from blocks, their size, and the longest context
+    why: str  # the first of them is what it is
+
+    def build(self, blocks: int, block_size: int, context: int) -> tuple[ModelRunner, str]:
+        """The first runner that gives the model's own logits, and why it is that one. Raises ModelError for none."""
+        why = self.why
+        for build in self.builds[:-1]:
+            runner = build(blocks, block_size, context)
+            try:
+                runner.verify()
+                return runner, why
+            except ModelError as error:
+                log.warning("the %s runner is not used: %s", runner.name, error)
+                why = f"not {runner.name}: {error}"
+        runner = self.builds[-1](blocks, block_size, context)
+        runner.verify()
+        return runner, why
+
+
+def choose(model: Any, kernels: str, block_size: int) -> Plan:
+    """Raises ModelError for a model that no runner takes."""
+    shapes = attention_layers(model)
+    bytes_per_token = sum(shape.numbers_per_token for shape in shapes.values()) * model.dtype.itemsize
+
+    def generic(blocks: int, size: int, context: int) -> ModelRunner:
+        return GenericRunner(model, shapes, blocks, size)
+
+    def fused(blocks: int, size: int, context: int) -> ModelRunner:
+        return FusedRunner(model, shapes, blocks, size, context)
+
+    if why := _refusal(model, shapes, kernels, block_size):
+        return Plan(bytes_per_token, (generic,), f"not fused: {why}")
+    return Plan(bytes_per_token, (fused, generic), f"{type(model).__name__} in bfloat16 on the CPU")
+
+
+def _refusal(model: Any, shapes: dict[int, LayerShape], kernels: str, block_size: int) -> str | None:
+    if kernels not in FUSED_KERNELS:
+        return f"the kernel {kernels} was asked for"
+    return misfit(model, shapes, block_size)
