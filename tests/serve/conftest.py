@@ -165,3 +165,9 @@ def check_refusal(answer: Any, status: int, code: str | None = None, param: str 
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., dict[str, Any]]:
     return check_refusal
+
+
+@pytest.fixture(autouse=True)
+def no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner of a model is the same in all tests, on processors with AMX, too."""
+    monkeypatch.setattr("twofour.serve.engine.runners.choice.has_tiles", lambda: False)

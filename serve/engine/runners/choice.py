@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import ModelRunner
 from twofour.serve.engine.runners.fused import FusedRunner, misfit
@@ -39,6 +41,11 @@ class Plan:
         return runner, why
 
 
+def has_tiles() -> bool:
+    """Whether torch multiplies bfloat16 matrices in AMX tiles here: no vector unit keeps up with many tokens."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
 def choose(model: Any, kernels: str, block_size: int) -> Plan:
     """Raises ModelError for a model that no runner takes."""
     shapes = attention_layers(model)
@@ -58,4 +65,6 @@ def choose(model: Any, kernels: str, block_size: int) -> Plan:
 def _refusal(model: Any, shapes: dict[int, LayerShape], kernels: str, block_size: int) -> str | None:
     if kernels not in FUSED_KERNELS:
         return f"the kernel {kernels} was asked for"
+    if kernels == "auto" and has_tiles():
+        return "with AMX torch reads long prompts faster; ask for it by --kernels cpu"
     return misfit(model, shapes, block_size)

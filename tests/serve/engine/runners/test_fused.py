@@ -17,7 +17,7 @@ from fused_models import FAMILIES, FORMS, POSITIONS, VOCABULARY
 from torch import Tensor
 
 from twofour.prune.errors import InputError, ModelError
-from twofour.serve.engine.runners import Chunk
+from twofour.serve.engine.runners import Chunk, choice
 from twofour.serve.engine.runners.choice import choose
 from twofour.serve.engine.runners.fused import FusedRunner
 from twofour.serve.engine.runners.generic import GenericRunner
@@ -238,6 +238,16 @@ def test_what_does_not_fit(family: str, form: str, options: dict[str, Any], why:
     plan = choose(model, **{"kernels": "auto", "block_size": SIZE} | options)
     one, reason = plan.build(BLOCKS, SIZE, POSITIONS)
     assert isinstance(one, GenericRunner) and why in reason
+
+
+def test_where_torch_has_tiles_it_reads_prompts_unless_our_kernels_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _, _ = fused_models.models("llama", "2:4")
+    monkeypatch.setattr(choice, "has_tiles", lambda: True)
+    found = {kernels: choose(model, kernels, SIZE).build(BLOCKS, SIZE, POSITIONS) for kernels in ("auto", "cpu")}
+    assert isinstance(found["auto"][0], GenericRunner) and "AMX" in found["auto"][1]
+    assert isinstance(found["cpu"][0], FusedRunner)
 
 
 def test_float32_does_not_fit() -> None:
