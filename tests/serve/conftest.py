@@ -20,6 +20,7 @@ from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.edge.observing.observe import Watcher
 from twofour.serve.http.listening import listen
 from twofour.serve.http.server import QuietServer, Tls, http_config, url_of
+from twofour.serve.kernels.cpu import extension
 
 
 @dataclass
@@ -171,3 +172,16 @@ def refused() -> Callable[..., dict[str, Any]]:
 def no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner of a model is the same in all tests, on processors with AMX, too."""
     monkeypatch.setattr("twofour.serve.engine.runners.choice.has_tiles", lambda: False)
+
+
+@pytest.fixture(params=["avx2", "avx512", "avx512bf16"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The CPU kernels, held to one instruction set."""
+    if (cpu := extension.loaded()) is None:
+        pytest.skip("the C extension is not built")
+    if request.param not in cpu.isas():
+        pytest.skip(f"this machine has no {request.param}")
+    before = cpu.isa()
+    cpu.force(request.param)
+    yield request.param
+    cpu.force(before)

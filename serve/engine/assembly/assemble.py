@@ -46,7 +46,7 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     eager, why = plan.build(blocks, config.block_size, capacity.context_length)
     log.info("the %s runner (%s)", eager.name, why)
     made = _decode_graphs(config, model, eager, capacity)
-    info = replace(_info(config, model, capacity, made, eager), runner=eager.name, runner_reason=why)
+    info = _info(config, model, capacity, made, eager, why)
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     runner = made.graphs or eager
     info = replace(info, warm_step=warm_up(runner, config, info, constrain, any_object()))
@@ -104,7 +104,9 @@ def _scheduler(config: EngineConfig, info: EngineInfo, runner: ModelRunner) -> S
     )
 
 
-def _info(config: EngineConfig, model: Any, capacity: Capacity, made: Captured, runner: ModelRunner) -> EngineInfo:
+def _info(
+    config: EngineConfig, model: Any, capacity: Capacity, made: Captured, runner: ModelRunner, why: str
+) -> EngineInfo:
     report = weight_report(model)
     order_note = _order_note(config, model) if isinstance(runner, GenericRunner) else None
     return EngineInfo(
@@ -123,6 +125,8 @@ def _info(config: EngineConfig, model: Any, capacity: Capacity, made: Captured, 
         notes=tuple(filter(None, (*report.notes, *capacity.notes, made.note, order_note))),
         cuda_graphs=len(made.graphs) if made.graphs else 0,
         cuda_graph_bytes=made.nbytes,
+        runner=runner.name,
+        runner_reason=why,
     )
 
 

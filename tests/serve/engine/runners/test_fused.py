@@ -38,18 +38,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    cpu = extension.loaded()
-    assert cpu
-    if request.param not in cpu.isas():
-        pytest.skip(f"this machine has no {request.param}")
-    before = cpu.isa()
-    cpu.force(request.param)
-    yield request.param
-    cpu.force(before)
-
-
 def fused(model: Any, blocks: int = BLOCKS, positions: int = POSITIONS) -> FusedRunner:
     runner, _ = choose(model, "auto", SIZE).build(blocks, SIZE, positions)
     assert isinstance(runner, FusedRunner)

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,15 +14,6 @@ from twofour.serve.kernels.cpu.sampling import Draw
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
 module = extension.loaded()
 ISAS = module.isas() if module else []
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    assert module is not None
-    before = module.isa()
-    module.force(request.param)
-    yield request.param
-    module.force(before)
 
 
 def defined(logits: Tensor, how: Draw) -> int:

@@ -3,7 +3,6 @@
 One layer; the cache is read back in the order that src/cache.h draws.
 """
 
-from collections.abc import Iterator
 from math import inf
 
 import pytest
@@ -15,18 +14,6 @@ from twofour.serve.kernels.cpu.step import StepLayer, StepLinear, StepModel, Ste
 
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
 SIZE, POSITIONS, VOCABULARY = 32, 96, 64
-
-
-@pytest.fixture(params=["avx2", "avx512", "avx512bf16"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    cpu = extension.loaded()
-    assert cpu
-    if request.param not in cpu.isas():
-        pytest.skip(f"this machine has no {request.param}")
-    before = cpu.isa()
-    cpu.force(request.param)
-    yield request.param
-    cpu.force(before)
 
 
 class Oracle:
