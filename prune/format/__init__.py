@@ -1,9 +1,9 @@
 """How a 2:4 weight is stored, and the folder that holds a model.
 
 In come weights [out, in] or a folder of safetensors; out go the same weights packed, and folders that are whole or not
-there at all. Read `pattern` (the 2:4 rule), `packed` (values and positions), `rounding` (int8 values), `weights` (a
-folder read tensor by tensor), `checkpoint` (a folder written), then `folder` and `origin` (where models lie and come
-from). `bitmask` reads what other tools packed.
+there at all. Read `pattern` (the 2:4 rule), `packed` (values and positions), `rounding` (int8 values), `dense_int8`
+(those of weights that stay dense), `weights` (a folder read tensor by tensor), `checkpoint` (a folder written), then
+`folder` and `origin` (where models lie and come from). `bitmask` reads what other tools packed.
 """
 
 from typing import Literal
