@@ -121,7 +121,7 @@ struct DenseTile {
     for (long column = 0; column < x.stride; column += 16)
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
-        prefetch_next_block(dense[r] + column, x.stride);
+        prefetch_ahead(dense[r] + column, x.stride);
         __m256i pairs = load_bytes(dense[r] + column);
         __m256 low = low_half_words(pairs), high = high_half_words(pairs);
 #pragma GCC unroll 4

@@ -82,7 +82,7 @@ struct DenseTile {
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++) {
         const uint16_t *values = dense.row[first + r] + column;
-        prefetch_next_block(values, x.stride);
+        prefetch_ahead(values, x.stride);
         __m512i pairs = _mm512_loadu_si512(values);
         __m512 low = low_half_words(pairs), high = high_half_words(pairs);
 #pragma GCC unroll 8

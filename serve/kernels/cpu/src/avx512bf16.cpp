@@ -59,7 +59,7 @@ struct DenseTile {
   template <bool NARROW, int TOKENS>
   void prefetch(const uint16_t *values) const {
     if (NARROW) return prefetcher.prefetch<TOKENS <= 1>(reinterpret_cast<const uint8_t *>(values));
-    prefetch_next_block(values, x.stride);
+    prefetch_ahead(values, x.stride);
   }
 
   template <bool NARROW, int TOKENS, int ROWS>
