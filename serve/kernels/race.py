@@ -159,7 +159,7 @@ def _take_turns(turns: Mapping[tuple[str, bool], Callable[[], float]]) -> Sample
     for done in range(most):
         if done >= fewest and sum(map(sum, seconds.values())) > BUCKET_S * len(turns):
             break
-        for key in turns if done % 2 else reversed(turns):
+        for key in turns if done % 2 else reversed(list(turns)):
             with _named(key[0]):
                 seconds[key].append(turns[key]())
     return seconds
