@@ -24,18 +24,27 @@ from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
-from twofour.serve.model.loading import load_model, weight_report
+from twofour.serve.kernels.select import require_name
+from twofour.serve.model.loading import give_kernels, load_without_kernels, weight_report
 
 log = logging.getLogger(__name__)
 
 
 def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     """From a model's name to a loop that can run it."""
+    return assemble(config, load(config))
+
+
+def load(config: EngineConfig) -> Any:
+    """The model as the engine has it, on as many threads as it may use."""
     _check(config)
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), len(usable_cpus())))
     folder = resolve(config.model, config.revision)
     require_intact(folder)
-    return assemble(config, load_model(str(folder), config.device, config.dtype, config.kernels))
+    require_name(config.kernels)
+    model = load_without_kernels(str(folder), config.device, config.dtype)
+    give_kernels(model, choice.kernels_for(model, config.kernels, config.block_size))
+    return model
 
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
