@@ -1,8 +1,9 @@
 """How long each way to multiply takes for each number of tokens, and which is best.
 
 A way is a kernel on its path for few tokens, or on its path for many. All ways take turns, on copies of their weight
-that together exceed the caches, as the layers of a model do. A form that cannot take part ends the race with an error
-that names it; the caller decides whether the others race again.
+that together exceed the caches, as the layers of a model do: one of each is a round, every other in reverse. What a way
+takes is a low quantile of its rounds, for whatever disturbs it only adds. A form that cannot take part ends the race
+with an error that names it; the caller decides whether the others race again.
 """
 
 import copy
@@ -12,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import median
+from operator import itemgetter
 from typing import Protocol
 
 import torch
@@ -29,10 +30,13 @@ HYSTERESIS = 1.03  # dense that wins by less than this does not win
 PREFERENCE = 1.01  # the path for few tokens keeps one order of additions: it is taken if it is at most this much slower
 RING_BYTES = 96 << 20  # of the copies of one weight
 COPIES = 512
-CALLS = (3, 20)  # the fewest and the most of one way in one bucket
-BUCKET_S = 0.02  # for each way: a bucket ends after this, if it has the fewest calls
+NEARLY_ALL = 0.9  # of the rounds: dense that wins in fewer does not win
+ROUNDS = (5, 20)  # the fewest and the most in one bucket
+BUCKET_S = 0.02  # for each way: a bucket ends after this, if it has the fewest rounds
+QUANTILE = 5  # one in so many rounds was faster than what counts
 
 Seconds = dict[int, float]  # by tokens of a step
+Samples = dict[tuple[str, bool], list[float]]  # seconds of each round, by form and path: True is that for few
 
 
 class Way(Protocol):
@@ -57,6 +61,7 @@ class Result:
 
     few: Seconds
     many: Seconds
+    rounds: tuple["Result", ...] = ()  # the same of each round
 
     def crossover_tokens(self) -> int:
         """Up to how many tokens the path for few is taken: where the traffic is fastest, of equals the larger."""
@@ -67,6 +72,19 @@ class Result:
     def total(self) -> float:
         """Seconds of the traffic, with that crossover."""
         return self._total(self.crossover_tokens(), 1.0)
+
+    def seconds(self) -> dict[str, Seconds]:
+        return {"few": self.few, "many": self.many}
+
+    def clearly_beats(self, other: "Result") -> bool:
+        """Whether the traffic is faster, and by enough, as a whole and in nearly all of the rounds."""
+        mine, its = self.crossover_tokens(), other.crossover_tokens()
+
+        def wins(own: Result, rival: Result) -> bool:
+            return own._total(mine, 1.0) * HYSTERESIS < rival._total(its, 1.0)
+
+        won = [wins(*both) for both in zip(self.rounds, other.rounds, strict=True)]
+        return wins(self, other) and sum(won) >= NEARLY_ALL * len(won)
 
     def _total(self, bound: int, handicap: float) -> float:
         shares = ((tokens, TRAFFIC[tokens]) for tokens in self.few)
@@ -86,11 +104,25 @@ def race(
     for name, form in forms.items():
         with _named(name):
             rings[name] = _ring(form)
-    found = {name: Result({}, {}) for name in forms}
-    for tokens in TRAFFIC:
-        if tokens <= most_tokens:
-            _bucket(rings, torch.randn(tokens, columns, device=device).to(dtype), found)
-    return found
+    buckets = {
+        tokens: _bucket(rings, torch.randn(tokens, columns, device=device).to(dtype))
+        for tokens in TRAFFIC
+        if tokens <= most_tokens
+    }
+    return {name: _result(name, buckets) for name in forms}
+
+
+def _result(name: str, buckets: Mapping[int, Samples]) -> Result:
+    def by(pick: Callable[[Sequence[float]], float]) -> Result:
+        few, many = ({tokens: pick(found[name, few]) for tokens, found in buckets.items()} for few in (True, False))
+        return Result(few, many)
+
+    rounds = min(len(seconds) for found in buckets.values() for seconds in found.values())
+    return dataclasses.replace(by(_low), rounds=tuple(by(itemgetter(i)) for i in range(rounds)))
+
+
+def _low(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[len(seconds) // QUANTILE]
 
 
 @contextmanager
@@ -106,15 +138,14 @@ def _ring(form: Way) -> list[Way]:
     return [form, *(copy.deepcopy(form) for _ in range(count - 1))]
 
 
-def _bucket(rings: Mapping[str, Sequence[Way]], x: Tensor, found: Mapping[str, Result]) -> None:
+def _bucket(rings: Mapping[str, Sequence[Way]], x: Tensor) -> Samples:
     turns: dict[tuple[str, bool], Callable[[], float]] = {}
     with torch.inference_mode():
         for name, few in itertools.product(rings, (True, False)):
             with _named(name):
                 turns[name, few] = _turn([_held(form, few) for form in rings[name]], x, few)
                 turns[name, few]()  # what the first call sets up is not counted
-        for (name, few), seconds in _take_turns(turns).items():
-            (found[name].few if few else found[name].many)[len(x)] = median(seconds)
+        return _take_turns(turns)
 
 
 def _held(form: Way, few: bool) -> Way:
@@ -122,15 +153,15 @@ def _held(form: Way, few: bool) -> Way:
     return held
 
 
-def _take_turns(turns: Mapping[tuple[str, bool], Callable[[], float]]) -> dict[tuple[str, bool], list[float]]:
-    fewest, most = CALLS
-    seconds: dict[tuple[str, bool], list[float]] = {key: [] for key in turns}
-    for call in range(most):
-        if call >= fewest and sum(map(sum, seconds.values())) > BUCKET_S * len(turns):
+def _take_turns(turns: Mapping[tuple[str, bool], Callable[[], float]]) -> Samples:
+    fewest, most = ROUNDS
+    seconds: Samples = {key: [] for key in turns}
+    for done in range(most):
+        if done >= fewest and sum(map(sum, seconds.values())) > BUCKET_S * len(turns):
             break
-        for key, turn in turns.items():
+        for key in turns if done % 2 else reversed(list(turns)):
             with _named(key[0]):
-                seconds[key].append(turn())
+                seconds[key].append(turns[key]())
     return seconds
 
 

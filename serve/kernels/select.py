@@ -3,13 +3,13 @@
 Each shape is raced once on a machine, all forms that can take the weight against dense; see race.py for how, and
 verdicts.py for where the outcome is kept. A 2:4 weight that would be slower than dense becomes dense. A candidate that
 cannot be built or raced is dropped and named (trial.py): the model loads without it, and if it works again later, the
-shape is raced again.
+shape is raced again. A race beside other work decides nothing: the built-in verdict holds until the next start.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Protocol, TypeVar
 
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from twofour.prune.errors import InputError, in_a_line
 from twofour.prune.format.packed import Packed
+from twofour.prune.machine.contention import kept_waiting_s
 from twofour.serve.kernels import dense, race, trial, verdicts
 from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseKernel
-from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, HYSTERESIS, Result
+from twofour.serve.kernels.race import ALWAYS, DECODE_TOKENS, Result
 from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.kernels.rounded import Rounded, rounded
 from twofour.serve.kernels.trial import Problem
@@ -72,6 +73,7 @@ CANDIDATES = {
 }
 NAMES = ("auto", "reference", *CANDIDATES)
 SLOWER = "dense is faster on this machine"
+BUSY = 0.05  # of a race's time: threads that others kept waiting for longer have measured those others
 
 # If nothing can be raced, or one kernel is asked for: in tokens, by device and values. On a CPU all take one path, with
 # one order of additions: a text must not depend on how many tokens were computed at a time. On a GPU it is a guess.
@@ -196,12 +198,16 @@ def _verdict(
         return known
     if not verdicts.can_keep():
         return built_in
-    started = time.perf_counter()
+    started, waited = time.perf_counter(), kept_waiting_s()
     results = _raced(problem, forms, most_tokens)
+    took, waited = time.perf_counter() - started, kept_waiting_s() - waited
+    if problem.device.type == "cpu" and waited > BUSY * took:
+        log.warning("raced %s beside other work: nothing is kept, and the built-in choice holds", problem.shape)
+        return built_in
     verdict = replace(winner(results), dropped=tuple(trial.dropped(problem)))
-    seconds = {name: asdict(result) | _warned(name) for name, result in results.items()}
+    seconds = {name: result.seconds() | _warned(name) for name, result in results.items()}
     verdicts.keep(machine, problem.shape, verdict, seconds)
-    log.info("raced %s in %.1f s: %s", problem.shape, time.perf_counter() - started, verdict)
+    log.info("raced %s in %.1f s: %s", problem.shape, took, verdict)
     return verdict
 
 
@@ -231,11 +237,11 @@ def _warned(name: str) -> dict[str, str]:
 
 
 def winner(results: Mapping[str, Result]) -> Verdict:
-    """The form that is fastest over the traffic; dense only if it is clearly faster, since it takes more memory."""
-    totals = {
-        name: result.total() * (HYSTERESIS if name == DenseKernel.name else 1) for name, result in results.items()
-    }
-    form = min(totals, key=lambda name: totals[name])
+    """The form that is fastest over the traffic; dense only if it clearly is, since it takes more memory."""
+    others = {name: result for name, result in results.items() if name != DenseKernel.name} or results
+    form = min(others, key=lambda name: others[name].total())
+    if DenseKernel.name in results and results[DenseKernel.name].clearly_beats(results[form]):
+        form = DenseKernel.name
     return Verdict(form, results[form].crossover_tokens())
 
 

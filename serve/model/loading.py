@@ -38,6 +38,15 @@ def load_model(
     Raises CheckpointError, ModelError or InputError, naming what is wrong; never runs code of the folder.
     """
     select.require_name(kernels)
+    model = load_without_kernels(path_or_id, device, dtype, revision)
+    give_kernels(model, kernels)
+    return model
+
+
+def load_without_kernels(
+    path_or_id: str, device: str | None = None, dtype: str | None = None, revision: str | None = None
+) -> PreTrainedModel:
+    """The same; linears that are packed cannot multiply until `give_kernels`."""
     folder = resolve(path_or_id, revision)
     form = checkpoint.form_of(folder)
     config = read_config(folder)
@@ -48,17 +57,17 @@ def load_model(
     checkpoint.require_loaded(report, path_or_id)
     _require_ends(model)
     loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
-    _choose_kernels(loaded, kernels)
     return loaded
 
 
-def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
+def give_kernels(model: PreTrainedModel, kernels: str) -> None:
+    """Choose a kernel for each linear, once more if it has one."""
     for name, sparse in sparse_linears(model):
         sparse.prepare(kernels, name, model.dtype)
     for name, linear in list(model.named_modules()):
-        if type(linear) is nn.Linear:
+        if type(linear) in (nn.Linear, DenseLinear):
             crossover = select.dense_crossover(linear.weight, kernels, _is_head(model, linear))
-            if crossover:
+            if crossover or isinstance(linear, DenseLinear):
                 model.set_submodule(name, DenseLinear(linear, crossover))
 
 

@@ -9,9 +9,8 @@ import torch
 
 from twofour.prune.errors import InputError
 from twofour.prune.format.folder import resolve
-from twofour.prune.machine.processors import usable_cpus
 from twofour.prune.machine.provenance import peak_memory_bytes
-from twofour.serve.engine.assembly import order
+from twofour.serve.engine.assembly import order, threads
 from twofour.serve.engine.assembly.capacity import CPU_SHARE, GPU_SHARE, Capacity, context_limit, decide
 from twofour.serve.engine.assembly.intact import require_intact
 from twofour.serve.engine.assembly.memory import memory_of
@@ -20,22 +19,32 @@ from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.grammar import any_object, grammars
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.runners import ModelRunner, choice, cuda_graphs
+from twofour.serve.engine.runners.fused import FusedRunner
 from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
-from twofour.serve.model.loading import load_model, weight_report
+from twofour.serve.kernels.select import require_name
+from twofour.serve.model.loading import give_kernels, load_without_kernels, weight_report
 
 log = logging.getLogger(__name__)
 
 
 def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     """From a model's name to a loop that can run it."""
+    return assemble(config, load(config))
+
+
+def load(config: EngineConfig) -> Any:
+    """The model as the engine has it, on as many threads as it may use."""
     _check(config)
-    torch.set_num_threads(config.threads or min(torch.get_num_threads(), len(usable_cpus())))
+    torch.set_num_threads(config.threads or threads.default_count())
     folder = resolve(config.model, config.revision)
     require_intact(folder)
-    return assemble(config, load_model(str(folder), config.device, config.dtype, config.kernels))
+    require_name(config.kernels)
+    model = load_without_kernels(str(folder), config.device, config.dtype)
+    give_kernels(model, choice.kernels_for(model, config.kernels, config.block_size))
+    return model
 
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
@@ -45,8 +54,9 @@ def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
     blocks = capacity.kv_tokens // config.block_size
     eager, why = plan.build(blocks, config.block_size, capacity.context_length)
     log.info("the %s runner (%s)", eager.name, why)
+    threads_note = threads.settle(eager, config.threads) if isinstance(eager, FusedRunner) else None
     made = _decode_graphs(config, model, eager, capacity)
-    info = _info(config, model, capacity, made, eager, why)
+    info = _info(config, model, capacity, made, eager, why, threads_note)
     constrain = grammars(config.model, config.revision, info.vocab_size, info.eos_token_ids)
     runner = made.graphs or eager
     info = replace(info, warm_step=warm_up(runner, config, info, constrain, any_object()))
@@ -105,7 +115,13 @@ def _scheduler(config: EngineConfig, info: EngineInfo, runner: ModelRunner) -> S
 
 
 def _info(
-    config: EngineConfig, model: Any, capacity: Capacity, made: Captured, runner: ModelRunner, why: str
+    config: EngineConfig,
+    model: Any,
+    capacity: Capacity,
+    made: Captured,
+    runner: ModelRunner,
+    why: str,
+    threads_note: str | None,
 ) -> EngineInfo:
     report = weight_report(model)
     order_note = _order_note(config, model) if isinstance(runner, GenericRunner) else None
@@ -122,7 +138,7 @@ def _info(
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         sparse=report.sparse,
-        notes=tuple(filter(None, (*report.notes, *capacity.notes, made.note, order_note))),
+        notes=tuple(filter(None, (*report.notes, *capacity.notes, made.note, order_note, threads_note))),
         cuda_graphs=len(made.graphs) if made.graphs else 0,
         cuda_graph_bytes=made.nbytes,
         runner=runner.name,

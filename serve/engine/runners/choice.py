@@ -1,4 +1,8 @@
-"""Which runner a model gets: the fused one where it fits, else the generic one, and why."""
+"""Which runner a model gets: the fused one where it fits, else the generic one, and why.
+
+A race of separate products says nothing about a step in which they are fused. So where the fused runner fits, every
+linear takes the form in which it reads the fewest bytes, and nothing is raced.
+"""
 
 import logging
 from collections.abc import Callable
@@ -10,7 +14,8 @@ import torch
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import ModelRunner
 from twofour.serve.engine.runners.fused import FusedRunner, misfit
-from twofour.serve.engine.runners.generic import GenericRunner, LayerShape, attention_layers
+from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
+from twofour.serve.model.loading import give_kernels
 
 FUSED_KERNELS = ("auto", "cpu")  # other names pin kernels that are not in a fused step
 
@@ -36,6 +41,7 @@ class Plan:
             except ModelError as error:
                 log.warning("the %s runner is not used: %s", runner.name, error)
                 why = f"not {runner.name}: {error}"
+            del runner  # and its cache
         runner = self.builds[-1](blocks, block_size, context)
         runner.verify()
         return runner, why
@@ -46,8 +52,13 @@ def has_tiles() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
+def kernels_for(model: Any, kernels: str, block_size: int) -> str:
+    """By what the linears of a loaded model shall multiply, if `kernels` were asked for."""
+    return kernels if _refusal(model, kernels, block_size) else "cpu"
+
+
 def choose(model: Any, kernels: str, block_size: int) -> Plan:
-    """Raises ModelError for a model that no runner takes."""
+    """Plan for a model whose linears have their kernels. Raises ModelError for one that no runner takes."""
     shapes = attention_layers(model)
     bytes_per_token = sum(shape.numbers_per_token for shape in shapes.values()) * model.dtype.itemsize
 
@@ -57,14 +68,18 @@ def choose(model: Any, kernels: str, block_size: int) -> Plan:
     def fused(blocks: int, size: int, context: int) -> ModelRunner:
         return FusedRunner(model, shapes, blocks, size, context)
 
-    if why := _refusal(model, shapes, kernels, block_size):
+    def unfused(blocks: int, size: int, context: int) -> ModelRunner:
+        give_kernels(model, kernels)
+        return generic(blocks, size, context)
+
+    if why := _refusal(model, kernels, block_size):
         return Plan(bytes_per_token, (generic,), f"not fused: {why}")
-    return Plan(bytes_per_token, (fused, generic), f"{type(model).__name__} in bfloat16 on the CPU")
+    return Plan(bytes_per_token, (fused, unfused), f"{type(model).__name__} in bfloat16 on the CPU")
 
 
-def _refusal(model: Any, shapes: dict[int, LayerShape], kernels: str, block_size: int) -> str | None:
+def _refusal(model: Any, kernels: str, block_size: int) -> str | None:
     if kernels not in FUSED_KERNELS:
         return f"the kernel {kernels} was asked for"
     if kernels == "auto" and has_tiles():
         return "with AMX torch reads long prompts faster; ask for it by --kernels cpu"
-    return misfit(model, shapes, block_size)
+    return misfit(model, block_size)

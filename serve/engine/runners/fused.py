@@ -18,6 +18,7 @@ from twofour.serve.engine.runners.generic import LayerShape, own_logits
 from twofour.serve.engine.runners.verify import TRIAL_TOKENS, deviation, tolerance, trial_tokens
 from twofour.serve.kernels import cpu, dense
 from twofour.serve.kernels.cpu import CpuWeight
+from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.cpu.kernel import CpuKernel
 from twofour.serve.kernels.cpu.step import TOKEN_GROUP, StepLayer, StepLinear, StepModel, StepShape
 from twofour.serve.kernels.dense import DenseKernel
@@ -32,36 +33,35 @@ class Unfit(Exception):
     """Why a model cannot be fused."""
 
 
-def misfit(model: Any, shapes: dict[int, LayerShape], block_size: int) -> str | None:
-    """Say why this model cannot be fused, if it cannot."""
+def misfit(model: Any, block_size: int) -> str | None:
+    """Say why this model cannot be fused, if it cannot. Its linears need no kernels yet."""
     try:
-        for why in _misfits(model, shapes, block_size):
+        for why in _misfits(model, block_size):
             return why
         for linear in _linears(model):
-            _step_linear(linear)
+            _require_readable(linear)
     except Unfit as why:
         return str(why)
     return None
 
 
-def _misfits(model: Any, shapes: dict[int, LayerShape], block_size: int) -> Iterator[str]:
+def _misfits(model: Any, block_size: int) -> Iterator[str]:
     config = model.config
     if (available := cpu.available()).startswith("none"):
         yield f"no CPU kernel ({available.removeprefix('none: ')})"
     if type(model) not in FAMILIES:
         yield f"{type(model).__name__} is not of the Llama family"
+        return
     if model.device.type != "cpu" or model.dtype != torch.bfloat16:
         yield f"it takes bfloat16 on the CPU, not {model.dtype} on {model.device}"
     if config.hidden_act != "silu":
         yield f"it takes silu, not {config.hidden_act}"
-    dims = {dim for shape in shapes.values() for dim in (shape.key_dim, shape.value_dim)}
-    if len(dims) > 1 or min(dims) % LANES or min(dims) > MOST_DIMS:
-        yield f"it takes one head size, a multiple of {LANES} up to {MOST_DIMS}, not {sorted(dims)}"
+    dims: int = model.model.layers[0].self_attn.head_dim
+    if dims % LANES or dims > MOST_DIMS:
+        yield f"it takes a head size that is a multiple of {LANES} up to {MOST_DIMS}, not {dims}"
     if config.hidden_size % LANES:
         yield f"it takes a hidden size that is a multiple of {LANES}, not {config.hidden_size}"
-    if any(shape.softcap for shape in shapes.values()):
-        yield "it takes no cap on scores"
-    if {2 * model.model.rotary_emb.inv_freq.numel()} != dims:
+    if 2 * model.model.rotary_emb.inv_freq.numel() != dims:
         yield "it takes a rotation of all dimensions of a head"
     if block_size % TOKEN_GROUP:
         yield f"it takes cache blocks of a multiple of {TOKEN_GROUP} tokens, not {block_size}"
@@ -75,12 +75,19 @@ def _linears(model: Any) -> Iterator[nn.Module]:
     yield model.lm_head
 
 
+def _require_readable(linear: Any) -> None:
+    """A 2:4 linear without a kernel must be one that the CPU kernel takes."""
+    if linear.out_features % ROWS:
+        raise Unfit(f"it takes linears with a multiple of {ROWS} rows, not {linear.out_features}")
+    if not isinstance(linear, SparseLinear) or linear.choice:
+        _weight(linear)
+    elif why := cpu_kernel.refusal(linear.packed()):
+        raise Unfit(why)
+
+
 def _step_linear(linear: Any) -> StepLinear:
     """A linear over the bytes that it holds already."""
-    weight = _weight(linear)
-    if weight.rows % ROWS:
-        raise Unfit(f"it takes linears with a multiple of {ROWS} rows, not {weight.rows}")
-    return StepLinear(weight, linear.bias)
+    return StepLinear(_weight(linear), linear.bias)
 
 
 def _weight(linear: Any) -> CpuWeight:

@@ -1,7 +1,9 @@
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -92,6 +94,48 @@ def test_a_race_measures_every_path_in_every_bucket(clock: list[float]) -> None:
     assert found["slow"].many == {tokens: 8 + 1.5 * tokens for tokens in TRAFFIC if tokens <= 64}
     assert found["quick"].crossover_tokens() == 16  # 8 + n / 2 is less than n from 32 tokens on
     assert {(few, 64) for few in (True, False)} <= set(quick.calls)
+
+
+def test_the_order_of_a_round_alternates(clock: list[float]) -> None:
+    calls: list[tuple[bool, int]] = []
+    forms = {"a": Scripted(clock, 1.0, calls=calls), "b": Scripted(clock, 1.0, calls=calls)}
+    race.race(forms, 64, torch.device("cpu"), torch.float32, most_tokens=1)
+    few = [few for few, _ in calls[4:]]  # the first call of each way is not counted
+    assert few[:8] == [False, True, False, True, True, False, True, False]
+
+
+def of_rounds(rounds: list[float]) -> Result:
+    def constant(seconds: float) -> Result:
+        return Result(dict.fromkeys(TRAFFIC, seconds), dict.fromkeys(TRAFFIC, 2 * seconds))
+
+    return dataclasses.replace(constant(race._low(rounds)), rounds=tuple(map(constant, rounds)))
+
+
+@pytest.mark.parametrize(
+    ("dense", "sparse", "beats"),
+    [
+        ([0.9] * 10, [1.0] * 10, True),
+        ([0.98] * 10, [1.0] * 10, False),  # by less than the hysteresis
+        ([0.9] * 9 + [1.1], [1.0] * 10, True),
+        ([0.9] * 8 + [1.1] * 2, [1.0] * 10, False),  # fewer than nearly all
+        ([0.9] * 10, [1.0] * 5 + [0.9] * 5, False),  # disturbed in half of the rounds
+        ([0.9, 15.9] * 5, [1.0, 15.9] * 5, False),
+    ],
+)
+def test_what_beats_clearly_does_so_in_nearly_all_rounds(dense: list[float], sparse: list[float], beats: bool) -> None:
+    assert of_rounds(dense).clearly_beats(of_rounds(sparse)) is beats
+
+
+def test_what_only_disturbs_some_rounds_does_not_count(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    jumps = itertools.cycle([0.0, 0.0, 0.0, 1000.0])
+    quick = Scripted(clock, 1.0)
+
+    def disturbed(turns: Any) -> Any:
+        return {key: [turn() + next(jumps) for _ in range(20)] for key, turn in turns.items()}
+
+    monkeypatch.setattr(race, "_take_turns", disturbed)
+    found = race.race({"quick": quick}, 64, torch.device("cpu"), torch.float32, most_tokens=4)
+    assert found["quick"].few == {1: 1.0, 2: 2.0, 4: 4.0} and len(found["quick"].rounds) == 20
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ def nothing_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_tried", {})
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "kept_waiting_s", lambda: 0.0)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TWOFOUR_CACHE", str(tmp_path))
@@ -78,6 +83,19 @@ def test_without_a_cache_nothing_is_raced(monkeypatch: pytest.MonkeyPatch) -> No
     assert select.choose(PACKED).kernel.name == "cpu"
     weight = torch.randn(48, 128).bfloat16()
     assert select.dense_crossover(weight, "auto", is_head=False) == select.CROSSOVERS["cpu"]["dense"]
+
+
+@needs_cpu
+def test_a_race_beside_other_work_keeps_nothing(
+    cache: Path, races: dict[str, Result], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    races["dense"] = timed(0.5)
+    waits = iter((10.0, 90.0))
+    monkeypatch.setattr(select, "kept_waiting_s", lambda: next(waits))
+    assert select.choose(PACKED).kernel.name == "cpu"
+    assert "beside other work" in caplog.text and not cache.exists()
+    monkeypatch.setattr(select, "kept_waiting_s", lambda: 90.0)
+    assert select.choose(PACKED).kernel.name == "dense" and cache.exists(), "raced again, now alone"
 
 
 @needs_cpu

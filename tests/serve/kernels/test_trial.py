@@ -79,7 +79,8 @@ def candidates(monkeypatch: pytest.MonkeyPatch) -> dict[str, Candidate]:
     """Those of a GPU, as stand-ins that run here."""
     stand_ins = {"picky": Candidate("cpu", Picky.from_packed, lambda packed: None)}
     monkeypatch.setattr(select, "CANDIDATES", stand_ins)
-    monkeypatch.setattr(race, "CALLS", (1, 1))
+    monkeypatch.setattr(race, "ROUNDS", (1, 1))
+    monkeypatch.setattr(select, "kept_waiting_s", lambda: 0.0)
     monkeypatch.setattr(race, "RING_BYTES", 1)
     return stand_ins
 

@@ -1,17 +1,17 @@
-// A step through all layers, PIECE tokens at a time, by a team of threads. Between two lines there is a barrier; what
-// stands on one line a thread does without waiting for others.
+// A step through all layers, PIECE tokens at a time, by a team of threads. A line is a phase, of units that the threads
+// take some at a time; the next begins when all are done (see team.h).
 //
-//   embed
-//   of each layer:   norm, query | key | value        rows of the weights are shared out
-//                    (norms,) rotate, to the cache    tokens and heads
-//                    attend                           tokens and heads, by length
-//                    output, added to the residual    rows
-//                    norm, SiLU(gate) times up        rows
-//                    down, added to the residual      rows
-//   norm, head, best of a thread
-//   best of all
+//   embed                                            tokens
+//   of each layer:   norm, query | key | value       blocks of rows of the weights
+//                    (norms,) rotate, to the cache   heads of tokens
+//                    attend                          query heads of tokens
+//                    output, added to the residual   blocks of rows
+//                    norm, SiLU(gate) times up       blocks of rows
+//                    down, added to the residual     blocks of rows
+//   norm, head, best of a thread                     blocks of rows
+//   best of all                                      one
 //
-// A thread prepares the input of a linear for itself while tokens are few; else that is shared out too.
+// A thread prepares the input of a linear for itself while tokens are few; else that is a phase of its own.
 #pragma once
 #include "attention.h"
 #include "driver.h"
@@ -29,6 +29,9 @@ struct Place {
 struct Inputs {
   Panel panels[FORMS];
 };
+
+// The fewest units that are taken at a time: of what is sooner done than taken, more.
+constexpr long FEWEST_BLOCKS = 4, FEWEST_HEADS = 1, FEWEST_ROWS = 8;
 
 template <class Isa>
 class Forward {
@@ -48,9 +51,8 @@ class Forward {
         wanted(step.wanted + wanted_first), wanted_count(wanted_end - wanted_first), before(first),
         logits(step.logits + wanted_first * of.vocabulary), best(step.best + wanted_first) {}
 
-  void operator()(const Member &me) const {
+  void operator()(Member &me) const {
     embed(me);
-    me.wait();
     for (long i = 0; i < model.layer_count; i++) {
       attention_half(model.layers[i], me);
       mlp_half(model.layers[i], me);
@@ -59,33 +61,32 @@ class Forward {
   }
 
  private:
-  void embed(const Member &me) const {
-    Share mine = me.share(count);
-    for (long t = mine.first; t < mine.end; t++)
-      memcpy(work.hidden + t * model.hidden, model.embeddings + tokens[t] * model.hidden,
-             static_cast<size_t>(model.hidden) * sizeof(uint16_t));
+  void embed(Member &me) const {
+    me.share(count, FEWEST_ROWS, [&](Share mine) {
+      if (mine.first == 0) clear_best(me.threads);
+      for (long t = mine.first; t < mine.end; t++)
+        memcpy(work.hidden + t * model.hidden, model.embeddings + tokens[t] * model.hidden,
+               static_cast<size_t>(model.hidden) * sizeof(uint16_t));
+    });
   }
 
-  void attention_half(const Layer &layer, const Member &me) const {
-    Inputs x = normed(layer.attention_norm, forms_of({&layer.query, &layer.key, &layer.value}), me);
-    project(layer, x, me);
-    me.wait();
+  void attention_half(const Layer &layer, Member &me) const {
+    unsigned forms = forms_of({&layer.query, &layer.key, &layer.value});
+    multiply(count, model.hidden, forms, work.projected_stride, me, norm_with(layer.attention_norm),
+             [&](Share mine, const Inputs &x) { project(layer, x, mine); });
     rotate_and_keep(layer, me);
-    me.wait();
     attend_all(layer, me);
-    me.wait();
     add_to_residual(layer.output, work.attended, me);
-    me.wait();
   }
 
-  void mlp_half(const Layer &layer, const Member &me) const {
-    Inputs x = normed(layer.mlp_norm, forms_of({&layer.gate, &layer.up}), me);
-    Share mine = me.share(model.intermediate / BLOCK_ROWS);
-    multiply_rows(layer.gate, x, count, mine, Gate{{work.gated, model.intermediate, layer.gate.bias}});
-    multiply_rows(layer.up, x, count, mine, MultiplyGate{{work.gated, model.intermediate, layer.up.bias}});
-    me.wait();
+  void mlp_half(const Layer &layer, Member &me) const {
+    unsigned forms = forms_of({&layer.gate, &layer.up});
+    multiply(count, model.hidden, forms, model.intermediate, me, norm_with(layer.mlp_norm),
+             [&](Share mine, const Inputs &x) {
+      multiply_rows(layer.gate, x, count, mine, Gate{{work.gated, model.intermediate, layer.gate.bias}});
+      multiply_rows(layer.up, x, count, mine, MultiplyGate{{work.gated, model.intermediate, layer.up.bias}});
+    });
     add_to_residual(layer.down, work.gated, me);
-    me.wait();
   }
 
   // ---- linears
@@ -101,25 +102,33 @@ class Forward {
     return forms;
   }
 
-  // Rows of x in the forms that are asked for; row(token, scratch) gives one.
-  template <class Row>
-  Inputs prepare(long rows, long columns, unsigned forms, const Member &me, Row row) const {
-    const bool own = rows <= OWN_TOKENS;
+  // Shares out `rows` of weights that multiply tokens of x in some forms; row(token, scratch) gives one token's.
+  template <class Row, class Work>
+  void multiply(long tokens, long columns, unsigned forms, long rows, Member &me, Row row, Work multiply) const {
+    const bool own = tokens <= OWN_TOKENS;
     Inputs x;
     for (int form = 0; form < FORMS; form++)
       x.panels[form] = own ? work.own_panel(me.thread, form, columns) : work.shared_panel(form, columns);
-    Share mine = own ? Share{0, rows} : me.share(rows);
-    for (long t = mine.first; t < mine.end; t++) {
-      const uint16_t *from = row(t, work.row(me.thread));
+    auto prepare = [&](Share mine) { fill(mine, columns, forms, x, me.thread, row); };
+    auto multiply_share = [&](Share mine) { multiply(mine, x); };
+    if (!own) me.share(tokens, 1, prepare);
+    auto prepare_own = [&] {
+      if (own) prepare({0, tokens});
+    };
+    me.share(rows / BLOCK_ROWS, FEWEST_BLOCKS, prepare_own, multiply_share);
+  }
+
+  template <class Row>
+  void fill(Share tokens, long columns, unsigned forms, const Inputs &x, long thread, Row row) const {
+    for (long t = tokens.first; t < tokens.end; t++) {
+      const uint16_t *from = row(t, work.row(thread));
       for (int form = 0; form < FORMS; form++)
         if (forms & 1u << form) Isa::fill(kind_of(form), from, columns, x.panels[form], t);
     }
-    if (!own) me.wait();
-    return x;
   }
 
-  Inputs normed(const uint16_t *norm, unsigned forms, const Member &me) const {
-    return prepare(count, model.hidden, forms, me, [&](long t, uint16_t *to) { return normed_row(norm, t, to); });
+  auto norm_with(const uint16_t *norm) const {
+    return [this, norm](long t, uint16_t *to) { return normed_row(norm, t, to); };
   }
 
   const uint16_t *normed_row(const uint16_t *norm, long token, uint16_t *to) const {
@@ -135,8 +144,7 @@ class Forward {
   }
 
   // Three linears whose rows are shared out as if they were one's.
-  void project(const Layer &layer, const Inputs &x, const Member &me) const {
-    Share mine = me.share(work.projected_stride / BLOCK_ROWS);
+  void project(const Layer &layer, const Inputs &x, Share mine) const {
     long before_rows = 0;
     const Linear *linears[] = {&layer.query, &layer.key, &layer.value};
     for (const Linear *linear : linears) {
@@ -148,23 +156,25 @@ class Forward {
     }
   }
 
-  void add_to_residual(const Linear &linear, const uint16_t *from, const Member &me) const {
-    long columns = linear.weight.columns;
-    Inputs x = prepare(count, columns, forms_of({&linear}), me,
-                       [&](long t, uint16_t *) { return from + t * columns; });
-    Share mine = me.share(model.hidden / BLOCK_ROWS);
-    multiply_rows(linear, x, count, mine, AddToResidual{{work.hidden, model.hidden, linear.bias}});
+  void add_to_residual(const Linear &linear, const uint16_t *from, Member &me) const {
+    const long columns = linear.weight.columns;
+    multiply(count, columns, forms_of({&linear}), model.hidden, me,
+             [&](long t, uint16_t *) { return from + t * columns; },
+             [&](Share mine, const Inputs &x) {
+      multiply_rows(linear, x, count, mine, AddToResidual{{work.hidden, model.hidden, linear.bias}});
+    });
   }
 
   // ---- attention
 
-  void rotate_and_keep(const Layer &layer, const Member &me) const {
+  void rotate_and_keep(const Layer &layer, Member &me) const {
     const long units = model.heads + 2 * model.key_heads;
-    Share mine = me.share(count * units);
-    for (long unit = mine.first; unit < mine.end; unit++) {
-      long t = unit / units, head = unit % units - model.heads;  // negative: a query's
-      keep(layer, places[t], head, work.projected + unit * model.head_dim);
-    }
+    me.share(count * units, FEWEST_ROWS, [&](Share mine) {
+      for (long unit = mine.first; unit < mine.end; unit++) {
+        long t = unit / units, head = unit % units - model.heads;  // negative: a query's
+        keep(layer, places[t], head, work.projected + unit * model.head_dim);
+      }
+    });
   }
 
   void keep(const Layer &layer, const Place &place, long head, uint16_t *row) const {
@@ -177,29 +187,17 @@ class Forward {
     if (head >= 0) cache.write_key(place.table, place.position, head, row);
   }
 
-  static long cost(const Place &place) { return place.position + 64; }
-
-  // A query head is the thread's in whose share of the whole cost its middle lies.
-  void attend_all(const Layer &layer, const Member &me) const {
-    long all = 0, done = 0;
-    for (long t = 0; t < count; t++) all += cost(places[t]) * model.heads;
-    for (long t = 0; t < count; t++) {
-      long each = cost(places[t]);
-      auto is_mine = [&](long head) { return (2 * (done + each * head) + each) * me.threads / (2 * all) == me.thread; };
-      attend_token(layer, t, is_mine);
-      done += each * model.heads;
-    }
-  }
-
-  template <class IsMine>
-  void attend_token(const Layer &layer, long t, IsMine is_mine) const {
-    const long sharing = model.heads / model.key_heads;  // query heads that share a key head
-    for (long head = 0, stop; head < model.heads; head = stop) {
-      stop = head + 1;
-      if (!is_mine(head)) continue;
-      while (stop % sharing && is_mine(stop)) stop++;
-      attend_heads(layer, t, head, stop);
-    }
+  // Query heads that share a key head are attended for together, if they are of one share.
+  void attend_all(const Layer &layer, Member &me) const {
+    const long sharing = model.heads / model.key_heads;
+    me.share(count * model.heads, FEWEST_HEADS, [&](Share mine) {
+      for (long unit = mine.first, stop; unit < mine.end; unit = stop) {
+        long head = unit % model.heads;
+        stop = unit - head % sharing + sharing;
+        if (stop > mine.end) stop = mine.end;
+        attend_heads(layer, unit / model.heads, head, head + stop - unit);
+      }
+    });
   }
 
   void attend_heads(const Layer &layer, long t, long head, long stop) const {
@@ -212,16 +210,19 @@ class Forward {
 
   // ---- the head
 
-  void head(const Member &me) const {
-    Inputs x = prepare(wanted_count, model.hidden, forms_of({&model.head}), me, [&](long i, uint16_t *to) {
-      return normed_row(model.norm, wanted[i] - before, to);
+  void head(Member &me) const {
+    multiply(wanted_count, model.hidden, forms_of({&model.head}), model.vocabulary, me,
+             [&](long i, uint16_t *to) { return normed_row(model.norm, wanted[i] - before, to); },
+             [&](Share mine, const Inputs &x) {
+      multiply_rows(model.head, x, wanted_count, mine,
+                    Logits{{logits, model.vocabulary, model.head.bias}, work.best(me.thread)});
     });
-    Likeliest *mine = work.best(me.thread);
-    for (long i = 0; i < wanted_count; i++) mine[i] = {-INFINITY, model.vocabulary};
-    multiply_rows(model.head, x, wanted_count, me.share(model.vocabulary / BLOCK_ROWS),
-                  Logits{{logits, model.vocabulary, model.head.bias}, mine});
-    me.wait();
-    if (me.thread == 0) pick(me.threads);
+    me.share(1, 1, [&](Share) { pick(me.threads); });
+  }
+
+  void clear_best(long threads) const {
+    for (long thread = 0; thread < threads; thread++)
+      for (long i = 0; i < wanted_count; i++) work.best(thread)[i] = {-INFINITY, model.vocabulary};
   }
 
   void pick(long threads) const {
@@ -261,7 +262,7 @@ class Places {
 template <class Isa>
 void run_step(const Model *model, const Step *step) {
   Places places(*model, *step);
-  team(step->threads, [&](const Member &me) {
+  team(step->threads, [&](Member &me) {
     Place at[PIECE];
     long wanted = 0;
     for (long first = 0; first < step->token_count; first += PIECE) {
@@ -269,7 +270,6 @@ void run_step(const Model *model, const Step *step) {
       while (wanted_end < step->wanted_count && step->wanted[wanted_end] < end) wanted_end++;
       places.fill(first, end, at);
       Forward<Isa>(*model, *step, at, first, end, wanted, wanted_end)(me);
-      me.wait();
       wanted = wanted_end;
     }
   });
