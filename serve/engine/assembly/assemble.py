@@ -24,7 +24,6 @@ from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
-from twofour.serve.kernels.select import require_name
 from twofour.serve.model.loading import give_kernels, load_without_kernels, weight_report
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,8 @@ def load(config: EngineConfig) -> Any:
     torch.set_num_threads(config.threads or threads.default_count())
     folder = resolve(config.model, config.revision)
     require_intact(folder)
-    require_name(config.kernels)
-    model = load_without_kernels(str(folder), config.device, config.dtype)
+    rounding = {"lm_head": config.lm_head, "dense_values": config.dense_values}
+    model = load_without_kernels(str(folder), config.device, config.dtype, config.kernels, **rounding)
     give_kernels(model, choice.kernels_for(model, config.kernels, config.block_size))
     return model
 
@@ -143,6 +142,8 @@ def _info(
         cuda_graph_bytes=made.nbytes,
         runner=runner.name,
         runner_reason=why,
+        head_values=report.head_values,
+        dense_values=report.dense_values,
     )
 
 
