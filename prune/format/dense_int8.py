@@ -15,7 +15,7 @@ from twofour.prune.errors import CheckpointError, NonFiniteError
 from twofour.prune.format.rounding import LARGEST
 
 RUN = 64  # columns that share a scale
-CHUNK_BYTES = 64 << 20  # float32 [rows, in] at a time
+CHUNK_BYTES = 16 << 20  # float32 [rows, in] at a time
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from twofour.prune.model.skeleton import misfits, skeleton
 from twofour.serve.kernels import select
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseLinear
+from twofour.serve.model import head
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.quantizer import sparse_linears, without_kernels
 
@@ -55,6 +56,7 @@ def load_model(
 def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
     for name, sparse in sparse_linears(model):
         sparse.prepare(kernels, name, model.dtype)
+    head.make_ready(model)
     for name, linear in list(model.named_modules()):
         if type(linear) is nn.Linear:
             crossover = select.dense_crossover(linear.weight, kernels, _is_head(model, linear))
