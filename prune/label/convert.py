@@ -43,9 +43,10 @@ def convert(folder: Path, out: Path, to: Format) -> None:
         kinds = {checkpoint.values_kind(linear) for linear in linears.values()}
         known = checkpoint.quantization_config(kinds, checkpoint.others(weights, linears), is_int8)
         rest = ((name, weights[name]) for name in weights if not _belongs_to(name, linears))
+        stored = _stored(rest, linears, to)
         if is_int8 and to == "dense":
-            rest, config["tie_word_embeddings"] = _with_dense_head(rest, weights, known["values_dtype"]), False
-        checkpoint.write_weights(part, _stored(rest, linears, to), to)
+            stored, config["tie_word_embeddings"] = _with_dense_head(stored, weights, known["values_dtype"]), False
+        checkpoint.write_weights(part, stored, to)
         for key in bitmask.CONFIGS:
             config.pop(key, None)
         if to == "packed":
@@ -92,9 +93,11 @@ def _dequantised(linear: SparseWeight, config: Mapping[str, Any]) -> SparseWeigh
     return linear.unpack().to(dtype)
 
 
-def _with_dense_head(rest: Iterator[tuple[str, Tensor]], weights: Weights, dtype: str) -> Iterator[tuple[str, Tensor]]:
+def _with_dense_head(
+    stored: Iterator[tuple[str, Tensor]], weights: Weights, dtype: str
+) -> Iterator[tuple[str, Tensor]]:
     name, packed = head.read(weights)
-    yield from (each for each in rest if each[0].removeprefix(f"{name}.") not in head.PARTS)
+    yield from (each for each in stored if each[0].removeprefix(f"{name}.") not in head.PARTS)
     yield f"{name}.weight", packed.unpack(checkpoint.value_dtype(dtype))
 
 
@@ -135,11 +138,10 @@ def _relabelled(manifest: Mapping[str, Any], to: Format, dtype: str, scale_colum
         now["rounded_once_to"] = _rounding(before)
     elif "rounded_once_to" in before:
         now["rounded_once_to"] = before["rounded_once_to"]
-    changed = {"values": now}
     if head_before.get("dtype") == "int8" and to == "dense":
-        changed["lm_head"] = {"dtype": dtype, "rounded_once_to": _rounding(head_before)}
-        changed["format_version"] = checkpoint.FORMAT_VERSION
-    return {**manifest, **changed}
+        head_now = {"dtype": dtype, "rounded_once_to": _rounding(head_before)}
+        return {**manifest, "format_version": checkpoint.FORMAT_VERSION, "values": now, "lm_head": head_now}
+    return {**manifest, "values": now}
 
 
 def _rounding(before: Mapping[str, Any]) -> dict[str, Any]:

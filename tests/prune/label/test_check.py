@@ -180,7 +180,7 @@ def test_a_missing_manifest(tiny_pruned_folder: Path) -> None:
     assert "has no twofour.json" in check(tiny_pruned_folder).faults[0]
 
 
-@pytest.mark.parametrize(("key", "value"), [("format_version", 2), ("pattern", "1:4"), ("values_dtype", "int4")])
+@pytest.mark.parametrize(("key", "value"), [("format_version", 3), ("pattern", "1:4"), ("values_dtype", "int4")])
 def test_an_unknown_format(tiny_pruned_folder: Path, key: str, value: Any) -> None:
     path = tiny_pruned_folder / "config.json"
     config = json.loads(path.read_text())
