@@ -201,9 +201,9 @@ def _head_faults(model: Model) -> Iterator[str]:
             yield str(error)
     elif name := head.stored_name(model.weights):
         yield f"{name} is stored in int8, but config.json does not say so; take an intact copy of the model"
-    says = label.get("dtype") if isinstance(label, dict) else label
-    if is_int8 != (says == "int8"):
-        yield f"{MANIFEST} says lm_head {says!r}, config.json says otherwise; take an intact copy"
+    says = label.get("dtype") if isinstance(label, dict) else None
+    if is_int8 != (says == "int8") or not isinstance(label, dict | None):
+        yield f"{MANIFEST} says lm_head {says or label!r}, config.json says otherwise; take an intact copy"
 
 
 def _require_head(model: Model) -> None:

@@ -40,7 +40,7 @@ def test_a_model_without_a_linear_for_its_head_is_refused(tmp_path: Path) -> Non
     model.save_pretrained(tmp_path)
     for head in (nn.Sequential(model.lm_head), None):
         model.lm_head = head
-        with pytest.raises(ModelError, match="LlamaForCausalLM has no linear lm_head .*; leave out --lm-head"):
+        with pytest.raises(ModelError, match=r"LlamaForCausalLM has no linear lm_head .*; leave out --lm-head"):
             find(model, tmp_path)
         assert shape_of(model) is None
 
