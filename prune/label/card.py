@@ -164,7 +164,7 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if head := manifest.get("lm_head"):
         yield "lm_head", head_kind(head)
     yield "calibration", _calibration(manifest["calibration"])
-    yield "recovery", _recovery(manifest["recovery"])
+    yield "recovery", _recovery(manifest)
     yield "time", f"{manifest['minutes']:.1f} minutes on {machine['device']} ({processor(manifest)})"
     yield "peak memory", f"{manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
     yield "versions", ", ".join(f"{package} {version}" for package, version in manifest["versions"].items())
@@ -214,17 +214,20 @@ def _source(source: Mapping[str, Any]) -> str:
     return f"{name} (SHA-256 {digest[:12]}...)" if digest else written.get(name, name)
 
 
-def _recovery(recovery: Mapping[str, Any] | None) -> str:
+def _recovery(manifest: Mapping[str, Any]) -> str:
+    recovery = manifest["recovery"]
     if recovery is None:
         return "none"
-    steps = ["block by block", *([f"as a whole model ({trained(recovery['model'])})"] if recovery["model"] else [])]
+    steps = ["block by block", *([f"as a whole model ({trained(manifest)})"] if recovery["model"] else [])]
     return f"kept weights trained {', then '.join(steps)}; masks fixed"
 
 
-def trained(outcome: Mapping[str, Any]) -> str:
+def trained(manifest: Mapping[str, Any]) -> str:
     """Say what training all kept weights together won back."""
+    outcome = manifest["recovery"]["model"]
     gain = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
-    return f"{gain}, passes: {outcome['passes']}"
+    before = ", before lm_head was rounded" if manifest.get("lm_head") else ""
+    return f"{gain}, passes: {outcome['passes']}{before}"
 
 
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:

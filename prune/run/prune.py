@@ -65,7 +65,7 @@ class Report:
             f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}",
             f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}",
-            *([trained(recovery["model"])] if recovery and recovery["model"] else []),
+            *([trained(self.manifest)] if recovery and recovery["model"] else []),
             *([f"lm_head: {head_kind(self.manifest['lm_head'])}"] if self.manifest["lm_head"] else []),
             *self.manifest["fallbacks"],
             f"{self.manifest['minutes']:.1f} minutes, peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB",
