@@ -62,6 +62,7 @@ class PruneConfig:
     calibration: a source or several, which share the samples evenly, see `text.sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
+    lm_head: the same for lm_head, which stays dense; as int8 it has a scale for each 64 columns (packed only).
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     device: where the block in work is, and the whole model while it writes text or is distilled; at all other times the
@@ -79,6 +80,7 @@ class PruneConfig:
     seed: int = 0
     format: Format = "packed"
     values: Values = "model"
+    lm_head: Values = "model"
     damping: float = 0.01
     block_columns: int = 128
     dtype: Precision = "auto"
@@ -101,13 +103,15 @@ class PruneConfig:
             "train": Train,
             "format": Format,
             "values": Values,
+            "lm_head": Values,
             "dtype": Precision,
         }
         for name, choices in literals.items():
             known = (*get_args(choices), getattr(type(self), name))  # a default may be None
             _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
         dense = 'model with the format dense, or take packed and then "twofour convert --to dense"'
-        _require(self.values == "model" or self.format == "packed", self, "values", dense)
+        for name in ("values", "lm_head"):
+            _require(getattr(self, name) == "model" or self.format == "packed", self, name, dense)
 
     def _require_numbers(self) -> None:
         _require(self.samples is None or self.samples >= 1, self, "samples", "at least 1")

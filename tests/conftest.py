@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from twofour.prune.format import Format, checkpoint
 from twofour.prune.format.folder import new_folder
+from twofour.prune.format.head import Head
 from twofour.prune.format.packed import pack
 from twofour.prune.format.rounding import to_int8
 from twofour.prune.solving.magnitude import magnitude
@@ -88,17 +89,23 @@ def tiny_float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny32", torch.float32)
 
 
-def prune_by_magnitude(source: Path, out: Path, form: Format = "packed", scale_columns: int | None = None) -> Path:
-    """Write a pruned copy of a model without the walk, with int8 values if `scale_columns` is given."""
+def prune_by_magnitude(
+    source: Path, out: Path, form: Format = "packed", scale_columns: int | None = None, head: Head | None = None
+) -> Path:
+    """Write a pruned copy of a model without the walk, with int8 values if `scale_columns` is given.
+
+    head: lm_head, to become int8.
+    """
     with checkpoint.Weights(source) as stored, new_folder(out) as part:
         names = [name.removesuffix(".weight") for name in stored if name.endswith("proj.weight")]
         weights: dict[str, checkpoint.SparseWeight] = {}
         for name in names:
             weight = magnitude(stored[f"{name}.weight"])
             weights[name] = weight if scale_columns is None else to_int8(pack(weight), scale_columns)
-        checkpoint.write_model(part, source, weights, form)
+        checkpoint.write_model(part, source, weights, form, head)
         linears = {name: {"shape": list(weight.shape)} for name, weight in weights.items()}
-        checkpoint.write_manifest(part, {"method": "magnitude", "linears": linears})
+        about = {"lm_head": {"dtype": "int8", "scale_columns": 64}} if head else {}
+        checkpoint.write_manifest(part, {"method": "magnitude", "linears": linears, **about})
     return out
 
 
@@ -112,6 +119,15 @@ def tiny_pruned_folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
 def tiny_int8_folder(request: pytest.FixtureRequest, tiny_model_folder: Path, tmp_path: Path) -> Path:
     """The same with int8 values; 64 does not divide the 96 columns of its down_proj."""
     return prune_by_magnitude(tiny_model_folder, tmp_path / "tiny-int8", scale_columns=request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["tied to the embeddings", "not tied"])
+def tiny_head_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A packed tiny model with lm_head in int8, beside the dense one, `dense`; 64 does not divide its 72 columns."""
+    shape = {"hidden_size": 72, "num_attention_heads": 3, "num_key_value_heads": 1}
+    dense = tiny_model(tmp_path / "dense", torch.bfloat16, tie_word_embeddings=request.param, **shape)
+    source = "model.embed_tokens.weight" if request.param else "lm_head.weight"
+    return prune_by_magnitude(dense, tmp_path / "int8-head", head=Head("lm_head", source, (VOCABULARY, 72)))
 
 
 @pytest.fixture(scope="session")

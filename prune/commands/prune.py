@@ -69,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.values,
         help="of kept weights: the model's own dtype, or int8 with a scale for each row (default: %(default)s)",
     )
+    parser.add_argument(
+        "--lm-head",
+        choices=get_args(Values),
+        default=default.lm_head,
+        help="its dense weight: as in the model, or int8 with a scale for each 64 columns (default: %(default)s)",
+    )
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument(
         "--memory-limit",
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         format=args.format,
         values=args.values,
+        lm_head=args.lm_head,
         device=args.device,
         memory_limit_bytes=args.memory_limit,
         revision=args.revision,

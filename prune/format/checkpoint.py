@@ -17,6 +17,7 @@ from torch import Tensor
 from twofour.prune.errors import CheckpointError, ModelError
 from twofour.prune.format import Format
 from twofour.prune.format.folder import read_config, write_json
+from twofour.prune.format.head import Head
 from twofour.prune.format.packed import FLOAT_DTYPES, Packed, pack
 from twofour.prune.format.weights import INDEXES, STEMS
 from twofour.prune.format.weights import VARIANT as VARIANT
@@ -24,7 +25,7 @@ from twofour.prune.format.weights import Weights as Weights
 from twofour.prune.format.weights import form_of as form_of
 
 MANIFEST = "twofour.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION, HEAD_VERSION = 1, 2  # the second: with lm_head in int8
 SHARD_BYTES = 5_000_000_000
 WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 VALUE_DTYPES = ("bfloat16", "float16", "float32", "int8")
@@ -45,30 +46,38 @@ def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
         )
 
 
-def write_model(folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format) -> None:
-    """Write a model with some linears replaced, all else as it is. weights: by the names they are stored under."""
+def write_model(
+    folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format, head: Head | None = None
+) -> None:
+    """Write a model with some linears replaced, all else as it is. weights: by the names they are stored under.
+
+    head: lm_head, to become int8; the form is packed then.
+    """
     with Weights(source, "dense") as tensors:
         kinds: set[ValuesKind] = set()  # filled while weights are written, for they are made only then
-        write_weights(folder, _replaced(tensors, weights, form, kinds), form)
+        write_weights(folder, _replaced(tensors, weights, form, kinds, head), form)
         config = read_config(source)
         if form == "packed":
-            config["quantization_config"] = quantization_config(kinds, others(tensors, weights))
+            rest = others(tensors, {*weights, head.name} if head else weights)
+            config["quantization_config"] = quantization_config(kinds, rest, head is not None)
         _say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
     copy_rest(source, folder)
 
 
 def _replaced(
-    tensors: Weights, weights: Mapping[str, SparseWeight], form: Format, kinds: set[ValuesKind]
+    tensors: Weights, weights: Mapping[str, SparseWeight], form: Format, kinds: set[ValuesKind], head: Head | None
 ) -> Iterator[tuple[str, Tensor]]:
     for name in tensors:
         base = name.removesuffix(".weight")
-        if base == name or base not in weights:
-            yield name, tensors[name]
-        else:
+        if base != name and base in weights:
             weight = weights[base]
             kinds.add(values_kind(weight))
             yield from linear_tensors(base, weight, form)
+        elif head is None or head.tied or name != head.source:
+            yield name, tensors[name]
+    if head:
+        yield from head.rounded(tensors)
 
 
 def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tuple[str, Tensor]]:
@@ -105,13 +114,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def others(tensors: Weights, weights: Collection[str]) -> list[str]:
-    """Name the modules whose matrices stay as they are, and lm_head, even where it is tied and so not stored."""
+    """Name the modules whose matrices stay dense, and lm_head, even where it is tied or int8 and so not stored."""
     matrices = (name for name in tensors if name.endswith(".weight") and len(tensors.shape(name)) == 2)
     found = {name.removesuffix(".weight") for name in matrices}
-    return sorted((found | {"lm_head"}).difference(weights))
+    return sorted(found.difference(weights) | {"lm_head"})
 
 
-def quantization_config(kinds: Collection[ValuesKind], ignore: list[str]) -> dict[str, Any]:
+def quantization_config(kinds: Collection[ValuesKind], ignore: list[str], int8_head: bool = False) -> dict[str, Any]:
     """What a loader needs to know, for config.json. kinds: of the packed weights. ignore: modules not packed."""
     if len(kinds) != 1:
         found = ", ".join(sorted(f"{dtype} (scale_columns {columns})" for dtype, columns in kinds))
@@ -124,12 +133,19 @@ def quantization_config(kinds: Collection[ValuesKind], ignore: list[str]) -> dic
         )
     return {
         "quant_method": VARIANT,
-        "format_version": FORMAT_VERSION,
+        "format_version": HEAD_VERSION if int8_head else FORMAT_VERSION,
         "pattern": "2:4",
         "values_dtype": dtype,
         **({"scale_columns": columns} if dtype == "int8" else {}),
+        **({"lm_head": "int8"} if int8_head else {}),
         "ignore": ignore,
     }
+
+
+def has_int8_head(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that lm_head is stored in int8."""
+    quantization = config.get("quantization_config")
+    return isinstance(quantization, Mapping) and quantization.get("lm_head") == "int8"
 
 
 def values_kind(weight: SparseWeight) -> ValuesKind:
@@ -146,10 +162,11 @@ def require_known(quantization: Any) -> None:
     found = quantization if is_int8 else {"scale_columns": 0, **quantization}
     known: dict[str, tuple[Any, ...]] = {
         "quant_method": (VARIANT,),
-        "format_version": (FORMAT_VERSION,),
+        "format_version": (FORMAT_VERSION, HEAD_VERSION),
         "pattern": ("2:4",),
         "values_dtype": VALUE_DTYPES,
         "scale_columns": SCALE_COLUMNS if is_int8 else (0,),
+        "lm_head": ("int8",) if quantization.get("format_version") == HEAD_VERSION else (None,),
     }
     for key, values in known.items():
         said = found.get(key)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from twofour.prune.errors import NonFiniteError
+from twofour.prune.errors import CheckpointError, NonFiniteError
 from twofour.prune.format.rounding import LARGEST
 
 RUN = 64  # columns that share a scale
+CHUNK_BYTES = 16 << 20  # float32 [rows, in] at a time
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,29 @@ class DenseInt8:
     def nbytes(self) -> int:
         return self.values.nbytes + self.scales.nbytes
 
-    def unpack(self) -> Tensor:  # float32 [out, in]
-        columns = self.values.shape[1]
-        return self.values.float() * self.scales.repeat_interleave(RUN, dim=1)[:, :columns]
+    def unpack(self, dtype: torch.dtype = torch.float32) -> Tensor:  # [out, in]
+        """Return the dense weight: each product in float32, then rounded to nearest even."""
+        columns, rows = self.values.shape[1], _chunk_rows(self.values)
+        parts = zip(self.values.split(rows), self.scales.split(rows), strict=True)
+        return torch.cat([(v.float() * s.repeat_interleave(RUN, dim=1)[:, :columns]).to(dtype) for v, s in parts])
+
+
+def int8_bytes(rows: int, columns: int) -> int:
+    """The bytes of a weight [rows, columns] in this form."""
+    return rows * (columns + 4 * -(-columns // RUN))
 
 
 def to_dense_int8(weight: Tensor, name: str = "weight") -> DenseInt8:  # [out, in]
     """Raises NonFiniteError, naming the weight."""
+    parts = [_rounded(part, name) for part in weight.split(_chunk_rows(weight))]
+    return DenseInt8(torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts]))
+
+
+def _chunk_rows(weight: Tensor) -> int:
+    return max(1, CHUNK_BYTES // (4 * weight.shape[1]))
+
+
+def _rounded(weight: Tensor, name: str) -> DenseInt8:
     if not bool(torch.isfinite(weight).all()):
         raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")
     columns = weight.shape[1]
@@ -42,3 +59,25 @@ def to_dense_int8(weight: Tensor, name: str = "weight") -> DenseInt8:  # [out, i
     scales = runs.abs().amax(-1) / LARGEST
     quotients = torch.where(scales[..., None] > 0, runs / scales[..., None], 0).round().clamp(-LARGEST, LARGEST)
     return DenseInt8(quotients.to(torch.int8).flatten(1)[:, :columns].contiguous(), scales)
+
+
+def validate(packed: DenseInt8, name: str) -> None:
+    """Raise CheckpointError, naming the weight and the place, unless dtypes, shapes, scales and values are valid."""
+    if fact := _fault(packed.values, packed.scales):
+        raise CheckpointError(f"{name} has {fact}; take an intact copy of the model")
+
+
+def _fault(values: Tensor, scales: Tensor) -> str | None:
+    if values.dtype != torch.int8 or values.dim() != 2:
+        return f"values {values.dtype} {list(values.shape)}, not torch.int8 [out, in]"
+    expected = [values.shape[0], -(-values.shape[1] // RUN)]
+    if scales.dtype != torch.float32 or list(scales.shape) != expected:
+        return f"scales {scales.dtype} {list(scales.shape)}, not torch.float32 {expected}"
+    bad = ~(torch.isfinite(scales) & (scales >= 0))
+    if bool(bad.any()):
+        row, index = (int(i) for i in bad.nonzero()[0])
+        return f"the scale {float(scales[row, index])} at row {row}, number {index}, not a finite number of at least 0"
+    if values.numel() and int(values.amin()) < -LARGEST:
+        row, column = (int(i) for i in (values < -LARGEST).nonzero()[0])
+        return f"the value {int(values[row, column])} at row {row}, column {column}, not one within -127 and 127"
+    return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,6 +21,11 @@ VARIANT = "twofour"
 FORMS: tuple[Format, ...] = ("packed", "dense")
 STEMS = {"dense": "model", "packed": f"model.{VARIANT}"}
 INDEXES = {"dense": "model.safetensors.index.json", "packed": f"model.safetensors.index.{VARIANT}.json"}
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """By the sum: one NaN or infinity spoils it, it takes no memory, and weights are far too small to overflow it."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
 
 
 def form_of(folder: Path) -> Format:

@@ -12,6 +12,7 @@ from typing import Any
 
 from twofour.prune.config import CHAT, SELF
 from twofour.prune.format import Format
+from twofour.prune.format.dense_int8 import int8_bytes
 
 TASKS_HEAD = ("task", "metric", "dense", "2:4")
 QUALITY_HEAD = (
@@ -24,6 +25,9 @@ QUALITY_NOTE = (
     "Each text is cut into windows, and the first token of a window, BOS where that is said, is not scored. KL is "
     "KL(dense || pruned); top-1 agreement is the share of tokens where both find the same next token likeliest; ± is "
     "one standard error."
+)
+HEAD_NOTE = (
+    "These figures are those with lm_head in int8; by itself, all else the same, that is KL {} from lm_head as it was."
 )
 GAP_NOTE = (
     "Gap closed is (ppl of A - ppl) / (ppl of A - ppl of dense), A being what `--against` named: the same model pruned "
@@ -82,7 +86,17 @@ def _quality(manifest: Mapping[str, Any], name: str) -> list[str]:
         return [NOT_MEASURED.format(name=name)]
     gaps = [GAP_NOTE] if any(figures.get("gap_closed") is not None for figures in measured.values()) else []
     tasks = [_table(TASKS_HEAD, rows)] if (rows := list(_task_rows(manifest))) else []
-    return [_table(QUALITY_HEAD, quality_rows(manifest)), QUALITY_NOTE, *gaps, *tasks]
+    return [_table(QUALITY_HEAD, quality_rows(manifest)), quality_note(manifest), *gaps, *tasks]
+
+
+def quality_note(manifest: Mapping[str, Any]) -> str:
+    """Say what the figures are, and what of the loss is that of lm_head in int8 alone, where it was measured."""
+    alone = [
+        f"{with_error(figures['head_kl_nats'], figures['head_kl_error'], '.4f')} ({text})"
+        for text, figures in manifest["quality"].items()
+        if figures.get("head_kl_nats") is not None
+    ]
+    return f"{QUALITY_NOTE} {HEAD_NOTE.format(', '.join(alone))}" if alone else QUALITY_NOTE
 
 
 def _task_rows(manifest: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -147,8 +161,10 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{preset} (masks by {manifest['method']})" if preset else manifest["method"],
     )
     yield "kept weights", _values(manifest["values"])
+    if head := manifest.get("lm_head"):
+        yield "lm_head", head_kind(head)
     yield "calibration", _calibration(manifest["calibration"])
-    yield "recovery", _recovery(manifest["recovery"])
+    yield "recovery", _recovery(manifest)
     yield "time", f"{manifest['minutes']:.1f} minutes on {machine['device']} ({processor(manifest)})"
     yield "peak memory", f"{manifest['peak_memory_bytes'] / 2**30:.2f} GiB"
     yield "versions", ", ".join(f"{package} {version}" for package, version in manifest["versions"].items())
@@ -157,6 +173,17 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _values(values: Mapping[str, Any]) -> str:
     once = values.get("rounded_once_to")
     return f"{values['dtype']}, read back from {once['dtype']}, to which they were rounded" if once else values["dtype"]
+
+
+def head_kind(head: Mapping[str, Any]) -> str:
+    """Say how lm_head is stored, and what that adds on the disk."""
+    if once := head.get("rounded_once_to"):
+        return f"{head['dtype']}, read back from {once['dtype']}, to which it was rounded"
+    kind = f"{head['dtype']} with a scale for each {head['scale_columns']} columns"
+    if not head["tied"]:
+        return kind
+    added = f"{int8_bytes(*head['shape']) / 1e6:,.1f} MB more on disk"
+    return f"{kind}, stored beside the embeddings that the base model ties it to: {added}"
 
 
 def processor(manifest: Mapping[str, Any]) -> str:
@@ -187,17 +214,20 @@ def _source(source: Mapping[str, Any]) -> str:
     return f"{name} (SHA-256 {digest[:12]}...)" if digest else written.get(name, name)
 
 
-def _recovery(recovery: Mapping[str, Any] | None) -> str:
+def _recovery(manifest: Mapping[str, Any]) -> str:
+    recovery = manifest["recovery"]
     if recovery is None:
         return "none"
-    steps = ["block by block", *([f"as a whole model ({trained(recovery['model'])})"] if recovery["model"] else [])]
+    steps = ["block by block", *([f"as a whole model ({trained(manifest)})"] if recovery["model"] else [])]
     return f"kept weights trained {', then '.join(steps)}; masks fixed"
 
 
-def trained(outcome: Mapping[str, Any]) -> str:
+def trained(manifest: Mapping[str, Any]) -> str:
     """Say what training all kept weights together won back."""
+    outcome = manifest["recovery"]["model"]
     gain = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
-    return f"{gain}, passes: {outcome['passes']}"
+    before = ", before lm_head was rounded" if manifest.get("lm_head") else ""
+    return f"{gain}, passes: {outcome['passes']}{before}"
 
 
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:

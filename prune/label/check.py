@@ -9,11 +9,14 @@ from typing import Any
 import torch
 
 from twofour.prune.errors import CheckpointError, PatternError, TwofourError
-from twofour.prune.format import Format, checkpoint, pattern
+from twofour.prune.format import Format, checkpoint, head, pattern
 from twofour.prune.format.checkpoint import MANIFEST, Weights
 from twofour.prune.format.folder import read_config, read_json
 from twofour.prune.format.packed import FLOAT_DTYPES, Packed, validate
-from twofour.prune.model import anatomy, experts
+from twofour.prune.format.weights import is_finite
+from twofour.prune.model import experts
+from twofour.prune.model.anatomy import Anatomy, dissect
+from twofour.prune.model.head import shape_of as head_shape
 from twofour.prune.model.skeleton import misfits, skeleton
 
 
@@ -64,7 +67,8 @@ def check(folder: Path | str) -> Report:
         if unreadable:
             return Report(str(folder), weights.form, faults=faults)
         try:
-            model = Model(config, manifest, weights, linears_of(config, weights))
+            described = anatomy_of(config, weights)
+            model = Model(config, manifest, weights, linears_of(described, weights), head_shape(described.model))
         except TwofourError as error:
             return Report(str(folder), weights.form, faults=[*faults, str(error)])
         kinds: defaultdict[str, list[Kind]] = defaultdict(list)
@@ -73,19 +77,23 @@ def check(folder: Path | str) -> Report:
                 kinds[name.rpartition(".")[2]].append(_kind(model, name))
             except (CheckpointError, PatternError) as error:
                 faults.append(str(error))
-        faults += [*_label_faults(model), *_strangers(model)]
+        faults += [*_head_faults(model), *_rest_faults(model), *_label_faults(model), *_strangers(model)]
     counts = {name: _sum(found) for name, found in kinds.items()}
     return Report(str(folder), weights.form, counts, faults, model.dense)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A pruned folder taken apart. expected: the linears of its decoder blocks, with their shapes (out, in)."""
+    """A pruned folder taken apart.
+
+    expected: the linears of its decoder blocks, with their shapes (out, in). head: the shape of lm_head.
+    """
 
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
     weights: Weights
     expected: Mapping[str, tuple[int, int]]
+    head: tuple[int, int] | None
 
     @property
     def listed(self) -> Mapping[str, Any]:
@@ -106,19 +114,23 @@ class Model:
         return [name for name in self.expected if name not in dense]
 
 
-def linears_of(config: Mapping[str, Any], weights: Weights) -> dict[str, tuple[int, int]]:
-    """Return the linears of the decoder blocks, by the names they are stored under, with their shapes (out, in).
+def anatomy_of(config: Mapping[str, Any], weights: Weights) -> Anatomy:
+    """Take the model that config.json describes apart, without weights.
 
-    Raises CheckpointError or ModelError where config.json describes no such model, or one of other shapes.
+    Raises CheckpointError or ModelError where it describes no such model, or one of other shapes.
     """
     model = skeleton(config, weights)
     if faults := list(misfits(model, weights)):
         raise CheckpointError(faults[0])
+    return dissect(model)
+
+
+def linears_of(anatomy: Anatomy, weights: Weights) -> dict[str, tuple[int, int]]:
+    """Return the linears of the decoder blocks, by the names they are stored under, with their shapes (out, in)."""
     stored = {f"{module}.weight" for module in weights.modules()}
-    linears = anatomy.dissect(model).linears
     return {
         experts.stored_name(name, stored) or name: (linear.out_features, linear.in_features)
-        for name, linear in linears.items()
+        for name, linear in anatomy.linears.items()
     }
 
 
@@ -171,12 +183,45 @@ def _dense(model: Model, name: str) -> torch.Tensor:
 
 
 def _require_finite(weight: torch.Tensor, name: str) -> None:
-    if not bool(torch.isfinite(weight).all()):
+    if not is_finite(weight):
         raise CheckpointError(f"{name} holds NaN or infinity; take an intact copy of the model")
 
 
 def _sum(kinds: list[Kind]) -> Kind:
     return Kind(len(kinds), sum(kind.weights for kind in kinds), sum(kind.zeros for kind in kinds))
+
+
+def _head_faults(model: Model) -> Iterator[str]:
+    """What is wrong with lm_head in int8, or with its being there."""
+    is_int8, label = checkpoint.has_int8_head(model.config), model.manifest.get("lm_head")
+    if is_int8:
+        try:
+            _require_head(model)
+        except CheckpointError as error:
+            yield str(error)
+    elif name := head.stored_name(model.weights):
+        yield f"{name} is stored in int8, but config.json does not say so; take an intact copy of the model"
+    says = label.get("dtype") if isinstance(label, dict) else None
+    if is_int8 != (says == "int8") or not isinstance(label, dict | None):
+        yield f"{MANIFEST} says lm_head {says or label!r}, config.json says otherwise; take an intact copy"
+
+
+def _require_head(model: Model) -> None:
+    name, packed = head.read(model.weights)
+    if (found := tuple(packed.values.shape)) != model.head:
+        raise CheckpointError(f"{name} has shape {list(found)}, by config.json it has {list(model.head or ())}")
+
+
+def _rest_faults(model: Model) -> Iterator[str]:
+    """What is not finite of all that was not read yet: embeddings, norms, biases, routers, lm_head."""
+    parts = ("weight", "values", "positions", "scales")
+    read = {f"{name}.{part}" for name in model.pruned for part in parts}
+    for name in model.weights:
+        try:
+            if name not in read and not name.endswith(f".{head.SCALES}"):
+                _require_finite(model.weights[name], name)
+        except CheckpointError as error:
+            yield str(error)
 
 
 def _strangers(model: Model) -> Iterator[str]:
@@ -196,7 +241,8 @@ def _label_faults(model: Model) -> Iterator[str]:
             yield f"{name} belongs to the decoder blocks, but {MANIFEST} does not list it; take an intact copy"
     for name in sorted(model.listed.keys() - model.expected.keys()):
         yield f"{MANIFEST} lists {name}, which is no linear of the decoder blocks by config.json; take an intact copy"
-    known = {"format_version": checkpoint.FORMAT_VERSION, "pattern": "2:4", "values": _values(model)}
+    version = checkpoint.HEAD_VERSION if checkpoint.has_int8_head(model.config) else checkpoint.FORMAT_VERSION
+    known = {"format_version": version, "pattern": "2:4", "values": _values(model)}
     for key, found in known.items():
         said = model.manifest.get(key, found)
         said = said.get("dtype") if key == "values" and isinstance(said, dict) else said

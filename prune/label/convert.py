@@ -1,9 +1,10 @@
 """From one form of a pruned model to another: packed, dense with zeros, or the old `sparse-24-bitmask`.
 
 What round trips: packed to packed, and float values packed to dense to packed, give the same tensors bit for bit. int8
-values become dense in the dtype of the model, each product of value and scale rounded to nearest even. Packing that
-gives values of that dtype, which unpack to the same dense weights; it does not give int8 again, for nothing here
-quantises. The label then says that they were int8 once.
+values become dense in the dtype of the model, each product of value and scale rounded to nearest even, and so does
+lm_head in int8, which is not tied to the embeddings then. Packing that gives values of that dtype, which unpack to the
+same dense weights; it does not give int8 again, for nothing here quantises. The label then says that they were int8
+once.
 
 Only what `check` finds no fault with is converted: new digests would make damage look intact.
 """
@@ -15,12 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError
-from twofour.prune.format import Format, bitmask, checkpoint
+from twofour.prune.format import Format, bitmask, checkpoint, head
 from twofour.prune.format.checkpoint import MANIFEST, SparseWeight, Weights
 from twofour.prune.format.folder import new_folder, read_config, read_json, write_json
 from twofour.prune.format.packed import Packed
 from twofour.prune.label import publish
-from twofour.prune.label.check import check, linears_of, read_packed
+from twofour.prune.label.check import anatomy_of, check, linears_of, read_packed
 from twofour.prune.machine.provenance import versions
 
 # What a linear M may be stored as, in any of the forms: M.weight and so on.
@@ -38,17 +39,21 @@ def convert(folder: Path, out: Path, to: Format) -> None:
         linears, manifest = _read(folder, config, weights)
         if to == "dense":
             linears = {name: _dequantised(linear, config) for name, linear in linears.items()}
-        rest = ((name, weights[name]) for name in weights if not _belongs_to(name, linears))
-        checkpoint.write_weights(part, _stored(rest, linears, to), to)
+        is_int8 = checkpoint.has_int8_head(config)
         kinds = {checkpoint.values_kind(linear) for linear in linears.values()}
-        known = checkpoint.quantization_config(kinds, checkpoint.others(weights, linears))
+        known = checkpoint.quantization_config(kinds, checkpoint.others(weights, linears), is_int8)
+        rest = ((name, weights[name]) for name in weights if not _belongs_to(name, linears))
+        stored = _stored(rest, linears, to)
+        if is_int8 and to == "dense":
+            stored, config["tie_word_embeddings"] = _with_dense_head(stored, weights, known["values_dtype"]), False
+        checkpoint.write_weights(part, stored, to)
         for key in bitmask.CONFIGS:
             config.pop(key, None)
         if to == "packed":
             config["quantization_config"] = known
         write_json(part / "config.json", config)
         checkpoint.copy_rest(folder, part)
-        publish.write(part, _relabelled(manifest, *next(iter(kinds))), out.name)
+        publish.write(part, _relabelled(manifest, to, *next(iter(kinds))), out.name)
 
 
 def _read(
@@ -63,7 +68,7 @@ def _read(
     if not (names := bitmask.linears(weights)):
         raise CheckpointError(f'{folder} has no {MANIFEST} that says which linears are 2:4; run "twofour prune"')
     linears: dict[str, SparseWeight] = {name: bitmask.read(weights, name) for name in names}
-    return linears, _first_label(linears, linears_of(config, weights))
+    return linears, _first_label(linears, linears_of(anatomy_of(config, weights), weights))
 
 
 def _require_intact(folder: Path) -> None:
@@ -86,6 +91,14 @@ def _dequantised(linear: SparseWeight, config: Mapping[str, Any]) -> SparseWeigh
     dtype = checkpoint.named_dtype(config)
     assert dtype is not None  # `check` asks for it
     return linear.unpack().to(dtype)
+
+
+def _with_dense_head(
+    stored: Iterator[tuple[str, Tensor]], weights: Weights, dtype: str
+) -> Iterator[tuple[str, Tensor]]:
+    name, packed = head.read(weights)
+    yield from (each for each in stored if each[0].removeprefix(f"{name}.") not in head.PARTS)
+    yield f"{name}.weight", packed.unpack(checkpoint.value_dtype(dtype))
 
 
 def _belongs_to(name: str, linears: Mapping[str, SparseWeight]) -> bool:
@@ -117,12 +130,19 @@ def _first_label(linears: Mapping[str, SparseWeight], expected: Mapping[str, tup
     }
 
 
-def _relabelled(manifest: Mapping[str, Any], dtype: str, scale_columns: int) -> dict[str, Any]:
-    """Say on a label what the values are now, and that they were int8 before."""
-    before = manifest.get("values") or {}
+def _relabelled(manifest: Mapping[str, Any], to: Format, dtype: str, scale_columns: int) -> dict[str, Any]:
+    """Say on a label what the values and lm_head are now, and that they were int8 before."""
+    before, head_before = manifest.get("values") or {}, manifest.get("lm_head") or {}
     now: dict[str, Any] = {"dtype": dtype} | ({"scale_columns": scale_columns} if dtype == "int8" else {})
     if before.get("dtype") == "int8" != dtype:
-        now["rounded_once_to"] = {key: before[key] for key in ("dtype", "scale_columns") if key in before}
+        now["rounded_once_to"] = _rounding(before)
     elif "rounded_once_to" in before:
         now["rounded_once_to"] = before["rounded_once_to"]
+    if head_before.get("dtype") == "int8" and to == "dense":
+        head_now = {"dtype": dtype, "rounded_once_to": _rounding(head_before)}
+        return {**manifest, "format_version": checkpoint.FORMAT_VERSION, "values": now, "lm_head": head_now}
     return {**manifest, "values": now}
+
+
+def _rounding(before: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: before[key] for key in ("dtype", "scale_columns") if key in before}

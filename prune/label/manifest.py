@@ -8,6 +8,9 @@ from typing import Any
 
 from twofour.prune.config import CHAT, HUB, SELF, Method, PruneConfig
 from twofour.prune.errors import TextError
+from twofour.prune.format.checkpoint import FORMAT_VERSION, HEAD_VERSION
+from twofour.prune.format.dense_int8 import RUN
+from twofour.prune.format.head import Head
 from twofour.prune.machine import provenance
 from twofour.prune.recovery.training import Recovery
 
@@ -52,7 +55,7 @@ class Text:
 class Result:
     """What a run made of a model, its linears by the names they are stored under.
 
-    dense: those left dense, and why. stored_dtype: of the linears in the base model.
+    dense: those left dense, and why. stored_dtype: of the linears in the base model. head: lm_head, where it is int8.
     fallbacks: what was done otherwise than asked; the run refuses all other things that it cannot do as asked.
     """
 
@@ -62,6 +65,7 @@ class Result:
     forward_dtype: str
     recovery: Recovery | None = None
     fallbacks: Sequence[str] = ()
+    head: Head | None = None
 
 
 def manifest(
@@ -70,13 +74,14 @@ def manifest(
     """Make the manifest of a run."""
     recovery = result.recovery
     return {
-        "format_version": 1,
+        "format_version": HEAD_VERSION if result.head else FORMAT_VERSION,
         "pattern": "2:4",
         "base_model": model if config.revision is None else f"{model}@{config.revision}",
         "origin": dict(origin),
         "preset": config.chosen,
         "method": config.stages.solver,
         "values": _values(config, result.stored_dtype),
+        "lm_head": _head(result.head) if result.head else None,
         "calibration": _calibration(config, text),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
@@ -95,6 +100,11 @@ def manifest(
 def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
     """How the kept weights were rounded. scale_columns 0: one scale for each row."""
     return {"dtype": stored_dtype} if config.values == "model" else {"dtype": "int8", "scale_columns": 0}
+
+
+def _head(head: Head) -> dict[str, Any]:
+    """How lm_head was rounded. tied: to the embeddings, beside which it is stored now."""
+    return {"dtype": "int8", "scale_columns": RUN, "shape": list(head.shape), "tied": head.tied}
 
 
 def file_digests(config: PruneConfig) -> dict[str, str]:

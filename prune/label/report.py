@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from twofour.prune.label import charts, pages
-from twofour.prune.label.card import NOT_MEASURED, QUALITY_HEAD, QUALITY_NOTE, done, processor, quality_rows
+from twofour.prune.label.card import NOT_MEASURED, QUALITY_HEAD, done, processor, quality_note, quality_rows
 
 REPORT = "report.html"
 WORST = 10
@@ -35,7 +35,7 @@ def page(manifest: Mapping[str, Any], name: str) -> str:
         outcomes=list(zip(*blocks.values(), strict=True)),
         quality_head=QUALITY_HEAD,
         quality=quality_rows(manifest),
-        quality_note=QUALITY_NOTE if manifest.get("quality") else NOT_MEASURED.format(name=name),
+        quality_note=quality_note(manifest) if manifest.get("quality") else NOT_MEASURED.format(name=name),
         done=list(done(manifest)),
     )
 

@@ -1,6 +1,7 @@
 """The memory and disk that a run takes: an estimate from above, the sum of what it holds at one time.
 
-All the time it holds the process and the model. Beside them it holds the largest of
+All the time it holds the process and the model; lm_head in int8, which is made at the end, counts with it. Beside them
+it holds the largest of
 - writing text: the keys and values of the samples that are being written;
 - pruning: the Hessians of a block (of each expert, too), the activations of one batch, and the factor of the widest
   Hessian; all of these together, for the allocator does not reuse all memory of one for another;
@@ -21,9 +22,8 @@ from torch import nn
 
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
-from twofour.prune.format import Format
 from twofour.prune.machine.available import device_bytes, host_bytes
-from twofour.prune.model import attention
+from twofour.prune.model import attention, head
 from twofour.prune.model.anatomy import Anatomy, Block
 from twofour.prune.model.batches import BATCH_TOKENS
 from twofour.prune.recovery.training import step_tokens
@@ -41,17 +41,18 @@ PACKED_SHARE = (2 + 1 / 2) / 4  # of four 16-bit weights: two values, and a byte
 
 def memory_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> int:
     """Estimate the most memory that a run needs. `on_disk`: the hidden states are."""
+    held = PROCESS_BYTES + model_bytes(anatomy) + (head.int8_bytes(anatomy.model) if config.lm_head == "int8" else 0)
     if not config.stages.needs_text:
-        return PROCESS_BYTES + model_bytes(anatomy) + WEIGHTS * 4 * _largest(anatomy)
+        return held + WEIGHTS * 4 * _largest(anatomy)
     states = _masks(anatomy, config) + (0 if on_disk else states_bytes(anatomy, config))
     sampling = _sampling(anatomy, config)
     if config.device != "cpu":  # the device has the rest; the host writes text where that has no room, and saves
         saved = round(numbers(anatomy.linears.values()) * SAVED_BYTES) if config.stages.model_passes else 0
-        return PROCESS_BYTES + model_bytes(anatomy) + max(sampling, states + saved)
+        return held + max(sampling, states + saved)
     pruning = max(map(_hessians, anatomy.blocks)) + _batch(anatomy, config) + _solving(anatomy)
     walking = states + max(pruning, _training(anatomy, config) if config.stages.block_passes else 0)
     whole = states + _distilling(anatomy, config) if config.stages.model_passes else 0
-    return PROCESS_BYTES + model_bytes(anatomy) + max(sampling, walking, whole)
+    return held + max(sampling, walking, whole)
 
 
 def affordable(anatomy: Anatomy, config: PruneConfig) -> tuple[PruneConfig, list[str]]:
@@ -131,17 +132,19 @@ def disk_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     """Estimate the disk that a run needs: its result, and in its journal the pruned blocks, states and training."""
     pruned = numbers(anatomy.linears.values()) * anatomy.stored_dtype.itemsize
     if not config.stages.needs_text:
-        return result_bytes(anatomy, config.format) + pruned
+        return result_bytes(anatomy, config) + pruned
     copies = 3 if on_disk else 2  # in the journal behind the last block and behind this one; and those in use
     kept = numbers(anatomy.linears.values()) * (SAVED_BYTES + _element(anatomy) / 2)  # and the best values so far
     training = round(2 * kept) if config.stages.model_passes else 0  # this save, and the one before it
-    return result_bytes(anatomy, config.format) + pruned + copies * states_bytes(anatomy, config) + training
+    return result_bytes(anatomy, config) + pruned + copies * states_bytes(anatomy, config) + training
 
 
-def result_bytes(anatomy: Anatomy, form: Format) -> int:
+def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
     """Estimate the size of the result."""
     linears = sum(linear.weight.nbytes for linear in anatomy.linears.values())
-    return model_bytes(anatomy) - (round(linears * (1 - PACKED_SHARE)) if form == "packed" else 0)
+    saved = round(linears * (1 - PACKED_SHARE)) if config.format == "packed" else 0
+    added = head.added_bytes(anatomy.model) if config.lm_head == "int8" else 0
+    return model_bytes(anatomy) - saved + added
 
 
 def _sampling(anatomy: Anatomy, config: PruneConfig) -> int:

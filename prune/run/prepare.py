@@ -11,6 +11,8 @@ import torch
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.format import checkpoint, folder
+from twofour.prune.format.head import Head
+from twofour.prune.model import head as heads
 from twofour.prune.model.anatomy import Anatomy, dissect, load, refuse_config, stored_names
 from twofour.prune.run import footprint
 from twofour.prune.run.request import Begun, Decided, go_on
@@ -28,6 +30,7 @@ class Prepared:
     decided: Decided
     on_disk: bool  # hidden states are
     forward_dtype: torch.dtype
+    head: Head | None = None  # lm_head, to be stored in int8
 
     @property
     def fallbacks(self) -> list[str]:
@@ -57,13 +60,14 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Pr
         sources.require(config)
     anatomy = dissect(load(source))
     names = stored_names(anatomy, source)
+    head = heads.find(anatomy.model, source) if config.lm_head == "int8" else None
     if config.stages.needs_text:
         corpus.refuse_length(anatomy.model, config.length)
     forward = forward_dtype(anatomy, config)
     anatomy.model.to(forward)
     decided = go_on(config, decide(anatomy, config), begun)
     config = decided.config(config)
-    return Prepared(source, anatomy, names, config, decided, footprint.states_on_disk(anatomy, config), forward)
+    return Prepared(source, anatomy, names, config, decided, footprint.states_on_disk(anatomy, config), forward, head)
 
 
 def decide(anatomy: Anatomy, config: PruneConfig) -> Decided:

@@ -16,7 +16,7 @@ from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.checkpoint import SparseWeight
 from twofour.prune.format.origin import origin
 from twofour.prune.label import publish
-from twofour.prune.label.card import trained
+from twofour.prune.label.card import head_kind, trained
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import heap
 from twofour.prune.machine.precision import full_precision
@@ -65,7 +65,8 @@ class Report:
             f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}",
             f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}",
-            *([trained(recovery["model"])] if recovery and recovery["model"] else []),
+            *([trained(self.manifest)] if recovery and recovery["model"] else []),
+            *([f"lm_head: {head_kind(self.manifest['lm_head'])}"] if self.manifest["lm_head"] else []),
             *self.manifest["fallbacks"],
             f"{self.manifest['minutes']:.1f} minutes, peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB",
             f"what it lost: twofour eval {shlex.quote(str(self.folder))} --baseline DENSE --label",
@@ -89,8 +90,9 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
         require_unchanged(source, before)
+        head = ready.head
         del ready  # where the model is not needed for the weights, writing has its memory
-        checkpoint.write_model(part, source, pruned.weights, config.format)
+        checkpoint.write_model(part, source, pruned.weights, config.format, head)
         threads, seconds = torch.get_num_threads(), journal.spent_s
         label = manifest(str(model), base, config, text, pruned.result, threads, seconds)
         publish.write(part, label, Path(out).name)
@@ -211,6 +213,7 @@ def result(ready: Prepared, blocks: list[PrunedBlock], whole: Outcome | None, th
     return Result(
         linears={names[name]: linear for name, linear in linears.items()},
         dense={names[name]: why for name, why in anatomy.dense.items()},
+        head=ready.head,
         stored_dtype=checkpoint.dtype_name(anatomy.stored_dtype),
         forward_dtype=checkpoint.dtype_name(ready.forward_dtype),
         recovery=Recovery(recovered, whole) if ready.config.stages.trains else None,

@@ -90,6 +90,9 @@ def table(document: dict[str, Any]) -> str:
             f"  KL to it         {with_error(document['kl_nats'], document['kl_error'], '.4f')} nats per token"
         )
         lines.append(f"  top-1 agreement  {document['agreement']:.2%}")
+    if document["head_kl_nats"] is not None:
+        alone = with_error(document["head_kl_nats"], document["head_kl_error"], ".4f")
+        lines.append(f"  of lm_head int8  KL {alone} alone, all else the same")
     if document["gap_closed"] is not None:
         gap = f"{document['gap_closed']:.3f} of perplexity, {document['nll_gap_closed']:.3f} of its logarithm"
         lines.append(f"  gap closed       {gap} (against {document['against_perplexity']:.3f})")

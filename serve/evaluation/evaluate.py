@@ -16,6 +16,7 @@ from twofour.prune.progress import Progress, silent
 from twofour.prune.text import corpus
 from twofour.prune.text.windows import bos
 from twofour.serve.evaluation import WINDOW_TOKENS, harness
+from twofour.serve.model.dense_int8 import Int8Linear
 from twofour.serve.model.loading import load_model
 
 SAMPLED_WINDOWS = 16
@@ -27,6 +28,7 @@ class Evaluation:
     """The figures, and what they were measured on.
 
     begins_with: the token before the text in every window, which is not scored; None where it is text alone.
+    head: what lm_head in int8 costs by itself; None where it is not int8, or there is no baseline.
     against_perplexity: of another pruned model, to compare with.
     lm_eval: the scores of both models by task and metric, as `harness.both` gives them.
     """
@@ -35,13 +37,19 @@ class Evaluation:
     text: str
     sampled: bool  # by the model, not from a file
     begins_with: str | None
+    head: Quality | None = None
     against_perplexity: float | None = None
     lm_eval: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         about = {"text": self.text, "sampled": self.sampled, "begins_with": self.begins_with}
-        return {**self.quality.as_dict(), **about, "against_perplexity": self.against_perplexity, **self._gaps()}
+        head = {
+            "head_kl_nats": self.head.kl_nats if self.head else None,
+            "head_kl_error": self.head.kl_error if self.head else None,
+        }
+        against = {"against_perplexity": self.against_perplexity, **self._gaps()}
+        return {**self.quality.as_dict(), **about, **head, **against}
 
     def _gaps(self) -> dict[str, float | None]:
         """How much of the gap between the other pruned model and the dense one is closed."""
@@ -91,11 +99,34 @@ def measure(
         windows = corpus.self_sampled(dense or model, tokenizer, count, window, seed, progress)
         source = f"{count} windows sampled from {'the baseline' if dense else 'the model'}, seed {seed}"
     figures = quality.evaluate(_logits(model), windows, None if dense is None else _logits(dense), progress)
+    head = None if dense is None else head_alone(model, dense, windows, progress)
     scores = harness.both(model, dense, tokenizer, tasks) if tasks else None
     del model, dense  # the third model may have their memory
     other = None if against is None else quality.evaluate(_logits(load_model(against)), windows, progress=progress)
     begins_with = None if start is None else tokenizer.convert_ids_to_tokens(start)
-    return Evaluation(figures, source, file is None, begins_with, other.perplexity if other else None, scores)
+    return Evaluation(figures, source, file is None, begins_with, head, other.perplexity if other else None, scores)
+
+
+def head_alone(model: Any, dense: Any, windows: Tensor, progress: Progress = silent) -> Quality | None:
+    """Measure what lm_head in int8 costs by itself: the baseline is the same model with the dense model's lm_head.
+
+    None where lm_head is not int8, or the dense model's does not fit in its place.
+    """
+    rounded, exact = model.get_output_embeddings(), dense.get_output_embeddings()
+    if not isinstance(rounded, Int8Linear) or model.dtype != dense.dtype:
+        return None
+    if (rounded.out_features, rounded.in_features) != (exact.out_features, exact.in_features):
+        return None
+
+    def unrounded(ids: Tensor) -> Tensor:
+        model.set_output_embeddings(exact)
+        try:
+            return logits(ids)
+        finally:
+            model.set_output_embeddings(rounded)
+
+    logits = _logits(model)
+    return quality.evaluate(logits, windows, unrounded, progress)
 
 
 def _fresh_seed(path: str) -> int:

@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from twofour.prune.format import checkpoint
 from twofour.prune.format.checkpoint import VARIANT
 from twofour.prune.model import experts
+from twofour.serve.model import head
 from twofour.serve.model.linear import SparseLinear
 
 _kernels_later = ContextVar("_kernels_later", default=False)
@@ -43,6 +44,7 @@ class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.pattern = stored["pattern"]
         self.values_dtype = stored["values_dtype"]
         self.scale_columns = stored.get("scale_columns", 0)
+        self.lm_head = stored.get("lm_head")
         self.ignore = list(stored.get("ignore", ()))
 
 
@@ -59,11 +61,16 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
         for name, linear in list(model.named_modules()):
             if isinstance(linear, nn.Linear) and name not in config.ignore:
                 model.set_submodule(name, SparseLinear.empty(linear, dtype, config.scale_columns))
+        if config.lm_head == "int8":
+            head.expect(model)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        if _kernels_later.get():
+            return model
         for name, linear in sparse_linears(model):
-            if not linear.packed().values.is_meta and not _kernels_later.get():
+            if not linear.packed().values.is_meta:
                 linear.prepare("auto", name, model.dtype)
+        head.make_ready(model)
         return model
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:

@@ -11,6 +11,7 @@ import twofour
 from twofour.prune import progress
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError, TextError
+from twofour.prune.format.head import Head
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import provenance
 from twofour.prune.progress import Step
@@ -21,6 +22,7 @@ BAD: dict[str, Any] = {
     "method": "obs",
     "format": "zip",
     "values": "int4",
+    "lm_head": "int4",
     "dtype": "int8",
     "samples": 0,
     "length": 1,
@@ -121,6 +123,17 @@ def test_int8_values_are_on_the_label() -> None:
 def test_int8_values_have_no_dense_form() -> None:
     with pytest.raises(InputError, match=r"^values is 'int8'; give model with the format dense, .*convert --to dense"):
         PruneConfig(values="int8", format="dense")
+
+
+def test_a_head_in_int8_is_on_the_label_and_has_no_dense_form() -> None:
+    assert (label(PruneConfig())["lm_head"], label(PruneConfig())["format_version"]) == (None, 1)
+    head = Head("lm_head", "model.embed_tokens.weight", (320, 72))
+    result = Result({"a.q": PrunedLinear((8, 4), 0.25, 96)}, {}, "bfloat16", "float32", head=head)
+    document = manifest("m", {}, PruneConfig(lm_head="int8"), Text(), result, 2, 9.0)
+    assert document["lm_head"] == {"dtype": "int8", "scale_columns": 64, "shape": [320, 72], "tied": True}
+    assert document["format_version"] == 2
+    with pytest.raises(InputError, match=r"^lm_head is 'int8'; give model with the format dense, .*convert --to dense"):
+        PruneConfig(lm_head="int8", format="dense")
 
 
 def test_every_source_is_on_the_label_and_no_path_of_this_machine() -> None:

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from twofour.prune.errors import CheckpointError, NonFiniteError
 from twofour.prune.format import checkpoint
 from twofour.prune.format.checkpoint import MANIFEST, Weights
 from twofour.prune.format.folder import read_json
+from twofour.prune.format.weights import is_finite
 
 
 def require_intact(folder: Path) -> None:
@@ -20,7 +18,7 @@ def require_intact(folder: Path) -> None:
     with Weights(folder) as weights:
         _require_digests(folder, [path.name for path in weights.files])
         for name, tensor in weights.items():
-            if tensor.is_floating_point() and not _is_finite(tensor):
+            if not is_finite(tensor):
                 raise NonFiniteError(f"{name} holds NaN or infinity; take an intact copy of the model")
 
 
@@ -31,8 +29,3 @@ def _require_digests(folder: Path, files: list[str]) -> None:
     for name in files:
         if recorded.get(name) != found[name]:
             raise CheckpointError(f"{name} differs from its digest in {MANIFEST}; take an intact copy")
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """By the sum: one NaN or infinity spoils it, it takes no memory, and weights are far too small to overflow it."""
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)))

@@ -79,6 +79,24 @@ def test_what_a_figure_depends_on_is_named(manifest: dict[str, Any]) -> None:
     assert "NVIDIA H100" in page(manifest, "m")
 
 
+def test_a_head_in_int8_is_named_and_its_loss_alone(manifest: dict[str, Any]) -> None:
+    manifest |= {"lm_head": {"dtype": "int8", "scale_columns": 64, "shape": [49152, 576], "tied": True}}
+    manifest |= {"recovery": {"blocks": [], "model": {"before": 0.5, "after": 0.25, "passes": 1}}}
+    measured = {"a.txt": {"head_kl_nats": 0.0025, "head_kl_error": 0.0001}, "b.txt": {"head_kl_nats": None}}
+    manifest |= {"quality": {name: FIGURES | {"sampled": False} | figures for name, figures in measured.items()}}
+    text = card(manifest, "m", "packed")
+    kind = "int8 with a scale for each 64 columns"
+    beside = "stored beside the embeddings that the base model ties it to: 30.1 MB more on disk"
+    assert f"| lm_head | {kind}, {beside} |" in text
+    assert "0.500 -> 0.250 nats on held-out text, passes: 1, before lm_head was rounded" in text
+    assert "by itself, all else the same, that is KL 0.0025 ± 0.0001 (a.txt) from lm_head as it was." in text
+    assert "that is KL 0.0025 ± 0.0001 (a.txt)" in page(manifest, "m")
+    manifest["lm_head"]["tied"] = False
+    assert f"| lm_head | {kind} |" in card(manifest, "m", "packed")
+    manifest["lm_head"] = {"dtype": "bfloat16", "rounded_once_to": {"dtype": "int8", "scale_columns": 64}}
+    assert "| lm_head | bfloat16, read back from int8, to which it was rounded |" in card(manifest, "m", "dense")
+
+
 def test_a_label_that_is_none_is_refused(pruned: Path, tmp_path: Path) -> None:
     """Its digests fit, what the card is made of does not."""
     shutil.copytree(pruned, tmp_path / "copy")

@@ -98,6 +98,80 @@ def test_damaged_scales(tiny_int8_folder: Path, change: Damage, words: str) -> N
     assert words in fault
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t["model.norm.weight"].__setitem__(3, torch.nan), "model.norm.weight holds NaN or infinity; take"),
+        (
+            lambda t: t["model.embed_tokens.weight"].__setitem__((7, 1), torch.inf),
+            "model.embed_tokens.weight holds NaN",
+        ),
+        (
+            lambda t: t["model.layers.1.input_layernorm.weight"].fill_(-torch.inf),
+            "model.layers.1.input_layernorm.weight holds NaN",
+        ),
+        (lambda t: t.update({f"{NAME}.bias": torch.full((64,), torch.nan)}), f"{NAME}.bias holds NaN"),
+    ],
+)
+def test_what_is_not_pruned_is_finite(tiny_pruned_folder: Path, change: Damage, words: str) -> None:
+    (fault,) = damage(tiny_pruned_folder, change)
+    assert words in fault
+
+
+HEAD = "lm_head.int8_values"
+SCALES = "lm_head.int8_scales"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop(HEAD), f"{HEAD} is missing; take an intact copy"),
+        (lambda t: t.pop(SCALES), f"{SCALES} is missing; take an intact copy"),
+        (lambda t: (t.pop(HEAD), t.pop(SCALES)), f"{HEAD} is missing"),
+        (lambda t: t.update({"lm_head.weight": torch.ones(320, 72)}), "stored twice, in int8 and as lm_head.weight"),
+        (lambda t: t.update({HEAD: t[HEAD].float()}), "lm_head has values torch.float32 [320, 72], not torch.int8"),
+        (
+            lambda t: t.update({SCALES: t[SCALES].half()}),
+            "lm_head has scales torch.float16 [320, 2], not torch.float32",
+        ),
+        (lambda t: t.update({SCALES: t[SCALES][:8].clone()}), "lm_head has scales torch.float32 [8, 2], not"),
+        (
+            lambda t: t.update({HEAD: t[HEAD][:8].clone(), SCALES: t[SCALES][:8].clone()}),
+            "by config.json it has [320, 72]",
+        ),
+        (lambda t: t[SCALES].__setitem__((5, 1), torch.nan), "lm_head has the scale nan at row 5, number 1"),
+        (lambda t: t[SCALES].__setitem__((5, 0), -1), "lm_head has the scale -1.0 at row 5, number 0"),
+        (lambda t: t[HEAD].__setitem__((9, 7), -128), "lm_head has the value -128 at row 9, column 7"),
+    ],
+)
+def test_a_damaged_head(tiny_head_folder: Path, change: Damage, words: str) -> None:
+    assert check(tiny_head_folder).ok
+    faults = damage(tiny_head_folder, change)
+    assert words in faults[0], faults
+    with pytest.raises(CheckpointError, match="is not what twofour wrote"):
+        convert(tiny_head_folder, tiny_head_folder.parent / "out", "packed")
+
+
+def test_a_head_that_is_not_what_is_said_of_it(tiny_head_folder: Path) -> None:
+    """By config.json, or by the label."""
+    path = tiny_head_folder / "config.json"
+    intact = json.loads(path.read_text())
+    quantization = intact["quantization_config"]
+    assert (quantization["format_version"], quantization["lm_head"]) == (2, "int8")
+    for change, words in (
+        ({"format_version": 1}, "config.json says lm_head 'int8', known: (None,); upgrade twofour"),
+        ({"lm_head": "int4"}, "config.json says lm_head 'int4', known: ('int8',); upgrade twofour"),
+        ({"format_version": 1, "lm_head": None}, "lm_head is stored in int8, but config.json does not say so"),
+    ):
+        path.write_text(json.dumps(intact | {"quantization_config": quantization | change}))
+        faults = relabel(tiny_head_folder, lambda manifest: None)
+        assert words in faults[0], faults
+    path.write_text(json.dumps(intact))
+    for said in (None, "int8", {"dtype": "bfloat16"}):
+        (fault,) = relabel(tiny_head_folder, lambda manifest, said=said: manifest.update(lm_head=said))  # type: ignore[misc]
+        assert "twofour.json says lm_head" in fault and "config.json says otherwise" in fault
+
+
 def test_an_unknown_format_is_one_fault_and_its_linears_are_not_read(tiny_pruned_folder: Path) -> None:
     path = tiny_pruned_folder / "config.json"
     config = json.loads(path.read_text())
@@ -180,7 +254,7 @@ def test_a_missing_manifest(tiny_pruned_folder: Path) -> None:
     assert "has no twofour.json" in check(tiny_pruned_folder).faults[0]
 
 
-@pytest.mark.parametrize(("key", "value"), [("format_version", 2), ("pattern", "1:4"), ("values_dtype", "int4")])
+@pytest.mark.parametrize(("key", "value"), [("format_version", 3), ("pattern", "1:4"), ("values_dtype", "int4")])
 def test_an_unknown_format(tiny_pruned_folder: Path, key: str, value: Any) -> None:
     path = tiny_pruned_folder / "config.json"
     config = json.loads(path.read_text())

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from twofour.prune.errors import CheckpointError
-from twofour.prune.format import checkpoint
+from twofour.prune.format import checkpoint, head
 from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.folder import read_config, read_json, write_json
 from twofour.prune.format.packed import Packed
@@ -55,6 +55,41 @@ def test_packed_int8_to_packed_is_the_same(tiny_int8_folder: Path, tmp_path: Pat
     assert check(tmp_path / "again").ok
     assert read_config(tmp_path / "again") == read_config(tiny_int8_folder)
     with checkpoint.Weights(tiny_int8_folder) as before, checkpoint.Weights(tmp_path / "again") as after:
+        assert set(before) == set(after)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def logits(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")(torch.arange(40)[None]).logits
+    return result
+
+
+def test_a_head_in_int8_becomes_dense_and_tied_no_more(tiny_head_folder: Path, tmp_path: Path) -> None:
+    convert(tiny_head_folder, tmp_path / "zeros", "dense")
+    convert(tmp_path / "zeros", tmp_path / "again", "packed")
+    with checkpoint.Weights(tiny_head_folder) as before, checkpoint.Weights(tmp_path / "zeros") as dense:
+        expected = head.read(before)[1].unpack().bfloat16()
+        assert torch.equal(dense["lm_head.weight"], expected)
+        assert torch.equal(dense["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+        assert not [name for name in dense if name.startswith("lm_head.int8")]
+    once = {"dtype": "int8", "scale_columns": 64}
+    for out in ("zeros", "again"):
+        assert check(tmp_path / out).ok and read_config(tmp_path / out)["tie_word_embeddings"] is False
+        said = read_json(tmp_path / out / MANIFEST)
+        assert said["lm_head"] == {"dtype": "bfloat16", "rounded_once_to": once}
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "zeros", dtype="auto")
+    assert torch.equal(plain.lm_head.weight, expected)
+    ours = load_model(str(tmp_path / "again"), device="cpu", kernels="reference")
+    with torch.no_grad():
+        assert torch.equal(ours(torch.arange(40)[None]).logits, logits(tmp_path / "zeros"))
+
+
+def test_a_head_in_int8_packed_again_is_the_same(tiny_head_folder: Path, tmp_path: Path) -> None:
+    convert(tiny_head_folder, tmp_path / "again", "packed")
+    assert check(tmp_path / "again").ok
+    assert read_config(tmp_path / "again") == read_config(tiny_head_folder)
+    with checkpoint.Weights(tiny_head_folder) as before, checkpoint.Weights(tmp_path / "again") as after:
         assert set(before) == set(after)
         assert all(torch.equal(before[name], after[name]) for name in before)
 

@@ -104,6 +104,16 @@ def test_disk_holds_the_result_the_blocks_and_the_states(parts: Anatomy) -> None
     assert distilled == MODEL_BYTES + pruned + 2 * 2 * states + 2 * kept * (4 + 4 + 4 + 2)
 
 
+def test_a_head_in_int8_is_beside_the_embeddings_or_in_place_of_its_own(
+    parts: Anatomy, tiny_float32_folder: Path
+) -> None:
+    int8, rounded = 320 * (64 + 4), config(lm_head="int8")
+    assert footprint.memory_bytes(parts, rounded) - footprint.memory_bytes(parts, config()) == int8
+    assert footprint.disk_bytes(parts, rounded) - footprint.disk_bytes(parts, config()) == int8
+    own = anatomy.dissect(anatomy.load(tiny_float32_folder))
+    assert footprint.disk_bytes(own, rounded) - footprint.disk_bytes(own, config()) == int8 - 4 * 320 * 64
+
+
 def test_states_go_to_disk_only_where_the_limit_asks_for_it(parts: Anatomy) -> None:
     needed, least = (footprint.memory_bytes(parts, config(), on_disk) for on_disk in (False, True))
     for limit, on_disk in ((None, False), (needed, False), (needed - 1, True), (least, True)):

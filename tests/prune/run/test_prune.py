@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from pruned_families import tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from twofour.prune import PruneConfig, check, prune
-from twofour.prune.errors import CheckpointError, InputError, OutputError, TextError
+from twofour.prune.errors import CheckpointError, InputError, ModelError, OutputError, TextError
 from twofour.prune.format.checkpoint import SparseWeight, Weights, digests
+from twofour.prune.format.dense_int8 import to_dense_int8
+from twofour.prune.format.folder import read_config
 from twofour.prune.format.packed import Packed
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import Batch
@@ -20,6 +23,7 @@ from twofour.prune.recovery.training import Outcome
 from twofour.prune.run import prune as run
 from twofour.prune.run import solvers
 from twofour.prune.run.calibrate import ToStored
+from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude
 
 SMALL = {"samples": 4, "length": 32}
@@ -154,6 +158,37 @@ def test_tied_embeddings_stay(tiny_model_folder: Path, tmp_path: Path) -> None:
     with Weights(tiny_model_folder) as before, Weights(tmp_path / "out") as after:
         name = "model.embed_tokens.weight"
         assert torch.equal(before[name], after[name])
+
+
+@pytest.mark.parametrize(("folder", "tied"), [("tiny_model_folder", True), ("tiny_float32_folder", False)])
+def test_a_head_in_int8(request: pytest.FixtureRequest, tmp_path: Path, folder: str, tied: bool) -> None:
+    source = request.getfixturevalue(folder)
+    reports = {
+        lm_head: prune(source, tmp_path / lm_head, PruneConfig(preset="fast", lm_head=lm_head, **SMALL))  # type: ignore[arg-type]
+        for lm_head in ("model", "int8")
+    }
+    assert check(tmp_path / "int8").ok
+    with Weights(source) as dense, Weights(tmp_path / "model") as plain, Weights(tmp_path / "int8") as rounded:
+        expected = to_dense_int8(dense["model.embed_tokens.weight" if tied else "lm_head.weight"])
+        assert torch.equal(rounded["lm_head.int8_values"], expected.values)
+        assert torch.equal(rounded["lm_head.int8_scales"], expected.scales)
+        others = set(plain) - {"lm_head.weight"}
+        assert set(rounded) == others | {"lm_head.int8_values", "lm_head.int8_scales"}
+        assert all(torch.equal(plain[name], rounded[name]) for name in others)  # the embeddings, too
+    assert read_config(tmp_path / "int8")["tie_word_embeddings"] is tied
+    summary = str(reports["int8"])
+    assert "lm_head: int8 with a scale for each 64 columns" in summary and "lm_head: int8" not in str(reports["model"])
+    assert ("stored beside the embeddings" in summary) == tied
+
+
+def test_a_head_that_cannot_be_int8_is_refused_before_any_work(tmp_path: Path) -> None:
+    source = tmp_path / "dense"
+    tiny("llama", hidden_size=36, head_dim=8).save_pretrained(source)
+    config = PruneConfig(method="magnitude", lm_head="int8")
+    for refused in (lambda: prune(source, tmp_path / "out", config), lambda: plan(source, config)):
+        with pytest.raises(ModelError, match="lm_head has 36 columns, which 8 does not divide; leave out --lm-head"):
+            refused()
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
 def test_a_block_that_config_json_does_not_know_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:

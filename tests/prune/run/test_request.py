@@ -192,7 +192,17 @@ def test_another_request_is_refused_and_keeps_what_is_there(tiny_model_folder: P
     ):
         prune(tiny_model_folder, tmp_path / "out", PruneConfig(method="wanda", **SMALL))
     assert digests(unfinished(tmp_path / "out")) == before != {}
+    with pytest.raises(InputError, match=r"an unfinished run with another config \(lm_head\); give"):
+        prune(tiny_model_folder, tmp_path / "out", PruneConfig(lm_head="int8", **SMALL))
     prune(tiny_model_folder, tmp_path / "other", PruneConfig(method="wanda", **SMALL))  # another name is another run
+
+
+def test_a_run_with_a_head_in_int8_goes_on_to_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:
+    config = PruneConfig(lm_head="int8", **SMALL)
+    cut_off(tiny_model_folder, tmp_path / "out", config, SAMPLING + 1)
+    prune(tiny_model_folder, tmp_path / "out", config)
+    prune(tiny_model_folder, tmp_path / "whole", config)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
 def test_a_model_that_changed_meanwhile_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
