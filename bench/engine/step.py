@@ -7,6 +7,8 @@ returns a stored tensor of the right shape at once. What is left is measured, in
     engine    one turn of the engine process: look for commands, schedule, the generic runner, sample, write the report
               to the pipe
 
+Without the model, and for several sequences, a turn is measured in turn.py.
+
 A turn of either is a fresh prompt of `context` tokens and then `steps` steps, of which the median counts. Turns
 alternate; a round is one of each, and gives one pair for the ratio. No weights pass through the caches, so they are
 warmer than in service, for both.
@@ -14,7 +16,6 @@ warmer than in service, for both.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import Pipe
 from statistics import median
 from time import thread_time
 from typing import Any
@@ -23,20 +24,19 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from twofour.bench.engine import turn
 from twofour.bench.stats import paired_ratio
 from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ModelError
 from twofour.prune.format.folder import resolve
-from twofour.serve.engine import child
 from twofour.serve.engine.assembly.assemble import assemble
 from twofour.serve.engine.loop import Loop
-from twofour.serve.engine.messages import Report, encode_command
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.loading import load_model
 
 KIND = "twofour bench overhead"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GOAL = 1.15  # of the bare step's time
 
 Turn = Callable[[], list[float]]  # seconds of each step
@@ -50,6 +50,7 @@ class Overhead:
     dtype: str
     bare_s: tuple[float, ...]
     engine_s: tuple[float, ...]
+    around: tuple[turn.Around, ...]
 
 
 class StandIn(nn.Module):
@@ -77,9 +78,12 @@ def measure(model: str, context: int, steps: int, rounds: int) -> Overhead:
         loop, _ = assemble(config, served)
         linears = _replace_linears(bare)
         _replace_linears(served)
-        prompt = [(7 * i + 1) % bare.config.get_text_config().vocab_size for i in range(context)]
+        vocabulary = bare.config.get_text_config().vocab_size
+        prompt = [(7 * i + 1) % vocabulary for i in range(context)]
         turns = {"bare": _bare_turn(bare, prompt, steps), "engine": _engine_turn(loop, prompt, steps)}
-        return Overhead(linears, str(bare.dtype).removeprefix("torch."), **_alternate(turns, rounds))
+        found = _alternate(turns, rounds)
+        around = turn.measure(vocabulary, bare.dtype, context, steps, rounds)
+        return Overhead(linears, str(bare.dtype).removeprefix("torch."), **found, around=tuple(around))
     finally:
         torch.set_num_threads(threads)
 
@@ -102,6 +106,7 @@ def document(found: Overhead, model: str, context: int, steps: int) -> dict[str,
         "ratio": asdict(ratio),
         "goal": GOAL,
         "reached": ratio.point <= GOAL,
+        "around_the_model": turn.document(found.around),
     }
 
 
@@ -116,6 +121,7 @@ def table(document: dict[str, Any]) -> str:
             f"  engine             {document['engine']['median_s'] * 1e3:8.3f} ms",
             f"  engine / bare      {ratio['point']:8.3f}x{spread}, goal {document['goal']:g}: "
             f"{'reached' if document['reached'] else 'MISSED'}",
+            *turn.lines(document["around_the_model"]),
         ]
     )
 
@@ -131,8 +137,8 @@ def _replace_linears(model: nn.Module) -> int:
 
 
 def _alternate(turns: dict[str, Turn], rounds: int) -> dict[str, tuple[float, ...]]:
-    for turn in turns.values():
-        turn()
+    for warm_up in turns.values():
+        warm_up()
     found = whole_rounds(turns, range(rounds))
     return {f"{name}_s": tuple(map(median, laps)) for name, laps in found.items()}
 
@@ -142,7 +148,7 @@ def _bare_turn(model: Any, prompt: Sequence[int], steps: int) -> Turn:
         with torch.inference_mode():
             return int(model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[0, -1].argmax())
 
-    def turn() -> list[float]:
+    def decode() -> list[float]:
         cache = DynamicCache(config=model.config)
         token, laps = step(torch.tensor([prompt]), cache), []
         for _ in range(steps):
@@ -151,28 +157,9 @@ def _bare_turn(model: Any, prompt: Sequence[int], steps: int) -> Turn:
             laps.append(thread_time() - began)
         return laps
 
-    return turn
+    return decode
 
 
 def _engine_turn(loop: Loop, prompt: Sequence[int], steps: int) -> Turn:
-    sampling = Sampling(steps + 1, temperature=0.0, ignore_eos=True)
-
-    def turn() -> list[float]:
-        here, there = Pipe()
-        there.send_bytes(encode_command(Prompt("0", tuple(prompt), sampling)))
-        laps: list[float] = []
-        began = thread_time()
-
-        def send(report: Report) -> None:
-            nonlocal began
-            child.send(here, report)
-            laps.append(thread_time() - began)
-            there.recv_bytes()
-            if any(piece.finish for piece in report.pieces):
-                there.send_bytes(encode_command(None))
-            began = thread_time()
-
-        loop.run(lambda timeout_s: child.receive(here, timeout_s), send)
-        return laps[-steps:]  # the steps before computed the prompt
-
-    return turn
+    request = Prompt("0", tuple(prompt), Sampling(steps + 1, temperature=0.0, ignore_eos=True))
+    return lambda: turn.laps(loop, [request])[-steps:]  # the steps before computed the prompt

@@ -9,7 +9,6 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import accumulate
 from time import perf_counter
 
 import torch
@@ -19,7 +18,7 @@ from twofour.prune.errors import NonFiniteError
 from twofour.serve.engine.grammar import Constrain, no_grammars
 from twofour.serve.engine.messages import Cancel, Command, Report
 from twofour.serve.engine.runners import Chunk, Runner
-from twofour.serve.engine.sampler import Sampled, sample, score_prompt, stop_ids
+from twofour.serve.engine.sampler import Sampled, ends, sample, score_prompt
 from twofour.serve.engine.scheduler import Scheduler, Turn, refusal
 from twofour.serve.engine.sequence import Sequence
 from twofour.serve.engine.types import EngineInfo, Failure, Finish, Piece, Prompt, Stats, StepRecord
@@ -131,21 +130,27 @@ class Loop:
         pieces: list[Piece] = []
         ready: list[Sequence] = []
         rows: list[int] = []
-        ends = accumulate(len(chunk.wanted) for chunk in chunks)
-        for turn, chunk, end in zip(turns, chunks, ends, strict=True):
-            samples = turn.sequence.samples(turn.tokens)
+        end = 0
+        for turn, chunk in zip(turns, chunks, strict=True):
+            sequence, wanted = turn.sequence, len(chunk.wanted)
+            samples = sequence.samples(turn.tokens)
+            end += wanted
             self._scheduler.computed(turn)
-            if piece := self._score(turn.sequence, logits[end - len(chunk.wanted) : end - samples]):
+            only_samples = wanted == 1 and samples
+            if not only_samples and (piece := self._score(sequence, logits[end - wanted : end - samples])):
                 pieces.append(piece)
             elif samples:
-                ready.append(turn.sequence)
+                ready.append(sequence)
                 rows.append(end - 1)
         sampled = self._sample(logits, rows, ready) if ready else []
         return pieces + [self._extend(*both) for both in zip(ready, sampled, strict=True)]
 
     def _sample(self, logits: Tensor, rows: list[int], ready: list[Sequence]) -> list[Sampled]:
         try:
-            return sample(logits if len(rows) == len(logits) else logits[rows], ready, self._eos)
+            best = self._runner.best
+            if len(rows) < len(logits):  # others score prompts
+                logits, best = logits[rows], best and [best[row] for row in rows]
+            return sample(logits, ready, self._eos, best)
         except torch.AcceleratorError:
             raise
         except Exception as error:  # lack of memory, for instance; `sample` handles the faults of one sequence
@@ -209,7 +214,7 @@ def _chunk(turn: Turn) -> Chunk:
 
 
 def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
-    token, ended = sampled.token, sampled.token in stop_ids(sequence.sampling, eos)
+    token, ended = sampled.token, ends(sampled.token, sequence.sampling, eos)
     full = sequence.generated == sequence.sampling.max_tokens
     complete = sequence.constraint is not None and sequence.constraint.done
     return Piece(

@@ -48,13 +48,19 @@ Command = Prompt | Cancel
 
 def encode(message: object) -> bytes:
     """One message as JSON bytes."""
-    return json.dumps(message, default=_plain, separators=(",", ":")).encode()
+    return _ENCODER.encode(message).encode()
 
 
 def _plain(thing: Any) -> object:
     if isinstance(thing, Logprob):  # there are many of them: no names
         return thing.token, thing.logprob, thing.top
-    return {f.name: value for f in dataclasses.fields(thing) if (value := getattr(thing, f.name)) != f.default}
+    defaults = _DEFAULTS[type(thing)]
+    return {name: value for name, default in defaults.items() if (value := getattr(thing, name)) != default}
+
+
+_CLASSES = (EngineConfig, EngineInfo, Prompt, Sampling, Report, Piece, Stats, StepRecord)
+_DEFAULTS = {kind: {field.name: field.default for field in dataclasses.fields(kind)} for kind in _CLASSES}
+_ENCODER = json.JSONEncoder(default=_plain, separators=(",", ":"), check_circular=False)
 
 
 def encode_command(command: Command | None) -> bytes:

@@ -20,10 +20,12 @@ those of the model: of the logits before all this.
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Several
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from math import isnan
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +41,7 @@ NOT_FINITE = "the model's logits are not finite"
 GREEDY_BELOW = 1e-5  # smaller temperatures leave only the likeliest token, and would overflow
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(NamedTuple):
     """The next token of a sequence, or why there is none."""
 
     token: int = -1
@@ -49,12 +50,16 @@ class Sampled:
     failure: Failure | None = None  # which error it is, where it has a name
 
 
-def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> list[Sampled]:
+def sample(
+    logits: Tensor, sequences: list[Sequence], eos: frozenset[int], best: Several[int] | None = None
+) -> list[Sampled]:
     """Sample one token for each sequence from its row of `logits` [sequences, vocabulary].
 
-    Rows are drawn from all at once, as they are; those that are adjusted first, in a second turn.
+    Rows are drawn from all at once, as they are; those that are adjusted first, in a second turn. `best` are the
+    likeliest tokens, where they are known; -1 is a row whose best is not finite.
     """
-    found = [_sampled(id) for id in drawn(logits, [_draw(i, s) for i, s in enumerate(sequences)])]
+    draws = [_draw(i, s, _adjusts(s)) for i, s in enumerate(sequences)]
+    found = [_sampled(id) for id in _drawn(logits, draws, best)]
     adjusting = [i for i, s in enumerate(sequences) if _adjusts(s) and not found[i].error]
     if adjusting:
         _sample_adjusted(logits[adjusting].float(), adjusting, found, sequences, eos)
@@ -63,6 +68,16 @@ def sample(logits: Tensor, sequences: list[Sequence], eos: frozenset[int]) -> li
             with _contained(found, i):
                 s.constraint.accept(found[i].token)
     return _with_logprobs(found, logits, sequences)
+
+
+def _drawn(logits: Tensor, draws: list[Draw], best: Several[int] | None) -> list[int]:
+    if best is None:
+        return drawn(logits, draws)
+    ids = list(best)
+    drawing = [how for how in draws if how.temperature and ids[how.row] >= 0]
+    for how, id in zip(drawing, drawn(logits, drawing), strict=True):
+        ids[how.row] = id
+    return ids
 
 
 def _sample_adjusted(
@@ -77,10 +92,10 @@ def _sample_adjusted(
         found[i] = found[i] if found[i].error else _sampled(id)
 
 
-def _draw(row: int, sequence: Sequence, adjusts: bool | None = None) -> Draw:
+def _draw(row: int, sequence: Sequence, adjusts: bool) -> Draw:
     """How the token is drawn; of a row that is adjusted first, the best is looked at, to see whether it is finite."""
     s = sequence.sampling
-    if s.temperature < GREEDY_BELOW or (_adjusts(sequence) if adjusts is None else adjusts):
+    if adjusts or s.temperature < GREEDY_BELOW:
         return Draw(row, 0.0, 0.0, 0, 1.0, 0.0)
     return Draw(row, s.temperature, s.min_p, s.top_k, s.top_p, uniform(sequence.seed, len(sequence.tokens)))
 
@@ -108,14 +123,13 @@ def _with_logprobs(found: list[Sampled], logits: Tensor, sequences: list[Sequenc
     if wanted:
         scored = logprobs(logits[[*wanted]], [found[i].token for i in wanted], max(wanted.values()))
         for entry, (i, count) in zip(scored, wanted.items(), strict=True):
-            found[i] = replace(found[i], logprob=replace(entry, top=entry.top[:count]))
+            found[i] = found[i]._replace(logprob=replace(entry, top=entry.top[:count]))
     return found
 
 
 def _adjusts(sequence: Sequence) -> bool:
     s = sequence.sampling
-    penalties = (s.presence_penalty, s.frequency_penalty, s.repetition_penalty - 1)
-    return any(penalties) or bool(s.logit_bias or sequence.constraint) or sequence.generated < s.min_tokens
+    return s.adjusts or sequence.constraint is not None or (s.min_tokens > 0 and sequence.generated < s.min_tokens)
 
 
 def adjust(row: Tensor, sequence: Sequence, eos: frozenset[int]) -> None:
@@ -148,6 +162,11 @@ def _values(values: Iterable[float], row: Tensor) -> Tensor:
 def stop_ids(sampling: Sampling, eos: frozenset[int]) -> frozenset[int]:
     """The tokens that end a sequence."""
     return frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos)
+
+
+def ends(token: int, sampling: Sampling, eos: frozenset[int]) -> bool:
+    """Whether it is one of `stop_ids`."""
+    return token in sampling.stop_token_ids or (token in eos and not sampling.ignore_eos)
 
 
 def uniform(seed: int, position: int) -> float:

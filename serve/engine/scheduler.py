@@ -9,6 +9,7 @@ Why every sequence ends: `refusal` admits only what the whole cache can hold; th
 younger one; so the oldest always finishes, and then there is a new oldest.
 """
 
+from array import array
 from collections import deque
 from typing import NamedTuple
 
@@ -94,13 +95,15 @@ class Scheduler:
     def _grow(self, sequence: Sequence, count: int, turns: dict[Sequence, int]) -> bool:
         """Get blocks for `count` more tokens, if need be by preempting the newest. False: the newest was this one."""
         lacking = self.blocks.needed(sequence.computed + count) - len(sequence.blocks)
+        if lacking <= 0:
+            return True
         while lacking > self.blocks.available:
             newest = self.running[-1]
             self._preempt(newest)
             turns.pop(newest, None)
             if newest is sequence:
                 return False
-        sequence.blocks += self.blocks.take(lacking)
+        sequence.blocks.extend(self.blocks.take(lacking))
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -111,7 +114,7 @@ class Scheduler:
 
     def _give_back(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.blocks)
-        sequence.blocks, sequence.computed = [], 0
+        sequence.blocks, sequence.computed = array("i"), 0
 
     def _place_waiting(self, turns: dict[Sequence, int], budget: int) -> None:
         while self.waiting and len(self.running) < self.max_num_seqs and budget and self._place(self.waiting[0]):
@@ -129,7 +132,7 @@ class Scheduler:
         if self.blocks.available < lacking + len(self.running):
             self.blocks.release(hits)
             return False
-        sequence.blocks = hits + self.blocks.take(lacking)
+        sequence.blocks = array("i", hits + self.blocks.take(lacking))
         sequence.computed = len(hits) * self.blocks.size
         if sequence.started_at is None:
             sequence.cached_tokens = sequence.computed

@@ -7,6 +7,7 @@
 `computed` counts the tokens whose keys and values are in the cache. The rest of the state is derived.
 """
 
+from array import array
 from dataclasses import dataclass, field
 
 from twofour.serve.engine.grammar import Constraint
@@ -22,7 +23,7 @@ class Sequence:
     arrived_at: float
     tokens: list[int] = field(init=False)
     computed: int = 0
-    blocks: list[int] = field(default_factory=list)
+    blocks: "array[int]" = field(default_factory=lambda: array("i"))  # a table that a kernel can read
     keys: list[bytes] = field(default_factory=list)  # of the full blocks
     prompt_logprobs: list[Logprob | None] = field(default_factory=list)  # of the tokens scored so far
     cached_tokens: int = 0  # found in the prefix cache when first placed

@@ -7,6 +7,7 @@ so that they cross the pipe as JSON. No text crosses it: the API process tokenis
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +53,12 @@ class Sampling:
     logprobs: int | None = None  # k: those of every sampled token and of the k likeliest
     prompt_logprobs: int | None = None  # the same for every prompt token but the first
     grammar: str | None = None  # which the text must follow, in the notation of llguidance
+
+    @cached_property
+    def adjusts(self) -> bool:
+        """Some logits are changed before one is chosen, throughout."""
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1)
+        return any(penalties) or bool(self.logit_bias)
 
 
 @dataclass(frozen=True)

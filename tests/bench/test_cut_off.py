@@ -79,7 +79,7 @@ def test_the_server_of_bench_http_is_stopped_and_its_rounds_are_shown(
 
 
 def test_bench_overhead_shows_its_rounds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    found = Overhead(3, "bfloat16", (1.0, 1.1), (1.2, 1.3))
+    found = Overhead(3, "bfloat16", (1.0, 1.1), (1.2, 1.3), ())
     monkeypatch.setattr(overhead, "measure", lambda *_: found)
     assert status(["bench", "overhead", "m", "--rounds", "2"]) == 0
     assert status(["bench", "overhead", "m", "--rounds", "15"]) == 130

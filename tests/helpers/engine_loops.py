@@ -109,6 +109,8 @@ MIXED = [
 class Script:
     """A runner whose best token is chosen by position; `faults` are raised by one forward after another."""
 
+    best = None
+
     def __init__(self, next_token: Callable[[int], int] = lambda position: 5, faults: Sequence[Exception | None] = ()):
         self.next_token, self.faults, self.steps = next_token, list(faults), list[list[Chunk]]()
 

@@ -7,15 +7,13 @@ model), `paged` (the layout of its step) with `attention`, `tiles` (attention on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive tokens of one sequence, at the positions start .. start + len(tokens)."""
 
     tokens: Sequence[int]
@@ -35,6 +33,10 @@ class Runner(Protocol):
 
     def forward(self, chunks: Sequence[Chunk]) -> "Tensor":
         """Fill the chunks' part of the cache; return the wanted logits [wanted, vocabulary], in order."""
+
+    @property
+    def best(self) -> Sequence[int] | None:
+        """Of each row of the last step's logits the likeliest token, or -1 where it is not finite. None: not known."""
 
 
 class ModelRunner(Runner, Protocol):

@@ -5,6 +5,7 @@ beside others, in one chunk or in several, on one thread or on more. The roundin
 bfloat16. What such a model may not have, `misfit` says.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -144,7 +145,7 @@ class FusedRunner:
                 blocks,
                 block_size,
             )
-        self.best = torch.empty(0, dtype=torch.int64)  # of the last step: the likeliest token by each row of logits
+        self.best: Sequence[int] = ()
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         wanted, first = list[int](), 0
@@ -154,7 +155,7 @@ class FusedRunner:
         logits, self.best = self._step_model.step(
             [token for chunk in chunks for token in chunk.tokens],
             [(chunk.start, len(chunk.tokens)) for chunk in chunks],
-            [chunk.blocks for chunk in chunks],
+            [_table(chunk.blocks) for chunk in chunks],
             wanted,
         )
         return logits
@@ -167,6 +168,10 @@ class FusedRunner:
         error = deviation(self.forward, lambda tokens: own_logits(self.model, tokens), tokens, self.block_size)
         if not error < tolerance(self.model.dtype):
             raise ModelError(f"its logits differ by {error:.1%} from the model's own")
+
+
+def _table(blocks: Sequence[int]) -> "array[int]":
+    return blocks if isinstance(blocks, array) else array("i", blocks)
 
 
 def _layer(layer: Any, window: int) -> StepLayer:

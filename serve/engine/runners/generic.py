@@ -144,6 +144,7 @@ class GenericRunner:
     """Runs a model; `attention_layers` gives its layers. The last block of its cache, `scratch`, is for no sequence."""
 
     name: ClassVar[str] = "generic"
+    best = None
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
         self.model, self.block_size, self.scratch = model, block_size, block_count

@@ -102,6 +102,8 @@ def full_step(shape: Shape, block_size: int, cache_blocks: int) -> list[Chunk]:
 class DecodeGraphs:
     """A runner that replays the decode steps it has captured and hands all others to another runner."""
 
+    best = None
+
     def __init__(self, eager: GenericRunner, shapes: Sequence[Shape], capture: Capture) -> None:
         """Capture every shape, in the order given. Raises ModelError if one gives other logits when it is replayed."""
         self._eager = eager

@@ -51,7 +51,7 @@ class Extension(Protocol):
 
     def step(
         self, model: int, token_count: int, chunk_count: int, wanted_count: int, tokens: int, chunks: int,
-        tables: int, wanted: int, logits: int, best: int, workspace: int, threads: int, /,
+        wanted: int, logits: int, best: int, workspace: int, threads: int, /,
     ) -> int: ...  # fmt: skip
 
     def is_forked(self) -> bool: ...

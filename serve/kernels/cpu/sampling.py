@@ -1,6 +1,8 @@
 """The next tokens of all rows of logits at once, and log probabilities, on the CPU: src/sampling.h and scoring.h."""
 
+from array import array
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -33,11 +35,10 @@ def draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
     """Draw a token for each from its row of `logits`, which `takes`; -1 where the best of the row is not finite."""
     if not draws:
         return []
-    options = torch.tensor(draws, dtype=torch.float64)
-    ids = torch.empty(len(draws), dtype=torch.int64)
+    options, ids = array("d", chain.from_iterable(draws)), array("q", bytes(8 * len(draws)))
     require().draw(
         logits.data_ptr(), logits.shape[1], logits.dtype is torch.float32,
-        options.data_ptr(), len(draws), ids.data_ptr(), torch.get_num_threads(),
+        options.buffer_info()[0], len(draws), ids.buffer_info()[0], torch.get_num_threads(),
     )  # fmt: skip
     return ids.tolist()
 

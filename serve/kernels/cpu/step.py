@@ -110,28 +110,28 @@ class StepModel:
         self,
         tokens: Sequence[int],
         chunks: Sequence[tuple[int, int]],
-        tables: Sequence[Sequence[int]],
+        tables: "Sequence[array[int]]",
         wanted: Sequence[int],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, list[int]]:
         """Compute chunks of (start, tokens) with their blocks -> logits [wanted, vocabulary], the best token of each.
 
-        Raises InputError, with nothing computed, for what is not in the model or the cache.
+        A row whose best is NaN or infinite has -1 for it. The tables, of C ints, are read where they lie. Raises
+        InputError, with nothing computed, for what is not in the model or the cache.
         """
-        words = array("q", [word for chunk, table in zip(chunks, tables, strict=True) for word in (*chunk, len(table))])
-        flat, rows = array("q", tokens), array("q", wanted)
-        table_words = array("i", [block for table in tables for block in table])
+        words = array("q")
+        for chunk, table in zip(chunks, tables, strict=True):
+            words.extend((*chunk, *table.buffer_info()))
+        flat, rows, best = array("q", tokens), array("q", wanted), array("q", wanted)
         logits = torch.empty(len(wanted), self.shape.vocabulary, dtype=torch.bfloat16)
-        best = torch.empty(len(wanted), dtype=torch.int64)
         with self._lock:
             self._make_room()
             fault = self._cpu.step(
                 self._model.data_ptr(), len(flat), len(chunks), len(wanted), _start(flat), _start(words),
-                _start(table_words), _start(rows), logits.data_ptr(), best.data_ptr(),
-                self._workspace.data_ptr(), self._threads,
+                _start(rows), logits.data_ptr(), _start(best), self._workspace.data_ptr(), self._threads,
             )  # fmt: skip
         if fault:
             raise InputError(f"the step cannot be computed: {FAULTS[fault]}")
-        return logits, best
+        return logits, best.tolist()
 
     def _make_room(self) -> None:
         """Working memory for the threads that torch has now."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from twofour import cli
 from twofour.bench.engine import step as overhead
+from twofour.bench.engine import turn
 from twofour.bench.engine.step import Overhead, document, table
 from twofour.prune.errors import InputError, ModelError
 from twofour.serve.engine import child
@@ -30,7 +31,8 @@ def test_both_arms_decode_the_same_tokens_and_only_decoding_counts(
     reports: list[Report] = []
     monkeypatch.setattr(child, "send", lambda pipe, report: (reports.append(report), pipe.send_bytes(b"{}")))
     ticks = iter(range(1000))
-    monkeypatch.setattr(overhead, "thread_time", lambda: next(ticks))
+    for module in (overhead, turn):
+        monkeypatch.setattr(module, "thread_time", lambda: next(ticks))
     assert overhead._bare_turn(bare, PROMPT, STEPS)() == [1] * STEPS
     assert overhead._engine_turn(loop, PROMPT, STEPS)() == [1] * STEPS
     generated = [token for report in reports for piece in report.pieces for token in piece.tokens]
@@ -62,8 +64,8 @@ def test_a_model_without_linears_is_refused() -> None:
 def test_the_ratio_is_the_engines_time_over_the_bare_one(
     engine_s: tuple[float, ...], point: float, reached: bool
 ) -> None:
-    result = document(Overhead(15, "float32", (0.1, 0.2), engine_s), "m", 64, 8)
-    assert result["schema_version"] == 1
+    result = document(Overhead(15, "float32", (0.1, 0.2), engine_s, ()), "m", 64, 8)
+    assert result["schema_version"] == 2
     assert result["ratio"]["point"] == pytest.approx(point) and result["reached"] is reached
     assert result["bare"]["median_s"] == pytest.approx(0.15)
     assert ("reached" if reached else "MISSED") in table(result) and f"{point:.3f}x" in table(result)
@@ -77,9 +79,11 @@ def test_the_verb_prints_one_document_or_a_table(tiny_pruned_folder: Path, capsy
     assert (result["linears_replaced"], result["dtype"], result["rounds"]) == (15, "bfloat16", 2)
     assert min(result["bare"]["seconds"] + result["engine"]["seconds"]) > 0
     assert result["ratio"]["low"] <= result["ratio"]["point"] <= result["ratio"]["high"]
+    assert [(entry["sequences"], entry["top_p"]) for entry in result["around_the_model"]] == list(turn.WAYS)
     assert torch.get_num_threads() == threads
     assert cli.main(words) == 0
-    assert "engine / bare" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "engine / bare" in out and "32 sequences, top_p 0.95" in out
 
 
 @pytest.mark.parametrize(

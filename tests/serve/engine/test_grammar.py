@@ -31,6 +31,8 @@ ROWS = 280  # of the logits: more than the tokenizer has tokens
 class Babbler:
     """A runner whose model likes every token, seldom the one that fits."""
 
+    best = None
+
     def __init__(self) -> None:
         self._draw = torch.Generator().manual_seed(0)
 

@@ -118,6 +118,16 @@ def test_the_same_seed_draws_the_same_whatever_else_is_in_the_batch() -> None:
     assert uniform(-1, 3) == uniform(2**64 - 1, 3), "any int64 is a seed"
 
 
+def test_known_best_tokens_change_nothing() -> None:
+    ways = [{"temperature": 0}, {"top_p": 0.5}, {"temperature": 0, "logit_bias": {3: 9.0}}, {"temperature": 0}, {}]
+    logits = torch.stack([row(i) for i in range(len(ways))])
+    logits[3:, 2] = math.nan
+    best = [*logits[:3].argmax(1).tolist(), -1, -1]
+    expected, found = (sample(logits, [sequence(**way) for way in ways], EOS, known) for known in (None, best))
+    assert found == expected and [one.failure for one in found[3:]] == [Failure.NOT_FINITE] * 2
+    assert sample(logits * 0, [sequence(temperature=0)] * 5, EOS, best)[0].token == best[0], "which is not looked for"
+
+
 def test_logprobs_are_the_models_own() -> None:
     logits, s = row(3), sequence(temperature=0.5, logit_bias={1: 9.0}, logprobs=4, top_k=2)
     sampled = sample(logits[None], [s], EOS)[0]

@@ -1,5 +1,7 @@
 // What becomes of the sums that a tile returns.
 #pragma once
+#include <math.h>
+
 #include "model.h"
 #include "rows.h"
 
@@ -86,7 +88,7 @@ struct MultiplyGate : Target {
   }
 };
 
-// The likeliest token so far, of equals the lowest.
+// The likeliest token so far, of equals the lowest. Once a logit was NaN it is NAN_LOGIT, which nothing is above.
 struct Likeliest {
   float logit;
   long token;
@@ -96,6 +98,8 @@ struct Likeliest {
   }
 };
 
+constexpr Likeliest NAN_LOGIT = {INFINITY, -1};
+
 // Logits, and of the rows that one thread computes the best.
 struct Logits : Target {
   Likeliest *best;  // [tokens]
@@ -104,10 +108,13 @@ struct Logits : Target {
     RowSums y = rounded_sums(sums, bias, row_block * BLOCK_ROWS);
     uint16_t *to = at(row_block, token);
     float most = y.row[0];
+    int nan = 0;
     for (int i = 0; i < BLOCK_ROWS; i++) {
       to[i] = to_bf16(y.row[i]);
       most = y.row[i] > most ? y.row[i] : most;
+      nan |= y.row[i] != y.row[i];
     }
+    if (nan) best[token] = NAN_LOGIT;
     if (most > best[token].logit)
       for (int i = 0; i < BLOCK_ROWS; i++) best[token].consider(y.row[i], row_block * BLOCK_ROWS + i);
   }

@@ -232,7 +232,7 @@ class Forward {
         Likeliest other = work.best(thread)[i];
         most.consider(other.logit, other.token);
       }
-      best[i] = most.token;
+      best[i] = isfinite(most.logit) ? most.token : -1;
     }
   }
 };
@@ -247,13 +247,11 @@ class Places {
 
   void fill(long first, long end, Place *to) const {
     long at = 0;
-    const int *table = step.tables;
     for (long i = 0; i < step.chunk_count; i++) {
       const Chunk &chunk = step.chunks[i];
       long from = first > at ? first : at, until = end < at + chunk.tokens ? end : at + chunk.tokens;
-      for (long t = from; t < until; t++) to[t - first] = {chunk.start + t - at, table};
+      for (long t = from; t < until; t++) to[t - first] = {chunk.start + t - at, chunk.table};
       at += chunk.tokens;
-      table += chunk.blocks;
     }
   }
 };

@@ -35,17 +35,17 @@ typedef struct Model {
 // Consecutive tokens of one sequence; `start` of them are in the cache.
 typedef struct {
   long start, tokens;
-  long blocks;  // of the sequence, in its table
+  const int *table;  // which block of the cache holds which of the sequence
+  long blocks;       // in the table
 } Chunk;
 
 typedef struct Step {
   long token_count, chunk_count, wanted_count;
   const long *tokens;   // of all chunks
   const Chunk *chunks;
-  const int *tables;    // of all chunks, one after the other: which block of the cache holds which of the sequence
   const long *wanted;   // whose logits are wanted: indices into tokens, ascending
   uint16_t *logits;     // [wanted, vocabulary] bfloat16
-  long *best;           // [wanted] the likeliest token, of equals the lowest
+  long *best;           // [wanted] the likeliest token, of equals the lowest; -1: its logit is NaN or infinite
   uint8_t *workspace;   // workspace_bytes(model, threads), 64-byte aligned
   long threads;
 } Step;

@@ -158,13 +158,13 @@ static PyObject *workspace(PyObject *module, PyObject *const *arguments, Py_ssiz
 }
 
 static PyObject *step(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-  long long a[12];
-  if (read_integers(arguments, count, 12, a)) return NULL;
+  long long a[11];
+  if (read_integers(arguments, count, 11, a)) return NULL;
   const Kernels *kernels = chosen;
   if (!kernels) return no_kernel();
   const Model *model = address(a[0]);
   Step job = {(long)a[1], (long)a[2], (long)a[3], address(a[4]), address(a[5]), address(a[6]),
-              address(a[7]), address(a[8]), address(a[9]), address(a[10]), threads_for(a[11])};
+              address(a[7]), address(a[8]), address(a[9]), threads_for(a[10])};
   enum StepFault fault;
   Py_BEGIN_ALLOW_THREADS
   fault = check_step(model, &job);
@@ -223,7 +223,7 @@ static PyMethodDef METHODS[] = {
      "score(logits, vocabulary, is_float32, tokens, count, top, logprobs, top_ids, top_logprobs, threads)"},
     {"workspace_bytes", FAST(workspace), "workspace_bytes(model, threads) -> int"},
     {"step", FAST(step),
-     "step(model, token_count, chunk_count, wanted_count, tokens, chunks, tables, wanted, logits, best, workspace, "
+     "step(model, token_count, chunk_count, wanted_count, tokens, chunks, wanted, logits, best, workspace, "
      "threads) -> what is wrong with it, else 0"},
     {"read_memory", FAST(read_bytes), "read_memory(address, bytes, ahead, threads) -> the exclusive or of its words"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},

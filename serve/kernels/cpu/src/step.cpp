@@ -3,21 +3,19 @@
 
 namespace {
 
-StepFault check_chunk(const Model &model, const Chunk &chunk, const int *table) {
+StepFault check_chunk(const Model &model, const Chunk &chunk) {
   if (chunk.tokens < 1) return STEP_EMPTY;
   if (chunk.start < 0 || chunk.start > model.positions - chunk.tokens) return STEP_POSITION;
   if (chunk.blocks < blocks_over(chunk.start + chunk.tokens, model.block_size)) return STEP_TABLE;
   for (long i = 0; i < chunk.blocks; i++)
-    if (table[i] < 0 || table[i] >= model.blocks) return STEP_BLOCK;
+    if (chunk.table[i] < 0 || chunk.table[i] >= model.blocks) return STEP_BLOCK;
   return STEP_FINE;
 }
 
 StepFault check_chunks(const Model &model, const Step &step) {
-  const int *table = step.tables;
   long tokens = 0;
   for (long i = 0; i < step.chunk_count; i++) {
-    if (StepFault fault = check_chunk(model, step.chunks[i], table)) return fault;
-    table += step.chunks[i].blocks;
+    if (StepFault fault = check_chunk(model, step.chunks[i])) return fault;
     tokens += step.chunks[i].tokens;
   }
   return tokens && tokens == step.token_count ? STEP_FINE : STEP_EMPTY;

@@ -3,7 +3,8 @@
 One layer; the cache is read back in the order that src/cache.h draws.
 """
 
-from math import inf
+from array import array
+from math import inf, nan
 
 import pytest
 import torch
@@ -37,11 +38,11 @@ class Oracle:
         self.cosines, self.sines = angles.cos().bfloat16(), angles.sin().bfloat16()
         self.heads, self.key_heads, self.dim, self.window = heads, key_heads, dim, window
 
-    def step_model(self) -> StepModel:
+    def step_model(self, head_bias: Tensor | None = None) -> StepModel:
         linears = [StepLinear(CpuWeight.from_dense(w), b) for w, b in zip(self.weights, self.biases, strict=True)]
         layer = StepLayer(*self.norms[:2], *self.head_norms, linears, self.window)
         shape = StepShape(64, 128, self.heads, self.key_heads, self.dim, VOCABULARY, 1e-5, self.dim**-0.5)
-        head = StepLinear(CpuWeight.from_dense(self.head), None)
+        head = StepLinear(CpuWeight.from_dense(self.head), head_bias)
         return StepModel(shape, [layer], self.embeddings, self.norms[2], head, (self.cosines, self.sines), 4, SIZE)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,10 +101,10 @@ def test_a_layer_is_what_torch_computes(case: str, count: int, isa: str) -> None
     oracle = Oracle(*CASES[case])
     tokens = torch.arange(count) * 7 % VOCABULARY
     expected, _, _ = oracle(tokens)
-    logits, best = oracle.step_model().step(tokens.tolist(), [(0, count)], [[2, 0, 3]], range(count))
+    logits, best = oracle.step_model().step(tokens.tolist(), [(0, count)], [array("i", [2, 0, 3])], range(count))
     error = (logits.float() - expected.float()).norm(dim=1) / expected.float().norm(dim=1)
     assert error.max() < 0.01  # a rounding that falls the other way, here and there
-    assert torch.equal(best, logits.float().argmax(1))
+    assert best == logits.float().argmax(1).tolist()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -112,7 +113,7 @@ def test_keys_and_values_lie_in_their_blocks(case: str, isa: str) -> None:
     tokens = torch.arange(70) * 5 % VOCABULARY
     _, key, value = oracle(tokens)
     model = oracle.step_model()
-    model.step(tokens.tolist(), [(0, 70)], [[2, 0, 3]], [])
+    model.step(tokens.tolist(), [(0, 70)], [array("i", [2, 0, 3])], [])
     heads, dim = oracle.key_heads, oracle.dim
     keys = model.cache[0, 0].view(4, heads, SIZE // 16, dim // 2, 16, 2)[[2, 0, 3]]
     values = model.cache[0, 1].view(4, heads, SIZE // 2, dim, 2)[[2, 0, 3]]
@@ -120,3 +121,23 @@ def test_keys_and_values_lie_in_their_blocks(case: str, isa: str) -> None:
     found_values = values.permute(1, 0, 2, 4, 3).reshape(heads, -1, dim)[:, :70]
     assert (found_keys.float() - key.float()).norm() < 0.002 * key.float().norm()
     assert (found_values.float() - value.float()).norm() < 0.002 * value.float().norm()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("bad", "least"), [({0: nan}, -1), ({63: nan, 5: inf}, -1), ({9: inf}, -1), ({9: -inf}, 0), ({range(64): -inf}, -1)]
+)
+def test_a_row_whose_best_is_not_finite_has_none(
+    bad: dict[int | range, float], least: int, threads: int, isa: str
+) -> None:
+    bias = torch.zeros(VOCABULARY, dtype=torch.bfloat16)
+    for at, value in bad.items():
+        bias[at] = value
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = Oracle(*CASES["5 heads on 1"]).step_model(bias)
+        logits, best = model.step(range(3), [(0, 3)], [array("i", [0])], range(3))
+    finally:
+        torch.set_num_threads(before)
+    assert best == (logits.float().argmax(1).tolist() if least == 0 else [-1] * 3)
