@@ -31,11 +31,16 @@ log = logging.getLogger(__name__)
 
 def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     """From a model's name to a loop that can run it."""
+    return assemble(config, load(config))
+
+
+def load(config: EngineConfig) -> Any:
+    """The model as the engine has it, on as many threads as it may use."""
     _check(config)
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), len(usable_cpus())))
     folder = resolve(config.model, config.revision)
     require_intact(folder)
-    return assemble(config, load_model(str(folder), config.device, config.dtype, config.kernels))
+    return load_model(str(folder), config.device, config.dtype, config.kernels)
 
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
