@@ -11,7 +11,7 @@ from twofour.serve.engine.types import EngineConfig
 
 OURS, TRANSFORMERS, LLAMA_CPP = ("fused", "generic"), "transformers", "llama.cpp"
 RUNTIMES = (*OURS, TRANSFORMERS, LLAMA_CPP)
-WEIGHTS = ("bf16", "f16", "q8_0", "q4_0")  # of llama.cpp
+CHOICES = {"weights": ("bf16", "f16", "q8_0", "q4_0"), "flash-attention": ("auto", "on", "off")}  # of llama.cpp
 GIVEN = "NAME=RUNTIME[,OPTION=VALUE...]:MODEL"
 _ARM = re.compile(r"(?P<name>[^=]+)=(?P<runtime>[^,:]+)(?P<options>(,[^,:=]+=[^,:]*)*):(?P<model>.+)")
 
@@ -40,19 +40,24 @@ def _read(text: str) -> Arm:
     if found["runtime"] not in RUNTIMES:
         raise InputError(f"no runtime is named {found['runtime']!r}; choose one of {', '.join(RUNTIMES)}")
     options = dict(option.split("=", 1) for option in found["options"].split(",") if option)
-    if unknown := sorted(options.keys() - set(known_options(found["runtime"]))):
-        known = ", ".join(known_options(found["runtime"])) or "none"
-        raise InputError(f"{found['runtime']} has no option {unknown[0]}; it has {known}")
-    if options.get("weights", WEIGHTS[0]) not in WEIGHTS:
-        raise InputError(f"weights={options['weights']} is unknown; choose one of {', '.join(WEIGHTS)}")
+    _require_known(found["runtime"], options)
     return Arm(found["name"], found["runtime"], options, resolve(found["model"]))
+
+
+def _require_known(runtime: str, options: Mapping[str, str]) -> None:
+    known = known_options(runtime)
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(f"{runtime} has no option {name}; it has {', '.join(known)}")
+        if value not in CHOICES.get(name, (value,)):
+            raise InputError(f"{name}={value} is unknown; choose one of {', '.join(CHOICES[name])}")
 
 
 def known_options(runtime: str) -> tuple[str, ...]:
     """Of our runners: what the engine is started with, as far as it says how weights are held."""
     if runtime in OURS:
         return tuple(_engine_options())
-    return {LLAMA_CPP: ("weights", "flash-attention"), TRANSFORMERS: ("dtype",)}[runtime]
+    return tuple(CHOICES) if runtime == LLAMA_CPP else ("dtype",)
 
 
 def _engine_options() -> Iterator[str]:

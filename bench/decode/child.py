@@ -63,7 +63,7 @@ def main() -> None:
 def _decoder(runtime: str, model: str, options: dict[str, str], batch: int, length: int) -> Decoder:
     if runtime not in OURS:
         return Transformers(model, options.get("dtype", "auto"))
-    own = {name.replace("-", "_"): value for name, value in options.items()}
+    own: dict[str, Any] = {name.replace("-", "_"): value for name, value in options.items()}
     config = EngineConfig(model, device="cpu", **({"kernels": "cpu"} | own))
     return Ours(config, runtime, batch, length)
 
