@@ -29,9 +29,9 @@ HARDWARE = {"hardware": {"summary": "a machine"}}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense Llama that the fused runner takes, too."""
+    """A dense Llama that the fused runner takes, too. Its likeliest tokens are ahead by more than roundings."""
     folder = tmp_path_factory.mktemp("models") / "llama"
-    torch.manual_seed(0)
+    torch.manual_seed(11)
     LlamaForCausalLM(LlamaConfig(**SHAPE)).to(torch.bfloat16).save_pretrained(folder)
     return folder
 
