@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
 def _tables() -> dict[str, Callable[[Document], str]]:
     """How each kind of document is printed."""
     from twofour.bench.comparison import document as comparison
+    from twofour.bench.decode import document as decode
+    from twofour.bench.decode import table as decode_table
     from twofour.bench.gpu import sheet
     from twofour.bench.gpu import table as gpu
     from twofour.bench.kernels import grid
@@ -51,6 +53,7 @@ def _tables() -> dict[str, Callable[[Document], str]]:
     return {
         comparison.KIND: terminal.table,
         grid.KIND: kernels.table,
+        decode.KIND: decode_table.table,
         presets.KIND: presets.table,
         sheet.KIND: gpu.table,
     }
