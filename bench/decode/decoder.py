@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.assembly.assemble import load
 from twofour.serve.engine.runners import Chunk, ModelRunner, choice
-from twofour.serve.engine.runners.fused import FusedRunner
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
 from twofour.serve.engine.types import EngineConfig
 from twofour.serve.model.loading import weight_report
@@ -65,8 +64,8 @@ class Ours:
         return range(sequence * self._blocks, (sequence + 1) * self._blocks)
 
     def _best(self, logits: Tensor) -> list[int]:
-        best = self._runner.best if isinstance(self._runner, FusedRunner) else logits.argmax(-1)
-        return best.tolist()
+        best = self._runner.best
+        return logits.argmax(-1).tolist() if best is None else list(best)
 
 
 def _built(model: Any, config: EngineConfig, runner: str, blocks: int, length: int) -> ModelRunner:
