@@ -64,6 +64,8 @@ INFO = EngineInfo(
     7,
     "fused",
     "a reason",
+    "int8",
+    "bfloat16",
     StepRecord(1, 2, 3, 0.5),
 )
 PIECES = (
@@ -111,7 +113,7 @@ def test_news_are_reports_or_how_much_begins() -> None:
 
 
 def test_the_start_arrives_as_it_was() -> None:
-    config = EngineConfig("m", threads=2, kv_tokens=64, cuda_graphs=False, prefix_cache=False)
+    config = EngineConfig("m", threads=2, kv_tokens=64, cuda_graphs=False, prefix_cache=False, lm_head="int8")
     assert decode_config(encode(config)) == config
     assert decode_start(encode({"info": INFO})) == INFO
     assert decode_start(encode({"failed": "no such folder"})) == "no such folder"
