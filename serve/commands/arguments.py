@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofour.prune.errors import InputError
+from twofour.serve.commands import rounding
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.auth import read_keys
 from twofour.serve.edge.harden import EdgeConfig
@@ -90,6 +91,7 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     group.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="default: the checkpoint's")
     group.add_argument("--kernels", default=EngineConfig.kernels, metavar="NAME", help="pin one (default: %(default)s)")
+    rounding.add_arguments(group)
     group.add_argument("--threads", type=positive, metavar="N", help="default: all cores, or the CPU quota")
     group.add_argument("--max-model-len", type=positive, metavar="N", help="tokens of prompt and answer")
     group.add_argument(
@@ -186,6 +188,8 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         device=args.device,
         dtype=args.dtype,
         kernels=args.kernels,
+        lm_head=args.lm_head,
+        dense_values=args.dense_values,
         threads=args.threads,
         max_model_len=args.max_model_len,
         max_num_seqs=args.max_num_seqs,

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from twofour.serve.commands import rounding
 from twofour.serve.evaluation import WINDOW_TOKENS
 
 
@@ -18,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=WINDOW_TOKENS, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--windows", type=int, metavar="N", help="score at most this many")
     parser.add_argument("--kernels", default="auto", metavar="NAME", help="as served (default: %(default)s)")
+    rounding.add_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document there too")
     parser.add_argument(
         "--lm-eval", metavar="TASKS", help="run these tasks of lm-eval too, separated by commas (extra lm-eval)"
@@ -41,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.lm_eval_path and not args.lm_eval:
         raise InputError("there is no task to look for; give --lm-eval with --lm-eval-path")
+    if args.label and (args.lm_head or args.dense_values):
+        raise InputError(
+            "a label is of the model as it is stored; leave --lm-head and --dense-values away with --label"
+        )
     claim(args.out)
     if args.label:
         publish.require_labelled(Path(args.model))
@@ -56,10 +63,13 @@ def run(args: argparse.Namespace) -> int:
         to_stderr(),
         args.against,
         Tasks(args.lm_eval.split(","), args.lm_eval_path) if args.lm_eval else None,
+        args.lm_head,
+        args.dense_values,
     )
     if args.label:
         publish.add_quality(Path(args.model), done.text, done.as_dict(), done.lm_eval)
-    document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval}
+    rounded = {"lm_head": args.lm_head, "dense_values": args.dense_values}
+    document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval} | rounded
     deliver(json.dumps(document) if args.json else table(document), args.out, json.dumps(document, indent=2))
     return 0
 
@@ -71,7 +81,7 @@ def table(document: dict[str, Any]) -> str:
 
     first = document["begins_with"] or "the first of each"
     windows = f"{document['windows']} windows of {document['window_tokens']} tokens, {first} not scored"
-    lines = [f"{document['model']} on {document['text']}", f"  {windows}"]
+    lines = [f"{document['model']} on {document['text']}", f"  {windows}", *_rounded(document)]
     lines.append(f"  perplexity       {with_error(document['perplexity'], document['perplexity_error'], '.3f')}")
     if document["baseline"] is not None:
         ratio = document["perplexity"] / document["baseline_perplexity"]
@@ -89,3 +99,10 @@ def table(document: dict[str, Any]) -> str:
     if document["lm_eval"] is not None:
         lines += ["", harness.table(document["lm_eval"])]
     return "\n".join(lines)
+
+
+def _rounded(document: dict[str, Any]) -> Iterator[str]:
+    if document["lm_head"]:
+        yield f"  lm_head rounded to {document['lm_head']} at load"
+    if document["dense_values"]:
+        yield f"  dense linears rounded to {document['dense_values']} at load"

@@ -133,6 +133,7 @@ def start_text(info: "EngineInfo", config: "ServeConfig", url: str, host: str) -
         f"{config.served_model_name}: {pattern}, {info.dtype} on {info.device}",
         f"  weights   {info.weight_bytes / 1e6:,.1f} MB, {info.linear_bytes / 1e6:,.1f} MB of it in linears",
         f"  kernels   {kernels or 'none'}",
+        f"  dense     lm_head {info.head_values or 'none'}, other linears {info.dense_values or 'none'}",
         f"  runner    {info.runner}{f' ({info.runner_reason})' if info.runner_reason else ''}",
         f"  KV cache  {info.kv_tokens:,} tokens; context {info.context_length:,}",
         *([graphs_text(info)] if info.cuda_graphs else []),

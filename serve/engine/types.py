@@ -27,6 +27,8 @@ class EngineConfig:
     block_size: int = 16  # tokens in one cache block
     kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a share of memory
     cuda_graphs: bool = True  # on a GPU, capture decode steps and replay them
+    lm_head: str | None = None  # int8: rounded so at load
+    dense_values: str | None = None  # of the other linears that are dense; int8: likewise
     prefix_cache: bool = True  # a prompt takes over what an earlier one with the same beginning has computed
 
 
@@ -125,6 +127,8 @@ class EngineInfo:
     cuda_graph_bytes: int = 0  # of device memory that they take
     runner: str = "generic"  # what computes the steps, and why
     runner_reason: str = ""
+    head_values: str = ""  # what the weight of lm_head is held as, and those of the other linears that are dense
+    dense_values: str = ""
     warm_step: "StepRecord | None" = None  # the largest of those that warmed it up, measured the second time
 
 

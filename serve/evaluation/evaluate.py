@@ -75,16 +75,19 @@ def measure(
     progress: Progress = silent,
     against: str | None = None,
     tasks: harness.Tasks | None = None,
+    lm_head: str | None = None,
+    dense_values: str | None = None,
 ) -> Evaluation:
     """Measure, and say on what text. `limit`: the most windows that are scored.
 
     `against`: another pruned model, usually by SparseGPT, to tell how much of its gap to the baseline is closed.
+    `lm_head`, `dense_values`: what of the model is rounded when it is loaded, as in `load_model`.
     """
     if against is not None and baseline is None:
         raise InputError("without a baseline there is no gap to close; give --baseline with --against")
     if tasks:
         harness.require(tasks)
-    model = load_model(path, kernels=kernels)
+    model = load_model(path, kernels=kernels, lm_head=lm_head, dense_values=dense_values)
     dense = None if baseline is None else load_model(baseline)
     tokenizer = corpus.load_tokenizer(resolve(baseline or path))
     if file is not None:

@@ -25,11 +25,11 @@ class StoredHead(nn.Module):
         self.register_buffer(head.VALUES, torch.empty(rows, columns, dtype=torch.int8, device="meta"))
         self.register_buffer(head.SCALES, torch.empty(rows, -(-columns // RUN), dtype=torch.float32, device="meta"))
 
-    def loaded(self, dtype: torch.dtype) -> Int8Linear:
+    def loaded(self, dtype: torch.dtype, kernels: str) -> Int8Linear:
         """Return the linear. dtype: of its activations. Raises CheckpointError if the stored tensors are corrupt."""
         packed = DenseInt8(self.int8_values, self.int8_scales)
         dense_int8.validate(packed, NAME)
-        return Int8Linear.from_int8(packed, self.bias, dtype)
+        return Int8Linear.from_int8(packed, self.bias, dtype, kernels)
 
 
 def expect(model: Any) -> None:
@@ -40,8 +40,8 @@ def expect(model: Any) -> None:
     model.all_tied_weights_keys.pop(own, None)
 
 
-def make_ready(model: Any) -> None:
+def make_ready(model: Any, kernels: str = "auto") -> None:
     """Give a stored lm_head to its kernel, if there is one in the model."""
     stored = model.get_submodule(NAME) if hasattr(model, NAME) else None
     if isinstance(stored, StoredHead) and not stored.int8_values.is_meta:
-        model.set_submodule(NAME, stored.loaded(model.dtype))
+        model.set_submodule(NAME, stored.loaded(model.dtype, kernels))

@@ -18,8 +18,9 @@ from twofour.prune.format.weights import Weights
 from twofour.prune.model.skeleton import misfits, skeleton
 from twofour.serve.kernels import select
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
-from twofour.serve.kernels.dense import DenseLinear
-from twofour.serve.model import head
+from twofour.serve.kernels.dense import DenseKernel, DenseLinear
+from twofour.serve.model import dense_int8, head
+from twofour.serve.model.dense_int8 import INT8, Int8Linear, int8_linears, lm_head_of
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.quantizer import sparse_linears, without_kernels
 
@@ -32,10 +33,13 @@ def load_model(
     dtype: str | None = None,
     kernels: str = "auto",
     revision: str | None = None,
+    lm_head: str | None = None,
+    dense_values: str | None = None,
 ) -> PreTrainedModel:
     """Load a model for inference, packed linears as `SparseLinear`.
 
     dtype None is that of the checkpoint, device None is cuda if there is one; cuda:1 becomes the current device.
+    lm_head "int8" rounds lm_head, dense_values "int8" the other linears that are dense; embeddings stay.
     Raises CheckpointError, ModelError or InputError, naming what is wrong; never runs code of the folder.
     """
     select.require_name(kernels)
@@ -44,11 +48,14 @@ def load_model(
     config = read_config(folder)
     _refuse_config(config, form)
     to = _device(device)
+    dense_int8.require_known(lm_head, dense_values, to)
     _require_fitting(folder, config, form)
     model, report = _from_pretrained(folder, form, "auto" if dtype is None else _dtype(dtype))
     checkpoint.require_loaded(report, path_or_id)
     _require_ends(model)
     loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
+    head.make_ready(loaded, kernels)
+    dense_int8.round_linears(loaded, lm_head, dense_values, kernels)
     _choose_kernels(loaded, kernels)
     return loaded
 
@@ -56,7 +63,6 @@ def load_model(
 def _choose_kernels(model: PreTrainedModel, kernels: str) -> None:
     for name, sparse in sparse_linears(model):
         sparse.prepare(kernels, name, model.dtype)
-    head.make_ready(model)
     for name, linear in list(model.named_modules()):
         if type(linear) is nn.Linear:
             crossover = select.dense_crossover(linear.weight, kernels, _is_head(model, linear))
@@ -139,7 +145,8 @@ def _device(name: str | None) -> torch.device:
 class WeightReport:
     """What is resident. `kernels`: kernel name -> decoder linears; `notes`: what a user must know.
 
-    A dense linear counts as "dense" if few tokens are multiplied by our own kernel, else as "torch".
+    A dense linear counts as "dense" if few tokens are multiplied by our own kernel, as "dense int8" if it is int8, else
+    as "torch". `head_values`, `dense_values`: what lm_head, and the other linears that are dense, are held as.
     """
 
     weight_bytes: int
@@ -147,28 +154,48 @@ class WeightReport:
     kernels: dict[str, int]
     notes: tuple[str, ...]
     sparse: bool
+    head_values: str
+    dense_values: str
 
 
 def weight_report(model: nn.Module) -> WeightReport:
     """Count resident weights; tied tensors count once."""
     sparse = dict(sparse_linears(model))
-    dense = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and not _is_head(model, m)]
+    rounded = [linear for _, linear in int8_linears(model)]
+    dense = [m for m in model.modules() if isinstance(m, nn.Linear | Int8Linear) and not _is_head(model, m)]
     tensors = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
     sparse_bytes = sum(linear.kernel_bytes for linear in sparse.values())
     kernels = Counter(linear.choice.kernel.name for linear in sparse.values() if linear.choice)
-    kernels += Counter("dense" if isinstance(linear, DenseLinear) else "torch" for linear in dense)
+    kernels += Counter(map(_kernel_name, dense))
     return WeightReport(
-        weight_bytes=sum(tensors.values()) + sparse_bytes,
-        linear_bytes=sum(linear.weight.nbytes for linear in dense) + sparse_bytes,
+        weight_bytes=sum(tensors.values()) + sparse_bytes + sum(each.nbytes for each in rounded if each.kernel),
+        linear_bytes=sum(_bytes(linear) for linear in dense) + sparse_bytes,
         kernels=dict(kernels),
-        notes=tuple(_notes(sparse)),
+        notes=(*_notes(sparse), *dense_int8.notes(model)),
         sparse=bool(sparse),
+        head_values=_values(lm_head_of(model)),
+        dense_values=", ".join(sorted(set(map(_values, dense)))),
     )
 
 
+def _kernel_name(dense: nn.Module) -> str:
+    if isinstance(dense, Int8Linear) and dense.kernel:
+        return dense.kernel.name
+    return DenseKernel.name if isinstance(dense, DenseLinear) else "torch"
+
+
+def _bytes(dense: nn.Linear | Int8Linear) -> int:
+    return dense.nbytes if isinstance(dense, Int8Linear) else dense.weight.nbytes
+
+
+def _values(dense: nn.Module | None) -> str:
+    if isinstance(dense, Int8Linear):
+        return INT8
+    return str(dense.weight.dtype).removeprefix("torch.") if isinstance(dense, nn.Linear) else ""
+
+
 def _is_head(model: nn.Module, module: nn.Module) -> bool:
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return module is head
+    return module is lm_head_of(model)
 
 
 def _notes(sparse: dict[str, SparseLinear]) -> Iterator[str]:

@@ -196,6 +196,9 @@ class EngineCollector(Collector):
         runner = GaugeMetricFamily("twofour:runner_info", "Runner.", labels=(*LABELS, "runner", "reason"))
         runner.add_metric((*self._values, info.runner, info.runner_reason), 1)
         yield runner
+        weights = GaugeMetricFamily("twofour:weights_info", "Dense.", labels=(*LABELS, "lm_head", "dense_linears"))
+        weights.add_metric((*self._values, info.head_values, info.dense_values), 1)
+        yield weights
         blocks = str(info.kv_tokens // info.block_size)
         config = GaugeMetricFamily(
             "vllm:cache_config_info", "KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")

@@ -17,9 +17,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from twofour.prune.format.dense_int8 import to_dense_int8
 from twofour.prune.format.packed import Packed, pack
 from twofour.prune.format.rounding import to_int8
 from twofour.prune.solving.magnitude import magnitude
+from twofour.serve.model.dense_int8 import Int8Linear
 from twofour.serve.model.linear import SparseLinear
 
 VOCABULARY, POSITIONS = 512, 512
@@ -46,7 +48,16 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
         LlamaConfig(**SHAPE | {"hidden_size": 128, "intermediate_size": 136, "head_dim": 16}),
     ),
 }
-FORMS = ("dense", "2:4", "2:4 int8", "2:4 int8 in blocks", "mixed")
+FORMS = ("dense", "2:4", "2:4 int8", "2:4 int8 in blocks", "dense int8", "mixed")
+HEADS = {"dense int8": "dense int8", "mixed": "dense int8"}  # of forms whose lm_head is not dense bfloat16
+
+
+def _in_form(linear: nn.Linear, form: str) -> tuple[nn.Module, torch.Tensor]:
+    """A linear in another form, and its weight [out, in]."""
+    if form == "dense int8":
+        return Int8Linear.from_linear(linear), to_dense_int8(linear.weight).unpack()
+    packed = _packed(linear.weight, form)
+    return SparseLinear(packed, linear.bias, "cpu"), packed.unpack()
 
 
 def _packed(weight: torch.Tensor, form: str) -> Packed:
@@ -55,7 +66,7 @@ def _packed(weight: torch.Tensor, form: str) -> Packed:
 
 
 def _form(form: str, index: int) -> str:
-    return FORMS[index % 4] if form == "mixed" else form
+    return FORMS[index % 5] if form == "mixed" else form
 
 
 @cache
@@ -70,10 +81,11 @@ def models(family: str, form: str = "dense") -> tuple[Any, Any, Any]:
     model.bfloat16()
     weights = {name: parameter.float() for name, parameter in model.named_parameters()}
     for index, (name, linear) in enumerate(list(model.named_modules())):
-        if isinstance(linear, nn.Linear) and "proj" in name and (kind := _form(form, index)) != "dense":
-            packed = _packed(linear.weight, kind)
-            weights[f"{name}.weight"] = packed.unpack().float()
-            model.set_submodule(name, SparseLinear(packed, linear.bias, "cpu"))
+        kind = _form(form, index) if "proj" in name else HEADS.get(form, "dense")
+        if isinstance(linear, nn.Linear) and kind != "dense":
+            replaced, weight = _in_form(linear, kind)
+            weights[f"{name}.weight"] = weight.float()
+            model.set_submodule(name, replaced)
     return model, *(_own(make, config, weights, dtype) for dtype in (torch.bfloat16, torch.float32))
 
 

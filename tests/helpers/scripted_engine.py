@@ -82,6 +82,8 @@ class ScriptedEngine:
             cuda_graphs=36,
             cuda_graph_bytes=5000,
             runner="fused",
+            head_values="int8",
+            dense_values="bfloat16",
             runner_reason="a reason",
         )
 

@@ -35,7 +35,9 @@ def start(config: EngineConfig) -> tuple[Loop, EngineInfo]:
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), len(usable_cpus())))
     folder = resolve(config.model, config.revision)
     require_intact(folder)
-    return assemble(config, load_model(str(folder), config.device, config.dtype, config.kernels))
+    rounding = {"lm_head": config.lm_head, "dense_values": config.dense_values}
+    model = load_model(str(folder), config.device, config.dtype, config.kernels, **rounding)
+    return assemble(config, model)
 
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:
@@ -127,6 +129,8 @@ def _info(
         cuda_graph_bytes=made.nbytes,
         runner=runner.name,
         runner_reason=why,
+        head_values=report.head_values,
+        dense_values=report.dense_values,
     )
 
 

@@ -10,12 +10,13 @@ from torch import nn
 from twofour.serve.kernels import dense
 from twofour.serve.kernels.cpu.kernel import CpuKernel
 from twofour.serve.kernels.dense import DenseKernel, DenseLinear
+from twofour.serve.model.dense_int8 import Int8Linear
 from twofour.serve.model.linear import SparseLinear
 
 
 def note(model: nn.Module, most_tokens: int) -> str | None:
     """What a user must know if equal requests may get different text; steps have up to `most_tokens` tokens."""
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear | SparseLinear)]
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear | SparseLinear | Int8Linear)]
     changing = sum(not _keeps_order(linear, most_tokens) for linear in linears)
     if not changing:
         return None
@@ -28,6 +29,8 @@ def note(model: nn.Module, most_tokens: int) -> str | None:
 
 def _keeps_order(linear: nn.Module, most_tokens: int) -> bool:
     kernel = linear.choice.kernel if isinstance(linear, SparseLinear) and linear.choice else linear
+    if isinstance(linear, Int8Linear):
+        return linear.kernel is not None
     if isinstance(kernel, CpuKernel):
         return kernel.crossover_tokens >= most_tokens
     if isinstance(kernel, DenseKernel | DenseLinear):

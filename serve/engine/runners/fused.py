@@ -21,6 +21,8 @@ from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.cpu.kernel import CpuKernel
 from twofour.serve.kernels.cpu.step import TOKEN_GROUP, StepLayer, StepLinear, StepModel, StepShape
 from twofour.serve.kernels.dense import DenseKernel
+from twofour.serve.kernels.dense_int8 import DenseInt8Kernel
+from twofour.serve.model.dense_int8 import Int8Linear
 from twofour.serve.model.linear import SparseLinear
 
 FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -85,7 +87,8 @@ def _step_linear(linear: Any) -> StepLinear:
 
 def _weight(linear: Any) -> CpuWeight:
     kernel = linear.choice.kernel if isinstance(linear, SparseLinear) and linear.choice else linear
-    if isinstance(kernel, CpuKernel):
+    kernel = linear.kernel if isinstance(linear, Int8Linear) else kernel
+    if isinstance(kernel, CpuKernel | DenseInt8Kernel):
         return kernel.weight
     if isinstance(kernel, DenseKernel | nn.Linear) and dense.takes(kernel.weight):
         return CpuWeight.from_dense(kernel.weight)

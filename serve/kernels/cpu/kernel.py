@@ -37,10 +37,15 @@ class CpuKernel:
         return self.weight.to_packed()
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:  # [..., in] -> [..., out]
-        if x.dtype is torch.float16:  # which the kernels do not know
-            bias = None if bias is None else bias.float()
-            return cpu.linear(x.float(), self.weight, bias, self.crossover_tokens).half()
-        return cpu.linear(x, self.weight, bias, self.crossover_tokens)
+        return multiply(x, self.weight, bias, self.crossover_tokens)
+
+
+def multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, crossover_tokens: int) -> Tensor:
+    """x W^T + bias, [..., in] -> [..., out], in any dtype of activations."""
+    if x.dtype is torch.float16:  # which the kernels do not know
+        bias = None if bias is None else bias.float()
+        return cpu.linear(x.float(), weight, bias, crossover_tokens).half()
+    return cpu.linear(x, weight, bias, crossover_tokens)
 
 
 def refusal(packed: Packed) -> str | None:

@@ -23,7 +23,7 @@ _library.define(
 )
 _library.define("linear_dense_cpu(Tensor x, Tensor weight, Tensor? bias, int rows, int columns) -> Tensor")
 _cpu = loaded()
-_DENSE, _FLOAT32 = Kind.DENSE_BF16, torch.float32
+_DENSE, _FLOAT32, _KINDS = Kind.DENSE_BF16, torch.float32, frozenset(Kind)
 
 
 def linear(
@@ -89,7 +89,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, columns: i
             f"the CPU kernels take bfloat16 or float32 of {columns} columns, got {x.dtype} {list(x.shape)}; "
             "convert the activations, or expand this weight to dense"
         )
-    known = rows >= 0 and columns >= 0 and 0 <= kind <= 3
+    known = rows >= 0 and columns >= 0 and kind in _KINDS
     expected = (_cpu or require()).layout_bytes(kind, rows, columns) if known else -1
     if weight.numel() != expected or weight.dtype is not torch.uint8 or not _is_readable(weight):
         raise InputError(

@@ -1,7 +1,8 @@
 """A weight in a device layout of the CPU kernels: one tensor of bytes, made at load and never stored.
 
 The layouts are drawn in src/layout.h. A 2:4 weight takes 1.125 bytes for each dense weight with bfloat16 values,
-0.625 with int8 values and a scale for each row, 0.6875 with a scale for each 64 columns.
+0.625 with int8 values and a scale for each row, 0.6875 with a scale for each 64 columns. A dense weight in int8 takes
+1.0625.
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from twofour.prune.errors import InputError, ServerError
+from twofour.prune.format.dense_int8 import DenseInt8
 from twofour.prune.format.packed import Packed, scale_count, validate
 from twofour.serve.kernels.cpu.extension import Extension, loaded, missing
 
-BLOCK_COLUMNS = 64
+BLOCK_ROWS, BLOCK_COLUMNS = 8, 64
+CELL_COLUMNS = 4  # of a dense int8 weight: 8 rows of so many lie together
 SCALE_COLUMNS = (0, BLOCK_COLUMNS)  # that share a scale of int8 values; 0: all of a row
 
 
@@ -26,6 +29,7 @@ class Kind(IntEnum):
     SPARSE_INT8 = 1
     SPARSE_INT8_BLOCK_SCALES = 2
     DENSE_BF16 = 3
+    DENSE_INT8 = 4
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,43 @@ class CpuWeight:
         padded = functional.pad(weight.detach(), (0, padding)) if padding else weight.detach().contiguous()
         return cls(padded.view(torch.uint8).flatten(), rows, columns, Kind.DENSE_BF16)
 
+    @classmethod
+    def from_dense_int8(cls, packed: DenseInt8) -> "CpuWeight":
+        rows, columns = packed.values.shape
+        data = torch.empty(require().layout_bytes(Kind.DENSE_INT8, rows, columns), dtype=torch.uint8)
+        weight = cls(data, rows, columns, Kind.DENSE_INT8)
+        for part, stored in zip(weight._dense_int8_parts(), (packed.values, packed.scales), strict=True):
+            part_rows, part_columns = part.shape[0] * part.shape[1], part[0, 0].numel()
+            padding = (0, part_columns - stored.shape[1], 0, part_rows - rows)
+            part.copy_(functional.pad(stored.detach().cpu(), padding).view_as(part))
+        return weight
+
+    def to_dense_int8(self) -> DenseInt8:
+        """Return the dense int8 weight as it was packed, bit for bit."""
+        self._require_kind(self.kind is Kind.DENSE_INT8, "dense int8", "from_dense_int8")
+        values, scales = (part.flatten(0, 1).flatten(1)[: self.rows] for part in self._dense_int8_parts())
+        return DenseInt8(values[:, : self.columns].contiguous(), scales.contiguous())
+
+    def _dense_int8_parts(self) -> tuple[Tensor, Tensor]:
+        """Views of the bytes: values [row blocks, 8, column blocks, 16, 4], scales [row blocks, 8, column blocks]."""
+        blocks = self.data.view(-(-self.rows // BLOCK_ROWS), -(-self.columns // BLOCK_COLUMNS), -1)
+        values, scales = blocks.split((BLOCK_ROWS * BLOCK_COLUMNS, BLOCK_ROWS * 4), dim=2)
+        by_cell = values.view(torch.int8).unflatten(2, (-1, BLOCK_ROWS, CELL_COLUMNS))
+        return by_cell.movedim(3, 1), scales.view(torch.float32).movedim(2, 1)
+
     def to_packed(self) -> Packed:
         """Return the 2:4 weight as it was packed, bit for bit."""
-        cpu = require()
-        if self.kind is Kind.DENSE_BF16 or self.data.numel() != cpu.layout_bytes(self.kind, self.rows, self.columns):
-            raise InputError(
-                f"{self.data.numel()} bytes of kind {self.kind.name} are no 2:4 weight of {self.rows} x "
-                f"{self.columns}; build it with CpuWeight.from_packed"
-            )
+        self._require_kind(self.kind < Kind.DENSE_BF16, "2:4", "from_packed")
         packed = _empty_packed(self.kind, self.rows, self.columns)
-        _unpack(cpu, self, packed)
+        _unpack(require(), self, packed)
         return packed
+
+    def _require_kind(self, is_it: bool, what: str, maker: str) -> None:
+        if not is_it or self.data.numel() != require().layout_bytes(self.kind, self.rows, self.columns):
+            raise InputError(
+                f"{self.data.numel()} bytes of kind {self.kind.name} are no {what} weight of {self.rows} x "
+                f"{self.columns}; build it with CpuWeight.{maker}"
+            )
 
 
 def require() -> Extension:

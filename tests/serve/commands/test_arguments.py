@@ -60,7 +60,8 @@ def test_a_folder_is_served_under_its_name(tmp_path: Any) -> None:
 def test_every_flag_arrives(tmp_path: Any) -> None:
     keys = tmp_path / "keys"
     keys.write_text("k\n")
-    flags = "--revision r --device cpu --dtype float32 --kernels reference --threads 2 --max-model-len 99"
+    flags = "--revision r --device cpu --dtype float32 --kernels reference --threads 2 --max-model-len 99 "
+    flags += "--lm-head int8 --dense-values int8"
     args = parse(
         "org/m",
         *flags.split(),
@@ -81,6 +82,8 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
         device="cpu",
         dtype="float32",
         kernels="reference",
+        lm_head="int8",
+        dense_values="int8",
         threads=2,
         max_model_len=99,
         max_num_seqs=3,

@@ -32,6 +32,7 @@ def test_start_text(launch: Any) -> None:
         "2:4 sparse",
         "float32 on cpu",
         "reference for 7 linears",
+        "lm_head int8, other linears bfloat16",
         "4,096 tokens",
         "graphs    36 decode steps captured",
         "http://127.0.0.1:1/v1",

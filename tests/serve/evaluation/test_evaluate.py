@@ -87,6 +87,21 @@ def test_the_verb(tiny_model_folder: Path, text: Path, tmp_path: Path, capsys: p
     assert printed["perplexity"] > 1 and printed["kl_nats"] is None and printed["text"] == "text"
 
 
+def test_what_would_be_rounded_at_load_is_measured(
+    tiny_model_folder: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tiny_model_folder)
+    words = ["eval", folder, "--baseline", folder, "--text", str(text), "--window", "64"]
+    rounding = ["--lm-head", "int8", "--dense-values", "int8"]
+    assert cli.main([*words, *rounding, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["kl_nats"] > 0 and printed["lm_head"] == printed["dense_values"] == "int8"
+    assert cli.main([*words, *rounding]) == 0
+    assert "lm_head rounded to int8 at load" in capsys.readouterr().out
+    assert cli.main([*words, "--lm-head", "int8", "--label"]) == 1
+    assert "as it is stored" in capsys.readouterr().err
+
+
 def test_the_gap_closed_against_another_pruned_model(
     tiny_pruned_folder: Path, tiny_int8_folder: Path, tiny_model_folder: Path, text: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
     assert value(server, "twofour:weight_bytes", kind="linears") == 1500
     assert value(server, "twofour:kernel_linears", kernel="reference") == 7
     assert value(server, "twofour:kernel_linears", kernel="dense") == 2
+    assert value(server, "twofour:weights_info", lm_head="int8", dense_linears="bfloat16") == 1
     assert value(server, "twofour:runner_info", runner="fused", reason="a reason") == 1
     assert value(server, "vllm:cache_config_info", block_size="16", num_gpu_blocks="256") == 1
 

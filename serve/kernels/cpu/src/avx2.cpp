@@ -241,6 +241,55 @@ struct Int8Tile {
   }
 };
 
+// Dense: a cell is 8 rows x 4 columns; a 64-bit lane of an accumulator belongs to a row, half of the rows to each.
+struct DenseInt8Tile {
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
+  const Weight &weight;
+  const Panel &x;
+  Prefetcher prefetcher;
+
+  // The integer sums of a block, then added as floats.
+  template <int TOKENS>
+  void add_block(const uint8_t *block, const int16_t *row, __m256 (*total)[2]) const {
+    for (int line = 0; line < BLOCK_BYTES_DENSE_INT8; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
+    __m256i part[TOKENS][2] = {};
+#pragma GCC unroll 16
+    for (int cell = 0; cell < 16; cell++) {
+      __m256i low = _mm256_cvtepi8_epi16(read_unaligned<__m128i>(block + cell * 32));
+      __m256i high = _mm256_cvtepi8_epi16(read_unaligned<__m128i>(block + cell * 32 + 16));
+#pragma GCC unroll 4
+      for (int t = 0; t < TOKENS; t++) {
+        __m256i columns = _mm256_set1_epi64x(read_unaligned<long long>(row + t * x.stride + cell * 4));
+        part[t][0] = _mm256_add_epi32(part[t][0], _mm256_madd_epi16(low, columns));
+        part[t][1] = _mm256_add_epi32(part[t][1], _mm256_madd_epi16(high, columns));
+      }
+    }
+    for (int half = 0; half < 2; half++) {
+      __m256 scales = scales_of_lanes(block + BLOCK_VALUES + half * 16);
+      for (int t = 0; t < TOKENS; t++)
+        total[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t][half]), scales, total[t][half]);
+    }
+  }
+
+  static __m256 scales_of_lanes(const uint8_t *four) {
+    return _mm256_moveldup_ps(_mm256_castsi256_ps(_mm256_cvtepu32_epi64(read_unaligned<__m128i>(four))));
+  }
+
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_DENSE_INT8;
+    const int16_t *row = x.row<int16_t>(token), *end = row + x.stride;
+    __m256 total[TOKENS][2] = {};
+    for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_DENSE_INT8) add_block<TOKENS>(block, row, total);
+    for (int t = 0; t < TOKENS; t++)
+      for (int r = 0; r < BLOCK_ROWS; r++)
+        sums[0][t].row[r] = (lane(total[t], 2 * r) + lane(total[t], 2 * r + 1)) * x.scales[token + t];
+  }
+
+  static float lane(const __m256 *total, int index) { return total[index / 8][index % 8]; }
+};
+
 struct Avx2 {
   template <class In>
   static void fill(long kind, const In *x, long columns, const Panel &to, long token) {
@@ -253,6 +302,7 @@ struct Avx2 {
   static void with_tile(const Weight &weight, const Panel &x, Use use) {
     if (weight.kind == DENSE_BF16) return use(DenseTile{weight, x});
     if (weight.kind == SPARSE_BF16) return use(SparseTile{weight, x, {}});
+    if (weight.kind == DENSE_INT8) return use(DenseInt8Tile{weight, x, {}});
     if (weight.kind == SPARSE_INT8) return use(Int8Tile<false>(weight, x, row_scales_of(weight)));
     use(Int8Tile<true>(weight, x, nullptr));
   }

@@ -1,4 +1,5 @@
-// int8 2:4 weights with AVX-512: 16-bit integer activations, exact integer sums, one scale for each row or block.
+// int8 weights with AVX-512, 2:4 and dense: 16-bit integer activations, exact integer sums, a scale for each row or for
+// each row of a block.
 // Included by both AVX-512 files; __AVX512VNNI__ chooses the shorter instruction.
 #pragma once
 #include "activations.h"
@@ -92,8 +93,58 @@ struct Int8Tile {
   }
 };
 
+// A cell is 8 rows x 4 columns: 64-bit lane r of an accumulator is row r's.
+struct DenseInt8Tile {
+  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
+  const Weight &weight;
+  const Panel &x;
+  Prefetcher prefetcher;
+  __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+
+  // The integer sums of a block, exact in however many chains, then added as floats.
+  template <int TOKENS>
+  void add_block(const uint8_t *block, const int16_t *row, __m512 *total) const {
+    constexpr int CHAINS = TOKENS <= 2 ? 4 : TOKENS <= 4 ? 2 : 1;
+    for (int line = 0; line < BLOCK_BYTES_DENSE_INT8; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
+    __m512i part[TOKENS][CHAINS] = {};
+#pragma GCC unroll 16
+    for (int cell = 0; cell < 16; cell++) {
+      __m512i values = _mm512_cvtepi8_epi16(read_unaligned<__m256i>(block + cell * 32));
+#pragma GCC unroll 8
+      for (int t = 0; t < TOKENS; t++) {
+        __m512i columns = _mm512_set1_epi64(read_unaligned<long long>(row + t * x.stride + cell * 4));
+        part[t][cell % CHAINS] = dot_int16(part[t][cell % CHAINS], values, columns);
+      }
+    }
+    __m256 scales = read_unaligned<__m256>(block + BLOCK_VALUES);
+    __m512 of_lanes = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(scales));
+    for (int t = 0; t < TOKENS; t++) {
+      for (int chain = 1; chain < CHAINS; chain++) part[t][0] = _mm512_add_epi32(part[t][0], part[t][chain]);
+      total[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[t][0]), of_lanes, total[t]);
+    }
+  }
+
+  template <int BLOCKS, int TOKENS>
+  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
+    static_assert(BLOCKS == 1);
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_DENSE_INT8;
+    const int16_t *row = x.row<int16_t>(token), *end = row + x.stride;
+    __m512 total[TOKENS] = {};
+    for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_DENSE_INT8) add_block<TOKENS>(block, row, total);
+    for (int t = 0; t < TOKENS; t++)
+      _mm256_store_ps(sums[0][t].row, _mm256_mul_ps(sums_of_lanes(total[t]), _mm256_set1_ps(x.scales[token + t])));
+  }
+
+  static __m256 sums_of_lanes(__m512 total) {
+    __m512 both = _mm512_add_ps(total, _mm512_permute_ps(total, 0xb1));
+    __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    return _mm512_castps512_ps256(_mm512_permutexvar_ps(even, both));
+  }
+};
+
 template <class Use>
 inline void with_int8_tile(const Weight &weight, const Panel &x, Use use) {
+  if (weight.kind == DENSE_INT8) return use(DenseInt8Tile{weight, x, {}});
   if (weight.kind == SPARSE_INT8) return use(Int8Tile<false>{weight, x, row_scales_of(weight), {}, {}});
   use(Int8Tile<true>{weight, x, nullptr, {}, {}});
 }

@@ -15,7 +15,7 @@ namespace {
 
 constexpr long SERIAL_BELOW = 1 << 18;  // weights times tokens: less work than this is not worth waking a thread
 
-inline bool is_int8(long kind) { return kind == SPARSE_INT8 || kind == SPARSE_INT8_BLOCK_SCALES; }
+inline bool is_int8(long kind) { return kind != SPARSE_BF16 && kind != DENSE_BF16; }
 
 // Behind the last block.
 inline const uint8_t *row_scales_of(const Weight &weight) {

@@ -8,6 +8,14 @@
 
 namespace {
 
+template <class Out>
+inline void expand_dense_int8_row(const uint8_t *block, int row, float scale, Out *to) {
+  for (int column = 0; column < BLOCK_COLUMNS; column++) {
+    int8_t value = static_cast<int8_t>(block[column / 4 * 32 + row * 4 + column % 4]);
+    write_float(to + column, value * scale);
+  }
+}
+
 // BlockRow: `template <class Out> void bf16(const uint8_t *block, int row, Out *to) const` and
 // `int8(const uint8_t *block, int row, float scale, Out *to)`: row 0..7 of a block, 64 columns.
 template <class BlockRow>
@@ -18,6 +26,7 @@ struct Expander {
   long row_blocks = blocks_over(job->rows, BLOCK_ROWS);
 
   float scale(long row, const uint8_t *block) const {
+    if (job->kind == DENSE_INT8) return read_unaligned<float>(block + BLOCK_VALUES + (row % BLOCK_ROWS) * 4);
     if (job->kind == SPARSE_INT8_BLOCK_SCALES)
       return read_unaligned<float>(block + BLOCK_BYTES_INT8 + (row % BLOCK_ROWS) * 4);
     return read_unaligned<float>(job->weight + row_blocks * column_blocks * BLOCK_BYTES_INT8 + row * 4);
@@ -29,6 +38,7 @@ struct Expander {
     const uint8_t *block = job->weight + index * static_cast<long>(block_bytes(job->kind));
     int r = static_cast<int>(row % BLOCK_ROWS);
     if (job->kind == SPARSE_BF16) return block_row.bf16(block, r, to);
+    if (job->kind == DENSE_INT8) return expand_dense_int8_row(block, r, scale(row, block), to);
     block_row.int8(block, r, scale(row, block), to);
   }
 

@@ -18,24 +18,31 @@
 //   With one scale for each row the scales follow the last block: float32 for every padded row.
 //
 // A dense weight is its own row-major matrix of bfloat16, the columns padded to 64.
+//
+// A dense weight in int8 is cut into the same blocks; all 512 values of one are kept, 544 bytes
+//   512 B values:    for each 4 columns the 4 bytes of each of the 8 rows
+//   32 B  scales, float32, of the 8 rows
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
-enum WeightKind { SPARSE_BF16 = 0, SPARSE_INT8 = 1, SPARSE_INT8_BLOCK_SCALES = 2, DENSE_BF16 = 3 };
+enum WeightKind { SPARSE_BF16 = 0, SPARSE_INT8 = 1, SPARSE_INT8_BLOCK_SCALES = 2, DENSE_BF16 = 3, DENSE_INT8 = 4 };
 enum {
   BLOCK_ROWS = 8,
   BLOCK_COLUMNS = 64,
+  BLOCK_VALUES = BLOCK_ROWS * BLOCK_COLUMNS,
   CELL_VALUES = 32,
   POSITION_BYTES = 64,
   BLOCK_BYTES_BF16 = 576,
   BLOCK_BYTES_INT8 = 320,
   BLOCK_BYTES_INT8_SCALED = 352,
+  BLOCK_BYTES_DENSE_INT8 = 544,
 };
 
 static inline long blocks_over(long extent, long block) { return (extent + block - 1) / block; }
 
 static inline size_t block_bytes(int kind) {
+  if (kind == DENSE_INT8) return BLOCK_BYTES_DENSE_INT8;
   return kind == SPARSE_BF16 ? BLOCK_BYTES_BF16 : kind == SPARSE_INT8 ? BLOCK_BYTES_INT8 : BLOCK_BYTES_INT8_SCALED;
 }
 

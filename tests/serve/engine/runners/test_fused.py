@@ -22,6 +22,7 @@ from twofour.serve.engine.runners.choice import choose
 from twofour.serve.engine.runners.fused import FusedRunner
 from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.kernels.cpu import extension
+from twofour.serve.model.dense_int8 import int8_linears
 from twofour.serve.model.loading import load_model
 
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
@@ -207,6 +208,7 @@ def test_up_to_the_last_position() -> None:
 def test_one_copy_of_every_weight() -> None:
     model, _, _ = fused_models.models("llama", "mixed")
     addresses = {linear.choice.kernel.weight.data.data_ptr() for linear in model.modules() if hasattr(linear, "choice")}
+    addresses |= {each.kernel.weight.data.data_ptr() for _, each in int8_linears(model) if each.kernel}
     addresses |= {parameter.data_ptr() for parameter in model.parameters()}
     kept = [tensor for tensor in fused(model)._step_model._kept if tensor is not None]
     tables = [tensor for tensor in kept if tensor.shape == (POSITIONS, 32)]  # of the rotation

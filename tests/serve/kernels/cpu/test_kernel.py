@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from twofour.prune.errors import InputError
+from twofour.prune.format.dense_int8 import DenseInt8, to_dense_int8
 from twofour.prune.format.packed import Packed, pack
 from twofour.prune.format.pattern import mask_from_scores
 from twofour.prune.format.rounding import to_int8
@@ -18,7 +20,8 @@ from twofour.serve.kernels.cpu.weight import CpuWeight, Kind
 ISAS = ("avx512bf16", "avx512", "avx2")
 SHAPES = ((8, 64), (9, 68), (1, 4), (17, 100), (24, 4164), (33, 5188), (40, 576))  # rows, columns
 SPARSE_KINDS = ("bf16", "int8", "int8 x64")
-KINDS = (*SPARSE_KINDS, "dense")
+EXPANDED_KINDS = (*SPARSE_KINDS, "dense int8")
+KINDS = (*EXPANDED_KINDS, "dense")
 EPSILON = {torch.bfloat16: 2.0**-8, torch.float32: 1e-6}  # of the result; bfloat16 is rounded once
 QUANTUM = 1 / 32512  # int8 weights round x to multiples of this share of its largest magnitude
 
@@ -51,6 +54,9 @@ def both_forms(kind: str, rows: int, columns: int, generator: torch.Generator) -
     if kind == "dense":
         weight = sparse_weight(rows, columns, generator).bfloat16()
         return CpuWeight.from_dense(weight), weight.double()
+    if kind == "dense int8":
+        rounded = to_dense_int8(torch.randn(rows, columns, generator=generator).bfloat16())
+        return CpuWeight.from_dense_int8(rounded), rounded.unpack().double()
     packed = packed_weight(kind, rows, columns, generator)
     return CpuWeight.from_packed(packed), packed.unpack().double()
 
@@ -59,7 +65,7 @@ def allowed(x: Tensor, dense: Tensor, expected: Tensor, kind: str) -> Tensor:
     """The error that rounding may make: of the result, of the sum, and with int8 of x."""
     magnitudes = x.double().abs() @ dense.abs().T
     error = expected.abs() * EPSILON[x.dtype] + magnitudes * 1e-6 + 1e-30
-    if kind.startswith("int8"):
+    if "int8" in kind:
         error = error + x.double().abs().amax(-1, keepdim=True) * QUANTUM * dense.abs().sum(1)
     return error
 
@@ -107,7 +113,7 @@ def test_threads_do_not_change_the_result(extension: Extension, kind: str) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("kind", SPARSE_KINDS)
+@pytest.mark.parametrize("kind", EXPANDED_KINDS)
 def test_expanding_gives_the_unpacked_weight(extension: Extension, kind: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     for rows, columns in SHAPES:
@@ -119,7 +125,7 @@ def test_expanding_gives_the_unpacked_weight(extension: Extension, kind: str, dt
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("kind", SPARSE_KINDS)
+@pytest.mark.parametrize("kind", EXPANDED_KINDS)
 def test_many_tokens_go_through_panels(
     extension: Extension, kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +138,7 @@ def test_many_tokens_go_through_panels(
     assert torch.equal(cpu.linear(x, weight, bias, crossover=14), cpu.linear(x, weight, bias))
 
 
-@pytest.mark.parametrize("kind", SPARSE_KINDS)
+@pytest.mark.parametrize("kind", EXPANDED_KINDS)
 def test_thousands_of_tokens(extension: Extension, kind: str) -> None:
     """By the kernel and by panels, the last token and the last row like the others."""
     generator = torch.Generator().manual_seed(8)
@@ -154,6 +160,25 @@ def test_int8_sums_do_not_overflow(extension: Extension) -> None:
     weight = CpuWeight.from_packed(Packed(values, positions, torch.ones(8, 1)))
     y = cpu.linear(torch.ones(1, columns), weight)
     assert torch.allclose(y[0, :2], torch.tensor([127.0, -128.0]) * (columns // 2), rtol=1e-4)
+
+
+def test_dense_int8_sums_do_not_overflow(extension: Extension) -> None:
+    values = torch.full((8, 64), -128, dtype=torch.int8)
+    weight = CpuWeight.from_dense_int8(DenseInt8(values, torch.ones(8, 1)))
+    assert torch.allclose(cpu.linear(torch.ones(1, 64), weight), torch.full((1, 8), -128.0 * 64), rtol=1e-6)
+
+
+def test_dense_int8_gives_the_same_bits_on_every_instruction_set() -> None:
+    if (extension := loaded()) is None:
+        pytest.skip("the C extension is not built")
+    generator = torch.Generator().manual_seed(12)
+    weight, _ = both_forms("dense int8", 41, 1300, generator)
+    x, before, found = torch.randn(7, 1300, generator=generator), extension.isa(), []
+    for isa in extension.isas():
+        extension.force(isa)
+        found.append(cpu.linear(x, weight))
+    extension.force(before)
+    assert all(torch.equal(each, found[0]) for each in found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,8 +214,9 @@ def test_bytes_for_each_dense_weight() -> None:
     if loaded() is None:
         pytest.skip("the C extension is not built")
     generator = torch.Generator().manual_seed(7)
+    expected = {"bf16": 1.125, "int8": 0.625, "int8 x64": 0.6875, "dense int8": 1.0625, "dense": 2.0}
     per_weight = {kind: both_forms(kind, 256, 4096, generator)[0].nbytes / (256 * 4096) for kind in KINDS}
-    assert per_weight == pytest.approx({"bf16": 1.125, "int8": 0.625, "int8 x64": 0.6875, "dense": 2.0}, rel=2e-3)
+    assert per_weight == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -209,6 +235,24 @@ def test_a_weight_comes_back_bit_for_bit(kind: str, threads: int) -> None:
         for part, tensor in again.tensors().items():
             assert torch.equal(tensor.view(torch.uint8), packed.tensors()[part].contiguous().view(torch.uint8)), part
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_a_dense_int8_weight_comes_back_bit_for_bit(rows: int, columns: int) -> None:
+    if loaded() is None:
+        pytest.skip("the C extension is not built")
+    values = torch.randint(-128, 128, (rows, columns), dtype=torch.int8)
+    packed = DenseInt8(values, torch.rand(rows, -(-columns // 64)))
+    again = CpuWeight.from_dense_int8(packed).to_dense_int8()
+    assert torch.equal(again.values, values) and torch.equal(again.scales, packed.scales)
+
+
+def test_what_is_no_dense_int8_weight_does_not_come_back() -> None:
+    if loaded() is None:
+        pytest.skip("the C extension is not built")
+    weight, _ = both_forms("dense", 8, 64, torch.Generator())
+    with pytest.raises(InputError, match="from_dense_int8"):
+        weight.to_dense_int8()
 
 
 def test_every_bit_pattern_comes_back() -> None:
