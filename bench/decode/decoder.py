@@ -111,4 +111,4 @@ class Transformers:
 
 def _head_bytes(model: Any) -> int:
     head = model.get_output_embeddings()
-    return sum(tensor.nbytes for tensor in [*head.parameters(), *head.buffers()])
+    return int(head.nbytes if hasattr(head, "nbytes") else head.weight.nbytes)

@@ -91,8 +91,9 @@ def measure(plan: Plan, progress: Progress = silent) -> Findings:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="twofour-decode-")))
         workers, found.facts = _loaded(plan, scratch, stack)
-        found.ceilings = {threads: _ceiling(threads) for threads in plan.threads}
+        before = {threads: _ceiling(threads) for threads in plan.threads}
         _measure_cells(found, workers, prompt, progress)
+        found.ceilings = {threads: highest([each, _ceiling(threads)]) for threads, each in before.items()}
     return found
 
 
