@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -43,6 +45,14 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
         Qwen2Config(**SHAPE | {"hidden_size": 448, "num_attention_heads": 7, "num_key_value_heads": 1}),
     ),
     "qwen3, heads of 128": (Qwen3ForCausalLM, Qwen3Config(**SHAPE, head_dim=128)),
+    "gemma3, two windows": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig(
+            **SHAPE | {"head_dim": 80, "sliding_window": 33, "query_pre_attn_scalar": 64},
+            tie_word_embeddings=False,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+    ),
     "llama, heads of 16, ragged columns": (
         LlamaForCausalLM,
         LlamaConfig(**SHAPE | {"hidden_size": 128, "intermediate_size": 136, "head_dim": 16}),

@@ -1,4 +1,4 @@
-"""Models of the Llama family on a CPU: one call of C++ for a whole step, over the weights as the linears hold them.
+"""Models of the Llama family and Gemma 3 on a CPU: a step is one call of C++, over weights as the linears hold them.
 
 Every token is computed by itself, in one order of additions that follows from its position: the same bits alone or
 beside others, in one chunk or in several, on one thread or on more. The roundings are those that transformers has in
@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import Chunk
@@ -27,9 +33,16 @@ from twofour.serve.kernels.dense_int8 import DenseInt8Kernel
 from twofour.serve.model.dense_int8 import Int8Linear
 from twofour.serve.model.linear import SparseLinear
 
-FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+ACTIVATIONS = {  # of the gate, by family
+    LlamaForCausalLM: "silu",
+    MistralForCausalLM: "silu",
+    Qwen2ForCausalLM: "silu",
+    Qwen3ForCausalLM: "silu",
+    Gemma3ForCausalLM: "gelu_pytorch_tanh",
+}
 LANES, ROWS, MOST_DIMS = 16, 8, 256
 ANGLES_AT_ONCE = 4096
+UNFIT = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")  # of Gemma 3
 
 
 class Unfit(Exception):
@@ -52,22 +65,30 @@ def _misfits(model: Any, block_size: int) -> Iterator[str]:
     config = model.config
     if (available := cpu.available()).startswith("none"):
         yield f"no CPU kernel ({available.removeprefix('none: ')})"
-    if type(model) not in FAMILIES:
-        yield f"{type(model).__name__} is not of the Llama family"
+    if type(model) not in ACTIVATIONS:
+        yield f"{type(model).__name__} is neither of the Llama family nor a Gemma 3"
         return
     if model.device.type != "cpu" or model.dtype != torch.bfloat16:
         yield f"it takes bfloat16 on the CPU, not {model.dtype} on {model.device}"
-    if config.hidden_act != "silu":
-        yield f"it takes silu, not {config.hidden_act}"
+    if (activation := _activation(config)) != ACTIVATIONS[type(model)]:
+        yield f"it takes {ACTIVATIONS[type(model)]}, not {activation}"
+    if any(getattr(config, name, None) for name in UNFIT):
+        yield f"it has none of {', '.join(UNFIT)}"
     dims: int = model.model.layers[0].self_attn.head_dim
     if dims % LANES or dims > MOST_DIMS:
         yield f"it takes a head size that is a multiple of {LANES} up to {MOST_DIMS}, not {dims}"
     if config.hidden_size % LANES:
         yield f"it takes a hidden size that is a multiple of {LANES}, not {config.hidden_size}"
-    if 2 * model.model.rotary_emb.inv_freq.numel() != dims:
+    rotations = [turns for name, turns in model.model.rotary_emb.named_buffers() if name.endswith("inv_freq")]
+    if any(2 * turns.numel() != dims for turns in rotations):
         yield "it takes a rotation of all dimensions of a head"
     if block_size % TOKEN_GROUP:
         yield f"it takes cache blocks of a multiple of {TOKEN_GROUP} tokens, not {block_size}"
+
+
+def _activation(config: Any) -> str:
+    name: str = config.hidden_activation if hasattr(config, "hidden_activation") else config.hidden_act
+    return name
 
 
 def _linears(model: Any) -> Iterator[nn.Module]:
@@ -103,11 +124,11 @@ def _weight(linear: Any) -> CpuWeight:
     raise Unfit(f"a linear of {linear.out_features} x {linear.in_features} is in a form that it does not read")
 
 
-def _angles(model: Any, positions: int) -> tuple[Tensor, Tensor]:
-    """The rotary tables [positions, head dim / 2], as the model itself computes them, whatever its kind of rope."""
+def _angles(model: Any, positions: int, kind: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """The rotary tables [positions, head dim / 2] of a kind of layers, as the model itself computes them."""
     x = torch.empty(1, 1, 1, dtype=model.dtype)
     parts = [
-        model.model.rotary_emb(x, torch.arange(begin, min(begin + ANGLES_AT_ONCE, positions))[None])
+        model.model.rotary_emb(x, torch.arange(begin, min(begin + ANGLES_AT_ONCE, positions))[None], *kind)
         for begin in range(0, positions, ANGLES_AT_ONCE)
     ]
     cosines, sines = (torch.cat(each, dim=1)[0] for each in zip(*parts, strict=True))
@@ -123,7 +144,7 @@ class FusedRunner:
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], blocks: int, block_size: int, positions: int) -> None:
         self.model, self.block_size = model, block_size
-        config, attention = model.config, model.model.layers[0].self_attn
+        config, inner, is_gemma = model.config, model.model, isinstance(model, Gemma3ForCausalLM)
         self._shape = StepShape(
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,
@@ -131,17 +152,20 @@ class FusedRunner:
             key_heads=shapes[0].heads,
             head_dim=shapes[0].key_dim,
             vocabulary=config.vocab_size,
+            is_gemma=is_gemma,
             norm_eps=config.rms_norm_eps,
-            attention_scale=attention.scaling,
+            attention_scale=inner.layers[0].self_attn.scaling,
+            embedding_scale=float(getattr(inner.embed_tokens, "embed_scale", torch.ones(())).to(model.dtype)),
         )
         with torch.inference_mode():
+            kinds = [(layer.self_attn.layer_type,) if is_gemma else () for layer in inner.layers]
+            angles = {kind: _angles(model, positions, kind) for kind in set(kinds)}
             self._step_model = StepModel(
                 self._shape,
-                [_layer(layer, shapes[i].window) for i, layer in enumerate(model.model.layers)],
-                model.model.embed_tokens.weight,
-                model.model.norm.weight,
+                [_layer(layer, angles[kinds[i]], shapes[i].window) for i, layer in enumerate(inner.layers)],
+                inner.embed_tokens.weight,
+                inner.norm.weight,
                 _step_linear(model.lm_head),
-                _angles(model, positions),
                 blocks,
                 block_size,
             )
@@ -174,14 +198,25 @@ def _table(blocks: Sequence[int]) -> "array[int]":
     return blocks if isinstance(blocks, array) else array("i", blocks)
 
 
-def _layer(layer: Any, window: int) -> StepLayer:
-    attention, mlp = layer.self_attn, layer.mlp
+def _layer(layer: Any, angles: tuple[Tensor, Tensor], window: int) -> StepLayer:
+    attention, mlp, norms = layer.self_attn, layer.mlp, _norms(layer)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     return StepLayer(
         attention_norm=layer.input_layernorm.weight,
-        mlp_norm=layer.post_attention_layernorm.weight,
+        mlp_norm=norms[0],
+        attention_after_norm=norms[1],
+        mlp_after_norm=norms[2],
         query_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
         key_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
         linears=[_step_linear(each) for each in (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)],
+        angles=angles,
         window=window,
     )
+
+
+def _norms(layer: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Those before the MLP, after the attention and after the MLP: a Gemma has all three."""
+    after_attention: Tensor = layer.post_attention_layernorm.weight
+    if not hasattr(layer, "pre_feedforward_layernorm"):
+        return after_attention, None, None
+    return layer.pre_feedforward_layernorm.weight, after_attention, layer.post_feedforward_layernorm.weight

@@ -1,4 +1,4 @@
-"""One step of a model of the Llama family, in one call: what src/model.h describes, written from Python.
+"""One step of a model of the Llama family or Gemma 3, in one call: what src/model.h describes, written from Python.
 
 Everything is a word of 8 bytes, in the order of src/model.h: an integer, a double or an address. Nothing is copied; a
 `StepModel` keeps the tensors whose addresses it has written.
@@ -47,18 +47,25 @@ class StepLinear:
 
 @dataclass(frozen=True)
 class StepLayer:
-    """A decoder layer. Norms [hidden], `query_norm` and `key_norm` [head dim], all bfloat16."""
+    """A decoder layer. Norms [hidden], `query_norm` and `key_norm` [head dim], all bfloat16.
+
+    An `after_norm` is that of what is added to the residual.
+    """
 
     attention_norm: Tensor
     mlp_norm: Tensor
+    attention_after_norm: Tensor | None
+    mlp_after_norm: Tensor | None
     query_norm: Tensor | None
     key_norm: Tensor | None
     linears: Sequence[StepLinear]  # query, key, value, output, gate, up, down
+    angles: tuple[Tensor, Tensor]  # cosines and sines [positions, head dim / 2]
     window: int  # tokens that one attends to, itself included; 0: all
 
     @property
-    def norms(self) -> list[Tensor | None]:
-        return [self.attention_norm, self.mlp_norm, self.query_norm, self.key_norm]
+    def vectors(self) -> list[Tensor | None]:
+        norms = [self.attention_norm, self.mlp_norm, self.attention_after_norm, self.mlp_after_norm]
+        return [*norms, self.query_norm, self.key_norm, *self.angles]
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,10 @@ class StepShape:
     key_heads: int
     head_dim: int
     vocabulary: int
+    is_gemma: bool  # norms multiply by 1 + weight, and gates are GELU (tanh), not SiLU
     norm_eps: float
     attention_scale: float
+    embedding_scale: float
 
 
 class StepModel:
@@ -85,21 +94,21 @@ class StepModel:
         embeddings: Tensor,  # [vocabulary, hidden]
         norm: Tensor,
         head: StepLinear,
-        angles: tuple[Tensor, Tensor],  # cosines and sines [positions, head dim / 2]
         blocks: int,
         block_size: int,
     ) -> None:
-        self.shape, self.positions, self.blocks, self.block_size = shape, len(angles[0]), blocks, block_size
+        self.shape, self.positions, self.blocks, self.block_size = shape, len(layers[0].angles[0]), blocks, block_size
         self._cpu, self._lock = require(), threading.Lock()
         block_numbers = shape.key_heads * block_size * shape.head_dim
         self.cache = torch.empty(len(layers), 2, blocks, block_numbers, dtype=torch.bfloat16)
-        self._kept: list[Tensor | None] = [embeddings, norm, *angles, *head.tensors]
+        self._kept: list[Tensor | None] = [embeddings, norm, *head.tensors]
         self._layers = _bytes(b"".join(self._layer(i, layer) for i, layer in enumerate(layers)))
         s = shape
         self._model = _bytes(
             pack(
-                "=9q2d4q", s.hidden, s.intermediate, s.heads, s.key_heads, s.head_dim, s.vocabulary, self.positions,
-                blocks, block_size, s.norm_eps, s.attention_scale, *map(_address, (embeddings, norm, *angles)),
+                "=10q3d2q", s.hidden, s.intermediate, s.heads, s.key_heads, s.head_dim, s.vocabulary, self.positions,
+                blocks, block_size, s.is_gemma, s.norm_eps, s.attention_scale, s.embedding_scale,
+                _address(embeddings), _address(norm),
             )
             + head.words
             + pack("=2q", len(layers), self._layers.data_ptr())
@@ -142,10 +151,10 @@ class StepModel:
 
     def _layer(self, index: int, layer: StepLayer) -> bytes:
         keys, values = self.cache[index]
-        self._kept += [*layer.norms, *(tensor for linear in layer.linears for tensor in linear.tensors)]
+        self._kept += [*layer.vectors, *(tensor for linear in layer.linears for tensor in linear.tensors)]
         linears = b"".join(linear.words for linear in layer.linears)
         return (
-            pack("=4q", *map(_address, layer.norms))
+            pack("=8q", *map(_address, layer.vectors))
             + linears
             + pack("=3q", layer.window, _address(keys), _address(values))
         )

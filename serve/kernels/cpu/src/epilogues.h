@@ -71,12 +71,18 @@ struct AddToResidual : Target {
   }
 };
 
-// SiLU(gate) first; then up is multiplied onto it by the same thread.
+__attribute__((always_inline)) inline float silu(float x) { return x / (1.f + exponential(-x)); }
+
+// x / 2 * (1 + tanh(u)) is x / (1 + e^-2u).
+__attribute__((always_inline)) inline float gelu(float x) { return x / (1.f + exponential(-1.5957691216f * (x + 0.044715f * x * x * x))); }
+
+// The activation of gate first; then up is multiplied onto it by the same thread.
+template <float (*activation)(float)>
 struct Gate : Target {
   void operator()(long row_block, long token, const RowSums &sums) const {
     RowSums y = rounded_sums(sums, bias, row_block * BLOCK_ROWS);
     uint16_t *to = at(row_block, token);
-    for (int i = 0; i < BLOCK_ROWS; i++) to[i] = to_bf16(y.row[i] / (1.f + exponential(-y.row[i])));
+    for (int i = 0; i < BLOCK_ROWS; i++) to[i] = to_bf16(activation(y.row[i]));
   }
 };
 

@@ -8,6 +8,7 @@
 //                    output, added to the residual   blocks of rows
 //                    norm, SiLU(gate) times up       blocks of rows
 //                    down, added to the residual     blocks of rows
+//                    (where what is added is normed first, that and the addition are a phase of their own: tokens)
 //   norm, head, best of a thread                     blocks of rows
 //   best of all                                      one
 //
@@ -64,10 +65,14 @@ class Forward {
   void embed(Member &me) const {
     me.share(count, FEWEST_ROWS, [&](Share mine) {
       if (mine.first == 0) clear_best(me.threads);
-      for (long t = mine.first; t < mine.end; t++)
-        memcpy(work.hidden + t * model.hidden, model.embeddings + tokens[t] * model.hidden,
-               static_cast<size_t>(model.hidden) * sizeof(uint16_t));
+      for (long t = mine.first; t < mine.end; t++) embed_token(tokens[t], work.hidden + t * model.hidden);
     });
+  }
+
+  void embed_token(long token, uint16_t *to) const {
+    const uint16_t *embedding = model.embeddings + token * model.hidden;
+    const float scale = static_cast<float>(model.embedding_scale);
+    for (long i = 0; i < model.hidden; i++) to[i] = to_bf16(from_bf16(embedding[i]) * scale);
   }
 
   void attention_half(const Layer &layer, Member &me) const {
@@ -76,17 +81,23 @@ class Forward {
              [&](Share mine, const Inputs &x) { project(layer, x, mine); });
     rotate_and_keep(layer, me);
     attend_all(layer, me);
-    add_to_residual(layer.output, work.attended, me);
+    add_to_residual(layer.output, work.attended, layer.attention_after_norm, me);
   }
 
   void mlp_half(const Layer &layer, Member &me) const {
     unsigned forms = forms_of({&layer.gate, &layer.up});
     multiply(count, model.hidden, forms, model.intermediate, me, norm_with(layer.mlp_norm),
              [&](Share mine, const Inputs &x) {
-      multiply_rows(layer.gate, x, count, mine, Gate{{work.gated, model.intermediate, layer.gate.bias}});
+      activate_gate(layer.gate, x, mine);
       multiply_rows(layer.up, x, count, mine, MultiplyGate{{work.gated, model.intermediate, layer.up.bias}});
     });
-    add_to_residual(layer.down, work.gated, me);
+    add_to_residual(layer.down, work.gated, layer.mlp_after_norm, me);
+  }
+
+  void activate_gate(const Linear &gate, const Inputs &x, Share mine) const {
+    const Target to = {work.gated, model.intermediate, gate.bias};
+    if (model.is_gemma) return multiply_rows(gate, x, count, mine, Gate<gelu>{to});
+    multiply_rows(gate, x, count, mine, Gate<silu>{to});
   }
 
   // ---- linears
@@ -132,9 +143,11 @@ class Forward {
   }
 
   const uint16_t *normed_row(const uint16_t *norm, long token, uint16_t *to) const {
-    rms_norm(work.hidden + token * model.hidden, norm, model.hidden, static_cast<float>(model.norm_eps), to);
+    rms_norm(work.hidden + token * model.hidden, norm, model.hidden, how_to_norm(), to);
     return to;
   }
+
+  Norm how_to_norm() const { return {static_cast<float>(model.norm_eps), model.is_gemma != 0}; }
 
   template <class Epilogue>
   void multiply_rows(const Linear &linear, const Inputs &x, long rows, Share blocks, const Epilogue &epilogue) const {
@@ -156,13 +169,25 @@ class Forward {
     }
   }
 
-  void add_to_residual(const Linear &linear, const uint16_t *from, Member &me) const {
+  // `after`: the norm of what is added, or null.
+  void add_to_residual(const Linear &linear, const uint16_t *from, const uint16_t *after, Member &me) const {
     const long columns = linear.weight.columns;
     multiply(count, columns, forms_of({&linear}), model.hidden, me,
              [&](long t, uint16_t *) { return from + t * columns; },
              [&](Share mine, const Inputs &x) {
+      if (after) return multiply_rows(linear, x, count, mine, Project{{work.branch, model.hidden, linear.bias}});
       multiply_rows(linear, x, count, mine, AddToResidual{{work.hidden, model.hidden, linear.bias}});
     });
+    if (after)
+      me.share(count, 1, [&](Share mine) {
+        for (long t = mine.first; t < mine.end; t++) add_normed(after, t * model.hidden);
+      });
+  }
+
+  void add_normed(const uint16_t *norm, long row) const {
+    uint16_t *branch = work.branch + row, *hidden = work.hidden + row;
+    rms_norm(branch, norm, model.hidden, how_to_norm(), branch);
+    for (long i = 0; i < model.hidden; i++) hidden[i] = to_bf16(from_bf16(hidden[i]) + from_bf16(branch[i]));
   }
 
   // ---- attention
@@ -181,9 +206,9 @@ class Forward {
     const Cache cache(model, layer);
     if (head >= model.key_heads) return cache.write_value(place.table, place.position, head - model.key_heads, row);
     const uint16_t *norm = head < 0 ? layer.query_norm : layer.key_norm;
-    if (norm) rms_norm(row, norm, model.head_dim, static_cast<float>(model.norm_eps), row);
+    if (norm) rms_norm(row, norm, model.head_dim, how_to_norm(), row);
     long angles = place.position * (model.head_dim / 2);
-    rotate(row, model.cosines + angles, model.sines + angles, model.head_dim);
+    rotate(row, layer.cosines + angles, layer.sines + angles, model.head_dim);
     if (head >= 0) cache.write_key(place.table, place.position, head, row);
   }
 

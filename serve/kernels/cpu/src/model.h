@@ -1,4 +1,4 @@
-// A model of the Llama family and one step of it, as plain words: integers, doubles and addresses of 8 bytes each, so
+// A model of the Llama family, or Gemma 3, and one step of it, as plain words: integers, doubles and addresses of 8 bytes each, so
 // that Python can write them. Nothing here owns memory.
 #pragma once
 #include "kernels.h"
@@ -13,8 +13,10 @@ typedef struct {
 } Linear;
 
 typedef struct {
-  const uint16_t *attention_norm, *mlp_norm;  // [hidden] bfloat16, as all that follow
-  const uint16_t *query_norm, *key_norm;      // [head_dim], or null
+  const uint16_t *attention_norm, *mlp_norm;              // [hidden] bfloat16, as all that follow
+  const uint16_t *attention_after_norm, *mlp_after_norm;  // [hidden], of what is added to the residual, or null
+  const uint16_t *query_norm, *key_norm;                  // [head_dim], or null
+  const uint16_t *cosines, *sines;                        // [positions, head_dim / 2]
   Linear query, key, value, output, gate, up, down;
   long window;               // tokens that one attends to, itself included; 0: all
   uint16_t *keys, *values;   // [blocks, key_heads, block_size * head_dim], see cache.h
@@ -22,11 +24,11 @@ typedef struct {
 
 typedef struct Model {
   long hidden, intermediate, heads, key_heads, head_dim, vocabulary;
-  long positions;           // of the rotary table: the longest sequence
+  long positions;           // of the rotary tables: the longest sequence
   long blocks, block_size;  // of the cache
-  double norm_eps, attention_scale;
+  long is_gemma;            // norms multiply by 1 + weight, and gates are GELU (tanh), not SiLU
+  double norm_eps, attention_scale, embedding_scale;
   const uint16_t *embeddings, *norm;
-  const uint16_t *cosines, *sines;  // [positions, head_dim / 2]
   Linear head;
   long layer_count;
   const Layer *layers;

@@ -32,16 +32,25 @@ inline float sum_of_lanes(float *lanes) {
   return lanes[0];
 }
 
+// How a model norms: Gemma multiplies by 1 + weight, and rounds only the product.
+struct Norm {
+  float eps;
+  bool is_gemma;
+};
+
 // y = weight * (x / root of the mean square); count is a multiple of 16. y may be x.
-inline void rms_norm(const uint16_t *x, const uint16_t *weight, long count, float eps, uint16_t *y) {
+inline void rms_norm(const uint16_t *x, const uint16_t *weight, long count, Norm how, uint16_t *y) {
   float squares[ROW_LANES] = {};
   for (long i = 0; i < count; i += ROW_LANES)
     for (long lane = 0; lane < ROW_LANES; lane++) {
       float value = from_bf16(x[i + lane]);
       squares[lane] = __builtin_fmaf(value, value, squares[lane]);
     }
-  float scale = 1.f / __builtin_sqrtf(sum_of_lanes(squares) / static_cast<float>(count) + eps);
-  for (long i = 0; i < count; i++) y[i] = to_bf16(from_bf16(weight[i]) * rounded(from_bf16(x[i]) * scale));
+  float scale = 1.f / __builtin_sqrtf(sum_of_lanes(squares) / static_cast<float>(count) + how.eps);
+  if (how.is_gemma)
+    for (long i = 0; i < count; i++) y[i] = to_bf16((1.f + from_bf16(weight[i])) * (from_bf16(x[i]) * scale));
+  else
+    for (long i = 0; i < count; i++) y[i] = to_bf16(from_bf16(weight[i]) * rounded(from_bf16(x[i]) * scale));
 }
 
 // Turns dimension i of the first half and of the second half by the angle i of this position.

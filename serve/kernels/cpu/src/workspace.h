@@ -1,6 +1,7 @@
 // Where a step keeps what it computes, in memory that the caller owns:
 //
-//   of a piece     hidden, queries and keys and values, attended, gated: bfloat16, a row for each of PIECE tokens
+//   of a piece     hidden, a branch to be normed, queries and keys and values, attended, gated: bfloat16, a row for each
+//                  of PIECE tokens
 //   shared         three panels of PIECE tokens: what a linear multiplies by, in the forms of its kinds of weights
 //   of a thread    the same three for a few tokens, a row to work in, and the best token of each row of logits
 #pragma once
@@ -22,7 +23,7 @@ inline long kind_of(int form) {
 }
 
 struct Workspace {
-  uint16_t *hidden, *projected, *attended, *gated;
+  uint16_t *hidden, *branch, *projected, *attended, *gated;
   uint8_t *shared;  // [FORMS] panels
   uint8_t *threads;
   long widest, thread_bytes, projected_stride, attended_stride;
@@ -32,6 +33,7 @@ struct Workspace {
         thread_bytes(static_cast<long>(FORMS * panel_bytes(OWN_TOKENS, widest) + row_bytes(1, widest) + best_bytes())),
         projected_stride((m.heads + 2 * m.key_heads) * m.head_dim), attended_stride(m.heads * m.head_dim) {
     hidden = take(&memory, m.hidden);
+    branch = take(&memory, m.hidden);
     projected = take(&memory, projected_stride);
     attended = take(&memory, attended_stride);
     gated = take(&memory, m.intermediate);

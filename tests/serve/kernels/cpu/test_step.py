@@ -40,10 +40,11 @@ class Oracle:
 
     def step_model(self, head_bias: Tensor | None = None) -> StepModel:
         linears = [StepLinear(CpuWeight.from_dense(w), b) for w, b in zip(self.weights, self.biases, strict=True)]
-        layer = StepLayer(*self.norms[:2], *self.head_norms, linears, self.window)
-        shape = StepShape(64, 128, self.heads, self.key_heads, self.dim, VOCABULARY, 1e-5, self.dim**-0.5)
+        angles = self.cosines, self.sines
+        layer = StepLayer(*self.norms[:2], None, None, *self.head_norms, linears, angles, self.window)
+        shape = StepShape(64, 128, self.heads, self.key_heads, self.dim, VOCABULARY, False, 1e-5, self.dim**-0.5, 1.0)
         head = StepLinear(CpuWeight.from_dense(self.head), head_bias)
-        return StepModel(shape, [layer], self.embeddings, self.norms[2], head, (self.cosines, self.sines), 4, SIZE)
+        return StepModel(shape, [layer], self.embeddings, self.norms[2], head, 4, SIZE)
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, and the keys and values that are kept [key heads, tokens, dim]."""
