@@ -150,20 +150,14 @@ struct DenseTile {
 
 // ---- int8 weights: 16-bit integer activations, exact integer sums
 
-template <bool BLOCK_SCALES>
-struct Int8Tile {
-  static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
-  static constexpr int BYTES = BLOCK_SCALES ? int{BLOCK_BYTES_INT8_SCALED} : int{BLOCK_BYTES_INT8};
-  const Weight &weight;
-  const Panel &x;
-  const uint8_t *row_scales;  // unless BLOCK_SCALES
-  Prefetcher prefetcher;
+// Turns the positions of half an int8 cell (4 rows x 8 columns, 4 bytes) into bytes for vpshufb. Each 128-bit lane is two
+// rows and has all 8 columns of x.
+struct Int8Picks {
   __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
   __m256i odd_group = _mm256_set1_epi64x(0x0808080800000000);
   __m256i bytes;  // for each of the 6 positions the four bytes that pick two 16-bit columns of a group
 
-  Int8Tile(const Weight &int8_weight, const Panel &panel, const uint8_t *scales)
-      : weight(int8_weight), x(panel), row_scales(scales) {
+  Int8Picks() {
     alignas(32) uint32_t table[8] = {};
     constexpr uint32_t VALID[] = {4, 8, 9, 12, 13, 14};
     for (uint32_t nibble : VALID) {
@@ -176,99 +170,49 @@ struct Int8Tile {
   // vpermd looks at 3 bits only; n ^ n >> 1 tells the 6 valid nibbles apart by 3 bits.
   static constexpr uint32_t hashed(uint32_t nibbles) { return nibbles ^ nibbles >> 1; }
 
-  // 2 rows x 16 columns.
-  template <int TOKENS>
-  void add_quarter_cell(const uint8_t *positions, const uint8_t *values, const int16_t *row, __m256i *total) const {
+  __m256i operator()(const uint8_t *positions) const {
     __m256i codes = _mm256_set1_epi32(static_cast<int>(hashed(read_unaligned<uint32_t>(positions))));
-    codes = _mm256_permutevar8x32_epi32(bytes, _mm256_srlv_epi32(codes, shifts));
-    __m256i picks = _mm256_or_si256(codes, odd_group);
-    __m256i kept = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)));
-#pragma GCC unroll 4
-    for (int t = 0; t < TOKENS; t++) {
-      __m256i columns = _mm256_shuffle_epi8(load_bytes(row + t * x.stride), picks);
-      total[t] = _mm256_add_epi32(total[t], _mm256_madd_epi16(kept, columns));
-    }
-  }
-
-  template <int TOKENS>
-  void add_cell(const uint8_t *block, const int16_t *row, int pair, __m256i *total) const {
-    const uint8_t *positions = block + pair * 16, *values = block + POSITION_BYTES + pair * 64;
-#pragma GCC unroll 4
-    for (int quarter = 0; quarter < 4; quarter++)
-      add_quarter_cell<TOKENS>(positions + quarter * 4, values + quarter * 16, row + quarter * 16, total);
-  }
-
-  // The scales of a pair's two rows where its accumulator holds them.
-  static __m256 pair_scales(const uint8_t *block, int pair) {
-    if (!BLOCK_SCALES) return _mm256_set1_ps(1);
-    __m256 both = _mm256_castpd_ps(_mm256_set1_pd(read_unaligned<double>(block + BLOCK_BYTES_INT8 + pair * 8)));
-    return _mm256_permute_ps(both, 0x50);
-  }
-
-  // The integer sums of a block, then added as floats.
-  template <int TOKENS>
-  void add_block(const uint8_t *block, const int16_t *row, __m256 (*total)[TOKENS]) const {
-    for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
-    for (int pair = 0; pair < 4; pair++) {
-      __m256i part[TOKENS] = {};
-      add_cell<TOKENS>(block, row, pair, part);
-      __m256 scales = pair_scales(block, pair);
-      for (int t = 0; t < TOKENS; t++)
-        total[pair][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t]), scales, total[pair][t]);
-    }
-  }
-
-  template <int BLOCKS, int TOKENS>
-  void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
-    static_assert(BLOCKS == 1);
-    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BYTES;
-    const int16_t *row = x.row<int16_t>(token);
-    __m256 total[4][TOKENS] = {};
-    for (long column = 0; column < x.stride; column += BLOCK_COLUMNS, block += BYTES)
-      add_block<TOKENS>(block, row + column, total);
-    for (int t = 0; t < TOKENS; t++) finish<TOKENS>(row_block, token + t, total, t, &sums[0][t]);
-  }
-
-  template <int TOKENS>
-  void finish(long row_block, long token, const __m256 (*total)[TOKENS], int t, RowSums *sums) const {
-    float scale = x.scales[token];
-    _mm_store_ps(sums->row, sums_of_two_pairs(total[0][t], total[1][t]));
-    _mm_store_ps(sums->row + 4, sums_of_two_pairs(total[2][t], total[3][t]));
-    for (int r = 0; r < BLOCK_ROWS; r++) {
-      float row_scale = BLOCK_SCALES ? 1 : read_unaligned<float>(row_scales + (row_block * BLOCK_ROWS + r) * 4);
-      sums->row[r] *= scale * row_scale;
-    }
+    return _mm256_or_si256(_mm256_permutevar8x32_epi32(bytes, _mm256_srlv_epi32(codes, shifts)), odd_group);
   }
 };
 
-// Dense: a cell is 8 rows x 4 columns; a 64-bit lane of an accumulator belongs to a row, half of the rows to each.
-struct DenseInt8Tile {
+// A cell is 8 rows x 8 columns of a 2:4 weight, or x 4 of a dense one. Half of its rows have an accumulator, 64 bits each.
+template <bool SPARSE, bool BLOCK_SCALES>
+struct Int8Tile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
+  static constexpr int CELLS = SPARSE ? 8 : 16, CELL_COLUMNS = BLOCK_COLUMNS / CELLS;
+  static constexpr int VALUES = SPARSE ? int{POSITION_BYTES} : 0, SCALES = VALUES + CELLS * CELL_VALUES;
+  static constexpr int BYTES = SCALES + (BLOCK_SCALES ? BLOCK_ROWS * 4 : 0);
   const Weight &weight;
   const Panel &x;
+  const uint8_t *row_scales;  // unless BLOCK_SCALES
+  Int8Picks picks;
   Prefetcher prefetcher;
 
-  // The integer sums of a block, then added as floats.
+  // What the values of half a cell are multiplied by.
+  static __m256i columns(const int16_t *row, __m256i index) {
+    if constexpr (!SPARSE) return _mm256_set1_epi64x(read_unaligned<long long>(row));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(read_unaligned<__m128i>(row)), index);
+  }
+
+  // The integer sums of half a block, then added as floats.
   template <int TOKENS>
-  void add_block(const uint8_t *block, const int16_t *row, __m256 (*total)[2]) const {
-    for (int line = 0; line < BLOCK_BYTES_DENSE_INT8; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
-    __m256i part[TOKENS][2] = {};
+  void add_half_block(const uint8_t *block, const int16_t *row, int half, __m256 (*total)[2]) const {
+    __m256i part[TOKENS] = {};
 #pragma GCC unroll 16
-    for (int cell = 0; cell < 16; cell++) {
-      __m256i low = _mm256_cvtepi8_epi16(read_unaligned<__m128i>(block + cell * 32));
-      __m256i high = _mm256_cvtepi8_epi16(read_unaligned<__m128i>(block + cell * 32 + 16));
+    for (int cell = 0; cell < CELLS; cell++) {
+      const uint8_t *at = block + VALUES + cell * CELL_VALUES + half * CELL_VALUES / 2;
+      __m256i values = _mm256_cvtepi8_epi16(read_unaligned<__m128i>(at));
+      __m256i index = SPARSE ? picks(block + cell * BLOCK_ROWS + half * BLOCK_ROWS / 2) : values;
 #pragma GCC unroll 4
       for (int t = 0; t < TOKENS; t++) {
-        __m256i columns = _mm256_set1_epi64x(read_unaligned<long long>(row + t * x.stride + cell * 4));
-        part[t][0] = _mm256_add_epi32(part[t][0], _mm256_madd_epi16(low, columns));
-        part[t][1] = _mm256_add_epi32(part[t][1], _mm256_madd_epi16(high, columns));
+        __m256i chosen = columns(row + t * x.stride + cell * CELL_COLUMNS, index);
+        part[t] = _mm256_add_epi32(part[t], _mm256_madd_epi16(values, chosen));
       }
     }
-    for (int half = 0; half < 2; half++) {
-      __m256 scales = scales_of_lanes(block + BLOCK_VALUES + half * 16);
-      for (int t = 0; t < TOKENS; t++)
-        total[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t][half]), scales, total[t][half]);
-    }
+    const __m256 scales = BLOCK_SCALES ? scales_of_lanes(block + SCALES + half * 16) : _mm256_set1_ps(1);
+    for (int t = 0; t < TOKENS; t++)
+      total[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t]), scales, total[t][half]);
   }
 
   static __m256 scales_of_lanes(const uint8_t *four) {
@@ -278,16 +222,22 @@ struct DenseInt8Tile {
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     static_assert(BLOCKS == 1);
-    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BLOCK_BYTES_DENSE_INT8;
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BYTES;
     const int16_t *row = x.row<int16_t>(token), *end = row + x.stride;
     __m256 total[TOKENS][2] = {};
-    for (; row < end; row += BLOCK_COLUMNS, block += BLOCK_BYTES_DENSE_INT8) add_block<TOKENS>(block, row, total);
-    for (int t = 0; t < TOKENS; t++)
-      for (int r = 0; r < BLOCK_ROWS; r++)
-        sums[0][t].row[r] = (lane(total[t], 2 * r) + lane(total[t], 2 * r + 1)) * x.scales[token + t];
+    for (; row < end; row += BLOCK_COLUMNS, block += BYTES) {
+      for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
+      for (int half = 0; half < 2; half++) add_half_block<TOKENS>(block, row, half, total);
+    }
+    for (int t = 0; t < TOKENS; t++) finish(row_block, token + t, total[t], &sums[0][t]);
   }
 
-  static float lane(const __m256 *total, int index) { return total[index / 8][index % 8]; }
+  void finish(long row_block, long token, const __m256 *total, RowSums *sums) const {
+    for (int r = 0; r < BLOCK_ROWS; r++) {
+      float row_scale = BLOCK_SCALES ? 1 : read_unaligned<float>(row_scales + (row_block * BLOCK_ROWS + r) * 4);
+      sums->row[r] = (total[r / 4][r % 4 * 2] + total[r / 4][r % 4 * 2 + 1]) * (x.scales[token] * row_scale);
+    }
+  }
 };
 
 struct Avx2 {
@@ -302,9 +252,9 @@ struct Avx2 {
   static void with_tile(const Weight &weight, const Panel &x, Use use) {
     if (weight.kind == DENSE_BF16) return use(DenseTile{weight, x});
     if (weight.kind == SPARSE_BF16) return use(SparseTile{weight, x, {}});
-    if (weight.kind == DENSE_INT8) return use(DenseInt8Tile{weight, x, {}});
-    if (weight.kind == SPARSE_INT8) return use(Int8Tile<false>(weight, x, row_scales_of(weight)));
-    use(Int8Tile<true>(weight, x, nullptr));
+    if (weight.kind == DENSE_INT8) return use(Int8Tile<false, true>{weight, x, nullptr, {}, {}});
+    if (weight.kind == SPARSE_INT8) return use(Int8Tile<true, false>{weight, x, row_scales_of(weight), {}, {}});
+    use(Int8Tile<true, true>{weight, x, nullptr, {}, {}});
   }
 };
 

@@ -14,12 +14,16 @@ inline __m512 add_lanes(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
 }
 
+// One accumulator, two lanes for each row.
+inline __m256 sums_of_lane_pairs(__m512 row) {
+  __m512 both = _mm512_add_ps(row, _mm512_permute_ps(row, 0xb1));
+  __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+  return _mm512_castps512_ps256(_mm512_permutexvar_ps(even, both));
+}
+
 // Four accumulators, one for each pair of rows; bit 1 of a 32-bit lane's index tells the row.
 inline __m256 sums_of_pairs(const __m512 *pair) {
-  __m512 lanes = add_lanes(pair[0], pair[1], pair[2], pair[3]);
-  lanes = _mm512_add_ps(lanes, _mm512_permute_ps(lanes, 0xb1));
-  __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
-  return _mm512_castps512_ps256(_mm512_permutexvar_ps(even, lanes));
+  return sums_of_lane_pairs(add_lanes(pair[0], pair[1], pair[2], pair[3]));
 }
 
 // Eight accumulators, one for each row.

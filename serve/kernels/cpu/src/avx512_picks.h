@@ -32,7 +32,8 @@ struct Bf16Picks {
 };
 #endif
 
-// Turns the positions of half a cell (2 rows x 32 columns, 8 bytes) into vpermw indices or their equal.
+// Turns the positions of an int8 cell (8 rows x 8 columns, 8 bytes) into vpermw indices or their equal. Each 128-bit lane
+// is two rows and has all 8 columns of x.
 struct Int8Picks {
 #ifdef __AVX512VBMI__
   __m512i bits, group_start;
@@ -41,7 +42,7 @@ struct Int8Picks {
   Int8Picks() {
     alignas(64) uint8_t bit[64];
     alignas(64) uint16_t start[32];
-    for (int word = 0; word < 32; word++) {  // 128-bit lanes of 8 columns: row 0 keeps 4 words, row 1 keeps 4
+    for (int word = 0; word < 32; word++) {  // of a lane the first row keeps 4 words, the second 4
       int lane = word >> 3, row = (word >> 2) & 1, kept = word & 3;
       bit[2 * word] = bit[2 * word + 1] = static_cast<uint8_t>(lane * 16 + row * 8 + kept * 2);
       start[word] = static_cast<uint16_t>(lane * 8 + (kept >> 1) * 4);

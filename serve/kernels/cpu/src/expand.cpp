@@ -49,11 +49,10 @@ void expand_bf16_row(const uint8_t *block, int row, Out *to) {
 
 template <class Out>
 void expand_int8_row(const uint8_t *block, int row, float scale, Out *to) {
-  int pair = row >> 1, r = row & 1;
   for (int group = 0; group < 16; group++) {
-    int unit = (group >> 1) * 2 + r, shift = (group & 1) * 4;  // 8 columns of one row
-    int nibble = (block[pair * 16 + unit] >> shift) & 15;
-    const uint8_t *values = block + POSITION_BYTES + pair * 64 + unit * 4 + (group & 1) * 2;
+    int unit = (group >> 1) * BLOCK_ROWS + row, shift = (group & 1) * 4;  // 8 columns of one row
+    int nibble = (block[unit] >> shift) & 15;
+    const uint8_t *values = block + POSITION_BYTES + unit * 4 + (group & 1) * 2;
     Out first, second;
     convert(static_cast<int8_t>(values[0]), scale, &first);
     convert(static_cast<int8_t>(values[1]), scale, &second);

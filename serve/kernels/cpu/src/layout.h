@@ -1,26 +1,26 @@
 // The device layouts: how a weight lies in memory while it is multiplied. Every instruction set reads the same bytes.
 //
 // A 2:4 weight is cut into blocks of 8 rows x 64 columns, zero-padded, stored row of blocks by row of blocks. A block
-// is one sequential piece of memory: the 2-bit positions of its 256 kept values, the values, and perhaps scales.
-// Its rows are taken in 4 pairs; a cell is what one pair keeps of some columns.
+// is one sequential piece of memory: the 2-bit positions of its 256 kept values, the values, and perhaps scales. A cell
+// is 32 of the values.
 //
 // bfloat16, 576 bytes
-//   64 B  positions: one u64 for each [column half][pair]
+//   64 B  positions: one u64 for each [column half][pair of rows]
 //   512 B values:    one cell of 2 rows x 32 columns, 32 values, for each [column half][pair]
 //   Value `word` of a cell is half-word `word & 1` of 32-bit lane `word >> 1`. The lanes of 128 bits hold 2 rows x
 //   2 kept values; the low half-words belong to one group of four columns, the high half-words to the next but one.
 //   So vpermilps picks from groups of four floats (AVX2, AVX-512F), and vpermw from 32 bfloat16 (AVX-512 VBMI).
 //
 // int8, 320 bytes, or 352 with a scale for each row of each block
-//   64 B  positions: for each pair 16 bytes; byte 2 q + r is row r's canonical byte for columns 8 q to 8 q + 7
-//   256 B values:    for each pair one cell of 2 rows x 64 columns; bytes 8 q + 4 r to + 3 are what row r keeps there
+//   64 B  positions: for each 8 columns the canonical byte of each of the 8 rows
+//   256 B values:    for each 8 columns a cell, the 4 bytes that each of the 8 rows keeps there
 //   32 B  scales, float32, of the 8 rows
 //   With one scale for each row the scales follow the last block: float32 for every padded row.
 //
 // A dense weight is its own row-major matrix of bfloat16, the columns padded to 64.
 //
 // A dense weight in int8 is cut into the same blocks; all 512 values of one are kept, 544 bytes
-//   512 B values:    for each 4 columns the 4 bytes of each of the 8 rows
+//   512 B values:    for each 4 columns a cell, the 4 bytes of each of the 8 rows
 //   32 B  scales, float32, of the 8 rows
 #pragma once
 #include <stddef.h>

@@ -59,14 +59,12 @@ void pack_bf16_block(const Source &source, long row, long column, uint8_t *block
 }
 
 void pack_int8_block(const Source &source, long row, long column, uint8_t *block) {
-  for (int pair = 0; pair < 4; pair++)
-    for (int byte = 0; byte < 16; byte++) {
-      long from_row = row + pair * 2 + (byte & 1), group = column / 4 + (byte >> 1) * 2;
-      block[pair * 16 + byte] =
-          static_cast<uint8_t>(source.nibble(from_row, group) | source.nibble(from_row, group + 1) << 4);
-      uint8_t *values = block + POSITION_BYTES + pair * 64 + byte * 4;
-      for (int i = 0; i < 4; i++) values[i] = source.value<uint8_t>(from_row, group + i / 2, i & 1);
-    }
+  for (int unit = 0; unit < 64; unit++) {  // [cell][row]: 8 columns of one row
+    long from_row = row + unit % BLOCK_ROWS, group = column / 4 + unit / BLOCK_ROWS * 2;
+    block[unit] = static_cast<uint8_t>(source.nibble(from_row, group) | source.nibble(from_row, group + 1) << 4);
+    for (int i = 0; i < 4; i++)
+      block[POSITION_BYTES + unit * 4 + i] = source.value<uint8_t>(from_row, group + i / 2, i & 1);
+  }
 }
 
 void pack_block(int kind, const Source &source, long row, long column, uint8_t *block) {
@@ -126,8 +124,8 @@ void unpack_bf16_block(const uint8_t *block, long row, long column, const Sink &
 }
 
 void unpack_int8_block(const uint8_t *block, long row, long column, const Sink &sink) {
-  for (int unit = 0; unit < 64; unit++) {  // [pair][byte]: 8 columns of one row
-    long to_row = row + (unit >> 4) * 2 + (unit & 1), group = column / 4 + ((unit & 15) >> 1) * 2;
+  for (int unit = 0; unit < 64; unit++) {
+    long to_row = row + unit % BLOCK_ROWS, group = column / 4 + unit / BLOCK_ROWS * 2;
     for (int i = 0; i < 4; i++) {
       sink.code(to_row, group + i / 2, i & 1, block[unit] >> (i * 2) & 3);
       sink.value(to_row, group + i / 2, i & 1, block[POSITION_BYTES + unit * 4 + i]);

@@ -76,7 +76,7 @@ def test_product_equals_the_unpacked_weights(extension: Extension, kind: str, dt
     generator = torch.Generator().manual_seed(0)
     for rows, columns in SHAPES:
         weight, dense = both_forms(kind, rows, columns, generator)
-        for tokens in (1, 2, 3, 4, 11):
+        for tokens in (1, 2, 3, 4, 5, 7, 11):
             x = torch.randn(tokens, columns, generator=generator).to(dtype)
             bias = torch.randn(rows, generator=generator).to(dtype) if tokens % 2 else None
             y = cpu.linear(x, weight, bias)
@@ -168,11 +168,12 @@ def test_dense_int8_sums_do_not_overflow(extension: Extension) -> None:
     assert torch.allclose(cpu.linear(torch.ones(1, 64), weight), torch.full((1, 8), -128.0 * 64), rtol=1e-6)
 
 
-def test_dense_int8_gives_the_same_bits_on_every_instruction_set() -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "int8" in kind])
+def test_int8_gives_the_same_bits_on_every_instruction_set(kind: str) -> None:
     if (extension := loaded()) is None:
         pytest.skip("the C extension is not built")
     generator = torch.Generator().manual_seed(12)
-    weight, _ = both_forms("dense int8", 41, 1300, generator)
+    weight, _ = both_forms(kind, 41, 1300, generator)
     x, before, found = torch.randn(7, 1300, generator=generator), extension.isa(), []
     for isa in extension.isas():
         extension.force(isa)
