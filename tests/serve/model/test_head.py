@@ -105,8 +105,9 @@ def test_a_version_that_knows_no_such_head_is_refused(tiny_head_folder: Path) ->
         load_model(str(tiny_head_folder), device="cpu")
 
 
-def test_save_pretrained_gives_back_the_stored_tensors(tiny_head_folder: Path, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_head_folder, variant="twofour", dtype="auto")
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_save_pretrained_gives_back_the_stored_tensors(tiny_head_folder: Path, tmp_path: Path, kernels: str) -> None:
+    model = load_model(str(tiny_head_folder), device="cpu", kernels=kernels)
     model.save_pretrained(tmp_path / "out", variant="twofour")
     with Weights(tiny_head_folder) as before, Weights(tmp_path / "out") as after:
         assert set(before) == set(after)
