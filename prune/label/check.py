@@ -199,7 +199,8 @@ def _head_faults(model: Model) -> Iterator[str]:
             _require_head(model)
         except CheckpointError as error:
             yield str(error)
-    elif name := head.stored_name(model.weights):
+    named = {name.rpartition(".")[0] for name in model.weights if name.rpartition(".")[2] in head.PARTS}
+    for name in sorted(named - {head.stored_name(model.weights) if is_int8 else None}):
         yield f"{name} is stored in int8, but config.json does not say so; take an intact copy of the model"
     says = label.get("dtype") if isinstance(label, dict) else None
     if is_int8 != (says == "int8") or not isinstance(label, dict | None):

@@ -88,5 +88,6 @@ def _figures(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     whole = (manifest["recovery"] or {}).get("model")
     if whole:
         detail = f"nats on held-out text; {whole['before']:.4f} before the model was trained as a whole"
+        detail += "; all before lm_head was rounded" if manifest.get("lm_head") else ""
         shown.insert(2, ("KL to dense", f"{whole['after']:.4f}", detail))
     return shown

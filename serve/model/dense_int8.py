@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from twofour.prune.errors import InputError
 from twofour.prune.format.dense_int8 import DenseInt8, to_dense_int8
+from twofour.prune.format.head import SCALES, VALUES
 from twofour.serve.kernels.dense_int8 import DenseInt8Kernel, takes
 
 INT8 = "int8"
@@ -35,6 +36,7 @@ class Int8Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.kernel = DenseInt8Kernel.from_int8(packed) if takes(packed, kernels) else None
         self.register_buffer("weight", None if self.kernel else packed.unpack().to(dtype), persistent=False)
+        self._stored = None if self.kernel or at_load else packed  # which the expanded weight does not tell
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, name: str = "weight", kernels: str = "auto") -> "Int8Linear":
@@ -70,10 +72,18 @@ class Int8Linear(nn.Module):
         """The kernel stays with a move to another dtype, and not with one to another device."""
         probe = fn(torch.empty(0, dtype=self.dtype))
         if self.kernel is not None and not probe.is_cpu:
-            self.weight, self.kernel = self.kernel.packed().unpack().to(self.dtype), None
+            packed = self.kernel.packed()
+            self.weight, self.kernel = packed.unpack().to(self.dtype), None
+            self._stored = None if self.at_load else packed
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.dtype = probe.dtype
         return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """What comes of a checkpoint leaves as it was there."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if packed := self._stored if self.at_load or self.kernel is None else self.kernel.packed():
+            destination[f"{prefix}{VALUES}"], destination[f"{prefix}{SCALES}"] = packed.values, packed.scales
 
 
 def lm_head_of(model: nn.Module) -> nn.Module | None:

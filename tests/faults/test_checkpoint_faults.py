@@ -181,6 +181,39 @@ CORRUPT: dict[str, tuple[Damage, str]] = {
 }
 
 
+HEAD: dict[str, tuple[Damage, str]] = {
+    "truncated": (bytes_of(lambda data: data.__delitem__(slice(-100, None))), WEIGHTS),
+    "payload bit flip": (bytes_of(lambda data: data.__setitem__(-1, data[-1] ^ 1)), f"{WEIGHTS} differs"),
+    "no scales": (tensors_of(lambda t: t.pop("lm_head.int8_scales")), "lm_head.int8_scales"),
+    "no values": (tensors_of(lambda t: t.pop("lm_head.int8_values")), "lm_head.int8_values"),
+    "wrong dtype": (
+        tensors_of(lambda t: t.update({"lm_head.int8_values": t["lm_head.int8_values"].to(torch.int32)})),
+        "lm_head has values torch.int32",
+    ),
+    "wrong shape": (
+        tensors_of(lambda t: t.update({"lm_head.int8_values": t["lm_head.int8_values"][:8].clone()})),
+        "lm_head.int8_values",
+    ),
+    "NaN in scales": (tensors_of(lambda t: t["lm_head.int8_scales"].__setitem__((3, 1), torch.nan)), "lm_head"),
+    "value out of range": (tensors_of(lambda t: t["lm_head.int8_values"].__setitem__((3, 1), -128)), "lm_head"),
+    "stored twice": (tensors_of(lambda t: t.update({"lm_head.weight": torch.ones(320, 72)})), "lm_head.weight"),
+}
+
+
+@pytest.mark.parametrize("name", HEAD)
+def test_faults_22_to_24_a_damaged_head(tiny_head_folder: Path, name: str) -> None:
+    damage, named = HEAD[name]
+    damage(tiny_head_folder)
+    with pytest.raises(TwofourError) as refused:
+        assemble.start(EngineConfig(str(tiny_head_folder), device="cpu"))
+    assert named in str(refused.value)
+
+
+def test_fault_22_with_a_head_in_int8_it_loads(tiny_head_folder: Path) -> None:
+    _, info = assemble.start(EngineConfig(str(tiny_head_folder), device="cpu"))
+    assert info.sparse and "lm_head is int8 in the checkpoint" in info.notes
+
+
 @pytest.mark.parametrize("name", CORRUPT)
 def test_faults_22_to_24_a_damaged_checkpoint(tiny_pruned_folder: Path, name: str) -> None:
     damage, named = CORRUPT[name]

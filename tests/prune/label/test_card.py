@@ -90,7 +90,8 @@ def test_a_head_in_int8_is_named_and_its_loss_alone(manifest: dict[str, Any]) ->
     assert f"| lm_head | {kind}, {beside} |" in text
     assert "0.500 -> 0.250 nats on held-out text, passes: 1, before lm_head was rounded" in text
     assert "by itself, all else the same, that is KL 0.0025 ± 0.0001 (a.txt) from lm_head as it was." in text
-    assert "that is KL 0.0025 ± 0.0001 (a.txt)" in page(manifest, "m")
+    shown = page(manifest, "m")
+    assert "that is KL 0.0025 ± 0.0001 (a.txt)" in shown and "; all before lm_head was rounded" in shown
     manifest["lm_head"]["tied"] = False
     assert f"| lm_head | {kind} |" in card(manifest, "m", "packed")
     manifest["lm_head"] = {"dtype": "bfloat16", "rounded_once_to": {"dtype": "int8", "scale_columns": 64}}

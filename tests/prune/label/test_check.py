@@ -142,6 +142,7 @@ SCALES = "lm_head.int8_scales"
         (lambda t: t[SCALES].__setitem__((5, 1), torch.nan), "lm_head has the scale nan at row 5, number 1"),
         (lambda t: t[SCALES].__setitem__((5, 0), -1), "lm_head has the scale -1.0 at row 5, number 0"),
         (lambda t: t[HEAD].__setitem__((9, 7), -128), "lm_head has the value -128 at row 9, column 7"),
+        (lambda t: t.update({"embed_out.int8_scales": torch.ones(1)}), "embed_out is stored in int8, but config.json"),
     ],
 )
 def test_a_damaged_head(tiny_head_folder: Path, change: Damage, words: str) -> None:

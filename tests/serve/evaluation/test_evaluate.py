@@ -40,6 +40,39 @@ def test_perplexity_and_kl_by_hand(tiny_pruned_folder: Path, tiny_model_folder: 
     assert figures.agreement == pytest.approx((ours.argmax(-1) == dense.argmax(-1)).float().mean().item())
 
 
+def test_a_head_in_int8_is_in_the_figures_and_measured_alone(
+    tiny_head_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense = tiny_head_folder.parent / "dense"
+    done = evaluation.measure(str(tiny_head_folder), str(dense), text, window=64, limit=3).as_dict()
+    ids = torch.tensor(AutoTokenizer.from_pretrained(dense)(TEXT)["input_ids"])[: 3 * 64].view(3, 64)
+    model, unrounded = load_model(str(tiny_head_folder)), load_model(str(tiny_head_folder))
+    unrounded.set_output_embeddings(load_model(str(dense)).get_output_embeddings())
+    with torch.no_grad():
+        ours, exact = (
+            torch.stack([each(window[None]).logits[0, :-1].float() for window in ids]).log_softmax(-1)
+            for each in (model, unrounded)
+        )
+    assert done["head_kl_nats"] == pytest.approx((exact.exp() * (exact - ours)).sum(-1).mean().item(), rel=1e-3)
+    assert done["perplexity"] == pytest.approx(math.exp(-ours.gather(-1, ids[:, 1:, None]).mean().item()), rel=1e-4)
+    assert 0 < done["head_kl_nats"] < done["kl_nats"] and done["head_kl_error"] is not None
+    command = ["eval", str(tiny_head_folder), "--baseline", str(dense), "--text", str(text), "--window", "64"]
+    assert cli.main([*command, "--windows", "3"]) == 0
+    assert "of lm_head int8  KL 0.00" in capsys.readouterr().out
+
+
+def test_what_was_not_rounded_has_no_loss_of_its_own(
+    tiny_pruned_folder: Path, tiny_model_folder: Path, tiny_head_folder: Path, text: Path
+) -> None:
+    for model, baseline in (
+        (tiny_pruned_folder, tiny_model_folder),
+        (tiny_head_folder, None),
+        (tiny_head_folder, tiny_model_folder),  # of other width, whose head does not fit
+    ):
+        done = evaluation.measure(str(model), baseline and str(baseline), text, window=64, limit=1).as_dict()
+        assert (done["head_kl_nats"], done["head_kl_error"]) == (None, None)
+
+
 def test_windows_begin_with_bos_which_is_not_scored(tiny_bos_folder: Path, text: Path) -> None:
     done = evaluation.measure(str(tiny_bos_folder), None, text, window=64, limit=3)
     own = AutoTokenizer.from_pretrained(tiny_bos_folder)(TEXT, add_special_tokens=False)["input_ids"][: 3 * 63]

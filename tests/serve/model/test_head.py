@@ -48,6 +48,13 @@ def test_it_multiplies_by_what_is_stored(tiny_head_folder: Path, tmp_path: Path,
     assert found.dtype == torch.bfloat16 and is_close(found, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_it_computes_in_the_dtype_of_the_model(tiny_head_folder: Path, tmp_path: Path, dtype: str) -> None:
+    found = logits(load_model(str(tiny_head_folder), device="cpu", dtype=dtype))
+    assert found.dtype == getattr(torch, dtype)
+    assert is_close(found.bfloat16(), exact(tiny_head_folder, tmp_path / "zeros"))
+
+
 def test_transformers_loads_it_and_never_ties_it(tiny_head_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_head_folder, variant="twofour", dtype="auto")
     expected = logits(load_model(str(tiny_head_folder), device="cpu"))
@@ -105,8 +112,9 @@ def test_a_version_that_knows_no_such_head_is_refused(tiny_head_folder: Path) ->
         load_model(str(tiny_head_folder), device="cpu")
 
 
-def test_save_pretrained_gives_back_the_stored_tensors(tiny_head_folder: Path, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_head_folder, variant="twofour", dtype="auto")
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_save_pretrained_gives_back_the_stored_tensors(tiny_head_folder: Path, tmp_path: Path, kernels: str) -> None:
+    model = load_model(str(tiny_head_folder), device="cpu", kernels=kernels)
     model.save_pretrained(tmp_path / "out", variant="twofour")
     with Weights(tiny_head_folder) as before, Weights(tmp_path / "out") as after:
         assert set(before) == set(after)
