@@ -1,0 +1,90 @@
+"""What linears multiply by follows from the runner that they will be in."""
+
+from pathlib import Path
+from typing import Any
+
+import fused_models
+import pytest
+import torch
+
+from twofour.prune.errors import ModelError
+from twofour.serve.engine.assembly import assemble
+from twofour.serve.engine.runners import choice
+from twofour.serve.engine.runners.fused import FusedRunner
+from twofour.serve.engine.runners.generic import GenericRunner
+from twofour.serve.engine.types import EngineConfig
+from twofour.serve.kernels import race, select
+from twofour.serve.kernels.cpu import extension
+from twofour.serve.kernels.dense import DenseLinear
+from twofour.serve.kernels.race import ALWAYS, TRAFFIC, Result
+from twofour.serve.model.loading import load_without_kernels, weight_report
+
+pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
+SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def races(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often is raced: dense wins, and can be kept."""
+    calls = list[int]()
+
+    def dense_wins(forms: Any, columns: int, *rest: Any) -> dict[str, Result]:
+        calls.append(columns)
+        seconds = {name: dict.fromkeys(TRAFFIC, 1.0 if name == "dense" else 2.0) for name in forms}
+        return {name: Result(each, each) for name, each in seconds.items()}
+
+    monkeypatch.setenv("TWOFOUR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(race, "race", dense_wins)
+    monkeypatch.setattr(select, "kept_waiting_s", lambda: 0.0)
+    monkeypatch.setattr(choice, "has_tiles", lambda: False)
+    return calls
+
+
+def load(folder: Path, **options: Any) -> Any:
+    threads = torch.get_num_threads()
+    return assemble.load(EngineConfig(str(folder), device="cpu", threads=threads, block_size=SIZE, **options))
+
+
+def test_nothing_is_raced_for_what_is_fused(tiny_pruned_folder: Path, races: list[int]) -> None:
+    model = load(tiny_pruned_folder)
+    assert set(weight_report(model).kernels) == {"cpu"} and not races
+    runner, _ = choice.choose(model, "auto", SIZE).build(8, SIZE, 64)
+    assert isinstance(runner, FusedRunner) and not races
+
+
+def test_of_a_dense_model_all_numbers_of_tokens_take_our_kernel(tmp_path: Path, races: list[int]) -> None:
+    fused_models.models("llama", "dense")[0].save_pretrained(tmp_path / "dense")
+    linears = [module for module in load(tmp_path / "dense").modules() if isinstance(module, DenseLinear)]
+    assert linears and {linear.crossover_tokens for linear in linears} == {ALWAYS} and not races
+
+
+def test_what_is_not_fused_is_raced(
+    tiny_pruned_folder: Path, races: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "has_tiles", lambda: True)
+    assert "dense" in weight_report(load(tiny_pruned_folder)).kernels and races
+
+
+def test_a_pinned_kernel_stays(tiny_pruned_folder: Path, races: list[int]) -> None:
+    model = load(tiny_pruned_folder, kernels="reference")
+    assert set(weight_report(model).kernels) == {"reference"} and not races
+
+
+def test_a_model_that_falls_back_is_raced_then(
+    tiny_pruned_folder: Path, races: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(self: FusedRunner) -> None:
+        raise ModelError("its logits differ")
+
+    monkeypatch.setattr(FusedRunner, "verify", wrong)
+    model = load(tiny_pruned_folder)
+    runner, why = choice.choose(model, "auto", SIZE).build(8, SIZE, 64)
+    assert isinstance(runner, GenericRunner) and why == "not fused: its logits differ"
+    assert "dense" in weight_report(model).kernels and races
+
+
+def test_a_model_fits_before_its_linears_have_kernels_or_not(tiny_pruned_folder: Path) -> None:
+    model = load_without_kernels(str(tiny_pruned_folder), "cpu")
+    assert choice.kernels_for(model, "auto", SIZE) == "cpu"
+    assert choice.kernels_for(model, "auto", 8) == "auto"
+    assert choice.kernels_for(load_without_kernels(str(tiny_pruned_folder), "cpu", "float32"), "auto", SIZE) == "auto"
