@@ -18,7 +18,8 @@ def _arms(document: Document) -> Iterator[str]:
     for name, arm in document["arms"].items():
         options = "".join(f", {key} {value}" for key, value in arm["options"].items())
         runtime = arm["runtime"] if arm["runner"] == arm["runtime"] else f"{arm['runtime']} ({arm['runner']})"
-        yield f"  {name:<{width}}  {arm['model']} by {runtime}{options}; {arm['weight_bytes'] / 1e6:,.0f} MB of weights a step"
+        weights = f"{arm['weight_bytes'] / 1e6:,.0f} MB of weights a step"
+        yield f"  {name:<{width}}  {arm['model']} by {runtime}{options}; {weights}"
 
 
 def _legend(document: Document) -> list[str]:
