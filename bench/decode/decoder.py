@@ -1,5 +1,6 @@
 """Models that decode step by step: by one of our runners, or by transformers' own forward and cache."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -34,8 +35,9 @@ class Ours:
 
     def __init__(self, config: EngineConfig, runner: str, batch: int, length: int) -> None:
         self.model = load(config)
-        self._blocks = -(-length // config.block_size)
-        self._runner = _built(self.model, config, runner, batch * self._blocks, length)
+        blocks = -(-length // config.block_size)
+        self._tables = [array("i", range(i * blocks, (i + 1) * blocks)) for i in range(batch)]
+        self._runner = _built(self.model, config, runner, batch * blocks, length)
 
     def facts(self) -> dict[str, Any]:
         report = weight_report(self.model)
@@ -50,18 +52,15 @@ class Ours:
         return [self._read(prompt, sequence) for sequence in range(batch)]
 
     def step(self, tokens: Sequence[int], position: int) -> list[int]:
-        chunks = [Chunk([token], position, self._own(i), range(1)) for i, token in enumerate(tokens)]
+        chunks = [Chunk([token], position, self._tables[i], range(1)) for i, token in enumerate(tokens)]
         return self._best(self._runner.forward(chunks))
 
     def _read(self, prompt: Sequence[int], sequence: int) -> int:
         for start in range(0, len(prompt), PROMPT_CHUNK):
             part = prompt[start : start + PROMPT_CHUNK]
             last = range(len(part) - 1, len(part))
-            logits = self._runner.forward([Chunk(part, start, self._own(sequence), last, len(part))])
+            logits = self._runner.forward([Chunk(part, start, self._tables[sequence], last, len(part))])
         return self._best(logits)[0]
-
-    def _own(self, sequence: int) -> range:
-        return range(sequence * self._blocks, (sequence + 1) * self._blocks)
 
     def _best(self, logits: Tensor) -> list[int]:
         best = self._runner.best

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from twofour.bench.decode.arms import Arm
 from twofour.bench.decode.measure import WARM_STEPS, Cell, Findings, Turn
 from twofour.bench.kernels.ceiling import Ceiling
 from twofour.bench.stats import paired_ratio
@@ -39,7 +40,7 @@ def document(found: Findings, baselines: Sequence[str], made_by: Mapping[str, An
         "most_pressure": MOST_PRESSURE,
         "valid": not found.cut_off and all(cell["quiet"] is not False for cell in cells),
         "bandwidth": {str(threads): _bandwidth(each) for threads, each in found.ceilings.items()},
-        "arms": {arm.name: _arm(arm.runtime, arm.options, found.facts[arm.name]) for arm in plan.arms},
+        "arms": {arm.name: _arm(arm, found.facts[arm.name]) for arm in plan.arms},
         "cells": cells,
     }
 
@@ -48,8 +49,8 @@ def _bandwidth(ceiling: Ceiling) -> dict[str, Any]:
     return {"bytes_per_s": ceiling.bytes_per_s, "method": ceiling.method, "bytes": ceiling.nbytes}
 
 
-def _arm(runtime: str, options: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"runtime": runtime, "options": dict(options), **facts}
+def _arm(arm: Arm, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"runtime": arm.runtime, "options": dict(arm.options), "model": arm.model.name, **facts}
 
 
 def _cell(found: Findings, cell: Cell, baselines: Sequence[str]) -> dict[str, Any]:

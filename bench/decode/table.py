@@ -18,7 +18,8 @@ def _arms(document: Document) -> Iterator[str]:
     for name, arm in document["arms"].items():
         options = "".join(f", {key} {value}" for key, value in arm["options"].items())
         runtime = arm["runtime"] if arm["runner"] == arm["runtime"] else f"{arm['runtime']} ({arm['runner']})"
-        yield f"  {name:<{width}}  {runtime}{options}; {arm['weight_bytes'] / 1e6:,.0f} MB of weights a step"
+        weights = f"{arm['weight_bytes'] / 1e6:,.0f} MB of weights a step"
+        yield f"  {name:<{width}}  {arm['model']} by {runtime}{options}; {weights}"
 
 
 def _legend(document: Document) -> list[str]:
@@ -37,25 +38,25 @@ def _cell(document: Document, cell: Mapping[str, Any]) -> Iterator[str]:
     threads = f"{cell['threads']} thread{'s' * (cell['threads'] > 1)}"
     yield f"{threads}, context {cell['context']:,}, batch {cell['batch']} (read at {bandwidth:.1f} GB/s){busy}"
     width = max(map(len, cell["arms"]))
-    heads = "".join(f"{f'{name} / it':>24}{'same':>6}" for name in document["baselines"])
-    yield f"  {'':{width}}{'ms':>9}{'p10':>9}{'MB':>8}{'GB/s':>7}{'share':>7}{heads}"
+    heads = "".join(f"{f'{name} / it':>20}{'same':>6}" for name in document["baselines"])
+    yield f"  {'':{width}}{'ms':>8}{'p10':>8}{'MB':>7}{'GB/s':>6}{'share':>7}{heads}"
     for name, arm in cell["arms"].items():
         yield f"  {name:<{width}}{_figures(arm)}{''.join(_against(arm, each) for each in document['baselines'])}"
 
 
 def _figures(arm: Mapping[str, Any]) -> str:
     megabytes = (arm["weight_bytes"] + arm["cached_bytes"]) / 1e6
-    times = f"{arm['median_s'] * 1e3:>9.2f}{arm['p10_s'] * 1e3:>9.2f}"
-    return f"{times}{megabytes:>8,.0f}{arm['bytes_per_s'] / 1e9:>7.1f}{arm['share_of_bandwidth']:>7.0%}"
+    times = f"{arm['median_s'] * 1e3:>8.2f}{arm['p10_s'] * 1e3:>8.2f}"
+    return f"{times}{megabytes:>7,.0f}{arm['bytes_per_s'] / 1e9:>6.1f}{arm['share_of_bandwidth']:>7.0%}"
 
 
 def _against(arm: Mapping[str, Any], name: str) -> str:
     if name not in arm["against"]:
-        return f"{'-':>24}{'-':>6}"
+        return f"{'-':>20}{'-':>6}"
     ratio = arm["against"][name]
     spread = "" if ratio["low"] is None else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
     text = f"{ratio['point']:.2f}x{spread}"
-    return f"{text:>24}{arm['same_tokens'][name]:>6}"
+    return f"{text:>20}{arm['same_tokens'][name]:>6}"
 
 
 def _endings(document: Document) -> Iterator[str]:
