@@ -12,6 +12,7 @@ from twofour.bench.commands import INVALID
 from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.bench.targets import shapes
 from twofour.prune.errors import InputError
+from twofour.serve.commands import rounding
 
 if TYPE_CHECKING:
     from twofour.bench.comparison.experiment import Experiment
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_random(parser.add_argument_group("instead of DENSE and SPARSE"))
     _add_load(parser.add_argument_group("load, the same for all"))
     _add_quality(parser.add_argument_group("quality"))
+    rounding.add_arguments(parser.add_argument_group("best dense and 2:4"))
     parser.add_argument("--threads", type=int, metavar="N", help="of a server (default: all CPUs but one)")
     parser.add_argument("--api-key-file", type=Path, metavar="F", help=f"{KEY_HELP}, for both URLs")
     parser.add_argument(
@@ -100,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             random_weights=args.random_weights,
             price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
             threads=args.threads,
+            rounding=rounding.flags(args),
             api_key=read_key(args.api_key_file),
             logs=args.out,
             command=command_line(),

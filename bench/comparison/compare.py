@@ -45,6 +45,7 @@ def compare(
     random_weights: str | None = None,
     price: Price | None = None,
     threads: int | None = None,
+    rounding: Sequence[str] = (),
     api_key: str | None = None,
     logs: Path | None = None,
     command: Sequence[str] = (),
@@ -53,15 +54,18 @@ def compare(
     """Compare two models (folders or hub ids, served here) or two running servers (URLs).
 
     `quality` is one that was measured before; else it is measured, unless `measure_quality` is off or the weights
-    are random: `random_weights` names their shape. `logs` is the folder for what our servers print.
+    are random: `random_weights` names their shape. `rounding`: flags for best dense and 2:4, which say what of them is
+    rounded at load. `logs` is the folder for what our servers print.
     """
     started, machine = datetime.now(UTC), hardware()
     experiment, ours = experiment or Experiment(), _are_models(dense, sparse)
+    if rounding and not ours:
+        raise InputError(f"servers that run already cannot be given {' '.join(rounding)}; start them with that")
     placement = servers.place(usable_cpus(), threads) if ours else None
     wanted = measure_quality and quality is None and random_weights is None
     if wanted and ours:
-        quality = qualities.of_models(dense, sparse, text)
-    with _arms(dense, sparse, placement, api_key, logs, progress) as arms:
+        quality = qualities.of_models(dense, sparse, text, rounding)
+    with _arms(dense, sparse, placement, rounding, api_key, logs, progress) as arms:
         if wanted and not ours:
             quality = qualities.of_servers(arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed)
         with servers.pinned(placement.client_cpus if placement else None):
@@ -131,7 +135,13 @@ def _are_models(dense: str, sparse: str) -> bool:
 
 @contextmanager
 def _arms(
-    dense: str, sparse: str, placement: Placement | None, api_key: str | None, logs: Path | None, progress: Progress
+    dense: str,
+    sparse: str,
+    placement: Placement | None,
+    rounding: Sequence[str],
+    api_key: str | None,
+    logs: Path | None,
+    progress: Progress,
 ) -> Iterator[Mapping[str, Arm]]:
     """All arms, ready; ours are frozen. Those that were started are stopped in the end, whatever happens."""
     if placement is None:
@@ -139,11 +149,16 @@ def _arms(
         return
     with ExitStack() as stack:
         folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twofour-compare-")))
-        wanted = {"torch_dense": (dense, "reference"), "dense": (dense, "auto"), "sparse": (sparse, "auto")}
+        threads, best = placement.threads, Options(placement.threads, "auto", rounding)
+        wanted = {
+            "torch_dense": (dense, Options(threads, "reference")),
+            "dense": (dense, best),
+            "sparse": (sparse, best),
+        }
         arms, step = dict[str, Arm](), counter("starting servers", len(wanted), progress)
-        for name, (model, kernels) in wanted.items():
+        for name, (model, options) in wanted.items():
             log = folder / f"server-{name}.log"
-            arms[name] = _start(stack, model, log, placement, Options(placement.threads, kernels))
+            arms[name] = _start(stack, model, log, placement, options)
             step(arm_label(name, wanted))
         yield arms
 

@@ -1,9 +1,11 @@
 """What a reader must know beside the numbers."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from twofour.bench.comparison.experiment import Findings
+from twofour.serve.commands.rounding import DENSE_VALUES, LM_HEAD
 
 
 def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
@@ -13,6 +15,7 @@ def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
         "itself, and so its cost per answer, is not measured here.",
         *_baseline_notes(baselines),
         *_fallback_notes(found),
+        *_rounding_notes(found),
     ]
     if found.random_weights:
         said.append(
@@ -68,3 +71,9 @@ def _fallback_notes(found: Findings) -> Iterator[str]:
         )
     if faster := kernels.get("dense"):
         yield f"{faster} linears of the 2:4 model were kept dense, which was faster on that machine."
+
+
+def _rounding_notes(found: Findings) -> Iterator[str]:
+    words = found.arms["sparse"].command or ()
+    if flags := [f"{flag} {value}" for flag, value in pairwise(words) if flag in (LM_HEAD, DENSE_VALUES)]:
+        yield f"Best dense and 2:4 were served with {' '.join(flags)}: what is dense in them was rounded at load."

@@ -41,9 +41,9 @@ class Quality:
     source: str
 
 
-def of_models(dense: str, sparse: str, text: Path | None) -> Quality:
+def of_models(dense: str, sparse: str, text: Path | None, rounding: Sequence[str] = ()) -> Quality:
     """Run `twofour eval`: the same loading as the server's, in a process that leaves no memory behind."""
-    given = ["--text", str(text)] if text else []
+    given = [*rounding, *(["--text", str(text)] if text else [])]
     document = child.twofour("eval", sparse, "--baseline", dense, *given, remedy="see above, or give --no-quality")
     return from_eval(document, "twofour eval")
 

@@ -40,6 +40,7 @@ class Options:
 
     threads: int
     kernels: str = "auto"
+    flags: Sequence[str] = ()
 
 
 def place(cpus: Sequence[int], threads: int | None = None) -> Placement:
@@ -69,7 +70,7 @@ def pinned(cpus: Sequence[int] | None) -> Iterator[None]:
 
 def serve_command(model: str, options: Options) -> list[str]:
     command = [sys.executable, "-m", "twofour", "serve", model, "--host", "127.0.0.1", "--port", "0"]
-    return [*command, "--threads", str(options.threads), "--kernels", options.kernels]
+    return [*command, "--threads", str(options.threads), "--kernels", options.kernels, *options.flags]
 
 
 @contextmanager

@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--engine-pid", type=Path)
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--die", action="store_true")
+    parser.add_argument("--lm-head")
     Handler.arguments = parser.parse_args()
     if Handler.arguments.die:
         raise SystemExit("out of memory, says the script")

@@ -245,6 +245,22 @@ def test_random_weights_are_made_compared_and_thrown_away(
     assert any("weights are random, in the shape of smollm2-135m" in note for note in shown["notes"])
 
 
+def test_what_is_rounded_at_load_is_asked_for_and_said(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made = [], servers.serve_command
+
+    def serve_command(model: str, options: Options) -> list[str]:
+        asked.append((model, options.kernels, list(options.flags)))
+        return [*made(model, options), *options.flags]
+
+    monkeypatch.setattr(servers, "serve_command", serve_command)
+    report = compare("dense", "sparse", ONE_ROUND, measure_quality=False, rounding=["--lm-head", "int8"])
+    flags = ["--lm-head", "int8"]
+    assert asked == [("dense", "reference", []), ("dense", "auto", flags), ("sparse", "auto", flags)]
+    assert any("Best dense and 2:4 were served with --lm-head int8" in note for note in report.document["notes"])
+    with pytest.raises(InputError, match="start them with that"):
+        compare("http://127.0.0.1:1", "http://127.0.0.1:2", rounding=flags)
+
+
 def test_the_public_name_is_the_function() -> None:
     assert twofour.bench.compare is comparison.compare
 

@@ -46,6 +46,7 @@ def test_the_command_serves_on_any_free_port_of_this_host() -> None:
     found = servers.serve_command("folder", Options(3, "reference"))
     assert found[1:5] == ["-m", "twofour", "serve", "folder"]
     assert found[5:] == ["--host", "127.0.0.1", "--port", "0", "--threads", "3", "--kernels", "reference"]
+    assert servers.serve_command("folder", Options(3, flags=("--lm-head", "int8")))[-2:] == ["--lm-head", "int8"]
 
 
 @linux
