@@ -3,6 +3,7 @@
 So it can be where other programs keep the cores busy, or where a virtual machine has fewer cores than it says.
 """
 
+import logging
 import time
 from statistics import median
 
@@ -17,6 +18,8 @@ TOKEN = Chunk([0], 0, [0], range(1))
 
 Round = tuple[float, float]  # seconds
 
+log = logging.getLogger(__name__)
+
 
 def default_count() -> int:
     return min(torch.get_num_threads(), usable_cores())
@@ -28,11 +31,12 @@ def settle(runner: Runner, asked: int | None) -> str | None:
     if count < 2 or not _one_is_faster(rounds := _rounds(runner, count)):
         return None
     one, several = (f"{1e3 * median(seconds):.1f}" for seconds in zip(*rounds, strict=True))
-    told = f"a step takes {several} ms on {count} threads and {one} on one"
-    if asked:
-        return f"{told}; --threads 1 is faster here"
-    torch.set_num_threads(1)
-    return f"{told}: it computes on one; --threads {count} would have {count}"
+    if asked is None:
+        torch.set_num_threads(1)
+    remedy = "--threads 1 is faster here" if asked else f"one computes, unless --threads {count} is given"
+    note = f"a step takes {several} ms on {count} threads and {one} on one; {remedy}"
+    log.warning("%s", note)
+    return note
 
 
 def _one_is_faster(rounds: list[Round]) -> bool:

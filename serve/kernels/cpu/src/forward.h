@@ -77,8 +77,8 @@ class Forward {
 
   void attention_half(const Layer &layer, Member &me) const {
     unsigned forms = forms_of({&layer.query, &layer.key, &layer.value});
-    multiply(count, model.hidden, forms, work.projected_stride, me, norm_with(layer.attention_norm),
-             [&](Share mine, const Inputs &x) { project(layer, x, mine); });
+    auto projections = [&](Share blocks, const Inputs &x) { project(layer, x, blocks); };
+    multiply({count, model.hidden, forms}, norm_with(layer.attention_norm), work.projected_stride, projections, me);
     rotate_and_keep(layer, me);
     attend_all(layer, me);
     add_to_residual(layer.output, work.attended, layer.attention_after_norm, me);
@@ -86,18 +86,18 @@ class Forward {
 
   void mlp_half(const Layer &layer, Member &me) const {
     unsigned forms = forms_of({&layer.gate, &layer.up});
-    multiply(count, model.hidden, forms, model.intermediate, me, norm_with(layer.mlp_norm),
-             [&](Share mine, const Inputs &x) {
-      activate_gate(layer.gate, x, mine);
-      multiply_rows(layer.up, x, count, mine, MultiplyGate{{work.gated, model.intermediate, layer.up.bias}});
-    });
+    auto gate_and_up = [&](Share blocks, const Inputs &x) {
+      activate_gate(layer.gate, x, blocks);
+      multiply_rows(layer.up, x, count, blocks, MultiplyGate{{work.gated, model.intermediate, layer.up.bias}});
+    };
+    multiply({count, model.hidden, forms}, norm_with(layer.mlp_norm), model.intermediate, gate_and_up, me);
     add_to_residual(layer.down, work.gated, layer.mlp_after_norm, me);
   }
 
-  void activate_gate(const Linear &gate, const Inputs &x, Share mine) const {
+  void activate_gate(const Linear &gate, const Inputs &x, Share blocks) const {
     const Target to = {work.gated, model.intermediate, gate.bias};
-    if (model.is_gemma) return multiply_rows(gate, x, count, mine, Gate<gelu>{to});
-    multiply_rows(gate, x, count, mine, Gate<silu>{to});
+    if (model.is_gemma) return multiply_rows(gate, x, count, blocks, Gate<gelu>{to});
+    multiply_rows(gate, x, count, blocks, Gate<silu>{to});
   }
 
   // ---- linears
@@ -113,28 +113,33 @@ class Forward {
     return forms;
   }
 
-  // Shares out `rows` of weights that multiply tokens of x in some forms; row(token, scratch) gives one token's.
+  // What weights are multiplied by, in the forms that their kinds read.
+  struct Multiplicand {
+    long tokens, columns;
+    unsigned forms;
+  };
+
+  // Multiplies `rows` of weights by blocks: work_on(blocks, inputs). row(token, scratch) gives the activations of one.
   template <class Row, class Work>
-  void multiply(long tokens, long columns, unsigned forms, long rows, Member &me, Row row, Work multiply) const {
-    const bool own = tokens <= OWN_TOKENS;
+  void multiply(const Multiplicand &by, Row row, long rows, Work work_on, Member &me) const {
+    const bool own = by.tokens <= OWN_TOKENS;
     Inputs x;
     for (int form = 0; form < FORMS; form++)
-      x.panels[form] = own ? work.own_panel(me.thread, form, columns) : work.shared_panel(form, columns);
-    auto prepare = [&](Share mine) { fill(mine, columns, forms, x, me.thread, row); };
-    auto multiply_share = [&](Share mine) { multiply(mine, x); };
-    if (!own) me.share(tokens, 1, prepare);
+      x.panels[form] = own ? work.own_panel(me.thread, form, by.columns) : work.shared_panel(form, by.columns);
+    auto prepare = [&](Share tokens) { fill(by, tokens, x, row, work.row(me.thread)); };
+    if (!own) me.share(by.tokens, 1, prepare);
     auto prepare_own = [&] {
-      if (own) prepare({0, tokens});
+      if (own) prepare({0, by.tokens});
     };
-    me.share(rows / BLOCK_ROWS, FEWEST_BLOCKS, prepare_own, multiply_share);
+    me.share(rows / BLOCK_ROWS, FEWEST_BLOCKS, prepare_own, [&](Share blocks) { work_on(blocks, x); });
   }
 
   template <class Row>
-  void fill(Share tokens, long columns, unsigned forms, const Inputs &x, long thread, Row row) const {
+  void fill(const Multiplicand &by, Share tokens, const Inputs &x, Row row, uint16_t *scratch) const {
     for (long t = tokens.first; t < tokens.end; t++) {
-      const uint16_t *from = row(t, work.row(thread));
+      const uint16_t *from = row(t, scratch);
       for (int form = 0; form < FORMS; form++)
-        if (forms & 1u << form) Isa::fill(kind_of(form), from, columns, x.panels[form], t);
+        if (by.forms & 1u << form) Isa::fill(kind_of(form), from, by.columns, x.panels[form], t);
     }
   }
 
@@ -172,22 +177,23 @@ class Forward {
   // `after`: the norm of what is added, or null.
   void add_to_residual(const Linear &linear, const uint16_t *from, const uint16_t *after, Member &me) const {
     const long columns = linear.weight.columns;
-    multiply(count, columns, forms_of({&linear}), model.hidden, me,
-             [&](long t, uint16_t *) { return from + t * columns; },
-             [&](Share mine, const Inputs &x) {
-      if (after) return multiply_rows(linear, x, count, mine, Project{{work.branch, model.hidden, linear.bias}});
-      multiply_rows(linear, x, count, mine, AddToResidual{{work.hidden, model.hidden, linear.bias}});
-    });
-    if (after)
-      me.share(count, 1, [&](Share mine) {
-        for (long t = mine.first; t < mine.end; t++) add_normed(after, t * model.hidden);
-      });
+    auto row = [&](long t, uint16_t *) { return from + t * columns; };
+    auto add = [&](Share blocks, const Inputs &x) {
+      if (after) return multiply_rows(linear, x, count, blocks, Project{{work.branch, model.hidden, linear.bias}});
+      multiply_rows(linear, x, count, blocks, AddToResidual{{work.hidden, model.hidden, linear.bias}});
+    };
+    multiply({count, columns, forms_of({&linear})}, row, model.hidden, add, me);
+    if (after) add_normed(after, me);
   }
 
-  void add_normed(const uint16_t *norm, long row) const {
-    uint16_t *branch = work.branch + row, *hidden = work.hidden + row;
-    rms_norm(branch, norm, model.hidden, how_to_norm(), branch);
-    for (long i = 0; i < model.hidden; i++) hidden[i] = to_bf16(from_bf16(hidden[i]) + from_bf16(branch[i]));
+  void add_normed(const uint16_t *norm, Member &me) const {
+    me.share(count, 1, [&](Share mine) {
+      for (long t = mine.first; t < mine.end; t++) {
+        uint16_t *branch = work.branch + t * model.hidden, *hidden = work.hidden + t * model.hidden;
+        rms_norm(branch, norm, model.hidden, how_to_norm(), branch);
+        for (long i = 0; i < model.hidden; i++) hidden[i] = to_bf16(from_bf16(hidden[i]) + from_bf16(branch[i]));
+      }
+    });
   }
 
   // ---- attention
@@ -212,7 +218,7 @@ class Forward {
     if (head >= 0) cache.write_key(place.table, place.position, head, row);
   }
 
-  // Query heads that share a key head are attended for together, if they are of one share.
+  // Query heads that share a key head are attended for together where one thread takes them together.
   void attend_all(const Layer &layer, Member &me) const {
     const long sharing = model.heads / model.key_heads;
     me.share(count * model.heads, FEWEST_HEADS, [&](Share mine) {
@@ -236,12 +242,12 @@ class Forward {
   // ---- the head
 
   void head(Member &me) const {
-    multiply(wanted_count, model.hidden, forms_of({&model.head}), model.vocabulary, me,
-             [&](long i, uint16_t *to) { return normed_row(model.norm, wanted[i] - before, to); },
-             [&](Share mine, const Inputs &x) {
-      multiply_rows(model.head, x, wanted_count, mine,
+    auto row = [&](long i, uint16_t *to) { return normed_row(model.norm, wanted[i] - before, to); };
+    auto logits_of = [&](Share blocks, const Inputs &x) {
+      multiply_rows(model.head, x, wanted_count, blocks,
                     Logits{{logits, model.vocabulary, model.head.bias}, work.best(me.thread)});
-    });
+    };
+    multiply({wanted_count, model.hidden, forms_of({&model.head})}, row, model.vocabulary, logits_of, me);
     me.share(1, 1, [&](Share) { pick(me.threads); });
   }
 

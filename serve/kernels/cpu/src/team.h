@@ -2,6 +2,7 @@
 #pragma once
 #include <sched.h>
 #include <stdint.h>
+#include <time.h>
 #if defined(__linux__)
 #include <limits.h>
 #include <linux/futex.h>
@@ -23,6 +24,13 @@ inline void pause_briefly() {
 }
 
 constexpr long MOST_THREADS = 256;
+constexpr long TURN_NS = 200000;  // well below the turn that the system gives a thread
+
+inline long now_ns() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000000000L + now.tv_nsec;
+}
 
 struct Share {
   long first, end;
@@ -107,9 +115,10 @@ struct Member {
   long thread, threads;
   Phases *phases;
   uint32_t phase = Phases::FIRST;
+  long turn_ns = now_ns();
 
-  // A phase of `count` units: calls prepare() and then work(share) for what this thread gets, if it gets any. Only then,
-  // for what they read is nobody else's to change while this thread has units in hand.
+  // A phase of `count` units: calls prepare(), then work(share) for what this thread gets, if it gets any. Only then:
+  // what they read is nobody else's to change while this thread has units in hand.
   template <class Prepare, class Work>
   void share(long count, long fewest, Prepare prepare, Work work) {
     bool is_prepared = false;
@@ -119,6 +128,7 @@ struct Member {
       work(share);
     };
     if (threads < 2) return work_on({0, count});
+    pass_on();
     for (long i = 0; i < threads; i++) work_off((thread + i) % threads, count, fewest, work_on);
     phases->wait(phase++);
   }
@@ -135,6 +145,14 @@ struct Member {
   }
 
  private:
+  // Between two phases, gives the core to whoever wants it, before the system does so in the middle of one.
+  void pass_on() {
+    long now = now_ns();
+    if (now - turn_ns < TURN_NS) return;
+    sched_yield();
+    turn_ns = now_ns();
+  }
+
   template <class Work>
   void work_off(long whose, long count, long fewest, Work work) {
     const Share share = {count * whose / threads, count * (whose + 1) / threads};

@@ -11,7 +11,7 @@
 namespace {
 
 constexpr long PIECE = 64;      // tokens that go through the layers together
-constexpr long OWN_TOKENS = 4;  // up to so many, every thread prepares a linear's input itself: no barrier is waited at
+constexpr long OWN_TOKENS = 4;  // up to so many, each thread prepares a linear's input itself: no phase to wait for
 enum Form { SPARSE_FORM, DENSE_FORM, INT8_FORM, FORMS };
 
 inline Form form_of(long kind) {
