@@ -20,12 +20,6 @@
 
 namespace {
 
-// Where a token of the piece stands.
-struct Place {
-  long position;
-  const int *table;
-};
-
 struct Inputs {
   Panel panels[FORMS];
 };
@@ -167,8 +161,12 @@ class Forward {
     }
   }
 
+  Cache cache_of(const Layer &layer) const {
+    return {layer.keys, layer.values, model.key_heads, model.head_dim, model.block_size};
+  }
+
   void keep(const Layer &layer, const Place &place, long head, uint16_t *row) const {
-    const Cache cache(model, layer);
+    const Cache cache = cache_of(layer);
     if (head >= model.key_heads) return cache.write_value(place.table, place.position, head - model.key_heads, row);
     const uint16_t *norm = head < 0 ? layer.query_norm : layer.key_norm;
     if (norm) rms_norm(row, norm, model.head_dim, static_cast<float>(model.norm_eps), row);
@@ -177,37 +175,11 @@ class Forward {
     if (head >= 0) cache.write_key(place.table, place.position, head, row);
   }
 
-  static long cost(const Place &place) { return place.position + 64; }
-
-  // A query head is the thread's in whose share of the whole cost its middle lies.
   void attend_all(const Layer &layer, const Member &me) const {
-    long all = 0, done = 0;
-    for (long t = 0; t < count; t++) all += cost(places[t]) * model.heads;
-    for (long t = 0; t < count; t++) {
-      long each = cost(places[t]);
-      auto is_mine = [&](long head) { return (2 * (done + each * head) + each) * me.threads / (2 * all) == me.thread; };
-      attend_token(layer, t, is_mine);
-      done += each * model.heads;
-    }
-  }
-
-  template <class IsMine>
-  void attend_token(const Layer &layer, long t, IsMine is_mine) const {
-    const long sharing = model.heads / model.key_heads;  // query heads that share a key head
-    for (long head = 0, stop; head < model.heads; head = stop) {
-      stop = head + 1;
-      if (!is_mine(head)) continue;
-      while (stop % sharing && is_mine(stop)) stop++;
-      attend_heads(layer, t, head, stop);
-    }
-  }
-
-  void attend_heads(const Layer &layer, long t, long head, long stop) const {
-    const long dims = model.head_dim, end = places[t].position + 1;
-    long first = layer.window && end > layer.window ? end - layer.window : 0;
-    attend(Cache(model, layer), places[t].table, head / (model.heads / model.key_heads), first, end,
-           static_cast<float>(model.attention_scale), work.projected + t * work.projected_stride + head * dims,
-           stop - head, work.attended + t * work.attended_stride + head * dims);
+    Attending how = {model.heads, layer.window, static_cast<float>(model.attention_scale), 0};
+    const Cache cache = cache_of(layer);
+    AttentionShare(cache, how, places, count, {work.projected, work.projected_stride},
+                   {work.attended, work.attended_stride}, me)();
   }
 
   // ---- the head
@@ -236,36 +208,16 @@ class Forward {
   }
 };
 
-// The places of the tokens of a step, from a token on.
-class Places {
-  const Step &step;
-  long block_size;
-
- public:
-  Places(const Model &model, const Step &of) : step(of), block_size(model.block_size) {}
-
-  void fill(long first, long end, Place *to) const {
-    long at = 0;
-    for (long i = 0; i < step.chunk_count; i++) {
-      const Chunk &chunk = step.chunks[i];
-      long from = first > at ? first : at, until = end < at + chunk.tokens ? end : at + chunk.tokens;
-      for (long t = from; t < until; t++) to[t - first] = {chunk.start + t - at, chunk.table};
-      at += chunk.tokens;
-    }
-  }
-};
-
 // Pieces follow each other in the order of the tokens: what a token attends to is in its piece or in one before.
 template <class Isa>
 void run_step(const Model *model, const Step *step) {
-  Places places(*model, *step);
   team(step->threads, [&](const Member &me) {
     Place at[PIECE];
     long wanted = 0;
     for (long first = 0; first < step->token_count; first += PIECE) {
       long end = first + PIECE < step->token_count ? first + PIECE : step->token_count, wanted_end = wanted;
       while (wanted_end < step->wanted_count && step->wanted[wanted_end] < end) wanted_end++;
-      places.fill(first, end, at);
+      place_tokens(step->chunks, step->chunk_count, first, end, at);
       Forward<Isa>(*model, *step, at, first, end, wanted, wanted_end)(me);
       me.wait();
       wanted = wanted_end;
