@@ -2,8 +2,8 @@
 
 In come chunks of sequences, out come logits. Read this file (the interface), `choice` (which runner a model gets),
 `verify` (whether it is right), `fused` (the Llama family on CPUs, a step in one call), `generic` (any transformers
-model), `paged` (the layout of its step) with `attention`, `tiles` (attention on a CPU), `graphs` and `cuda_graphs`
-(decode steps that are captured and replayed).
+model), `paged` (the layout of its step) with `attention`, `tiles` and `compiled` (attention on a CPU), `graphs` and
+`cuda_graphs` (decode steps that are captured and replayed).
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,7 @@ there. So causal attention is asked for without a mask, and where that is not en
 Scores with a cap are computed here, all at once: torch's kernels know no cap.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention.bias import CausalBias
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one attention layer stores per token."""
+
+    heads: int  # of keys
+    key_dim: int
+    value_dim: int
+    window: int  # 0: unlimited
+    softcap: float  # 0: unlimited
+
+    @property
+    def numbers_per_token(self) -> int:
+        return self.heads * (self.key_dim + self.value_dim)
 
 
 class Rule(NamedTuple):

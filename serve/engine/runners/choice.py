@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from twofour.prune.errors import ModelError
-from twofour.serve.engine.runners import ModelRunner
+from twofour.serve.engine.runners import ModelRunner, compiled
 from twofour.serve.engine.runners.fused import FusedRunner, misfit
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
 from twofour.serve.model.loading import give_kernels
@@ -63,7 +63,8 @@ def choose(model: Any, kernels: str, block_size: int) -> Plan:
     bytes_per_token = sum(shape.numbers_per_token for shape in shapes.values()) * model.dtype.itemsize
 
     def generic(blocks: int, size: int, context: int) -> ModelRunner:
-        return GenericRunner(model, shapes, blocks, size)
+        is_compiled = not has_tiles() and compiled.fits(model, shapes, size)
+        return GenericRunner(model, shapes, blocks, size, is_compiled)
 
     def fused(blocks: int, size: int, context: int) -> ModelRunner:
         return FusedRunner(model, shapes, blocks, size, context)

@@ -5,7 +5,6 @@ beside others, in one chunk or in several, on one thread or on more. The roundin
 bfloat16. What such a model may not have, `misfit` says.
 """
 
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -21,13 +20,14 @@ from transformers import (
 
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import Chunk
-from twofour.serve.engine.runners.generic import LayerShape, own_logits
+from twofour.serve.engine.runners.attention import LayerShape
+from twofour.serve.engine.runners.generic import own_logits
 from twofour.serve.engine.runners.verify import TRIAL_TOKENS, deviation, tolerance, trial_tokens
 from twofour.serve.kernels import cpu, dense
 from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.cpu.kernel import CpuKernel
-from twofour.serve.kernels.cpu.step import TOKEN_GROUP, StepLayer, StepLinear, StepModel, StepShape
+from twofour.serve.kernels.cpu.step import TOKEN_GROUP, Chunks, StepLayer, StepLinear, StepModel, StepShape
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.dense_int8 import DenseInt8Kernel
 from twofour.serve.model.dense_int8 import Int8Linear
@@ -178,8 +178,7 @@ class FusedRunner:
             first += len(chunk.tokens)
         logits, self.best = self._step_model.step(
             [token for chunk in chunks for token in chunk.tokens],
-            [(chunk.start, len(chunk.tokens)) for chunk in chunks],
-            [_table(chunk.blocks) for chunk in chunks],
+            Chunks((chunk.start, len(chunk.tokens), chunk.blocks) for chunk in chunks),
             wanted,
         )
         return logits
@@ -192,10 +191,6 @@ class FusedRunner:
         error = deviation(self.forward, lambda tokens: own_logits(self.model, tokens), tokens, self.block_size)
         if not error < tolerance(self.model.dtype):
             raise ModelError(f"its logits differ by {error:.1%} from the model's own")
-
-
-def _table(blocks: Sequence[int]) -> "array[int]":
-    return blocks if isinstance(blocks, array) else array("i", blocks)
 
 
 def _layer(layer: Any, angles: tuple[Tensor, Tensor], window: int) -> StepLayer:

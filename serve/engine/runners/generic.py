@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from twofour.prune.errors import ModelError
-from twofour.serve.engine.runners import Chunk, tiles
-from twofour.serve.engine.runners.attention import Rule
+from twofour.serve.engine.runners import Chunk, compiled, tiles
+from twofour.serve.engine.runners.attention import LayerShape, Rule
+from twofour.serve.engine.runners.compiled import CompiledStep
 from twofour.serve.engine.runners.paged import Layer, Split, Step, lay_out, parts
 from twofour.serve.engine.runners.verify import TRIAL_TOKENS, deviation, tolerance, trial_tokens
 
@@ -24,21 +25,6 @@ ATTENTION = "twofour_paged"
 # What some models give to their attention, and this one does not compute: sinks, added biases.
 UNSUPPORTED = ("s_aux", "sinks", "position_bias", "head_mask")
 GOLDEN = 0.618034  # its multiples, modulo 1, are far from each other, neighbouring ones most of all
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """What one attention layer stores per token."""
-
-    heads: int  # of keys
-    key_dim: int
-    value_dim: int
-    window: int  # 0: unlimited
-    softcap: float  # 0: unlimited
-
-    @property
-    def numbers_per_token(self) -> int:
-        return self.heads * (self.key_dim + self.value_dim)
 
 
 @dataclass
@@ -70,7 +56,7 @@ def paged_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    paged: Step | Trial | None = None,
+    paged: Step | CompiledStep | Trial | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer; `paged` has come through the model's forward."""
@@ -141,34 +127,48 @@ def own_logits(model: Any, tokens: list[int], attention: str = "sdpa") -> Tensor
 
 
 class GenericRunner:
-    """Runs a model; `attention_layers` gives its layers. The last block of its cache, `scratch`, is for no sequence."""
+    """Runs a model; `attention_layers` gives its layers. The last block of its cache, `scratch`, is for no sequence.
+
+    Attention is torch's, unless it is `compiled`, for a model that compiled.py `fits`.
+    """
 
     name: ClassVar[str] = "generic"
     best = None
 
-    def __init__(self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int) -> None:
+    def __init__(
+        self, model: Any, shapes: dict[int, LayerShape], block_count: int, block_size: int, is_compiled: bool = False
+    ) -> None:
         self.model, self.block_size, self.scratch = model, block_size, block_count
         self.device: torch.device = model.device
         self.shares_output = self.device.type != "cpu"  # where equal requests get equal bits: tiles.py
         self.split: Split = tiles.parts if self.device.type == "cpu" else parts
         self._own_attention = "eager" if any(s.softcap for s in shapes.values()) or not model._supports_sdpa else "sdpa"
         self._nothing = torch.zeros(1, dtype=torch.int64, device=self.device)
-        new = {"dtype": model.dtype, "device": self.device}
-        self.layers = {
+        self._caches = compiled.caches(shapes, block_count, block_size) if is_compiled else None
+        self.layers = {} if is_compiled else self._new_layers(shapes, block_count + 1)
+
+    def _new_layers(self, shapes: dict[int, LayerShape], blocks: int) -> dict[int, Layer]:
+        new = {"dtype": self.model.dtype, "device": self.device}
+        return {
             index: Layer(
-                torch.empty(block_count + 1, block_size, shape.heads, shape.key_dim, **new),
-                torch.empty(block_count + 1, block_size, shape.heads, shape.value_dim, **new),
+                torch.empty(blocks, self.block_size, shape.heads, shape.key_dim, **new),
+                torch.empty(blocks, self.block_size, shape.heads, shape.value_dim, **new),
             )
             for index, shape in shapes.items()
         }
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        step = lay_out(chunks, self.layers, self.block_size, self.device, self.split)
+        step = self._lay_out(chunks)
         count = len(step.wanted)
         # With no logits at all the last linear would get no rows; one row is computed and dropped.
         return self.compute(step if count else replace(step, wanted=self._nothing))[:count]
 
-    def compute(self, step: Step) -> Tensor:
+    def _lay_out(self, chunks: Sequence[Chunk]) -> Step | CompiledStep:
+        if self._caches is not None:
+            return compiled.lay_out(chunks, self._caches)
+        return lay_out(chunks, self.layers, self.block_size, self.device, self.split)
+
+    def compute(self, step: Step | CompiledStep) -> Tensor:
         """Run the model over a step that is laid out, for the logits that it wants [wanted, vocabulary]."""
         return _call(self.model, step.tokens, step.positions, step.wanted, paged=step)
 

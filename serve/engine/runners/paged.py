@@ -167,18 +167,18 @@ def lay_out(chunks: Sequence[Chunk], layers: dict[int, Layer], size: int, device
     for i in order:
         firsts[i], first = first, first + len(chunks[i].tokens)
     wanted = [firsts[i] + offset for i, chunk in enumerate(chunks) for offset in chunk.wanted]
-    slots = [chunk.blocks[p // size] * size + p % size for chunk in flat for p in _positions(chunk)]
+    slots = [chunk.blocks[p // size] * size + p % size for chunk in flat for p in positions(chunk)]
     return Step(
         layers=layers,
         tokens=row([token for chunk in flat for token in chunk.tokens], device)[None],
-        positions=row([p for chunk in flat for p in _positions(chunk)], device)[None],
+        positions=row([p for chunk in flat for p in positions(chunk)], device)[None],
         slots=row(slots, device),
         wanted=row(wanted, device),
         parts=list(split(flat, size, device)),
     )
 
 
-def _positions(chunk: Chunk) -> range:
+def positions(chunk: Chunk) -> range:
     return range(chunk.start, chunk.start + len(chunk.tokens))
 
 

@@ -3,8 +3,8 @@
 In come a weight with bfloat16 or int8 values and activations in bfloat16 or float32; out come products. What they
 refuse (float16 values or activations, other scales) raises InputError: the caller expands such a weight to dense. Read
 `kernel` (what a linear calls), `weight` (its bytes, drawn in src/layout.h), `ops` (few tokens), `panels` (many),
-`extension` (the compiled module, whose source is in src/). `step` computes a whole step of a model, `sampling` finds
-the next tokens in its logits.
+`extension` (the compiled module, whose source is in src/). `step` computes a whole step of a model,
+`attention` that of a layer, `sampling` finds the next tokens in logits.
 """
 
 from twofour.serve.kernels.cpu.extension import loaded, missing

@@ -54,6 +54,8 @@ class Extension(Protocol):
         wanted: int, logits: int, best: int, workspace: int, threads: int, /,
     ) -> int: ...  # fmt: skip
 
+    def attend(self, layer_attention: int, /) -> int: ...
+
     def is_forked(self) -> bool: ...
 
 

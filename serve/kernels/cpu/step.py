@@ -6,7 +6,7 @@ Everything is a word of 8 bytes, in the order of src/model.h: an integer, a doub
 
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from struct import pack
 
@@ -84,6 +84,28 @@ class StepShape:
     embedding_scale: float
 
 
+class Chunks:
+    """Consecutive tokens of sequences, as (start, tokens, table): `start` of them are in the cache, in these blocks.
+
+    A table that is an array of C ints is read where it lies.
+    """
+
+    def __init__(self, chunks: Iterable[tuple[int, int, Sequence[int]]]) -> None:
+        self._words, self._tables, self.tokens = array("q"), list[Sequence[int]](), 0
+        for start, tokens, blocks in chunks:
+            table = blocks if isinstance(blocks, array) else array("i", blocks)
+            self._words.extend((start, tokens, *table.buffer_info()))
+            self._tables.append(table)
+            self.tokens += tokens
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    @property
+    def address(self) -> int:
+        return _start(self._words)
+
+
 class StepModel:
     """A model with its cache, ready to compute steps. Calls from several threads wait for each other."""
 
@@ -118,24 +140,20 @@ class StepModel:
     def step(
         self,
         tokens: Sequence[int],
-        chunks: Sequence[tuple[int, int]],
-        tables: "Sequence[array[int]]",
+        chunks: Chunks,
         wanted: Sequence[int],
     ) -> tuple[Tensor, list[int]]:
-        """Compute chunks of (start, tokens) with their blocks -> logits [wanted, vocabulary], the best token of each.
+        """Compute the tokens of chunks -> logits [wanted, vocabulary], the best token of each.
 
-        A row whose best is NaN or infinite has -1 for it. The tables, of C ints, are read where they lie. Raises
-        InputError, with nothing computed, for what is not in the model or the cache.
+        A row whose best is NaN or infinite has -1 for it. Raises InputError, with nothing computed, for what is not in
+        the model or the cache.
         """
-        words = array("q")
-        for chunk, table in zip(chunks, tables, strict=True):
-            words.extend((*chunk, *table.buffer_info()))
         flat, rows, best = array("q", tokens), array("q", wanted), array("q", wanted)
         logits = torch.empty(len(wanted), self.shape.vocabulary, dtype=torch.bfloat16)
         with self._lock:
             self._make_room()
             fault = self._cpu.step(
-                self._model.data_ptr(), len(flat), len(chunks), len(wanted), _start(flat), _start(words),
+                self._model.data_ptr(), len(flat), len(chunks), len(wanted), _start(flat), chunks.address,
                 _start(rows), logits.data_ptr(), _start(best), self._workspace.data_ptr(), self._threads,
             )  # fmt: skip
         if fault:

@@ -4,6 +4,7 @@
 #include "activations.h"
 #include "driver.h"
 #include "forward.h"
+#include "layer_attention.h"
 #include "scoring.h"
 #include "prefetch.h"
 
@@ -262,4 +263,4 @@ struct Avx2 {
 
 const Kernels avx2_kernels = {"avx2", multiply<Avx2, uint16_t>, multiply<Avx2, float>, expand_portably,
                               draw_tokens,
-                              score_tokens, run_step<Avx2>};
+                              score_tokens, run_step<Avx2>, attend_layer};

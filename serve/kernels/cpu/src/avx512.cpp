@@ -3,6 +3,7 @@
 #include "avx512_int8.h"
 #include "avx512_common.h"
 #include "forward.h"
+#include "layer_attention.h"
 #include "scoring.h"
 
 namespace {
@@ -128,4 +129,4 @@ struct Avx512 {
 
 const Kernels avx512_kernels = {"avx512", multiply<Avx512, uint16_t>, multiply<Avx512, float>, expand_portably,
                               draw_tokens,
-                              score_tokens, run_step<Avx512>};
+                              score_tokens, run_step<Avx512>, attend_layer};

@@ -3,6 +3,7 @@
 #include "avx512_int8.h"
 #include "avx512_common.h"
 #include "forward.h"
+#include "layer_attention.h"
 #include "avx512_picks.h"
 
 namespace {
@@ -135,4 +136,4 @@ int score_rows(const Scores *job) { return avx512_kernels.score(job); }
 }  // namespace
 
 const Kernels avx512bf16_kernels = {"avx512bf16", multiply_bf16, multiply_f32, expand_avx512, draw_rows,
-                                    score_rows, run_step<Avx512Bf16>};
+                                    score_rows, run_step<Avx512Bf16>, attend_layer};

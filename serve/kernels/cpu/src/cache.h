@@ -11,13 +11,25 @@ namespace {
 
 constexpr long GROUP = 16;  // tokens
 
+// Where a token stands in its sequence, and where that lies in the cache.
+struct Place {
+  long position;
+  const int *table;
+};
+
+// Those of the tokens of all chunks from `first` to `end`.
+inline void place_tokens(const Chunk *chunks, long count, long first, long end, Place *to) {
+  long at = 0;
+  for (long i = 0; i < count; at += chunks[i++].tokens) {
+    const Chunk &chunk = chunks[i];
+    long from = first > at ? first : at, until = end < at + chunk.tokens ? end : at + chunk.tokens;
+    for (long t = from; t < until; t++) to[t - first] = {chunk.start + t - at, chunk.table};
+  }
+}
+
 struct Cache {
   uint16_t *keys, *values;
   long key_heads, head_dim, block_size;
-
-  Cache(const Model &model, const Layer &layer)
-      : keys(layer.keys), values(layer.values), key_heads(model.key_heads), head_dim(model.head_dim),
-        block_size(model.block_size) {}
 
   // Where the group of 16 tokens begins that a position is in; 16 * head_dim values.
   long group(const int *table, long position, long head) const {

@@ -6,7 +6,7 @@
 namespace {
 
 #ifdef __AVX512F__
-constexpr int HEADS_AT_ONCE = 4, VECTORS_AT_ONCE = 4;  // of attention, whose sums stay in registers
+constexpr int ROWS_AT_ONCE = 4, GROUPS_AT_ONCE = 2, VECTORS_AT_ONCE = 4;  // of attention: sums stay in registers
 
 struct Floats {
   __m512 all;
@@ -18,6 +18,8 @@ inline void store(float *to, Floats x) { _mm512_storeu_ps(to, x.all); }
 inline Floats add(Floats a, Floats b) { return {_mm512_add_ps(a.all, b.all)}; }
 inline Floats times(Floats a, Floats b) { return {_mm512_mul_ps(a.all, b.all)}; }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return {_mm512_fmadd_ps(a.all, b.all, sum.all)}; }
+inline Floats larger(Floats a, Floats b) { return {_mm512_max_ps(a.all, b.all)}; }  // b if either is NaN
+inline float largest_of(Floats x) { return _mm512_reduce_max_ps(x.all); }
 
 // Sixteen pairs of bfloat16: a bfloat16 is the upper half of a float32.
 struct Pairs {
@@ -30,7 +32,7 @@ inline Pairs load_pairs(const uint16_t *from) {
   return {{_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))}, {_mm512_castsi512_ps(high)}};
 }
 #else
-constexpr int HEADS_AT_ONCE = 2, VECTORS_AT_ONCE = 2;
+constexpr int ROWS_AT_ONCE = 2, GROUPS_AT_ONCE = 1, VECTORS_AT_ONCE = 2;
 
 struct Floats {
   __m256 low, high;
@@ -46,6 +48,13 @@ inline Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm
 inline Floats times(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) {
   return {_mm256_fmadd_ps(a.low, b.low, sum.low), _mm256_fmadd_ps(a.high, b.high, sum.high)};
+}
+inline Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+inline float largest_of(Floats x) {
+  __m256 both = _mm256_max_ps(x.low, x.high);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
+  __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 struct Pairs {

@@ -21,18 +21,12 @@
 
 namespace {
 
-// Where a token of the piece stands.
-struct Place {
-  long position;
-  const int *table;
-};
-
 struct Inputs {
   Panel panels[FORMS];
 };
 
 // The fewest units that are taken at a time: of what is sooner done than taken, more.
-constexpr long FEWEST_BLOCKS = 4, FEWEST_HEADS = 1, FEWEST_ROWS = 8;
+constexpr long FEWEST_BLOCKS = 4, FEWEST_ROWS = 8;
 
 template <class Isa>
 class Forward {
@@ -208,8 +202,12 @@ class Forward {
     });
   }
 
+  Cache cache_of(const Layer &layer) const {
+    return {layer.keys, layer.values, model.key_heads, model.head_dim, model.block_size};
+  }
+
   void keep(const Layer &layer, const Place &place, long head, uint16_t *row) const {
-    const Cache cache(model, layer);
+    const Cache cache = cache_of(layer);
     if (head >= model.key_heads) return cache.write_value(place.table, place.position, head - model.key_heads, row);
     const uint16_t *norm = head < 0 ? layer.query_norm : layer.key_norm;
     if (norm) rms_norm(row, norm, model.head_dim, how_to_norm(), row);
@@ -218,25 +216,12 @@ class Forward {
     if (head >= 0) cache.write_key(place.table, place.position, head, row);
   }
 
-  // Query heads that share a key head are attended for together where one thread takes them together.
   void attend_all(const Layer &layer, Member &me) const {
-    const long sharing = model.heads / model.key_heads;
-    me.share(count * model.heads, FEWEST_HEADS, [&](Share mine) {
-      for (long unit = mine.first, stop; unit < mine.end; unit = stop) {
-        long head = unit % model.heads;
-        stop = unit - head % sharing + sharing;
-        if (stop > mine.end) stop = mine.end;
-        attend_heads(layer, unit / model.heads, head, head + stop - unit);
-      }
-    });
-  }
-
-  void attend_heads(const Layer &layer, long t, long head, long stop) const {
-    const long dims = model.head_dim, end = places[t].position + 1;
-    long first = layer.window && end > layer.window ? end - layer.window : 0;
-    attend(Cache(model, layer), places[t].table, head / (model.heads / model.key_heads), first, end,
-           static_cast<float>(model.attention_scale), work.projected + t * work.projected_stride + head * dims,
-           stop - head, work.attended + t * work.attended_stride + head * dims);
+    const Attending how = {model.heads, layer.window, static_cast<float>(model.attention_scale), 0};
+    const Cache cache = cache_of(layer);
+    const AttentionOfTokens attention(cache, how, places, count, {work.projected, work.projected_stride},
+                                      {work.attended, work.attended_stride});
+    me.share(attention.rows(), attention.fewest(), attention);
   }
 
   // ---- the head
@@ -268,36 +253,16 @@ class Forward {
   }
 };
 
-// The places of the tokens of a step, from a token on.
-class Places {
-  const Step &step;
-  long block_size;
-
- public:
-  Places(const Model &model, const Step &of) : step(of), block_size(model.block_size) {}
-
-  void fill(long first, long end, Place *to) const {
-    long at = 0;
-    for (long i = 0; i < step.chunk_count; i++) {
-      const Chunk &chunk = step.chunks[i];
-      long from = first > at ? first : at, until = end < at + chunk.tokens ? end : at + chunk.tokens;
-      for (long t = from; t < until; t++) to[t - first] = {chunk.start + t - at, chunk.table};
-      at += chunk.tokens;
-    }
-  }
-};
-
 // Pieces follow each other in the order of the tokens: what a token attends to is in its piece or in one before.
 template <class Isa>
 void run_step(const Model *model, const Step *step) {
-  Places places(*model, *step);
   team(step->threads, [&](Member &me) {
     Place at[PIECE];
     long wanted = 0;
     for (long first = 0; first < step->token_count; first += PIECE) {
       long end = first + PIECE < step->token_count ? first + PIECE : step->token_count, wanted_end = wanted;
       while (wanted_end < step->wanted_count && step->wanted[wanted_end] < end) wanted_end++;
-      places.fill(first, end, at);
+      place_tokens(step->chunks, step->chunk_count, first, end, at);
       Forward<Isa>(*model, *step, at, first, end, wanted, wanted_end)(me);
       wanted = wanted_end;
     }

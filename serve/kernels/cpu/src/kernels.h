@@ -86,6 +86,7 @@ typedef struct {
 
 struct Model;  // model.h
 struct Step;
+struct LayerAttention;
 
 // The multiplications return 0, or -1 where memory for the activations cannot be had; `draw` and `score` too.
 typedef struct {
@@ -96,6 +97,7 @@ typedef struct {
   int (*draw)(const Draws *);
   int (*score)(const Scores *);
   void (*run_step)(const struct Model *, const struct Step *);  // both have been checked
+  void (*attend_layer)(const struct LayerAttention *);          // which has been checked
 } Kernels;
 
 extern const Kernels avx2_kernels, avx512_kernels, avx512bf16_kernels;

@@ -52,10 +52,25 @@ typedef struct Step {
   long threads;
 } Step;
 
+// The attention of one layer of any model: keys and values of new tokens go to the cache, then their queries attend.
+typedef struct LayerAttention {
+  const Chunk *chunks;
+  long chunk_count, token_count;
+  uint16_t *keys, *values;   // the layer's cache [blocks, key_heads, block_size * head_dim], see cache.h
+  long blocks, block_size;
+  long heads, key_heads, head_dim, window;
+  double scale, cap;         // of scores; cap 0: none
+  const uint16_t *query;     // [token_count, heads, head_dim] bfloat16, as all that follow
+  const uint16_t *key, *value;  // [token_count, key_heads, head_dim]
+  uint16_t *attended;        // [token_count, heads, head_dim]
+  long threads;
+} LayerAttention;
+
 enum StepFault { STEP_FINE, STEP_EMPTY, STEP_TOKEN, STEP_POSITION, STEP_TABLE, STEP_BLOCK, STEP_WANTED };
 
 // Whether a step stays within the model and the cache: computing reads and writes where it says.
 enum StepFault check_step(const Model *model, const Step *step);
+enum StepFault check_layer_attention(const LayerAttention *job);
 size_t workspace_bytes(const Model *model, long threads);
 
 #ifdef __cplusplus

@@ -173,6 +173,21 @@ static PyObject *step(PyObject *module, PyObject *const *arguments, Py_ssize_t c
   return PyLong_FromLong(fault);
 }
 
+static PyObject *attend(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+  long long a[1];
+  if (read_integers(arguments, count, 1, a)) return NULL;
+  const Kernels *kernels = chosen;
+  if (!kernels) return no_kernel();
+  LayerAttention job = *(const LayerAttention *)address(a[0]);
+  job.threads = threads_for(job.threads);
+  enum StepFault fault;
+  Py_BEGIN_ALLOW_THREADS
+  fault = check_layer_attention(&job);
+  if (!fault) kernels->attend_layer(&job);
+  Py_END_ALLOW_THREADS
+  return PyLong_FromLong(fault);
+}
+
 static PyObject *read_bytes(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
   long long a[4];
   if (read_integers(arguments, count, 4, a)) return NULL;
@@ -225,6 +240,7 @@ static PyMethodDef METHODS[] = {
     {"step", FAST(step),
      "step(model, token_count, chunk_count, wanted_count, tokens, chunks, wanted, logits, best, workspace, "
      "threads) -> what is wrong with it, else 0"},
+    {"attend", FAST(attend), "attend(layer_attention) -> what is wrong with it, else 0"},
     {"read_memory", FAST(read_bytes), "read_memory(address, bytes, ahead, threads) -> the exclusive or of its words"},
     {"isa", isa, METH_NOARGS, "The instruction set in use, or 'none'."},
     {"isas", isas, METH_NOARGS, "The instruction sets that this machine has, best first."},

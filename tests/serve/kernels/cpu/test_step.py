@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from twofour.serve.kernels.cpu import CpuWeight, extension
-from twofour.serve.kernels.cpu.step import StepLayer, StepLinear, StepModel, StepShape
+from twofour.serve.kernels.cpu.step import Chunks, StepLayer, StepLinear, StepModel, StepShape
 
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
 SIZE, POSITIONS, VOCABULARY = 32, 96, 64
@@ -102,7 +102,7 @@ def test_a_layer_is_what_torch_computes(case: str, count: int, isa: str) -> None
     oracle = Oracle(*CASES[case])
     tokens = torch.arange(count) * 7 % VOCABULARY
     expected, _, _ = oracle(tokens)
-    logits, best = oracle.step_model().step(tokens.tolist(), [(0, count)], [array("i", [2, 0, 3])], range(count))
+    logits, best = oracle.step_model().step(tokens.tolist(), Chunks([(0, count, [2, 0, 3])]), range(count))
     error = (logits.float() - expected.float()).norm(dim=1) / expected.float().norm(dim=1)
     assert error.max() < 0.01  # a rounding that falls the other way, here and there
     assert best == logits.float().argmax(1).tolist()
@@ -114,7 +114,7 @@ def test_keys_and_values_lie_in_their_blocks(case: str, isa: str) -> None:
     tokens = torch.arange(70) * 5 % VOCABULARY
     _, key, value = oracle(tokens)
     model = oracle.step_model()
-    model.step(tokens.tolist(), [(0, 70)], [array("i", [2, 0, 3])], [])
+    model.step(tokens.tolist(), Chunks([(0, 70, array("i", [2, 0, 3]))]), [])
     heads, dim = oracle.key_heads, oracle.dim
     keys = model.cache[0, 0].view(4, heads, SIZE // 16, dim // 2, 16, 2)[[2, 0, 3]]
     values = model.cache[0, 1].view(4, heads, SIZE // 2, dim, 2)[[2, 0, 3]]
@@ -138,7 +138,7 @@ def test_a_row_whose_best_is_not_finite_has_none(
     torch.set_num_threads(threads)
     try:
         model = Oracle(*CASES["5 heads on 1"]).step_model(bias)
-        logits, best = model.step(range(3), [(0, 3)], [array("i", [0])], range(3))
+        logits, best = model.step(range(3), Chunks([(0, 3, [0])]), range(3))
     finally:
         torch.set_num_threads(before)
     assert best == (logits.float().argmax(1).tolist() if least == 0 else [-1] * 3)
