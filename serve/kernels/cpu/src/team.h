@@ -24,7 +24,7 @@ inline void pause_briefly() {
 }
 
 constexpr long MOST_THREADS = 256;
-constexpr long TURN_NS = 200000;  // well below the turn that the system gives a thread
+constexpr long TURN_NS = 100000;  // well below the turn that the system gives a thread
 
 inline long now_ns() {
   timespec now;
