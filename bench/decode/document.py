@@ -3,12 +3,15 @@
 A ratio `a / b` is the time of a step of a over that of b, how much faster b is: the geometric mean over the rounds, of
 which each gives one pair of medians. The bytes of a step are its weights, the head among them, and the cached keys and
 values; `share_of_bandwidth` is how long the machine takes to read as many, over what the step took.
+
+Some runtimes have threads that wait for each other's processors. What others do to all arms alike is what the calmest
+of them met: by that a place is judged to be quiet.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import takewhile
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -55,16 +58,18 @@ def _arm(arm: Arm, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cell(found: Findings, cell: Cell, baselines: Sequence[str]) -> dict[str, Any]:
     place = cell.place
-    quiet = None if cell.pressure is None else cell.pressure <= MOST_PRESSURE
+    pressures = {name: _pressure(turns) for name, turns in cell.turns.items()}
+    least = min((share for share in pressures.values() if share is not None), default=None)
     rounds = {name: [median(turn.seconds) for turn in turns] for name, turns in cell.turns.items()}
     own = {name: _figures(found, cell, name) for name in cell.turns}
     return asdict(place) | {
         "rounds": cell.rounds,
-        "cpu_pressure": cell.pressure,
-        "quiet": quiet,
+        "cpu_pressure": least,
+        "quiet": None if least is None else least <= MOST_PRESSURE,
         "arms": {
             name: figures
             | {
+                "cpu_pressure": pressures[name],
                 "against": {
                     each: asdict(paired_ratio(list(zip(rounds[name], rounds[each], strict=True)), seed=0))
                     for each in baselines
@@ -77,6 +82,12 @@ def _cell(found: Findings, cell: Cell, baselines: Sequence[str]) -> dict[str, An
             for name, figures in own.items()
         },
     }
+
+
+def _pressure(turns: Sequence[Turn]) -> float | None:
+    """Of an arm, over its turns."""
+    shares = [turn.pressure for turn in turns if turn.pressure is not None]
+    return fmean(shares) if shares else None
 
 
 def _figures(found: Findings, cell: Cell, name: str) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Plan:
 class Turn:
     seconds: Sequence[float]  # of each step
     tokens: Sequence[int]  # of the first sequence, from the first step on, those that are not counted included
+    pressure: float | None  # the share of it in which something waited for a CPU
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ class Place:
 class Cell:
     place: Place
     turns: Mapping[str, Sequence[Turn]]  # by arm, one for each round
-    pressure: float | None
 
     @property
     def rounds(self) -> int:
@@ -163,10 +163,11 @@ def _measure_cells(found: Findings, workers: Mapping[str, Worker], prompt: list[
 def _cell(plan: Plan, workers: Mapping[str, Worker], place: Place, step: Counter) -> Cell:
     def turn(worker: Worker) -> Turn:
         time.sleep(SETTLE_S)
+        pressure = Pressure()
         answer = worker.ask("turn", threads=place.threads, warm=WARM_STEPS, steps=plan.steps)
+        share = pressure.share()
         step(f"{worker.name}, {place}")
-        return Turn(answer["seconds"], answer["tokens"])
+        return Turn(answer["seconds"], answer["tokens"], share)
 
-    pressure = Pressure()
     turns = whole_rounds({name: partial(turn, worker) for name, worker in workers.items()}, range(plan.rounds))
-    return Cell(place, turns, pressure.share())
+    return Cell(place, turns)

@@ -91,13 +91,14 @@ def test_the_prompt_is_as_long_as_the_context(tiny_model_folder: Path) -> None:
 def findings(**changed: Any) -> Findings:
     arms = [Arm(name, "fused", {}, Path("m")) for name in ("a", "b")]
     plan = Plan(arms, [1], [64], [2], steps=2, rounds=2, node=Path(), gguf=None)
+    pressure = changed.pop("pressure", 0.0)
     turns = {
-        "a": [Turn([0.02, 0.02], [1, 2, 3, 4, 5]), Turn([0.04, 0.04], [1, 2, 3, 4, 5])],
-        "b": [Turn([0.01, 0.01], [1, 2, 9, 4, 5]), Turn([0.01, 0.01], [1, 2, 9, 4, 5])],
+        "a": [Turn([0.02, 0.02], [1, 2, 3, 4, 5], 0.4), Turn([0.04, 0.04], [1, 2, 3, 4, 5], 0.6)],
+        "b": [Turn([0.01, 0.01], [1, 2, 9, 4, 5], pressure), Turn([0.01, 0.01], [1, 2, 9, 4, 5], pressure)],
     }
     facts = {name: {"runner": "fused", "weight_bytes": 10**7} for name in ("a", "b")}
     ceilings = {1: Ceiling("read", 10**9, (0.5,))}
-    cells = [Cell(Place(64, 2, 1), turns, changed.pop("pressure", 0.0))]
+    cells = [Cell(Place(64, 2, 1), turns)]
     return Findings(plan, datetime.now(UTC), facts, ceilings, 1000, cells, **changed)
 
 
@@ -108,6 +109,7 @@ def test_a_ratio_says_how_much_faster_an_arm_is_than_a_baseline() -> None:
     assert b["same_tokens"] == {"a": 2} and a["median_s"] == pytest.approx(0.03)
     assert b["cached_bytes"] == 1000 * (64 + measure.WARM_STEPS + 1) * 2
     assert b["share_of_bandwidth"] == pytest.approx((10**7 + b["cached_bytes"]) / 2e9 / 0.01)
+    assert a["cpu_pressure"] == 0.5 and result["cells"][0]["cpu_pressure"] == 0.0
     assert result["valid"] and "VALID" in table(result) and "2.83x" in table(result)
 
 
