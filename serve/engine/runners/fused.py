@@ -20,7 +20,7 @@ from twofour.serve.engine.runners.verify import TRIAL_TOKENS, deviation, toleran
 from twofour.serve.kernels import cpu, dense
 from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.cpu.kernel import CpuKernel
-from twofour.serve.kernels.cpu.step import TOKEN_GROUP, Chunks, StepLayer, StepLinear, StepModel, StepShape
+from twofour.serve.kernels.cpu.step import PIECE, TOKEN_GROUP, Chunks, StepLayer, StepLinear, StepModel, StepShape
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.model.linear import SparseLinear
 
@@ -109,6 +109,7 @@ class FusedRunner:
     """Runs a model that `misfit` finds nothing against."""
 
     name: ClassVar[str] = "fused"
+    piece: ClassVar[int] = PIECE
     shares_output = True
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], blocks: int, block_size: int, positions: int) -> None:
