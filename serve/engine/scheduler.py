@@ -5,6 +5,10 @@ decodes, then parts of prompts, so that a long prompt delays decoding by one chu
 of its whole prompt when it is placed, and one more each time its output fills the last. When none is left, the newest
 running sequence gives its blocks back and waits at the front of the queue, to be computed again.
 
+Where a runner computes its tokens in pieces, a step is no more of them than leave three quarters of one for prompts. A
+larger step takes as much longer as it does more: all wait for the last of several prompts, and so do all decodes. In
+one piece the decodes cost next to nothing beside a prompt.
+
 Why every sequence ends: `refusal` admits only what the whole cache can hold; the oldest is never preempted for a
 younger one; so the oldest always finishes, and then there is a new oldest.
 """
@@ -35,9 +39,10 @@ class Scheduler:
         max_num_batched_tokens: int,
         prefix_cache: bool = True,
         shares_output: bool = True,
+        piece: int = 0,  # tokens that are computed together; 0: all of a step
     ) -> None:
         self.blocks, self.prefix_cache, self.shares_output = blocks, prefix_cache, shares_output
-        self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
+        self.max_num_seqs, self.max_num_batched_tokens, self.piece = max_num_seqs, max_num_batched_tokens, piece
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
@@ -60,7 +65,7 @@ class Scheduler:
     def next_step(self) -> list[Turn]:
         """Choose which sequences compute how many tokens, and give them the blocks for it."""
         turns: dict[Sequence, int] = {}
-        budget = self.max_num_batched_tokens
+        budget = self._budget()
         for sequence in sorted(self.running, key=lambda s: s.pending > 1):
             count = min(sequence.pending, budget)
             if count and sequence in self.running and self._grow(sequence, count, turns):
@@ -91,6 +96,13 @@ class Scheduler:
             self.blocks.check()
             if self.blocks.in_use:
                 raise RuntimeError(f"{self.blocks.in_use} cache blocks are in use by nobody")
+
+    def _budget(self) -> int:
+        if not self.piece:
+            return self.max_num_batched_tokens
+        decodes = sum(sequence.pending == 1 for sequence in self.running)
+        pieces = -(-(decodes + self.piece * 3 // 4) // self.piece)
+        return min(self.max_num_batched_tokens, pieces * self.piece)
 
     def _grow(self, sequence: Sequence, count: int, turns: dict[Sequence, int]) -> bool:
         """Get blocks for `count` more tokens, if need be by preempting the newest. False: the newest was this one."""

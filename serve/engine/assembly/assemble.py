@@ -110,6 +110,7 @@ def _scheduler(config: EngineConfig, info: EngineInfo, runner: ModelRunner) -> S
         config.max_num_batched_tokens,
         config.prefix_cache,
         shares_output=runner.shares_output,
+        piece=runner.piece,
     )
 
 

@@ -43,6 +43,7 @@ class ModelRunner(Runner, Protocol):
     """A runner of a whole model, which can say whether it is right."""
 
     name: ClassVar[str]
+    piece: ClassVar[int]  # tokens that it computes together, so that more of them in a step save nothing; 0: all
     shares_output: bool  # others may find the cache blocks of what was sampled: a prompt would get no other bits
 
     def verify(self) -> None:

@@ -27,7 +27,7 @@ from twofour.serve.kernels import cpu, dense
 from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.cpu.kernel import CpuKernel
-from twofour.serve.kernels.cpu.step import TOKEN_GROUP, Chunks, StepLayer, StepLinear, StepModel, StepShape
+from twofour.serve.kernels.cpu.step import PIECE, TOKEN_GROUP, Chunks, StepLayer, StepLinear, StepModel, StepShape
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.dense_int8 import DenseInt8Kernel
 from twofour.serve.model.dense_int8 import Int8Linear
@@ -140,6 +140,7 @@ class FusedRunner:
     """Runs a model that `misfit` finds nothing against."""
 
     name: ClassVar[str] = "fused"
+    piece: ClassVar[int] = PIECE
     shares_output = True
 
     def __init__(self, model: Any, shapes: dict[int, LayerShape], blocks: int, block_size: int, positions: int) -> None:

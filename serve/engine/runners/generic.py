@@ -133,6 +133,7 @@ class GenericRunner:
     """
 
     name: ClassVar[str] = "generic"
+    piece: ClassVar[int] = 0
     best = None
 
     def __init__(

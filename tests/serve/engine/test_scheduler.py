@@ -240,3 +240,30 @@ def test_a_leak_is_noticed_when_idle() -> None:
     s.blocks.take(1)
     with pytest.raises(RuntimeError, match="1 cache blocks are in use by nobody"):
         s.check_idle()
+
+
+@pytest.mark.parametrize(
+    ("decodes", "budget", "tokens"),
+    [
+        (0, 512, 64),
+        (1, 512, 64),
+        (16, 512, 64),
+        (17, 512, 128),
+        (80, 512, 128),
+        (81, 512, 192),
+        (0, 40, 40),
+        (17, 100, 100),
+    ],
+)
+def test_a_step_is_whole_pieces_with_room_for_prompts(decodes: int, budget: int, tokens: int) -> None:
+    s = Scheduler(Blocks(1000, SIZE), 100, budget, piece=64)
+    for i in range(decodes):
+        s.add(new(str(i), 1, 9, first=i))
+    while any(sequence.pending > 1 or not sequence.generated for sequence in [*s.running, *s.waiting]):
+        play(s, s.next_step())
+    prompts = [new(f"p{i}", 150, 1, first=50 + i) for i in range(2)]
+    for prompt in prompts:
+        s.add(prompt)
+    turns = s.next_step()
+    assert [turn.tokens for turn in turns] == [1] * decodes + [tokens - decodes]
+    assert turns[-1].sequence is prompts[0], "the first come is served first, by itself"
