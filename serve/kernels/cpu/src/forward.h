@@ -31,7 +31,7 @@ struct Inputs {
 };
 
 // The fewest units that are taken at a time: of what is sooner done than taken, more.
-constexpr long FEWEST_BLOCKS = 4, FEWEST_HEADS = 1, FEWEST_ROWS = 8;
+constexpr long FEWEST_BLOCKS = 4, FEWEST_HEADS = 4, FEWEST_ROWS = 8;
 
 template <class Isa>
 class Forward {
