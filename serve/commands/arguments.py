@@ -12,7 +12,7 @@ from twofour.serve.edge.auth import read_keys
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import PROBES
 from twofour.serve.edge.limits import Limits
-from twofour.serve.engine.types import EngineConfig, default_name
+from twofour.serve.engine.types import STEP_TOKENS, EngineConfig, default_name
 
 if TYPE_CHECKING:
     from twofour.serve.http.server import Tls
@@ -104,9 +104,9 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--max-num-batched-tokens",
         type=positive,
-        default=EngineConfig.max_num_batched_tokens,
         metavar="N",
-        help="tokens in one step, those of prompts too; fewer delay others less (default: %(default)s)",
+        help=f"tokens in one step, those of prompts too; fewer delay others less (default: {STEP_TOKENS}; of the fused "
+        "runner no more than keep a step short)",
     )
     group.add_argument("--no-prefix-cache", action="store_true", help="compute every prompt from its first token on")
     group.add_argument("--no-cuda-graphs", action="store_true", help="on a GPU, capture no decode steps")

@@ -5,9 +5,9 @@ decodes, then parts of prompts, so that a long prompt delays decoding by one chu
 of its whole prompt when it is placed, and one more each time its output fills the last. When none is left, the newest
 running sequence gives its blocks back and waits at the front of the queue, to be computed again.
 
-Where a runner computes its tokens in pieces, a step is no more of them than leave three quarters of one for prompts. A
-larger step takes as much longer as it does more: all wait for the last of several prompts, and so do all decodes. In
-one piece the decodes cost next to nothing beside a prompt.
+With `piece`, a step is no more pieces of so many tokens than leave three quarters of one for prompts. Where a runner
+computes in pieces, a larger step takes as much longer as it does more: all wait for the last of several prompts, and so
+do all decodes. In one piece the decodes cost next to nothing beside a prompt.
 
 Why every sequence ends: `refusal` admits only what the whole cache can hold; the oldest is never preempted for a
 younger one; so the oldest always finishes, and then there is a new oldest.

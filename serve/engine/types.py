@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+STEP_TOKENS = 512
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -24,13 +26,18 @@ class EngineConfig:
     threads: int | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 32
-    max_num_batched_tokens: int = 512
+    max_num_batched_tokens: int | None = None
     block_size: int = 16  # tokens in one cache block
     kv_tokens: int | None = None  # capacity of the cache; None: max_num_seqs * max_model_len within a share of memory
     cuda_graphs: bool = True  # on a GPU, capture decode steps and replay them
     lm_head: str | None = None  # int8: rounded so at load
     dense_values: str | None = None  # of the other linears that are dense; int8: likewise
     prefix_cache: bool = True  # a prompt takes over what an earlier one with the same beginning has computed
+
+    @property
+    def step_tokens(self) -> int:
+        """The most tokens of a step."""
+        return self.max_num_batched_tokens or STEP_TOKENS
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,9 @@ def _check(config: EngineConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1")
-    if config.max_num_batched_tokens < config.max_num_seqs:
+    if config.step_tokens < config.max_num_seqs:
         raise InputError(
-            f"max_num_batched_tokens {config.max_num_batched_tokens} is below max_num_seqs "
+            f"max_num_batched_tokens {config.step_tokens} is below max_num_seqs "
             f"{config.max_num_seqs}; a step must hold one token of every sequence"
         )
 
@@ -107,10 +107,10 @@ def _scheduler(config: EngineConfig, info: EngineInfo, runner: ModelRunner) -> S
     return Scheduler(
         Blocks(info.kv_tokens // info.block_size, info.block_size),
         config.max_num_seqs,
-        config.max_num_batched_tokens,
+        config.step_tokens,
         config.prefix_cache,
         shares_output=runner.shares_output,
-        piece=runner.piece,
+        piece=0 if config.max_num_batched_tokens else runner.piece,
     )
 
 
@@ -149,7 +149,7 @@ def _info(
 
 
 def _order_note(config: EngineConfig, model: Any) -> str | None:
-    return order.note(model, config.max_num_batched_tokens) if model.device.type == "cpu" else None
+    return order.note(model, config.step_tokens) if model.device.type == "cpu" else None
 
 
 def _eos_token_ids(model: Any) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def warm_up(
 ) -> StepRecord:
     """Run prompts to their end, twice, and return the largest step of the second time."""
     blocks = Blocks(info.kv_tokens // info.block_size, info.block_size)
-    scheduler = Scheduler(blocks, config.max_num_seqs, config.max_num_batched_tokens, prefix_cache=False)
+    scheduler = Scheduler(blocks, config.max_num_seqs, config.step_tokens, prefix_cache=False)
     loop = Loop(runner, scheduler, info, constrain=constrain)
     reports = [_run(loop, prompts(info, grammar)) for _ in range(2)][1]
     for piece in (piece for report in reports for piece in report.pieces):
