@@ -80,9 +80,11 @@ class Int8Linear(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """What comes of a checkpoint leaves as it was there."""
+        """What comes of a checkpoint leaves as it was there; what was rounded at load was never stored so."""
+        if self.at_load:
+            raise InputError(f"{prefix}weight was rounded to int8 at load, and is not saved; load it without that")
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if packed := self._stored if self.at_load or self.kernel is None else self.kernel.packed():
+        if packed := self._stored if self.kernel is None else self.kernel.packed():
             destination[f"{prefix}{VALUES}"], destination[f"{prefix}{SCALES}"] = packed.values, packed.scales
 
 

@@ -125,3 +125,9 @@ def test_what_cannot_be_is_refused(tiny_model_folder: Path) -> None:
         require_known(None, "int8", torch.device("cuda:0"))
     with pytest.raises(InputError, match="no lm_head"):
         round_linears(nn.Linear(64, 8), "int8", None, "auto")
+
+
+def test_what_was_rounded_at_load_is_not_saved(tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(tiny_model_folder), "cpu", lm_head="int8")
+    with pytest.raises(InputError, match=r"lm_head\.weight was rounded"):
+        model.save_pretrained(tmp_path / "out")
