@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from twofour.bench.turns import whole_rounds
 from twofour.prune.progress import Counter, Progress, counter, silent
 
 WARM_STEPS = 3
+LOADING = 2  # at a time
 SETTLE_S = 0.03  # after a turn the threads of some runtimes spin for a while
 
 
@@ -120,11 +122,17 @@ def cached_bytes(model: Path) -> int:
 def _loaded(plan: Plan, scratch: Path, stack: ExitStack) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:
     workers, facts = dict[str, Worker](), dict[str, dict[str, Any]]()
     for arm in plan.arms:
-        print(f"{arm.name}: loading {arm.model}", file=sys.stderr, flush=True)
-        command, known = _command(arm, plan, scratch)
+        command, facts[arm.name] = _command(arm, plan, scratch)
         workers[arm.name] = stack.enter_context(Worker(arm.name, command, scratch / f"{arm.name}.log"))
-        facts[arm.name] = known | workers[arm.name].ask("load")
+    with ThreadPoolExecutor(LOADING) as pool:
+        for name, found in zip(workers, pool.map(_load, workers.values()), strict=True):
+            facts[name] |= found
     return workers, facts
+
+
+def _load(worker: Worker) -> dict[str, Any]:
+    print(f"loading {worker.name}", file=sys.stderr, flush=True)
+    return worker.ask("load")
 
 
 def _command(arm: Arm, plan: Plan, scratch: Path) -> tuple[list[str], dict[str, Any]]:
