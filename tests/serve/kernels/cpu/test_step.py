@@ -142,3 +142,16 @@ def test_a_row_whose_best_is_not_finite_has_none(
     finally:
         torch.set_num_threads(before)
     assert best == (logits.float().argmax(1).tolist() if least == 0 else [-1] * 3)
+
+
+def test_of_equal_logits_the_lowest_token_is_best_whichever_thread_meets_it_last(isa: str) -> None:
+    oracle = Oracle(*CASES["5 heads on 1"])
+    oracle.head.zero_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        model = oracle.step_model()
+        found = [model.step([3], Chunks([(0, 1, [0])]), [0])[1] for _ in range(500)]
+    finally:
+        torch.set_num_threads(before)
+    assert found == [[0]] * 500
