@@ -155,3 +155,12 @@ def test_of_equal_logits_the_lowest_token_is_best_whichever_thread_meets_it_last
     finally:
         torch.set_num_threads(before)
     assert found == [[0]] * 500
+
+
+@pytest.mark.parametrize("code", ["b", "q"])
+def test_a_table_in_an_array_of_other_integers_is_read_as_its_numbers(code: str) -> None:
+    oracle = Oracle(*CASES["5 heads on 1"])
+    tokens, table = [t * 7 % VOCABULARY for t in range(70)], [2, 0, 3]
+    expected, _ = oracle.step_model().step(tokens, Chunks([(0, 70, table)]), [69])
+    found, _ = oracle.step_model().step(tokens, Chunks([(0, 70, array(code, table))]), [69])
+    assert torch.equal(found, expected)
