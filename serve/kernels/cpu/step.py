@@ -94,7 +94,7 @@ class Chunks:
     def __init__(self, chunks: Iterable[tuple[int, int, Sequence[int]]]) -> None:
         self._words, self._tables, self.tokens = array("q"), list[Sequence[int]](), 0
         for start, tokens, blocks in chunks:
-            table = blocks if isinstance(blocks, array) else array("i", blocks)
+            table = blocks if isinstance(blocks, array) and blocks.typecode == "i" else array("i", blocks)
             self._words.extend((start, tokens, *table.buffer_info()))
             self._tables.append(table)
             self.tokens += tokens

@@ -106,7 +106,7 @@ struct Likeliest {
 
 constexpr Likeliest NAN_LOGIT = {INFINITY, -1};
 
-// Logits, and of the rows that one thread computes the best.
+// Logits, and of the rows that one thread computes the best. Blocks come in any order: who helps others goes back.
 struct Logits : Target {
   Likeliest *best;  // [tokens]
 
@@ -121,7 +121,7 @@ struct Logits : Target {
       nan |= y.row[i] != y.row[i];
     }
     if (nan) best[token] = NAN_LOGIT;
-    if (most > best[token].logit)
+    if (most >= best[token].logit)
       for (int i = 0; i < BLOCK_ROWS; i++) best[token].consider(y.row[i], row_block * BLOCK_ROWS + i);
   }
 };

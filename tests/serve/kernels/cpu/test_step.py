@@ -142,3 +142,25 @@ def test_a_row_whose_best_is_not_finite_has_none(
     finally:
         torch.set_num_threads(before)
     assert best == (logits.float().argmax(1).tolist() if least == 0 else [-1] * 3)
+
+
+def test_of_equal_logits_the_lowest_token_is_best_whichever_thread_meets_it_last(isa: str) -> None:
+    oracle = Oracle(*CASES["5 heads on 1"])
+    oracle.head.zero_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        model = oracle.step_model()
+        found = [model.step([3], Chunks([(0, 1, [0])]), [0])[1] for _ in range(500)]
+    finally:
+        torch.set_num_threads(before)
+    assert found == [[0]] * 500
+
+
+@pytest.mark.parametrize("code", ["b", "q"])
+def test_a_table_in_an_array_of_other_integers_is_read_as_its_numbers(code: str) -> None:
+    oracle = Oracle(*CASES["5 heads on 1"])
+    tokens, table = [t * 7 % VOCABULARY for t in range(70)], [2, 0, 3]
+    expected, _ = oracle.step_model().step(tokens, Chunks([(0, 70, table)]), [69])
+    found, _ = oracle.step_model().step(tokens, Chunks([(0, 70, array(code, table))]), [69])
+    assert torch.equal(found, expected)
