@@ -122,7 +122,7 @@ def _loaded(plan: Plan, scratch: Path, stack: ExitStack) -> tuple[dict[str, Work
     for arm in plan.arms:
         print(f"{arm.name}: loading {arm.model}", file=sys.stderr, flush=True)
         command, known = _command(arm, plan, scratch)
-        workers[arm.name] = stack.enter_context(Worker(arm.name, command, scratch / f"{arm.name}.log"))
+        workers[arm.name] = stack.enter_context(Worker(arm.name, command, scratch / f"{len(workers)}.log"))
         facts[arm.name] = known | workers[arm.name].ask("load")
     return workers, facts
 
