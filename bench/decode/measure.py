@@ -114,7 +114,8 @@ def cached_bytes(model: Path) -> int:
 
     config = AutoConfig.from_pretrained(model).get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * 2 * config.num_hidden_layers * key_heads * head_dim
 
 
 def _loaded(plan: Plan, scratch: Path, stack: ExitStack) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fused_models import SHAPE, VOCABULARY
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
 
 from twofour import cli
 from twofour.bench.decode import measure
@@ -95,6 +95,11 @@ def test_the_generic_runner_attends_as_it_is_served(folder: Path, monkeypatch: p
 def test_the_prompt_is_as_long_as_the_context(tiny_model_folder: Path) -> None:
     assert measure.prompt_tokens(tiny_model_folder, 3) == measure.prompt_tokens(tiny_model_folder, 5000)[:3]
     assert len(measure.prompt_tokens(tiny_model_folder, 5000)) == 5000
+
+
+def test_a_family_whose_heads_share_no_keys_caches_those_of_each_head(tmp_path: Path) -> None:
+    GPTNeoXConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4).save_pretrained(tmp_path)
+    assert measure.cached_bytes(tmp_path) == 2 * 2 * 3 * 64
 
 
 def findings(**changed: Any) -> Findings:
