@@ -69,7 +69,7 @@ class Ours:
 
 def _built(model: Any, config: EngineConfig, runner: str, blocks: int, length: int) -> ModelRunner:
     if runner == GenericRunner.name:
-        return GenericRunner(model, attention_layers(model), blocks, config.block_size)
+        return choice.generic(model, attention_layers(model), blocks, config.block_size)
     built, why = choice.choose(model, config.kernels, config.block_size).build(blocks, config.block_size, length)
     if built.name != runner:
         raise ModelError(f"this model has no {runner} runner: {why}")

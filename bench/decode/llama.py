@@ -11,18 +11,18 @@ PROGRAM = Path(__file__).with_name("llama_cpp.mjs")
 
 
 def command(node_folder: Path, gguf: Path, flash_attention: str, room: int) -> list[str]:
-    """room: how many tokens follow a prompt.
+    """room: how many tokens follow a prompt. Raises as `require` does."""
+    return [require(node_folder), str(PROGRAM), str(node_folder.resolve()), str(gguf), flash_attention, str(room)]
+
+
+def require(folder: Path) -> str:
+    """The program node, with the package in a folder.
 
     Raises InputError, with the remedy, where Node.js or the package is missing, or is another version.
     """
     node = shutil.which("node")
     if node is None:
         raise InputError("llama.cpp runs in Node.js, and there is no node on the PATH; install Node.js 20 or later")
-    _require(node_folder)
-    return [node, str(PROGRAM), str(node_folder.resolve()), str(gguf), flash_attention, str(room)]
-
-
-def _require(folder: Path) -> None:
     description = folder / "node_modules" / PACKAGE / "package.json"
     remedy = f'run "npm install --ignore-scripts {PACKAGE}@{VERSION}" in a folder, and give it as --node'
     if not description.is_file():
@@ -32,3 +32,4 @@ def _require(folder: Path) -> None:
         raise InputError(
             f"{folder} has {PACKAGE} {found}, whose internals are others than those of {VERSION}; {remedy}"
         )
+    return node

@@ -116,14 +116,15 @@ def cached_bytes(model: Path) -> int:
 
     config = AutoConfig.from_pretrained(model).get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * 2 * config.num_hidden_layers * key_heads * head_dim
 
 
 def _loaded(plan: Plan, scratch: Path, stack: ExitStack) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:
     workers, facts = dict[str, Worker](), dict[str, dict[str, Any]]()
     for arm in plan.arms:
         command, facts[arm.name] = _command(arm, plan, scratch)
-        workers[arm.name] = stack.enter_context(Worker(arm.name, command, scratch / f"{arm.name}.log"))
+        workers[arm.name] = stack.enter_context(Worker(arm.name, command, scratch / f"{len(workers)}.log"))
     with ThreadPoolExecutor(LOADING) as pool:
         for name, found in zip(workers, pool.map(_load, workers.values()), strict=True):
             facts[name] |= found
@@ -141,6 +142,7 @@ def _command(arm: Arm, plan: Plan, scratch: Path) -> tuple[list[str], dict[str, 
         most = {"batch": max(plan.batches), "length": max(plan.contexts) + plan.room}
         given = {"model": str(arm.model), "options": dict(arm.options), **most}
         return [sys.executable, "-P", "-m", "twofour.bench.decode.child", arm.runtime, json.dumps(given)], {}
+    llama.require(plan.node)
     file = gguf.made(arm.model, arm.options.get("weights", "bf16"), plan.gguf or scratch)
     known = {"gguf": file.name, "gguf_sha256": gguf.digest(file), "weight_bytes": gguf.weight_bytes(file)}
     return llama.command(plan.node, file, arm.options.get("flash-attention", "auto"), plan.room), known

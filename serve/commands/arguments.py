@@ -92,7 +92,12 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="default: the checkpoint's")
     group.add_argument("--kernels", default=EngineConfig.kernels, metavar="NAME", help="pin one (default: %(default)s)")
     rounding.add_arguments(group)
-    group.add_argument("--threads", type=positive, metavar="N", help="default: all cores, or the CPU quota")
+    group.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="default: one a core, or as many as a CPU quota pays for; one, where all are slower",
+    )
     group.add_argument("--max-model-len", type=positive, metavar="N", help="tokens of prompt and answer")
     group.add_argument(
         "--max-num-seqs",

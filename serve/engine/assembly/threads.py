@@ -1,6 +1,7 @@
 """How many threads compute the steps: one for each core, or one, where all of them together are slower.
 
-So it can be where other programs keep the cores busy, or where a virtual machine has fewer cores than it says.
+So it can be where a virtual machine has fewer cores than it says. Where other work kept the cores busy in the trial,
+nothing is decided: it may end, and the threads help each other past it (src/team.h).
 """
 
 import logging
@@ -9,11 +10,13 @@ from statistics import median
 
 import torch
 
+from twofour.prune.machine.contention import kept_waiting_s
 from twofour.prune.machine.processors import usable_cores
 from twofour.serve.engine.runners import Chunk, Runner
 
 TRIAL_S, FEWEST = 0.25, 2  # rounds of a step on one thread and a step on all
 NEARLY_ALL, MARGIN = 0.8, 1.1  # one thread must win in so many of the rounds, each by so much
+BUSY = 0.05  # of the time of the trial: threads that others kept waiting for longer have measured those others
 TOKEN = Chunk([0], 0, [0], range(1))
 
 Round = tuple[float, float]  # seconds
@@ -28,7 +31,13 @@ def default_count() -> int:
 def settle(runner: Runner, asked: int | None) -> str | None:
     """Leave one thread to torch if that is faster and no number was asked for. Returns what a user must know."""
     count = torch.get_num_threads()
-    if count < 2 or not _one_is_faster(rounds := _rounds(runner, count)):
+    if count < 2:
+        return None
+    waited, started = kept_waiting_s(), time.perf_counter()
+    if not _one_is_faster(rounds := _rounds(runner, count)):
+        return None
+    if kept_waiting_s() - waited > BUSY * (time.perf_counter() - started):
+        log.info("one thread was faster than %d, but beside other work, which decides nothing", count)
         return None
     one, several = (f"{1e3 * median(seconds):.1f}" for seconds in zip(*rounds, strict=True))
     if asked is None:

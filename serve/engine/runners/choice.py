@@ -13,6 +13,7 @@ import torch
 
 from twofour.prune.errors import ModelError
 from twofour.serve.engine.runners import ModelRunner, compiled
+from twofour.serve.engine.runners.attention import LayerShape
 from twofour.serve.engine.runners.fused import FusedRunner, misfit
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
 from twofour.serve.model.loading import give_kernels
@@ -62,20 +63,26 @@ def choose(model: Any, kernels: str, block_size: int) -> Plan:
     shapes = attention_layers(model)
     bytes_per_token = sum(shape.numbers_per_token for shape in shapes.values()) * model.dtype.itemsize
 
-    def generic(blocks: int, size: int, context: int) -> ModelRunner:
-        is_compiled = not has_tiles() and compiled.fits(model, shapes, size)
-        return GenericRunner(model, shapes, blocks, size, is_compiled)
+    def plain(blocks: int, size: int, context: int) -> ModelRunner:
+        return generic(model, shapes, blocks, size)
 
     def fused(blocks: int, size: int, context: int) -> ModelRunner:
         return FusedRunner(model, shapes, blocks, size, context)
 
     def unfused(blocks: int, size: int, context: int) -> ModelRunner:
         give_kernels(model, kernels)
-        return generic(blocks, size, context)
+        return generic(model, shapes, blocks, size)
 
     if why := _refusal(model, kernels, block_size):
-        return Plan(bytes_per_token, (generic,), f"not fused: {why}")
+        return Plan(bytes_per_token, (plain,), f"not fused: {why}")
     return Plan(bytes_per_token, (fused, unfused), f"{type(model).__name__} in bfloat16 on the CPU")
+
+
+def generic(model: Any, shapes: dict[int, LayerShape], blocks: int, block_size: int) -> GenericRunner:
+    """The generic runner as it is served: with compiled attention where that fits, and torch has no tiles."""
+    return GenericRunner(
+        model, shapes, blocks, block_size, not has_tiles() and compiled.fits(model, shapes, block_size)
+    )
 
 
 def _refusal(model: Any, kernels: str, block_size: int) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fused_models import SHAPE, VOCABULARY
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
 
 from twofour import cli
 from twofour.bench.decode import measure
@@ -21,6 +21,8 @@ from twofour.bench.decode.measure import Cell, Findings, Place, Plan, Turn
 from twofour.bench.decode.table import table
 from twofour.bench.kernels.ceiling import Ceiling
 from twofour.prune.errors import InputError, ModelError
+from twofour.serve.engine.runners import choice
+from twofour.serve.kernels.cpu import extension
 
 CONTEXT, STEPS = 40, 6
 PROMPT = [(7 * i + 1) % VOCABULARY for i in range(CONTEXT)]
@@ -83,9 +85,21 @@ def test_a_model_without_a_fused_runner_says_why(tiny_float32_folder: Path) -> N
         _decoder("fused", str(tiny_float32_folder), {}, 1, 64)
 
 
+@pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
+def test_the_generic_runner_attends_as_it_is_served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "has_tiles", lambda: False)
+    assert _decoder("generic", str(folder), {}, 1, 64)._runner._caches  # type: ignore[attr-defined]
+    assert _decoder("generic", str(folder), {"dtype": "float32"}, 1, 64)._runner._caches is None  # type: ignore[attr-defined]
+
+
 def test_the_prompt_is_as_long_as_the_context(tiny_model_folder: Path) -> None:
     assert measure.prompt_tokens(tiny_model_folder, 3) == measure.prompt_tokens(tiny_model_folder, 5000)[:3]
     assert len(measure.prompt_tokens(tiny_model_folder, 5000)) == 5000
+
+
+def test_a_family_whose_heads_share_no_keys_caches_those_of_each_head(tmp_path: Path) -> None:
+    GPTNeoXConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4).save_pretrained(tmp_path)
+    assert measure.cached_bytes(tmp_path) == 2 * 2 * 3 * 64
 
 
 def findings(**changed: Any) -> Findings:
@@ -125,7 +139,7 @@ def test_the_verb_measures_all_places_and_its_document_can_be_printed_again(
     tiny_model_folder: Path, tiny_pruned_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "decode.json"
-    arms = [f"2:4=generic:{tiny_pruned_folder}", f"dense=transformers:{tiny_model_folder}"]
+    arms = [f"2:4/generic=generic:{tiny_pruned_folder}", f"dense=transformers:{tiny_model_folder}"]
     sizes = ["--context", "8", "20", "--batch", "2", "--steps", "2", "--rounds", "2", "--baseline", "dense"]
     assert cli.main(["bench", "decode", *arms, *sizes, "--out", str(out)]) in (0, 3)
     shown = capsys.readouterr().out

@@ -1,4 +1,4 @@
-// Attention of one token over the paged cache, in float32: softmax on the way, span by span of 64 positions. What is
+// Attention over the paged cache, in float32: softmax on the way, span by span of 64 positions. What is
 // added in which order follows from positions alone, so that a token's result is the same in any batch and any chunk.
 #pragma once
 #include <math.h>

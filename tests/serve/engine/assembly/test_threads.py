@@ -11,7 +11,8 @@ from twofour.serve.engine.runners import Chunk
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(threads, "kept_waiting_s", lambda: 0.0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -56,6 +57,13 @@ def test_one_thread_that_is_clearly_faster_stays(
 def test_threads_that_were_asked_for_stay_and_the_note_tells_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     note = threads.settle(Scripted(monkeypatch, {1: [0.01], 2: [0.02]}), 2)
     assert note == "a step takes 20.0 ms on 2 threads and 10.0 on one; --threads 1 is faster here"
+    assert torch.get_num_threads() == 2
+
+
+def test_beside_other_work_nothing_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Scripted(monkeypatch, {1: [0.01], 2: [0.02]})
+    monkeypatch.setattr(threads, "kept_waiting_s", lambda: runner.now / 10)
+    assert threads.settle(runner, None) is None
     assert torch.get_num_threads() == 2
 
 
