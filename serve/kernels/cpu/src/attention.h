@@ -1,5 +1,5 @@
-// Attention over the paged cache, in float32: softmax on the way, span by span of 64 positions. What is
-// added in which order follows from positions alone, so that a token's result is the same in any batch and any chunk.
+// Attention over the paged cache, in float32: softmax on the way, span by span of 64 positions. What is added in which
+// order follows from positions alone, so that a token's result is the same in any batch and any chunk.
 #pragma once
 #include <math.h>
 
@@ -206,8 +206,8 @@ struct HeadRows {
   long stride;
 };
 
-// The attention of tokens, whose rows are numbered: of one sequence after the other, and there of one key head after the
-// other. So rows that follow each other mostly read the same keys and values; they do so together, as many as the
+// The attention of tokens, whose rows are numbered: of one sequence after the other, and there of one key head after
+// the other. So rows that follow each other mostly read the same keys and values; they do so together, as many as the
 // registers hold.
 class AttentionOfTokens {
   const Cache &cache;
@@ -242,7 +242,8 @@ class AttentionOfTokens {
     Row rows[ROWS_AT_ONCE];
     for (long i = mine.first > 0 ? mine.first : 0; i < last;) {
       long waiting = 0;
-      for (; i < last && waiting < ROWS_AT_ONCE; i++) rows[waiting++] = row(t + i / sharing, head * sharing + i % sharing);
+      for (; i < last && waiting < ROWS_AT_ONCE; i++)
+        rows[waiting++] = row(t + i / sharing, head * sharing + i % sharing);
       attend_at_most<ROWS_AT_ONCE>(cache, places[t].table, head, rows, waiting, how);
     }
   }

@@ -151,8 +151,8 @@ struct DenseTile {
 
 // ---- int8 weights: 16-bit integer activations, exact integer sums
 
-// Turns the positions of half an int8 cell (4 rows x 8 columns, 4 bytes) into bytes for vpshufb. Each 128-bit lane is two
-// rows and has all 8 columns of x.
+// Turns the positions of half an int8 cell (4 rows x 8 columns, 4 bytes) into bytes for vpshufb. Each 128-bit lane is
+// two rows and has all 8 columns of x.
 struct Int8Picks {
   __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
   __m256i odd_group = _mm256_set1_epi64x(0x0808080800000000);
@@ -177,7 +177,8 @@ struct Int8Picks {
   }
 };
 
-// A cell is 8 rows x 8 columns of a 2:4 weight, or x 4 of a dense one. Half of its rows have an accumulator, 64 bits each.
+// A cell is 8 rows x 8 columns of a 2:4 weight, or x 4 of a dense one. Half of its rows have an accumulator, each 64
+// bits of it.
 template <bool SPARSE, bool BLOCK_SCALES>
 struct Int8Tile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};

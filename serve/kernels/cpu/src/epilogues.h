@@ -74,7 +74,9 @@ struct AddToResidual : Target {
 __attribute__((always_inline)) inline float silu(float x) { return x / (1.f + exponential(-x)); }
 
 // x / 2 * (1 + tanh(u)) is x / (1 + e^-2u).
-__attribute__((always_inline)) inline float gelu(float x) { return x / (1.f + exponential(-1.5957691216f * (x + 0.044715f * x * x * x))); }
+__attribute__((always_inline)) inline float gelu(float x) {
+  return x / (1.f + exponential(-1.5957691216f * (x + 0.044715f * x * x * x)));
+}
 
 // The activation of gate first; then up is multiplied onto it by the same thread.
 template <float (*activation)(float)>
