@@ -1,12 +1,29 @@
 """Whether others keep the threads of this process from their cores."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 SYSTEM = Path("/proc")
 STEAL = 7  # which of the numbers of a CPU in /proc/stat: ticks that other guests of the host had
+BUSY = 0.05  # of a measurement: threads that others kept waiting for longer have measured those others
+
+
+class Measurement:
+    """A time, from now on, in which something is measured."""
+
+    def __init__(self) -> None:
+        self._started, self._waited = time.perf_counter(), kept_waiting_s()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def was_disturbed(self) -> bool:
+        """Whether others kept the threads of this process waiting for much of it."""
+        return kept_waiting_s() - self._waited > BUSY * self.seconds
 
 
 def kept_waiting_s(system: Path = SYSTEM) -> float:

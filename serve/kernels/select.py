@@ -7,7 +7,6 @@ shape is raced again. A race beside other work decides nothing: the built-in ver
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from twofour.prune.errors import InputError, in_a_line
 from twofour.prune.format.packed import Packed
-from twofour.prune.machine.contention import kept_waiting_s
+from twofour.prune.machine.contention import Measurement
 from twofour.serve.kernels import dense, race, trial, verdicts
 from twofour.serve.kernels.cpu import kernel as cpu_kernel
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
@@ -73,7 +72,6 @@ CANDIDATES = {
 }
 NAMES = ("auto", "reference", *CANDIDATES)
 SLOWER = "dense is faster on this machine"
-BUSY = 0.05  # of a race's time: threads that others kept waiting for longer have measured those others
 
 # If nothing can be raced, or one kernel is asked for: in tokens, by device and values. On a CPU all take one path, with
 # one order of additions: a text must not depend on how many tokens were computed at a time. On a GPU it is a guess.
@@ -198,10 +196,10 @@ def _verdict(
         return known
     if not verdicts.can_keep():
         return built_in
-    started, waited = time.perf_counter(), kept_waiting_s()
+    measurement = Measurement()
     results = _raced(problem, forms, most_tokens)
-    took, waited = time.perf_counter() - started, kept_waiting_s() - waited
-    if problem.device.type == "cpu" and waited > BUSY * took:
+    took = measurement.seconds
+    if problem.device.type == "cpu" and measurement.was_disturbed():
         log.warning("raced %s beside other work: nothing is kept, and the built-in choice holds", problem.shape)
         return built_in
     verdict = replace(winner(results), dropped=tuple(trial.dropped(problem)))

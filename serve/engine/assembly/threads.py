@@ -10,13 +10,12 @@ from statistics import median
 
 import torch
 
-from twofour.prune.machine.contention import kept_waiting_s
+from twofour.prune.machine.contention import Measurement
 from twofour.prune.machine.processors import usable_cores
 from twofour.serve.engine.runners import Chunk, Runner
 
 TRIAL_S, FEWEST = 0.25, 2  # rounds of a step on one thread and a step on all
 NEARLY_ALL, MARGIN = 0.8, 1.1  # one thread must win in so many of the rounds, each by so much
-BUSY = 0.05  # of the time of the trial: threads that others kept waiting for longer have measured those others
 TOKEN = Chunk([0], 0, [0], range(1))
 
 Round = tuple[float, float]  # seconds
@@ -33,10 +32,10 @@ def settle(runner: Runner, asked: int | None) -> str | None:
     count = torch.get_num_threads()
     if count < 2:
         return None
-    waited, started = kept_waiting_s(), time.perf_counter()
+    trial = Measurement()
     if not _one_is_faster(rounds := _rounds(runner, count)):
         return None
-    if kept_waiting_s() - waited > BUSY * (time.perf_counter() - started):
+    if trial.was_disturbed():
         log.info("one thread was faster than %d, but beside other work, which decides nothing", count)
         return None
     one, several = (f"{1e3 * median(seconds):.1f}" for seconds in zip(*rounds, strict=True))

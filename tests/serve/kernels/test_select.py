@@ -6,6 +6,7 @@ import torch
 
 from twofour.prune.errors import InputError
 from twofour.prune.format.packed import pack
+from twofour.prune.machine import contention
 from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import cpu, race, select, trial, verdicts
 from twofour.serve.kernels.race import ALWAYS, TRAFFIC, Result
@@ -26,7 +27,7 @@ def nothing_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "kept_waiting_s", lambda: 0.0)
+    monkeypatch.setattr(contention, "kept_waiting_s", lambda: 0.0)
 
 
 @pytest.fixture
@@ -91,10 +92,10 @@ def test_a_race_beside_other_work_keeps_nothing(
 ) -> None:
     races["dense"] = timed(0.5)
     waits = iter((10.0, 90.0))
-    monkeypatch.setattr(select, "kept_waiting_s", lambda: next(waits))
+    monkeypatch.setattr(contention, "kept_waiting_s", lambda: next(waits))
     assert select.choose(PACKED).kernel.name == "cpu"
     assert "beside other work" in caplog.text and not cache.exists()
-    monkeypatch.setattr(select, "kept_waiting_s", lambda: 90.0)
+    monkeypatch.setattr(contention, "kept_waiting_s", lambda: 90.0)
     assert select.choose(PACKED).kernel.name == "dense" and cache.exists(), "raced again, now alone"
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.format.packed import Packed, pack
+from twofour.prune.machine import contention
 from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.kernels import race, select, trial, verdicts
 from twofour.serve.kernels.race import Failed, Result
@@ -80,7 +81,7 @@ def candidates(monkeypatch: pytest.MonkeyPatch) -> dict[str, Candidate]:
     stand_ins = {"picky": Candidate("cpu", Picky.from_packed, lambda packed: None)}
     monkeypatch.setattr(select, "CANDIDATES", stand_ins)
     monkeypatch.setattr(race, "ROUNDS", (1, 1))
-    monkeypatch.setattr(select, "kept_waiting_s", lambda: 0.0)
+    monkeypatch.setattr(contention, "kept_waiting_s", lambda: 0.0)
     monkeypatch.setattr(race, "RING_BYTES", 1)
     return stand_ins
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from twofour.prune.machine import contention
 from twofour.serve.engine.assembly import threads
 from twofour.serve.engine.runners import Chunk
 
 
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(threads, "kept_waiting_s", lambda: 0.0)
+    monkeypatch.setattr(contention, "kept_waiting_s", lambda: 0.0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -62,7 +63,7 @@ def test_threads_that_were_asked_for_stay_and_the_note_tells_of_one(monkeypatch:
 
 def test_beside_other_work_nothing_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Scripted(monkeypatch, {1: [0.01], 2: [0.02]})
-    monkeypatch.setattr(threads, "kept_waiting_s", lambda: runner.now / 10)
+    monkeypatch.setattr(contention, "kept_waiting_s", lambda: runner.now / 10)
     assert threads.settle(runner, None) is None
     assert torch.get_num_threads() == 2
 

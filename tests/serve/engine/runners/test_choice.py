@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from twofour.prune.errors import ModelError
+from twofour.prune.machine import contention
 from twofour.serve.engine.assembly import assemble
 from twofour.serve.engine.runners import choice
 from twofour.serve.engine.runners.fused import FusedRunner
 from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.types import EngineConfig
-from twofour.serve.kernels import race, select
+from twofour.serve.kernels import race
 from twofour.serve.kernels.cpu import extension
 from twofour.serve.kernels.dense import DenseLinear
 from twofour.serve.kernels.race import ALWAYS, TRAFFIC, Result
@@ -35,7 +36,7 @@ def races(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setenv("TWOFOUR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(race, "race", dense_wins)
-    monkeypatch.setattr(select, "kept_waiting_s", lambda: 0.0)
+    monkeypatch.setattr(contention, "kept_waiting_s", lambda: 0.0)
     monkeypatch.setattr(choice, "has_tiles", lambda: False)
     return calls
 
