@@ -1,7 +1,7 @@
 """Packed, dense-with-zeros and dense folders become transformers models; and what these take in memory."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,28 +35,15 @@ def load_model(
     revision: str | None = None,
     lm_head: str | None = None,
     dense_values: str | None = None,
+    decide: Callable[[PreTrainedModel], str] | None = None,
 ) -> PreTrainedModel:
     """Load a model for inference, packed linears as `SparseLinear`.
 
     dtype None is that of the checkpoint, device None is cuda if there is one; cuda:1 becomes the current device.
     lm_head "int8" rounds lm_head, dense_values "int8" the other linears that are dense; embeddings stay.
+    decide: names the kernels for the loaded model, whose packed linears have none yet; without it, `kernels` does.
     Raises CheckpointError, ModelError or InputError, naming what is wrong; never runs code of the folder.
     """
-    model = load_without_kernels(path_or_id, device, dtype, kernels, revision, lm_head, dense_values)
-    give_kernels(model, kernels)
-    return model
-
-
-def load_without_kernels(
-    path_or_id: str,
-    device: str | None = None,
-    dtype: str | None = None,
-    kernels: str = "auto",
-    revision: str | None = None,
-    lm_head: str | None = None,
-    dense_values: str | None = None,
-) -> PreTrainedModel:
-    """The same; linears that are packed cannot multiply until `give_kernels`."""
     select.require_name(kernels)
     folder = resolve(path_or_id, revision)
     form = checkpoint.form_of(folder)
@@ -71,6 +58,7 @@ def load_without_kernels(
     loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
     head.make_ready(loaded, kernels)
     dense_int8.round_linears(loaded, lm_head, dense_values, kernels)
+    give_kernels(loaded, decide(loaded) if decide else kernels)
     return loaded
 
 

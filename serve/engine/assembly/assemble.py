@@ -24,7 +24,7 @@ from twofour.serve.engine.runners.generic import GenericRunner
 from twofour.serve.engine.runners.graphs import Captured, shapes
 from twofour.serve.engine.scheduler import Scheduler
 from twofour.serve.engine.types import EngineConfig, EngineInfo
-from twofour.serve.model.loading import give_kernels, load_without_kernels, weight_report
+from twofour.serve.model.loading import load_model, weight_report
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,15 @@ def load(config: EngineConfig) -> Any:
     torch.set_num_threads(config.threads or threads.default_count())
     folder = resolve(config.model, config.revision)
     require_intact(folder)
-    rounding = {"lm_head": config.lm_head, "dense_values": config.dense_values}
-    model = load_without_kernels(str(folder), config.device, config.dtype, config.kernels, **rounding)
-    give_kernels(model, choice.kernels_for(model, config.kernels, config.block_size))
-    return model
+    return load_model(
+        str(folder),
+        config.device,
+        config.dtype,
+        config.kernels,
+        lm_head=config.lm_head,
+        dense_values=config.dense_values,
+        decide=lambda model: choice.kernels_for(model, config.kernels, config.block_size),
+    )
 
 
 def assemble(config: EngineConfig, model: Any) -> tuple[Loop, EngineInfo]:

@@ -18,7 +18,7 @@ from twofour.serve.kernels import race
 from twofour.serve.kernels.cpu import extension
 from twofour.serve.kernels.dense import DenseLinear
 from twofour.serve.kernels.race import ALWAYS, TRAFFIC, Result
-from twofour.serve.model.loading import load_without_kernels, weight_report
+from twofour.serve.model.loading import load_model, weight_report
 
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
 SIZE = 16
@@ -85,7 +85,13 @@ def test_a_model_that_falls_back_is_raced_then(
 
 
 def test_a_model_fits_before_its_linears_have_kernels_or_not(tiny_pruned_folder: Path) -> None:
-    model = load_without_kernels(str(tiny_pruned_folder), "cpu")
-    assert choice.kernels_for(model, "auto", SIZE) == "cpu"
-    assert choice.kernels_for(model, "auto", 8) == "auto"
-    assert choice.kernels_for(load_without_kernels(str(tiny_pruned_folder), "cpu", "float32"), "auto", SIZE) == "auto"
+    asked = list[str]()
+
+    def decide(model: Any) -> str:
+        asked.extend(choice.kernels_for(model, "auto", size) for size in (SIZE, 8))
+        return "reference"
+
+    load_model(str(tiny_pruned_folder), "cpu", decide=decide)
+    assert asked == ["cpu", "auto"]
+    load_model(str(tiny_pruned_folder), "cpu", "float32", decide=decide)
+    assert asked[2] == "auto"
