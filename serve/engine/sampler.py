@@ -58,9 +58,10 @@ def sample(
     Rows are drawn from all at once, as they are; those that are adjusted first, in a second turn. `best` are the
     likeliest tokens, where they are known; -1 is a row whose best is not finite.
     """
-    draws = [_draw(i, s, _adjusts(s)) for i, s in enumerate(sequences)]
+    adjusts = list(map(_adjusts, sequences))
+    draws = [_draw(i, *each) for i, each in enumerate(zip(sequences, adjusts, strict=True))]
     found = [_sampled(id) for id in _drawn(logits, draws, best)]
-    adjusting = [i for i, s in enumerate(sequences) if _adjusts(s) and not found[i].error]
+    adjusting = [i for i, is_adjusted in enumerate(adjusts) if is_adjusted and not found[i].error]
     if adjusting:
         _sample_adjusted(logits[adjusting].float(), adjusting, found, sequences, eos)
     for i, s in enumerate(sequences):

@@ -28,9 +28,9 @@ def note(model: nn.Module, most_tokens: int) -> str | None:
 
 
 def _keeps_order(linear: nn.Module, most_tokens: int) -> bool:
-    kernel = linear.choice.kernel if isinstance(linear, SparseLinear) and linear.choice else linear
     if isinstance(linear, Int8Linear):
         return linear.kernel is not None
+    kernel = linear.choice.kernel if isinstance(linear, SparseLinear) and linear.choice else linear
     if isinstance(kernel, CpuKernel):
         return kernel.crossover_tokens >= most_tokens
     if isinstance(kernel, DenseKernel | DenseLinear):
