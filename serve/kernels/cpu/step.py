@@ -25,7 +25,7 @@ FAULTS = (  # StepFault of src/model.h
     "a block is not in the cache",
     "the wanted tokens are not ascending, or not in the step",
 )
-PIECE = 64  # tokens that go through the layers together
+PIECE = 64  # of src/workspace.h: tokens that go through the layers together
 TOKEN_GROUP = 16  # a cache block holds a multiple of so many
 
 

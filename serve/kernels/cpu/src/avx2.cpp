@@ -177,14 +177,11 @@ struct Int8Picks {
   }
 };
 
-// A cell is 8 rows x 8 columns of a 2:4 weight, or x 4 of a dense one. Half of its rows have an accumulator, each 64
-// bits of it.
+// Half of the rows of a cell have an accumulator, each 64 bits of it.
 template <bool SPARSE, bool BLOCK_SCALES>
 struct Int8Tile {
   static constexpr int CHUNK = 4, CHUNK_OF_MANY = 4, WIDE[] = {0, 1, 1};
-  static constexpr int CELLS = SPARSE ? 8 : 16, CELL_COLUMNS = BLOCK_COLUMNS / CELLS;
-  static constexpr int VALUES = SPARSE ? int{POSITION_BYTES} : 0, SCALES = VALUES + CELLS * CELL_VALUES;
-  static constexpr int BYTES = SCALES + (BLOCK_SCALES ? BLOCK_ROWS * 4 : 0);
+  using Block = Int8Block<SPARSE, BLOCK_SCALES>;
   const Weight &weight;
   const Panel &x;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
@@ -202,17 +199,17 @@ struct Int8Tile {
   void add_half_block(const uint8_t *block, const int16_t *row, int half, __m256 (*total)[2]) const {
     __m256i part[TOKENS] = {};
 #pragma GCC unroll 16
-    for (int cell = 0; cell < CELLS; cell++) {
-      const uint8_t *at = block + VALUES + cell * CELL_VALUES + half * CELL_VALUES / 2;
+    for (int cell = 0; cell < Block::CELLS; cell++) {
+      const uint8_t *at = block + Block::VALUES + cell * CELL_VALUES + half * CELL_VALUES / 2;
       __m256i values = _mm256_cvtepi8_epi16(read_unaligned<__m128i>(at));
       __m256i index = SPARSE ? picks(block + cell * BLOCK_ROWS + half * BLOCK_ROWS / 2) : values;
 #pragma GCC unroll 4
       for (int t = 0; t < TOKENS; t++) {
-        __m256i chosen = columns(row + t * x.stride + cell * CELL_COLUMNS, index);
+        __m256i chosen = columns(row + t * x.stride + cell * Block::CELL_COLUMNS, index);
         part[t] = _mm256_add_epi32(part[t], _mm256_madd_epi16(values, chosen));
       }
     }
-    const __m256 scales = BLOCK_SCALES ? scales_of_lanes(block + SCALES + half * 16) : _mm256_set1_ps(1);
+    const __m256 scales = BLOCK_SCALES ? scales_of_lanes(block + Block::SCALES + half * 16) : _mm256_set1_ps(1);
     for (int t = 0; t < TOKENS; t++)
       total[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[t]), scales, total[t][half]);
   }
@@ -224,11 +221,11 @@ struct Int8Tile {
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     static_assert(BLOCKS == 1);
-    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BYTES;
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * Block::BYTES;
     const int16_t *row = x.row<int16_t>(token), *end = row + x.stride;
     __m256 total[TOKENS][2] = {};
-    for (; row < end; row += BLOCK_COLUMNS, block += BYTES) {
-      for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
+    for (; row < end; row += BLOCK_COLUMNS, block += Block::BYTES) {
+      for (int line = 0; line < Block::BYTES; line += 64) prefetcher.prefetch<TOKENS == 1>(block + line);
       for (int half = 0; half < 2; half++) add_half_block<TOKENS>(block, row, half, total);
     }
     for (int t = 0; t < TOKENS; t++) finish(row_block, token + t, total[t], &sums[0][t]);
@@ -254,9 +251,7 @@ struct Avx2 {
   static void with_tile(const Weight &weight, const Panel &x, Use use) {
     if (weight.kind == DENSE_BF16) return use(DenseTile{weight, x});
     if (weight.kind == SPARSE_BF16) return use(SparseTile{weight, x, {}});
-    if (weight.kind == DENSE_INT8) return use(Int8Tile<false, true>{weight, x, nullptr, {}, {}});
-    if (weight.kind == SPARSE_INT8) return use(Int8Tile<true, false>{weight, x, row_scales_of(weight), {}, {}});
-    use(Int8Tile<true, true>{weight, x, nullptr, {}, {}});
+    with_int8_tile<Int8Tile>(weight, x, use);
   }
 };
 

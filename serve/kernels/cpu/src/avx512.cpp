@@ -121,7 +121,7 @@ struct Avx512 {
   static void with_tile(const Weight &weight, const Panel &x, Use use) {
     if (weight.kind == DENSE_BF16) return use(DenseTile{weight, x});
     if (weight.kind == SPARSE_BF16) return use(SparseTile{weight, x, {}});
-    with_int8_tile(weight, x, use);
+    with_int8_tile<Int8Tile>(weight, x, use);
   }
 };
 

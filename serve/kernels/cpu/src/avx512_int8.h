@@ -16,14 +16,12 @@ inline __m512i dot_int16(__m512i sum, __m512i a, __m512i b) {
 #endif
 }
 
-// A cell is 8 rows x 8 columns of a 2:4 weight, or x 4 of a dense one; 64-bit lane r of an accumulator is row r's. The
-// integer sums of a block are exact, so they may be added in any order; then they are added as floats.
+// 64-bit lane r of an accumulator is row r's. The integer sums of a block are exact, so they may be added in any order;
+// then they are added as floats.
 template <bool SPARSE, bool BLOCK_SCALES>
 struct Int8Tile {
   static constexpr int CHUNK = 8, CHUNK_OF_MANY = 8, WIDE[] = {0, 1, 1};
-  static constexpr int CELLS = SPARSE ? 8 : 16, CELL_COLUMNS = BLOCK_COLUMNS / CELLS;
-  static constexpr int VALUES = SPARSE ? int{POSITION_BYTES} : 0, SCALES = VALUES + CELLS * CELL_VALUES;
-  static constexpr int BYTES = SCALES + (BLOCK_SCALES ? BLOCK_ROWS * 4 : 0);
+  using Block = Int8Block<SPARSE, BLOCK_SCALES>;
   const Weight &weight;
   const Panel &x;
   const uint8_t *row_scales;  // unless BLOCK_SCALES
@@ -40,19 +38,19 @@ struct Int8Tile {
   template <int TOKENS>
   void add_block(const uint8_t *block, const int16_t *row, __m512 *total) const {
     constexpr int CHAINS = TOKENS <= 2 ? 4 : TOKENS <= 4 ? 2 : 1;
-    for (int line = 0; line < BYTES; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
+    for (int line = 0; line < Block::BYTES; line += 64) prefetcher.prefetch<TOKENS <= 1>(block + line);
     __m512i part[TOKENS][CHAINS] = {};
 #pragma GCC unroll 16
-    for (int cell = 0; cell < CELLS; cell++) {
-      __m512i values = _mm512_cvtepi8_epi16(read_unaligned<__m256i>(block + VALUES + cell * CELL_VALUES));
+    for (int cell = 0; cell < Block::CELLS; cell++) {
+      __m512i values = _mm512_cvtepi8_epi16(read_unaligned<__m256i>(block + Block::VALUES + cell * CELL_VALUES));
       __m512i index = SPARSE ? picks(block + cell * BLOCK_ROWS) : values;
 #pragma GCC unroll 8
       for (int t = 0; t < TOKENS; t++) {
         __m512i &sum = part[t][cell % CHAINS];
-        sum = dot_int16(sum, values, columns(row + t * x.stride + cell * CELL_COLUMNS, index));
+        sum = dot_int16(sum, values, columns(row + t * x.stride + cell * Block::CELL_COLUMNS, index));
       }
     }
-    const __m512 scales = BLOCK_SCALES ? scales_of_lanes(block + SCALES) : _mm512_set1_ps(1);
+    const __m512 scales = BLOCK_SCALES ? scales_of_lanes(block + Block::SCALES) : _mm512_set1_ps(1);
     for (int t = 0; t < TOKENS; t++) {
       for (int chain = 1; chain < CHAINS; chain++) part[t][0] = _mm512_add_epi32(part[t][0], part[t][chain]);
       total[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[t][0]), scales, total[t]);
@@ -66,10 +64,10 @@ struct Int8Tile {
   template <int BLOCKS, int TOKENS>
   void sum(long row_block, long token, RowSums (*sums)[TOKENS]) const {
     static_assert(BLOCKS == 1);
-    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * BYTES;
+    const uint8_t *block = weight.data + row_block * (x.stride / BLOCK_COLUMNS) * Block::BYTES;
     const int16_t *row = x.row<int16_t>(token), *end = row + x.stride;
     __m512 total[TOKENS] = {};
-    for (; row < end; row += BLOCK_COLUMNS, block += BYTES) add_block<TOKENS>(block, row, total);
+    for (; row < end; row += BLOCK_COLUMNS, block += Block::BYTES) add_block<TOKENS>(block, row, total);
     for (int t = 0; t < TOKENS; t++) finish(row_block, token + t, total[t], &sums[0][t]);
   }
 
@@ -80,12 +78,5 @@ struct Int8Tile {
     _mm256_store_ps(sums->row, _mm256_mul_ps(sums_of_lane_pairs(total), scale));
   }
 };
-
-template <class Use>
-inline void with_int8_tile(const Weight &weight, const Panel &x, Use use) {
-  if (weight.kind == DENSE_INT8) return use(Int8Tile<false, true>{weight, x, nullptr, {}, {}});
-  if (weight.kind == SPARSE_INT8) return use(Int8Tile<true, false>{weight, x, row_scales_of(weight), {}, {}});
-  use(Int8Tile<true, true>{weight, x, nullptr, {}, {}});
-}
 
 }  // namespace

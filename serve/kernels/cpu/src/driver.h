@@ -23,6 +23,21 @@ inline const uint8_t *row_scales_of(const Weight &weight) {
          blocks_over(weight.rows, BLOCK_ROWS) * blocks_over(weight.columns, BLOCK_COLUMNS) * BLOCK_BYTES_INT8;
 }
 
+// Where things lie in a block of int8 values. A cell is 8 rows x 8 columns of a 2:4 weight, or x 4 of a dense one.
+template <bool SPARSE, bool BLOCK_SCALES>
+struct Int8Block {
+  static constexpr int CELLS = SPARSE ? 8 : 16, CELL_COLUMNS = BLOCK_COLUMNS / CELLS;
+  static constexpr int VALUES = SPARSE ? int{POSITION_BYTES} : 0, SCALES = VALUES + CELLS * CELL_VALUES;
+  static constexpr int BYTES = SCALES + (BLOCK_SCALES ? BLOCK_ROWS * 4 : 0);
+};
+
+template <template <bool SPARSE, bool BLOCK_SCALES> class Tile, class Use>
+inline void with_int8_tile(const Weight &weight, const Panel &x, Use use) {
+  if (weight.kind == DENSE_INT8) return use(Tile<false, true>{weight, x, nullptr, {}, {}});
+  if (weight.kind == SPARSE_INT8) return use(Tile<true, false>{weight, x, row_scales_of(weight), {}, {}});
+  use(Tile<true, true>{weight, x, nullptr, {}, {}});
+}
+
 // Apart, so that a tile is compiled once whatever the epilogue.
 template <int BLOCKS, int TOKENS, class Tile>
 __attribute__((noinline)) void sum_tile(const Tile &tile, long row_block, long token, RowSums (*sums)[TOKENS]) {

@@ -1,5 +1,5 @@
-// A model of the Llama family, or Gemma 3, and one step of it, as plain words: integers, doubles and addresses of 8 bytes
-// each, so that Python can write them. Nothing here owns memory.
+// A model of the Llama family, or Gemma 3, and one step of it, as plain words: integers, doubles and addresses of 8
+// bytes each, so that Python can write them. Nothing here owns memory.
 #pragma once
 #include "kernels.h"
 

@@ -165,9 +165,9 @@ struct Member {
 // Calls work(member) in up to `threads` threads at once.
 template <class Work>
 inline void team(long threads, Work work) {
-  Phases phases;
-  Member alone{0, 1, &phases};
+  Member alone{0, 1, nullptr};
   if (threads < 2 || !have_thread_pool()) return work(alone);
+  Phases phases;
   struct Call {
     Work *work;
     Phases *phases;

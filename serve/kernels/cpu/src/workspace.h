@@ -1,7 +1,7 @@
 // Where a step keeps what it computes, in memory that the caller owns:
 //
-//   of a piece     hidden, a branch to be normed, queries and keys and values, attended, gated: bfloat16, a row for each
-//                  of PIECE tokens
+//   of a piece     hidden, a branch to be normed, queries and keys and values, attended, gated: bfloat16, a row for
+//                  each of PIECE tokens
 //   shared         three panels of PIECE tokens: what a linear multiplies by, in the forms of its kinds of weights
 //   of a thread    the same three for a few tokens, a row to work in, and the best token of each row of logits
 #pragma once
