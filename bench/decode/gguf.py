@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from twofour.prune.errors import InputError, ModelError
 from twofour.prune.format.folder import making
 from twofour.prune.format.weights import Weights, form_of
+from twofour.prune.model.anatomy import head_dim
 
 ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 PARTS = {
@@ -79,7 +80,7 @@ def _write(config: Any, tensors: Weights, weights: str, file: Path) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(_head_dim(config))
+    writer.add_rope_dimension_count(head_dim(config))
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     _add_tokens(writer, config.vocab_size)
@@ -117,10 +118,6 @@ def _turned(config: Any, name: str, weight: Tensor) -> Tensor:
     if heads is None:
         return weight
     return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-
-def _head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _gguf() -> Any:

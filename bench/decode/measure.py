@@ -24,6 +24,7 @@ from twofour.bench.decode.worker import Worker
 from twofour.bench.kernels.ceiling import Ceiling, highest, last_level_cache_bytes, read_ceilings
 from twofour.bench.load.gates import Pressure
 from twofour.bench.turns import whole_rounds
+from twofour.prune.model.anatomy import cached_numbers
 from twofour.prune.progress import Counter, Progress, counter, silent
 
 WARM_STEPS = 3
@@ -114,10 +115,7 @@ def cached_bytes(model: Path) -> int:
     """Of keys and values of one token, in 16 bits."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model).get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * 2 * config.num_hidden_layers * key_heads * head_dim
+    return 2 * cached_numbers(AutoConfig.from_pretrained(model).get_text_config())
 
 
 def _loaded(plan: Plan, scratch: Path, stack: ExitStack) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:

@@ -107,6 +107,17 @@ def load(folder: Path) -> nn.Module:
     return loaded
 
 
+def head_dim(config: Any) -> int:
+    """How many numbers an attention head has, of the config of a text model."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def cached_numbers(config: Any) -> int:
+    """How many numbers the keys and values of one token are, in all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * head_dim(config)
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the dtype in which the files of a folder hold what can be pruned; nothing is loaded for it.
 

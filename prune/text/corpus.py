@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError, in_a_line
+from twofour.prune.model.anatomy import cached_numbers
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.decoding import draw, roomy_cache
 from twofour.prune.progress import Progress, silent, track
@@ -186,11 +187,7 @@ def batch_samples(model: nn.Module, length: int) -> int:
 
 def cache_bytes(model: nn.Module, length: int) -> int:
     """Return the size of the keys and values of one text."""
-    sizes: Any = model.config
-    heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
-    width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    element = next(model.parameters()).element_size()
-    return 2 * int(sizes.num_hidden_layers * heads * width) * length * element
+    return cached_numbers(model.config) * length * next(model.parameters()).element_size()
 
 
 def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]
