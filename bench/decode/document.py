@@ -18,7 +18,6 @@ import numpy as np
 
 from twofour.bench.decode.arms import Arm
 from twofour.bench.decode.measure import WARM_STEPS, Cell, Findings, Turn
-from twofour.bench.kernels.ceiling import Ceiling
 from twofour.bench.stats import paired_ratio
 
 KIND = "twofour.bench.decode"
@@ -42,14 +41,10 @@ def document(found: Findings, baselines: Sequence[str], made_by: Mapping[str, An
         "cut_off": found.cut_off,
         "most_pressure": MOST_PRESSURE,
         "valid": not found.cut_off and all(cell["quiet"] is not False for cell in cells),
-        "bandwidth": {str(threads): _bandwidth(each) for threads, each in found.ceilings.items()},
+        "bandwidth": {str(threads): each.facts() for threads, each in found.ceilings.items()},
         "arms": {arm.name: _arm(arm, found.facts[arm.name]) for arm in plan.arms},
         "cells": cells,
     }
-
-
-def _bandwidth(ceiling: Ceiling) -> dict[str, Any]:
-    return {"bytes_per_s": ceiling.bytes_per_s, "method": ceiling.method, "bytes": ceiling.nbytes}
 
 
 def _arm(arm: Arm, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,10 @@ class Ceiling:
     @property
     def bytes_per_s(self) -> float:
         return self.nbytes / median(self.seconds)
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data for a document."""
+        return {"bytes_per_s": self.bytes_per_s, "method": self.method, "bytes": self.nbytes}
 
     def best_s(self, weight_bytes: float) -> float:
         """The least time to multiply by a weight of that many bytes."""

@@ -104,12 +104,7 @@ def _ceiling(ceilings: Sequence[Ceiling]) -> dict[str, Any]:
 
 
 def _bandwidth(ceiling: Ceiling) -> dict[str, Any]:
-    return {
-        "bytes_per_s": ceiling.bytes_per_s,
-        "method": ceiling.method,
-        "bytes": ceiling.nbytes,
-        "seconds": list(ceiling.seconds),
-    }
+    return ceiling.facts() | {"seconds": list(ceiling.seconds)}
 
 
 def _cell(cell: Cell, ceiling: Ceiling | None, seed: int) -> dict[str, Any]:
