@@ -35,10 +35,6 @@ class Head:
     def tied(self) -> bool:
         return self.source != f"{self.name}.weight"
 
-    @property
-    def int8_bytes(self) -> int:
-        return dense_int8.int8_bytes(*self.shape)
-
     def rounded(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
         """The tensors of this head in int8, made of those of the dense folder."""
         packed = to_dense_int8(weights[self.source], self.source)
