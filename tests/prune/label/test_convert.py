@@ -17,13 +17,17 @@ from twofour.prune.label.convert import convert
 from twofour.serve.model.loading import load_model
 
 
+def require_same_tensors(one: Path, other: Path) -> None:
+    with checkpoint.Weights(one) as before, checkpoint.Weights(other) as after:
+        assert set(before) == set(after)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_round_trip(tiny_pruned_folder: Path, tmp_path: Path) -> None:
     convert(tiny_pruned_folder, tmp_path / "zeros", "dense")
     convert(tmp_path / "zeros", tmp_path / "again", "packed")
     assert check(tmp_path / "zeros").ok and check(tmp_path / "again").ok
-    with checkpoint.Weights(tiny_pruned_folder) as before, checkpoint.Weights(tmp_path / "again") as after:
-        assert set(before) == set(after)
-        assert all(torch.equal(before[name], after[name]) for name in before)
+    require_same_tensors(tiny_pruned_folder, tmp_path / "again")
 
 
 def packed_of(weights: checkpoint.Weights, name: str) -> Packed:
@@ -54,9 +58,7 @@ def test_packed_int8_to_packed_is_the_same(tiny_int8_folder: Path, tmp_path: Pat
     convert(tiny_int8_folder, tmp_path / "again", "packed")
     assert check(tmp_path / "again").ok
     assert read_config(tmp_path / "again") == read_config(tiny_int8_folder)
-    with checkpoint.Weights(tiny_int8_folder) as before, checkpoint.Weights(tmp_path / "again") as after:
-        assert set(before) == set(after)
-        assert all(torch.equal(before[name], after[name]) for name in before)
+    require_same_tensors(tiny_int8_folder, tmp_path / "again")
 
 
 def logits(folder: Path) -> torch.Tensor:
@@ -89,9 +91,7 @@ def test_a_head_in_int8_packed_again_is_the_same(tiny_head_folder: Path, tmp_pat
     convert(tiny_head_folder, tmp_path / "again", "packed")
     assert check(tmp_path / "again").ok
     assert read_config(tmp_path / "again") == read_config(tiny_head_folder)
-    with checkpoint.Weights(tiny_head_folder) as before, checkpoint.Weights(tmp_path / "again") as after:
-        assert set(before) == set(after)
-        assert all(torch.equal(before[name], after[name]) for name in before)
+    require_same_tensors(tiny_head_folder, tmp_path / "again")
 
 
 def reconfigured(folder: Path, config: dict[str, Any]) -> None:
