@@ -26,6 +26,7 @@ from twofour.serve.engine.runners.verify import TRIAL_TOKENS, deviation, toleran
 from twofour.serve.kernels import cpu, dense
 from twofour.serve.kernels.cpu import CpuWeight
 from twofour.serve.kernels.cpu import kernel as cpu_kernel
+from twofour.serve.kernels.cpu.attention import DIMS, MOST_DIMS
 from twofour.serve.kernels.cpu.kernel import CpuKernel
 from twofour.serve.kernels.cpu.step import PIECE, TOKEN_GROUP, Chunks, StepLayer, StepLinear, StepModel, StepShape
 from twofour.serve.kernels.dense import DenseKernel
@@ -40,7 +41,7 @@ ACTIVATIONS = {  # of the gate, by family
     Qwen3ForCausalLM: "silu",
     Gemma3ForCausalLM: "gelu_pytorch_tanh",
 }
-LANES, ROWS, MOST_DIMS = 16, 8, 256
+LANES, ROWS = 16, 8
 ANGLES_AT_ONCE = 4096
 UNFIT = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")  # of Gemma 3
 
@@ -75,8 +76,8 @@ def _misfits(model: Any, block_size: int) -> Iterator[str]:
     if any(getattr(config, name, None) for name in UNFIT):
         yield f"it has none of {', '.join(UNFIT)}"
     dims: int = model.model.layers[0].self_attn.head_dim
-    if dims % LANES or dims > MOST_DIMS:
-        yield f"it takes a head size that is a multiple of {LANES} up to {MOST_DIMS}, not {dims}"
+    if dims % DIMS or dims > MOST_DIMS:
+        yield f"it takes a head size that is a multiple of {DIMS} up to {MOST_DIMS}, not {dims}"
     if config.hidden_size % LANES:
         yield f"it takes a hidden size that is a multiple of {LANES}, not {config.hidden_size}"
     rotations = [turns for name, turns in model.model.rotary_emb.named_buffers() if name.endswith("inv_freq")]
