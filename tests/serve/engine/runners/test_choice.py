@@ -1,4 +1,4 @@
-"""What linears multiply by follows from the runner that they will be in."""
+"""Which runner a model gets; what its linears multiply by follows from that."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import fused_models
 import pytest
 import torch
+from fused_models import POSITIONS
 
 from twofour.prune.errors import ModelError
 from twofour.prune.machine import contention
@@ -21,7 +22,7 @@ from twofour.serve.kernels.race import ALWAYS, TRAFFIC, Result
 from twofour.serve.model.loading import load_model, weight_report
 
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
-SIZE = 16
+BLOCKS, SIZE = 50, 16
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +96,42 @@ def test_a_model_fits_before_its_linears_have_kernels_or_not(tiny_pruned_folder:
     assert asked == ["cpu", "auto"]
     load_model(str(tiny_pruned_folder), "cpu", "float32", decide=decide)
     assert asked[2] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "options", "why"),
+    [
+        ("llama", "2:4", {"kernels": "reference"}, "the kernel reference was asked for"),
+        ("llama", "2:4", {"block_size": 8}, "blocks of a multiple of 16"),
+        ("llama, heads of 16, ragged columns", "dense", {}, "in a form that it does not read"),
+    ],
+)
+def test_what_does_not_fit(family: str, form: str, options: dict[str, Any], why: str) -> None:
+    model, _, _ = fused_models.models(family, form)
+    plan = choice.choose(model, **{"kernels": "auto", "block_size": SIZE} | options)
+    one, reason = plan.build(BLOCKS, SIZE, POSITIONS)
+    assert isinstance(one, GenericRunner) and why in reason
+
+
+def test_where_torch_has_tiles_it_reads_prompts_unless_our_kernels_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _, _ = fused_models.models("llama", "2:4")
+    monkeypatch.setattr(choice, "has_tiles", lambda: True)
+    found = {kernels: choice.choose(model, kernels, SIZE).build(BLOCKS, SIZE, POSITIONS) for kernels in ("auto", "cpu")}
+    assert isinstance(found["auto"][0], GenericRunner) and "AMX" in found["auto"][1]
+    assert isinstance(found["cpu"][0], FusedRunner)
+
+
+def test_scores_with_a_cap_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, _ = fused_models.models("gemma3, two windows")
+    monkeypatch.setattr(model.config, "final_logit_softcapping", 30.0)
+    plan = choice.choose(model, "auto", SIZE)
+    assert len(plan.builds) == 1 and "final_logit_softcapping" in plan.why
+
+
+def test_float32_does_not_fit() -> None:
+    _, _, in_f32 = fused_models.models("llama")
+    one, reason = choice.choose(in_f32, "auto", SIZE).build(BLOCKS, SIZE, POSITIONS)
+    assert isinstance(one, GenericRunner) and "it takes bfloat16" in reason
+    in_f32.set_attn_implementation("sdpa")

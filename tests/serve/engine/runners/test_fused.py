@@ -17,7 +17,7 @@ from fused_models import FAMILIES, FORMS, POSITIONS, VOCABULARY
 from torch import Tensor
 
 from twofour.prune.errors import InputError, ModelError
-from twofour.serve.engine.runners import Chunk, choice
+from twofour.serve.engine.runners import Chunk
 from twofour.serve.engine.runners.choice import choose
 from twofour.serve.engine.runners.fused import FusedRunner
 from twofour.serve.engine.runners.generic import GenericRunner
@@ -213,45 +213,6 @@ def test_one_copy_of_every_weight() -> None:
     kept = [tensor for tensor in fused(model)._step_model._kept if tensor is not None]
     tables = [tensor for tensor in kept if tensor.shape == (POSITIONS, 32)]  # of the rotation
     assert {tensor.data_ptr() for tensor in kept} - {table.data_ptr() for table in tables} <= addresses
-
-
-@pytest.mark.parametrize(
-    ("family", "form", "options", "why"),
-    [
-        ("llama", "2:4", {"kernels": "reference"}, "the kernel reference was asked for"),
-        ("llama", "2:4", {"block_size": 8}, "blocks of a multiple of 16"),
-        ("llama, heads of 16, ragged columns", "dense", {}, "in a form that it does not read"),
-    ],
-)
-def test_what_does_not_fit(family: str, form: str, options: dict[str, Any], why: str) -> None:
-    model, _, _ = fused_models.models(family, form)
-    plan = choose(model, **{"kernels": "auto", "block_size": SIZE} | options)
-    one, reason = plan.build(BLOCKS, SIZE, POSITIONS)
-    assert isinstance(one, GenericRunner) and why in reason
-
-
-def test_where_torch_has_tiles_it_reads_prompts_unless_our_kernels_are_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, _, _ = fused_models.models("llama", "2:4")
-    monkeypatch.setattr(choice, "has_tiles", lambda: True)
-    found = {kernels: choose(model, kernels, SIZE).build(BLOCKS, SIZE, POSITIONS) for kernels in ("auto", "cpu")}
-    assert isinstance(found["auto"][0], GenericRunner) and "AMX" in found["auto"][1]
-    assert isinstance(found["cpu"][0], FusedRunner)
-
-
-def test_scores_with_a_cap_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _, _ = fused_models.models("gemma3, two windows")
-    monkeypatch.setattr(model.config, "final_logit_softcapping", 30.0)
-    plan = choose(model, "auto", SIZE)
-    assert len(plan.builds) == 1 and "final_logit_softcapping" in plan.why
-
-
-def test_float32_does_not_fit() -> None:
-    _, _, in_f32 = fused_models.models("llama")
-    one, reason = choose(in_f32, "auto", SIZE).build(BLOCKS, SIZE, POSITIONS)
-    assert isinstance(one, GenericRunner) and "it takes bfloat16" in reason
-    in_f32.set_attn_implementation("sdpa")
 
 
 def test_wrong_logits_are_seen_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
