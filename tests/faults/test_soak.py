@@ -19,6 +19,8 @@ Server = Any
 SOAK_S = float(os.environ.get("TWOFOUR_SOAK_S", "60"))
 SEED = int(os.environ.get("TWOFOUR_SOAK_SEED", "0"))
 CLIENTS = 12
+# A pool starts a thread when one is first needed; all pools of a server together have no more than these.
+POOLED = 5 + min(32, (os.cpu_count() or 1) + 4)
 pytestmark = pytest.mark.slow
 
 
@@ -119,7 +121,7 @@ def test_fault_32_soak(start: Any, capsys: pytest.CaptureFixture[str]) -> None:
         print(f"\nseed {SEED}: {ended} in {SOAK_S * 2 / 3:g} s; before {before}, after {after}")
     assert {"200", "400", "left"} <= set(ended)
     assert after["fds"] == before["fds"]
-    assert after["threads"] <= before["threads"]
+    assert after["threads"] < before["threads"] + POOLED
     for kind in ("server bytes", "engine bytes"):
         assert after[kind] <= 1.1 * before[kind]
     assert server.engine_pid() == pid
