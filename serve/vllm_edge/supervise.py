@@ -24,7 +24,7 @@ async def supervise(arguments: Sequence[str], environment: Mapping[str, str], an
     signals = Signals()
     signals.install()
     async with control.listening() as (link, path):
-        command = (sys.executable, "-m", "twofour.serve.vllm_edge.child", *arguments)
+        command = (sys.executable, "-P", "-m", "twofour.serve.vllm_edge.child", *arguments)
         told = {**environment, control.VARIABLE: path}
         # A group of its own: Ctrl-C in a terminal reaches the parent alone, and the end of all is one call.
         process = await asyncio.create_subprocess_exec(*command, env=told, stdin=-3, start_new_session=True)
