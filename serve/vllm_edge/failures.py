@@ -20,6 +20,7 @@ from twofour.serve.edge.errors import (
     send_error,
     shutting_down,
     unauthorized,
+    unsupported,
 )
 from twofour.serve.edge.ids import request_id
 from twofour.serve.edge.lifecycle import Lifecycle
@@ -32,6 +33,12 @@ MAX_BYTES = 1 << 16  # of an error that are read
 MAX_MESSAGE = 300  # characters
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 FULL = ("queue", "queued", "overload", "too many")  # words of an answer 503 that says so
+# Words of vLLM -> what we say to that. Its own name the flags of its server.
+UNSUPPORTED = (
+    ("--trust-request-chat-template", unsupported("chat_template", "the template is the operator's")),
+    ("FIM completion", unsupported("suffix")),
+    ("is not a multimodal model", unsupported("messages", "this model reads text alone")),
+)
 TOO_LONG = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
 PYDANTIC = re.compile(r"'msg': (?:'([^']*)'|\"([^\"]*)\")")
 QUOTED = re.compile(r"(, )?'?(input|input_value)'?[:=].*", re.DOTALL)
@@ -79,7 +86,10 @@ def translated(status: int, body: bytes, scope: Scope) -> RequestError:
     if status in MESSAGES:
         return RequestError(status, MESSAGES[status], headers=allow(scope) if status == 405 else {})
     if found := TOO_LONG.search(message):
-        return too_long(int(found[1]), reason(message), param_of_length(scope))
+        return too_long(int(found[1]), "it has more", param_of_length(scope))
+    for words, error_of in UNSUPPORTED:
+        if words in message:
+            return error_of
     return invalid(f"{param}: {reason(message)}" if param else reason(message), param)
 
 
