@@ -2,14 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import engines
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from vllm_server import VllmServer
+from vllm_server import model as one_text_model
 
 from twofour.prune.format import Format, checkpoint
 from twofour.prune.format.folder import new_folder
@@ -31,6 +34,25 @@ MakeModel = Callable[..., Path]
 def pytest_configure() -> None:
     """A cache that cannot be written: kernels are the built-in ones, not the winners of a race on a busy machine."""
     os.environ["TWOFOUR_CACHE"] = "/dev/null/twofour"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests that ask a server, and do not care which engine it has, can ask one of vLLM (docs/serving.md)."""
+    parser.addoption("--engine", choices=("embedded", "vllm"), default="embedded")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--engine") == "vllm":
+        engines.choose(config, items)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """For all tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("vllm")
+    server = VllmServer(one_text_model(folder / "model"), folder / "log")
+    yield server.wait()
+    server.close()
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
