@@ -23,9 +23,13 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 1 for an error with a message, 130 when interrupted,
     141 when the reader of the output has gone."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, passed_on = _split(list(sys.argv[1:] if arguments is None else arguments))
     verb = next((word for word in words if not word.startswith("-")), None)
-    args = _parser(verb).parse_args(words)
+    parser = _parser(verb)
+    args = parser.parse_args(words)
+    if passed_on and not hasattr(args, "passed_on"):
+        parser.error(f"{verb} passes no flags on: nothing may follow --")
+    args.passed_on = passed_on
     if arguments is None:
         huge_pages.adopt()
     try:
@@ -41,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words of a command, and those after the first --, which it passes on to a program that it starts."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
 
 
 def _complain(message: str, error: BaseException) -> None:

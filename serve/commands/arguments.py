@@ -13,9 +13,20 @@ from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import PROBES
 from twofour.serve.edge.limits import Limits
 from twofour.serve.engine.types import STEP_TOKENS, EngineConfig, default_name
+from twofour.serve.vllm_edge.choice import ENGINES
 
 if TYPE_CHECKING:
     from twofour.serve.http.server import Tls
+
+
+def add_choice_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="embedded",
+        help="our own, or vLLM behind the same edge; auto: vLLM where it is installed and a GPU is there. What follows "
+        "-- goes to vLLM as it is (default: %(default)s)",
+    )
 
 
 def add_endpoint_arguments(group: "argparse._ArgumentGroup") -> None:
@@ -102,9 +113,8 @@ def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--max-num-seqs",
         type=positive,
-        default=EngineConfig.max_num_seqs,
         metavar="N",
-        help="sequences in one step (default: %(default)s)",
+        help=f"sequences in one step (default: {EngineConfig.max_num_seqs})",
     )
     group.add_argument(
         "--max-num-batched-tokens",
@@ -197,7 +207,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         dense_values=args.dense_values,
         threads=args.threads,
         max_model_len=args.max_model_len,
-        max_num_seqs=args.max_num_seqs,
+        max_num_seqs=args.max_num_seqs or EngineConfig.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
         cuda_graphs=not args.no_cuda_graphs,
         prefix_cache=not args.no_prefix_cache,

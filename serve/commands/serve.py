@@ -5,7 +5,6 @@ import asyncio
 import gc
 import logging
 import os
-import shlex
 import socket
 import sys
 import threading
@@ -13,8 +12,8 @@ from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from twofour.prune.errors import ModelError, in_a_line
-from twofour.serve.commands import arguments
+from twofour.prune.errors import InputError, ModelError, in_a_line
+from twofour.serve.commands import arguments, starting
 
 if TYPE_CHECKING:
     from twofour.serve.config import ServeConfig
@@ -24,13 +23,14 @@ if TYPE_CHECKING:
 # How long the event loop waits, each time, for a thread that is busy with a large request. Python's own is 5 ms.
 SWITCH_S = 0.0005
 END_S = 10  # after the last answer, for threads to finish and traces to be sent
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, packed 2:4 or dense, or a hub id")
+    parser.set_defaults(passed_on=[])  # by the command line, from what stands after --
+    arguments.add_choice_arguments(parser.add_argument_group("which engine"))
     arguments.add_endpoint_arguments(parser.add_argument_group("endpoint"))
     arguments.add_access_arguments(parser.add_argument_group("access"))
     arguments.add_load_arguments(parser.add_argument_group("load"))
@@ -42,9 +42,25 @@ def run(args: argparse.Namespace, child: Sequence[str] | None = None) -> int:
     from twofour.serve.http import crowd, listening
 
     set_up_logging()
+    if chosen(args) == "vllm":
+        from twofour.serve.commands import serve_vllm
+
+        return serve_vllm.run(args)
     crowd.raise_open_files()
     with listening.listen(args.host, args.port) as listener:
         return run_on(listener, args, child)
+
+
+def chosen(args: argparse.Namespace) -> str:
+    """The engine that serves. `auto` says which one it is, and why."""
+    from twofour.serve.vllm_edge.choice import choose
+
+    engine, reason = choose(args.engine)
+    if args.engine == "auto":
+        print(f"engine: {engine}, since {reason}", file=sys.stderr, flush=True)
+    if args.passed_on and engine != "vllm":
+        raise InputError(f"flags after -- are for vLLM, and the engine is {engine}; use --engine vllm")
+    return engine
 
 
 def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[str] | None) -> int:
@@ -139,19 +155,8 @@ def start_text(info: "EngineInfo", config: "ServeConfig", url: str, host: str) -
         *([graphs_text(info)] if info.cuda_graphs else []),
         *(f"  note      {note}" for note in info.notes),
     ]
-    if host not in LOOPBACK and not config.edge.api_keys:
-        lines.append("  warning   no API key: whoever reaches this port can use it; see --api-key-file")
-    if config.ui:
-        lines.append(f"  chat      {url}/")
-    return "\n".join([*lines, f"ready at {url}/v1; try:", f"  {curl(url, config)}"])
+    return "\n".join([*lines, *starting.how_to_ask(config, url, host)])
 
 
 def graphs_text(info: "EngineInfo") -> str:
     return f"  graphs    {info.cuda_graphs} decode steps captured, {info.cuda_graph_bytes / 1e6:,.1f} MB"
-
-
-def curl(url: str, config: "ServeConfig") -> str:
-    key = '-H "Authorization: Bearer $KEY" ' if config.edge.api_keys else ""
-    body = f'{{"model": "{config.served_model_name}", "prompt": "Once upon a time", "max_tokens": 32}}'
-    header = '-H "Content-Type: application/json" '
-    return f"curl {url}/v1/completions {key}{header}-d {shlex.quote(body)}"

@@ -14,7 +14,8 @@ import pytest
 
 from twofour.prune.errors import InputError, ServerError
 from twofour.serve.app import create_app
-from twofour.serve.commands.serve import curl, start_text
+from twofour.serve.commands.serve import start_text
+from twofour.serve.commands.starting import curl
 from twofour.serve.config import ServeConfig
 from twofour.serve.edge.harden import EdgeConfig
 from twofour.serve.edge.lifecycle import Lifecycle

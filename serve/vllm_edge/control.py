@@ -1,0 +1,56 @@
+"""A socket between the parent and the processes of vLLM. Both sides say words, one a line.
+
+    from vLLM's first process    nothing: it ends, with all that it has started, when the socket ends
+    from each API server         up, when it answers requests; drained, when it has no more of them
+    from the parent              drain
+
+It is a path and no inherited descriptor: vLLM may start more API servers, which inherit nothing.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+VARIABLE = "TWOFOUR_VLLM_CONTROL"
+UP, DRAIN, DRAINED = b"up\n", b"drain\n", b"drained\n"
+
+
+class Control:
+    """The parent's side."""
+
+    def __init__(self) -> None:
+        self.up = asyncio.Event()  # an API server answers requests
+        self._servers: dict[asyncio.StreamWriter, asyncio.Event] = {}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        drained = asyncio.Event()
+        async for word in reader:
+            if word == UP:
+                self._servers[writer] = drained
+                self.up.set()
+            elif word == DRAINED:
+                drained.set()
+        drained.set()  # it has ended
+        writer.close()
+
+    async def drain(self) -> None:
+        """Return when no API server has a request left."""
+        for writer in self._servers:
+            writer.write(DRAIN)
+        await asyncio.gather(*(drained.wait() for drained in self._servers.values()))
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[Control, str]]:
+    """The control and the path of its socket, in a folder that nobody else can look into."""
+    folder = tempfile.mkdtemp(prefix="twofour-")
+    path, control = os.path.join(folder, "control"), Control()
+    server = await asyncio.start_unix_server(control.serve, path)
+    try:
+        yield control, path
+    finally:
+        server.close()
+        shutil.rmtree(folder, ignore_errors=True)
