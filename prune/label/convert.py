@@ -1,4 +1,4 @@
-"""From one form of a pruned model to another: packed, dense with zeros, or the old `sparse-24-bitmask`.
+"""From one form of a pruned model to another: packed or dense with zeros, or one that another tool wrote (`foreign`).
 
 What round trips: packed to packed, and float values packed to dense to packed, give the same tensors bit for bit. int8
 values become dense in the dtype of the model, each product of value and scale rounded to nearest even, and so does
@@ -6,128 +6,112 @@ lm_head in int8, which is not tied to the embeddings then. Packing that gives va
 same dense weights; it does not give int8 again, for nothing here quantises. The label then says that they were int8
 once.
 
-Only what `check` finds no fault with is converted: new digests would make damage look intact.
+Only what `check` finds no fault with is converted: new digests would make damage look intact. Linears are read when
+they are written, one at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError
-from twofour.prune.format import Format, bitmask, checkpoint, head
-from twofour.prune.format.checkpoint import MANIFEST, SparseWeight, Weights
+from twofour.prune.format import Format, checkpoint, head
+from twofour.prune.format.bitmask import CONFIGS, Expanded
+from twofour.prune.format.checkpoint import MANIFEST, SparseWeight, ValuesKind, Weights
 from twofour.prune.format.folder import new_folder, read_config, read_json, write_json
 from twofour.prune.format.packed import Packed
-from twofour.prune.label import publish
-from twofour.prune.label.check import anatomy_of, check, linears_of, read_packed
-from twofour.prune.machine.provenance import versions
+from twofour.prune.label import foreign, publish
+from twofour.prune.label.check import check, read_packed
 
-# What a linear M may be stored as, in any of the forms: M.weight and so on.
-PARTS = (
-    *("weight", "values", "positions", "scales"),
-    *(f"{prefix}{part}" for prefix in bitmask.PREFIXES for part in bitmask.PARTS),
-)
+PARTS = ("weight", "values", "positions", "scales")  # what a linear M may be stored as: M.weight and so on
 FAULTS_SHOWN = 3
+Read = Callable[[str], SparseWeight]  # a linear by its name
 
 
-def convert(folder: Path, out: Path, to: Format) -> None:
-    """Write the same model in another form. The label goes with it, with new digests."""
+def convert(folder: Path, out: Path, to: Format) -> Mapping[str, Any]:
+    """Write the same model in another form. The label goes with it, with new digests, and is returned."""
     config = read_config(folder)
-    with new_folder(out) as part, Weights(folder) as weights:
-        linears, manifest = _read(folder, config, weights)
-        if to == "dense":
-            linears = {name: _dequantised(linear, config) for name, linear in linears.items()}
-        is_int8 = checkpoint.has_int8_head(config)
-        kinds = {checkpoint.values_kind(linear) for linear in linears.values()}
-        known = checkpoint.quantization_config(kinds, checkpoint.others(weights, linears), is_int8)
-        rest = ((name, weights[name]) for name in weights if not _belongs_to(name, linears))
-        stored = _stored(rest, linears, to)
+    with new_folder(out) as part, _opened(folder) as weights:
+        manifest = foreign.read(folder, config, weights) if isinstance(weights, Expanded) else _labelled(folder)
+        read, is_int8 = _reader(weights, config, to), checkpoint.has_int8_head(config)
+        kinds: set[ValuesKind] = set()  # filled while weights are written, for they are read only then
+        stored = _stored(weights, manifest["linears"], read, to, kinds)
         if is_int8 and to == "dense":
-            stored, config["tie_word_embeddings"] = _with_dense_head(stored, weights, known["values_dtype"]), False
+            stored, config["tie_word_embeddings"] = _with_dense_head(stored, weights, kinds), False
         checkpoint.write_weights(part, stored, to)
-        for key in bitmask.CONFIGS:
-            config.pop(key, None)
-        if to == "packed":
-            config["quantization_config"] = known
-        write_json(part / "config.json", config)
+        _reconfigure(part, config, kinds, is_int8)
         checkpoint.copy_rest(folder, part)
-        publish.write(part, _relabelled(manifest, to, *next(iter(kinds))), out.name)
+        manifest = _relabelled(manifest, to, *next(iter(kinds)))
+        publish.write(part, manifest, out.name)
+    return manifest
 
 
-def _read(
-    folder: Path, config: Mapping[str, Any], weights: Weights
-) -> tuple[dict[str, SparseWeight], Mapping[str, Any]]:
-    """Return the pruned linears and the label of a folder. Raises CheckpointError or ModelError, naming its faults."""
-    if (folder / MANIFEST).exists():
-        _require_intact(folder)
-        manifest = read_json(folder / MANIFEST)
-        return {name: _linear(weights, name, config) for name in manifest["linears"]}, manifest
-    bitmask.refuse(config, weights)
-    if not (names := bitmask.linears(weights)):
-        raise CheckpointError(f'{folder} has no {MANIFEST} that says which linears are 2:4; run "twofour prune"')
-    linears: dict[str, SparseWeight] = {name: bitmask.read(weights, name) for name in names}
-    return linears, _first_label(linears, linears_of(anatomy_of(config, weights), weights))
+def _opened(folder: Path) -> Weights:
+    return Weights(folder) if (folder / MANIFEST).exists() else Expanded(folder)
 
 
-def _require_intact(folder: Path) -> None:
-    faults = check(folder).faults
-    if faults:
+def _labelled(folder: Path) -> Mapping[str, Any]:
+    """Read the label of a folder that twofour wrote. Raises CheckpointError, naming its faults."""
+    if faults := check(folder).faults:
         more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         raise CheckpointError(f"{folder} is not what twofour wrote: {'; '.join(faults[:FAULTS_SHOWN])}{more}")
+    return read_json(folder / MANIFEST)
 
 
-def _linear(weights: Weights, name: str, config: Mapping[str, Any]) -> SparseWeight:
+def _reader(weights: Weights, config: Mapping[str, Any], to: Format) -> Read:
     if weights.form == "dense":
-        return weights[f"{name}.weight"]
-    return read_packed(weights, name, config["quantization_config"])
+        return lambda name: weights[f"{name}.weight"]
+    packed = partial(read_packed, weights, quantization=config["quantization_config"])
+    return packed if to == "packed" else lambda name: _dequantised(packed(name), config)
 
 
-def _dequantised(linear: SparseWeight, config: Mapping[str, Any]) -> SparseWeight:
+def _dequantised(packed: Packed, config: Mapping[str, Any]) -> SparseWeight:
     """Expand int8 values to the dtype of the model, rounded to nearest even; leave others as they are."""
-    if not isinstance(linear, Packed) or linear.scales is None:
-        return linear
+    if packed.scales is None:
+        return packed
     dtype = checkpoint.named_dtype(config)
     assert dtype is not None  # `check` asks for it
-    return linear.unpack().to(dtype)
-
-
-def _with_dense_head(
-    stored: Iterator[tuple[str, Tensor]], weights: Weights, dtype: str
-) -> Iterator[tuple[str, Tensor]]:
-    name, packed = head.read(weights)
-    yield from (each for each in stored if each[0].removeprefix(f"{name}.") not in head.PARTS)
-    yield f"{name}.weight", packed.unpack(checkpoint.value_dtype(dtype))
-
-
-def _belongs_to(name: str, linears: Mapping[str, SparseWeight]) -> bool:
-    return any(name.endswith(f".{part}") and name.removesuffix(f".{part}") in linears for part in PARTS)
+    return packed.unpack().to(dtype)
 
 
 def _stored(
-    rest: Iterator[tuple[str, Tensor]], linears: Mapping[str, SparseWeight], to: Format
+    weights: Weights, linears: Collection[str], read: Read, to: Format, kinds: set[ValuesKind]
 ) -> Iterator[tuple[str, Tensor]]:
-    yield from rest
-    for name, linear in linears.items():
+    for name in weights:
+        module, _, part = name.rpartition(".")
+        if part not in PARTS or module not in linears:
+            yield name, weights[name]
+    for name in linears:
+        linear = read(name)
+        kinds.add(checkpoint.values_kind(linear))
         yield from checkpoint.linear_tensors(name, linear, to)
 
 
-def _first_label(linears: Mapping[str, SparseWeight], expected: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
-    """The label of a model that twofour did not prune. Raises CheckpointError unless its linears are these."""
-    for name, linear in linears.items():
-        if tuple(linear.shape) != expected.get(name):
-            by_config = f"by config.json it is {list(expected[name])}" if name in expected else "not in config.json"
-            raise CheckpointError(f"{name} has shape {list(linear.shape)}, {by_config}; take an intact copy")
-    return {
-        "format_version": checkpoint.FORMAT_VERSION,
-        "pattern": "2:4",
-        "method": "unknown",
-        "converted_from": "sparse-24-bitmask",
-        "linears": {name: {"shape": list(linear.shape)} for name, linear in linears.items()},
-        "dense": {name: "dense in what this was converted from" for name in expected if name not in linears},
-        "versions": versions(),
-    }
+def _with_dense_head(
+    stored: Iterator[tuple[str, Tensor]], weights: Weights, kinds: set[ValuesKind]
+) -> Iterator[tuple[str, Tensor]]:
+    name, packed = head.read(weights)
+    yield from (each for each in stored if each[0].removeprefix(f"{name}.") not in head.PARTS)
+    dtype, _ = next(iter(kinds))
+    yield f"{name}.weight", packed.unpack(checkpoint.value_dtype(dtype))
+
+
+def _reconfigure(part: Path, config: dict[str, Any], kinds: set[ValuesKind], is_int8: bool) -> None:
+    """Write the config.json of the weights that were written. Raises ModelError where their values are of two kinds."""
+    with Weights(part) as written:
+        rest = checkpoint.others(written, written.bases())
+        known = checkpoint.quantization_config(kinds, rest, is_int8)
+        packed = written.form == "packed"
+    for key in CONFIGS:
+        config.pop(key, None)
+    if packed:
+        config["quantization_config"] = known
+    if known["values_dtype"] != "int8":
+        checkpoint.say_dtype(config, checkpoint.value_dtype(known["values_dtype"]))
+    write_json(part / "config.json", config)
 
 
 def _relabelled(manifest: Mapping[str, Any], to: Format, dtype: str, scale_columns: int) -> dict[str, Any]:

@@ -14,17 +14,18 @@ from twofour.prune.label.card import card
 from twofour.prune.label.report import REPORT, page
 from twofour.prune.machine.provenance import versions
 
+CONVERTED = "converted_from"  # on the label of a folder that another tool made 2:4, the form it had
+
 
 def write(part: Path, manifest: Mapping[str, Any], name: str) -> None:
     """Write the label of a new folder, whose name will be `name`; the manifest comes last."""
-    if "origin" in manifest:  # else it was made of a checkpoint that twofour did not prune
-        _write_readable(part, manifest, name)
+    _write_readable(part, manifest, name)
     checkpoint.write_manifest(part, manifest)
 
 
 def require_labelled(folder: Path) -> None:
-    """Raise InputError unless this is a folder that `prune` wrote, so that its label can be added to."""
-    if not (folder / MANIFEST).exists() or "origin" not in read_json(folder / MANIFEST):
+    """Raise InputError unless `prune` or `convert` wrote this folder and its label, so that it can be added to."""
+    if not (folder / MANIFEST).exists() or not {"origin", CONVERTED}.intersection(read_json(folder / MANIFEST)):
         raise InputError(f"{folder} has no label of twofour prune to write into; leave out --label")
 
 
@@ -43,6 +44,9 @@ def add_quality(folder: Path, text: str, figures: Mapping[str, Any], tasks: Mapp
 
 
 def _write_readable(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
+    """Write card and report, unless another tool pruned this: then README.md is that of its maker."""
+    if "origin" not in manifest:
+        return
     form = checkpoint.form_of(folder)
     try:
         readable = {README: card(manifest, name, form), REPORT: page(manifest, name)}
