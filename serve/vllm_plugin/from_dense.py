@@ -1,0 +1,90 @@
+"""A linear that is dense with zeros on disk, packed as soon as all of it was loaded (`-q twofour`).
+
+Its weight stays on the meta device until vLLM has read it, so that no more than a few layers are dense at a time.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.layers.linear import (
+    LinearMethodBase,
+    UnquantizedLinearMethod,
+    register_weight_loader_v2_supported_method,
+)
+from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
+from vllm.model_executor.parameter import ModelWeightParameter
+from vllm.model_executor.utils import set_weight_attrs
+
+from twofour.prune.errors import TwofourError
+from twofour.prune.format.packed import Packed, pack
+from twofour.serve.vllm_plugin.linear import apply, give_kernel, parts_of, require_whole
+
+CHUNK = 1 << 22  # weights packed at a time
+DONE = "_already_called_process_weights_after_loading"  # vLLM removes it before it loads a layer again
+
+
+@register_weight_loader_v2_supported_method
+class TwofourFromDenseMethod(LinearMethodBase):  # type: ignore[misc]
+    """names: of the linears that the layer is made of."""
+
+    uses_meta_device = True
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.dense = UnquantizedLinearMethod()
+
+    def create_weights(
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        require_whole(layer.prefix, (output_size, input_size), input_size_per_partition)
+        shape = (sum(output_partition_sizes), input_size_per_partition)
+        weight = ModelWeightParameter(
+            data=torch.empty(shape, dtype=params_dtype, device="meta"),
+            input_dim=1,
+            output_dim=0,
+            weight_loader=extra_weight_attrs.pop("weight_loader"),
+        )
+        layer.register_parameter("weight", weight)
+        set_weight_attrs(weight, extra_weight_attrs)
+        initialize_online_processing(layer)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        if getattr(layer, DONE, False):
+            return
+        weight = layer.weight.data
+        packed = packed_in_parts(weight, *parts_of(layer, self.names))
+        del layer.weight, weight
+        give_kernel(layer, packed, self.dense)
+        setattr(layer, DONE, True)
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return apply(layer, x, bias, self.dense)
+
+
+def packed_in_parts(weight: Tensor, names: Sequence[str], sizes: Sequence[int]) -> Packed:
+    """Pack a weight [out, in] some rows at a time. Raises ValueError, naming the linear that is not 2:4."""
+    parts: list[Packed] = []
+    for name, rows in zip(names, weight.split(list(sizes)), strict=True):
+        try:
+            parts += [pack(some, name) for some in rows.split(max(1, CHUNK // weight.shape[1]))]
+        except TwofourError:
+            raise ValueError(_fault(rows, name)) from None
+    return Packed(torch.cat([part.values for part in parts]), torch.cat([part.positions for part in parts]))
+
+
+def _fault(rows: Tensor, name: str) -> str:
+    """What is wrong with a linear, with the number of its row."""
+    try:
+        pack(rows, name)
+    except TwofourError as error:
+        return str(error)
+    return f"{name} is not 2:4"

@@ -1,0 +1,38 @@
+"""Which layer of a model vLLM loads by which method of ours, or by its own."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from vllm.model_executor.layers.fused_moe import RoutedExperts
+from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+from twofour.serve.vllm_plugin.from_dense import TwofourFromDenseMethod
+from twofour.serve.vllm_plugin.head import TwofourHeadMethod
+from twofour.serve.vllm_plugin.linear import TwofourLinearMethod
+
+if TYPE_CHECKING:
+    from twofour.serve.vllm_plugin.config import TwofourVllmConfig
+
+
+def method(config: "TwofourVllmConfig", layer: nn.Module, prefix: str) -> Any:
+    """None: the layer is vLLM's own."""
+    if isinstance(layer, LinearBase):
+        if not config.is_sparse(prefix):
+            return UnquantizedLinearMethod()
+        if config.stored is None:
+            return TwofourFromDenseMethod(config.linears(prefix))
+        return TwofourLinearMethod(config.linears(prefix), config.stored)
+    if isinstance(layer, RoutedExperts) and config.stored is not None:
+        _require_dense(config, prefix)
+    if isinstance(layer, ParallelLMHead) and config.stored and config.stored.get("lm_head"):
+        return TwofourHeadMethod()
+    return None
+
+
+def _require_dense(config: "TwofourVllmConfig", prefix: str) -> None:
+    if not any(name.startswith(f"{prefix}.") for name in config.ignore):
+        raise ValueError(
+            f'{prefix} is 2:4, and vLLM multiplies by experts in kernels of its own, which are dense; run "twofour '
+            'convert DIR -o OUT --to dense" and serve OUT, or serve DIR with "twofour serve"'
+        )
