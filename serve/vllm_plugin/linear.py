@@ -29,7 +29,7 @@ from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.vllm_plugin import intact, op
 
 BYTE = 8  # inputs whose positions share a byte
-HANDLE = "weight_packed"
+HANDLE, KERNEL = "weight_packed", "twofour_kernel"
 
 
 @register_weight_loader_v2_supported_method
@@ -126,8 +126,12 @@ def give_kernel(layer: Any, packed: Packed, dense: Any) -> None:
 
 
 def hold(layer: Any, kernel: op.Product, rows: int) -> None:
-    """Keep a kernel and its tensors with a layer; `apply` then multiplies by it."""
-    op.keep(kernel, layer)
+    """Keep a kernel and its tensors with a layer, for `apply`. Weights that are loaded again are copied into them."""
+    if hasattr(layer, KERNEL):
+        kernel = op.copied(kernel, getattr(layer, KERNEL))
+    else:
+        op.keep(kernel, layer)
+    setattr(layer, KERNEL, kernel)
     layer.twofour_rows = rows
     for index, tensor in enumerate(op.tensors(kernel)):
         name = f"{HANDLE}_{index}" if index else HANDLE
