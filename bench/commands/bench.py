@@ -2,13 +2,14 @@
 
 import argparse
 
-from twofour.bench.commands import compare, decode, http, kernels, overhead, peers, pruning, report
+from twofour.bench.commands import compare, decode, http, kernels, overhead, peers, pruning, report, vllm
 from twofour.bench.commands import run as run_verb
 
 _VERBS = {
     "run": (run_verb, "load-test one server"),
     "compare": (compare, "dense against 2:4, paired, with a report"),
     "decode": (decode, "decode steps of our runners, transformers and llama.cpp, in turns"),
+    "vllm": (vllm, "vLLM offline, dense against 2:4, in turns"),
     "kernels": (kernels, "the 2:4 multiplication against the machine's ceiling and dense"),
     "pruning": (pruning, "presets of pruning, by quality and minutes"),
     "overhead": (overhead, "what the engine adds to a decode step of the model"),

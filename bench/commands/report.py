@@ -49,11 +49,14 @@ def _tables() -> dict[str, Callable[[Document], str]]:
     from twofour.bench.kernels import table as kernels
     from twofour.bench.pruning import presets
     from twofour.bench.report import terminal
+    from twofour.bench.vllm import document as vllm
+    from twofour.bench.vllm import table as vllm_table
 
     return {
         comparison.KIND: terminal.table,
         grid.KIND: kernels.table,
         decode.KIND: decode_table.table,
+        vllm.KIND: vllm_table.table,
         presets.KIND: presets.table,
         sheet.KIND: gpu.table,
     }

@@ -4,12 +4,14 @@ Between two questions it waits for its pipe, and takes no processor.
 """
 
 import json
+import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from twofour.bench.targets.frozen import signal_group
 from twofour.prune.errors import ServerError
 
 _STOP_S = 10.0
@@ -17,7 +19,7 @@ _LAST_LINES = 8
 
 
 class Worker:
-    """Used as a context manager, which ends the process."""
+    """Used as a context manager, which ends the process, and those that it has started."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name, self._log = name, log
@@ -25,6 +27,11 @@ class Worker:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, start_new_session=True
             )
+
+    @property
+    def group(self) -> int:
+        """Its process group, which has the number of its first process."""
+        return self._process.pid
 
     def ask(self, what: str, **more: Any) -> dict[str, Any]:
         """Raises ServerError, with its last words, for a process that has ended or cannot answer."""
@@ -46,11 +53,12 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         """The end of its questions is its end."""
         assert self._process.stdin and self._process.stdout
+        signal_group(self.group, signal.SIGCONT)
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_S)
-        self._process.kill()
+        signal_group(self.group, signal.SIGKILL)
         self._process.wait()
         self._process.stdout.close()
 

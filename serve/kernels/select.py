@@ -73,6 +73,8 @@ CANDIDATES = {
 NAMES = ("auto", "reference", *CANDIDATES)
 SLOWER = "dense is faster on this machine"
 
+_undecided: set[tuple[str, str]] = set()  # machines and shapes whose race was beside other work: not raced again here
+
 # If nothing can be raced, or one kernel is asked for: in tokens, by device and values. On a CPU all take one path, with
 # one order of additions: a text must not depend on how many tokens were computed at a time. On a GPU it is a guess.
 CROSSOVERS = {
@@ -194,12 +196,13 @@ def _verdict(
     known = verdicts.find(machine, problem.shape)
     if known is not None and known.form in forms and not _is_back(problem, known, forms):
         return known
-    if not verdicts.can_keep():
+    if not verdicts.can_keep() or (machine, problem.shape) in _undecided:
         return built_in
     measurement = Measurement()
     results = _raced(problem, forms, most_tokens)
     took = measurement.seconds
     if problem.device.type == "cpu" and measurement.was_disturbed():
+        _undecided.add((machine, problem.shape))
         log.warning("raced %s beside other work: nothing is kept, and the built-in choice holds", problem.shape)
         return built_in
     verdict = replace(winner(results), dropped=tuple(trial.dropped(problem)))

@@ -7,6 +7,7 @@ from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
+from twofour.serve.vllm_plugin.dense_head import TwofourDenseHeadMethod
 from twofour.serve.vllm_plugin.from_dense import TwofourFromDenseMethod
 from twofour.serve.vllm_plugin.head import TwofourHeadMethod
 from twofour.serve.vllm_plugin.linear import TwofourLinearMethod
@@ -25,8 +26,8 @@ def method(config: "TwofourVllmConfig", layer: nn.Module, prefix: str) -> Any:
         return TwofourLinearMethod(config.linears(prefix), config.stored)
     if isinstance(layer, RoutedExperts) and config.stored is not None:
         _require_dense(config, prefix)
-    if isinstance(layer, ParallelLMHead) and config.stored and config.stored.get("lm_head"):
-        return TwofourHeadMethod()
+    if isinstance(layer, ParallelLMHead):
+        return TwofourHeadMethod() if config.stored and config.stored.get("lm_head") else TwofourDenseHeadMethod()
     return None
 
 

@@ -116,7 +116,7 @@ def checked(load: Callable[..., Any], name: str, part: str) -> Callable[..., Any
 
 def give_kernel(layer: Any, packed: Packed, dense: Any) -> None:
     """Lay a weight out for the kernel that is fastest here, or for vLLM's own dense linear."""
-    with _as_in_our_server():
+    with as_in_our_server():
         kernel = select.choose(packed, "auto", layer.params_dtype).kernel
     if isinstance(kernel, DenseKernel | ReferenceKernel):
         layer.weight = nn.Parameter(kernel.weight.to(layer.params_dtype), requires_grad=False)
@@ -147,7 +147,7 @@ def apply(layer: Any, x: Tensor, bias: Tensor | None, dense: Any) -> Tensor:  # 
 
 
 @contextmanager
-def _as_in_our_server() -> Iterator[None]:
+def as_in_our_server() -> Iterator[None]:
     """vLLM loads with the model's dtype and device as torch's defaults; our kernels expect torch's own."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from twofour.prune.errors import ServerError
+from twofour.serve.kernels.cpu.kernel import CpuKernel
 
 
 class Product(Protocol):
@@ -64,7 +65,7 @@ def _linear24(
     kernel = _kernels.get(weight.data_ptr())
     if kernel is None:
         raise ServerError("a 2:4 weight was moved after it was loaded, which its kernel does not know; start vLLM anew")
-    return kernel(x, bias)
+    return kernel.inside(x, bias) if isinstance(kernel, CpuKernel) else kernel(x, bias)
 
 
 def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:

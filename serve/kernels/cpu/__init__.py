@@ -8,10 +8,10 @@ refuse (float16 values or activations, other scales) raises InputError: the call
 """
 
 from twofour.serve.kernels.cpu.extension import loaded, missing
-from twofour.serve.kernels.cpu.ops import dense_linear, linear
+from twofour.serve.kernels.cpu.ops import dense_linear, linear, linear_inside
 from twofour.serve.kernels.cpu.weight import CpuWeight, Kind
 
-__all__ = ["CpuWeight", "Kind", "available", "dense_linear", "linear"]
+__all__ = ["CpuWeight", "Kind", "available", "dense_linear", "linear", "linear_inside"]
 
 
 def available() -> str:

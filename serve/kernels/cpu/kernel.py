@@ -39,6 +39,12 @@ class CpuKernel:
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:  # [..., in] -> [..., out]
         return multiply(x, self.weight, bias, self.crossover_tokens)
 
+    def inside(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The same within an operator, where torch's dispatcher has been passed already."""
+        if x.dtype is torch.float16:
+            return self(x, bias)
+        return cpu.linear_inside(x, self.weight, bias, self.crossover_tokens)
+
 
 def multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, crossover_tokens: int) -> Tensor:
     """x W^T + bias, [..., in] -> [..., out], in any dtype of activations."""

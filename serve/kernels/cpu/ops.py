@@ -37,6 +37,11 @@ def linear(
     return sparse(x, weight.data, bias, weight.rows, weight.columns, int(weight.kind), crossover)
 
 
+def linear_inside(x: Tensor, weight: CpuWeight, bias: Tensor | None, crossover: int) -> Tensor:
+    """The same by a 2:4 weight for plain tensors, as an operator of its own has them: no dispatcher is asked."""
+    return _sparse(x, weight.data, bias, weight.rows, weight.columns, weight.kind, crossover)
+
+
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # [..., columns] -> [..., rows]
     """Multiply by a contiguous bfloat16 weight [rows, columns] where it lies; columns a multiple of 64."""
     rows, columns = weight.shape

@@ -17,6 +17,7 @@ from twofour.prune.format.pattern import mask_from_scores
 from twofour.prune.format.rounding import to_int8
 from twofour.serve.kernels import cpu
 from twofour.serve.kernels.cpu import extension, weight
+from twofour.serve.kernels.cpu.kernel import CpuKernel
 from twofour.serve.kernels.cpu.weight import CpuWeight
 
 pytestmark = pytest.mark.skipif(bool(extension.missing()), reason=f"no CPU kernel: {extension.missing()}")
@@ -70,6 +71,14 @@ def test_every_gradient_mode_gives_the_same(device: CpuWeight, mode: Callable[[]
     expected = cpu.linear(activations(3, 128), device)
     with mode():  # type: ignore[attr-defined]
         assert torch.equal(cpu.linear(activations(3, 128), device), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
+@pytest.mark.parametrize("crossover", [4, 0])
+def test_within_an_operator_the_kernel_gives_the_same(dtype: torch.dtype, crossover: int) -> None:
+    kernel = CpuKernel.from_packed(packed_weight(), crossover)
+    x, bias = activations(3, 128).to(dtype), torch.ones(24, dtype=dtype)
+    assert torch.equal(kernel.inside(x, bias), kernel(x, bias))
 
 
 def test_compiled_in_one_graph(device: CpuWeight) -> None:
