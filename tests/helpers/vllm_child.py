@@ -32,7 +32,6 @@ def _held(model: nn.Module) -> dict[str, Any]:
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
-    from vllm.compilation.counter import compilation_counter
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
@@ -55,7 +54,6 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {"tokens": [list(each.token_ids) for each in answers], "logprobs": first}
         if asked.get("held"):
             found |= llm.apply_model(_held)[0]
-        found["compiled"] = vars(compilation_counter)
         return found
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}
