@@ -48,6 +48,9 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         lora = LoRARequest("adapter", 1, asked["adapter"]) if asked.get("adapter") else None
         if folder := asked.get("then_load"):
             llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        if level := asked.get("sleep"):
+            llm.sleep(level)
+            llm.wake_up()
         outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
         answers = [output.outputs[0] for output in outputs]
         first = [{str(token): found.logprob for token, found in each.logprobs[0].items()} for each in answers]

@@ -1,7 +1,7 @@
 """Every name and signature of vLLM that the plugin leans on: an upgrade that moves one fails here, by its name.
 
-What is installed is looked at, and so is the source of the newest version that was read (`make judges` brings it), which
-need not be installed.
+What is installed is looked at, and so is the source of the newest version that was read, which `make judges` brings and
+which need not be installed.
 """
 
 import ast
