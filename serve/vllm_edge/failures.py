@@ -24,7 +24,8 @@ from twofour.serve.edge.errors import (
 )
 from twofour.serve.edge.ids import request_id
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.openai.handlers import MESSAGES
+from twofour.serve.openai.handlers import message_for
+from twofour.serve.openai.parameters import DESCRIBE
 from twofour.serve.openai.prompts.vocabulary import too_long
 from twofour.serve.openai.serving import model_not_found
 
@@ -32,10 +33,12 @@ FIELDS = {"message", "type", "param", "code"}
 MAX_BYTES = 1 << 16  # of an error that are read
 MAX_MESSAGE = 300  # characters
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
+NO_ROUTE = ("", "Not Found")
 FULL = ("queue", "queued", "overload", "too many")  # words of an answer 503 that says so
 # Words of vLLM -> what we say to that. Its own name the flags of its server.
 UNSUPPORTED = (
     ("--trust-request-chat-template", unsupported("chat_template", "the template is the operator's")),
+    ("tool-call-parser", unsupported("tools", DESCRIBE)),
     ("FIM completion", unsupported("suffix")),
     ("is not a multimodal model", unsupported("messages", "this model reads text alone")),
 )
@@ -83,8 +86,10 @@ def translated(status: int, body: bytes, scope: Scope) -> RequestError:
         return unauthorized()
     if status == 404 and param in (None, "model") and "model" in message.lower():
         return model_not_found()
-    if status in MESSAGES:
-        return RequestError(status, MESSAGES[status], headers=allow(scope) if status == 405 else {})
+    if status == 405:
+        return RequestError(405, message_for(405, scope["path"]), headers=allow(scope))
+    if status == 404:
+        return RequestError(404, message_for(404, scope["path"]) if message in NO_ROUTE else reason(message))
     if found := TOO_LONG.search(message):
         return too_long(int(found[1]), "it has more", param_of_length(scope))
     for words, error_of in UNSUPPORTED:
