@@ -29,15 +29,20 @@ def require(packed: Packed, names: Sequence[str], sizes: Sequence[int]) -> None:
     """
     for name, rows in zip(names, _split(packed, sizes), strict=True):
         for part, tensor in rows.tensors().items():
-            if _is_untouched(tensor):
-                raise ValueError(f"the checkpoint lacks {name}.{part}; take an intact copy of the model")
+            require_loaded(tensor, f"{name}.{part}")
         _require_valid(rows, name)
 
 
+def require_loaded(tensor: Tensor, name: str) -> None:
+    """Raise ValueError, naming the tensor, if nothing was loaded into it."""
+    if all(bool(_is_never(rows).all()) for rows in (tensor[:1], tensor)):  # the first row tells it, nearly always
+        raise ValueError(f"the checkpoint lacks {name}; take an intact copy of the model")
+
+
 def require_finite(tensor: Tensor, name: str) -> None:
-    """Raise ValueError, naming the tensor, if it holds NaN or infinity, or was not loaded."""
+    """Raise ValueError, naming the tensor, if it holds NaN or infinity, or was loaded in part."""
     if not is_finite(tensor):
-        raise ValueError(f"{name} is missing or holds NaN or infinity; take an intact copy of the model")
+        raise ValueError(f"{name} holds NaN or infinity; take an intact copy of the model")
 
 
 def _split(packed: Packed, sizes: Sequence[int]) -> Iterator[Packed]:
@@ -50,10 +55,6 @@ def _split(packed: Packed, sizes: Sequence[int]) -> Iterator[Packed]:
 def _rows(packed: Packed, start: int, end: int) -> Packed:
     scales = None if packed.scales is None else packed.scales[start:end]
     return Packed(packed.values[start:end], packed.positions[start:end], scales, packed.scale_columns)
-
-
-def _is_untouched(tensor: Tensor) -> bool:
-    return all(bool(_is_never(rows).all()) for rows in (tensor[:1], tensor))
 
 
 def _is_never(tensor: Tensor) -> Tensor:
