@@ -15,6 +15,7 @@ from twofour.serve.edge.errors import (
     RequestError,
     internal,
     invalid,
+    not_followed,
     not_ready,
     overloaded,
     send_error,
@@ -34,7 +35,7 @@ MAX_BYTES = 1 << 16  # of an error that are read
 MAX_MESSAGE = 300  # characters
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 NO_ROUTE = ("", "Not Found")
-FULL = ("queue", "queued", "overload", "too many")  # words of an answer 503 that says so
+FULL = ("busy", "backlog", "queue")  # words of an answer 503 that says so
 # Words of vLLM -> what we say to that. Its own name the flags of its server.
 UNSUPPORTED = (
     ("--trust-request-chat-template", unsupported("chat_template", "the template is the operator's")),
@@ -44,7 +45,7 @@ UNSUPPORTED = (
 )
 TOO_LONG = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
 PYDANTIC = re.compile(r"'msg': (?:'([^']*)'|\"([^\"]*)\")")
-QUOTED = re.compile(r"(, )?'?(input|input_value)'?[:=].*", re.DOTALL)
+QUOTED = re.compile(r"(, )?'?(input|input_value)'?[:=].*|\(parameter=.*", re.DOTALL)
 
 
 class Failures:
@@ -125,7 +126,7 @@ def of_the_server(status: int, message: str, scope: Scope) -> RequestError:
         return overloaded("too many requests are under way; try again shortly")
     if status == 503 or "EngineCore" in message or "EngineDead" in message:
         return not_ready("the engine does not answer; try again shortly")
-    return internal(request_id(scope))
+    return not_followed() if scope["state"].get("formatted") else internal(request_id(scope))
 
 
 def param_of(error: Mapping[str, Any]) -> str | None:

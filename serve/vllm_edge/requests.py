@@ -47,6 +47,7 @@ from twofour.serve.vllm_edge.engine_state import Model, model_of
 
 LARGE_BYTES = 1 << 16  # a body that is checked in a thread: other requests go on meanwhile
 OURS = ("text", "json_object", "json_schema")  # of the formats of an answer; vLLM has more
+NOTHING: Mapping[bytes, object] = {b"suffix": "", b"tools": []}
 MORE_IN_MESSAGES = frozenset(("tools", "task"))  # that vLLM serves; those of parameters.INNER it serves, too
 
 
@@ -121,8 +122,9 @@ async def checked(raw: bytes, scope: Scope) -> bytes:
         body = check(raw, path, model)
     if not isinstance(body, GenerationRequest):
         return raw
-    await grammar_of(body.response_format)  # vLLM compiles it again, without limits
-    raw = await asyncio.to_thread(without_nulls, raw) if len(raw) > LARGE_BYTES else without_nulls(raw)
+    if await grammar_of(body.response_format):  # vLLM compiles it again, and without our limits
+        scope["state"]["formatted"] = True  # should vLLM fail at it, the schema is at fault
+    raw = await asyncio.to_thread(without_nothing, raw) if len(raw) > LARGE_BYTES else without_nothing(raw)
     return raw if key is None else salted(raw, key, body.cache_salt)
 
 
@@ -206,12 +208,14 @@ def longest_ids(body: GenerationRequest, model: Model) -> int:
     return max(map(len, ids), default=0)
 
 
-def without_nulls(raw: bytes) -> bytes:
-    """null is the default, as OpenAI has it; vLLM takes some of them for a wrong type."""
-    if b"null" not in raw:
+def without_nothing(raw: bytes) -> bytes:
+    """null is the default, as OpenAI has it, and some empty values ask for nothing; vLLM takes them for wrong ones."""
+    if not any(sign in raw for sign in (b"null", *NOTHING)):
         return raw
     document = json.loads(raw)
-    given = {name: value for name, value in document.items() if value is not None}
+    given = {
+        name: value for name, value in document.items() if value is not None and NOTHING.get(name.encode()) != value
+    }
     return raw if len(given) == len(document) else json.dumps(given).encode()
 
 

@@ -43,7 +43,7 @@ CASES: list[tuple[int, bytes, int, str, str | None, str | None]] = [
     (500, vllm("/usr/lib/SECRET.py failed", 500), 500, "server_error", None, None),
     (500, vllm("cannot schedule new futures after shutdown", 500), 503, "server_error", "not_ready", None),
     (500, vllm("EngineCore encountered an issue", 500), 503, "server_error", "not_ready", None),
-    (503, vllm("Request queue is full", 503), 503, "server_error", "engine_overloaded", None),
+    (503, vllm("The engine is currently busy and cannot accept", 503), 503, "server_error", "engine_overloaded", None),
     (500, b"Internal Server Error", 500, "server_error", None, None),
     (
         *(400, vllm("This model's maximum context length is 256 tokens. However, you requested 300", 400)),
