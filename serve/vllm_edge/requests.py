@@ -47,6 +47,7 @@ from twofour.serve.vllm_edge.engine_state import Model, model_of
 
 LARGE_BYTES = 1 << 16  # a body that is checked in a thread: other requests go on meanwhile
 OURS = ("text", "json_object", "json_schema")  # of the formats of an answer; vLLM has more
+NOTHING: Mapping[bytes, object] = {b"suffix": "", b"tools": []}
 MORE_IN_MESSAGES = frozenset(("tools", "task"))  # that vLLM serves; those of parameters.INNER it serves, too
 
 
@@ -121,7 +122,9 @@ async def checked(raw: bytes, scope: Scope) -> bytes:
         body = check(raw, path, model)
     if not isinstance(body, GenerationRequest):
         return raw
-    await grammar_of(body.response_format)  # vLLM compiles it again, without limits
+    if await grammar_of(body.response_format):  # vLLM compiles it again, and without our limits
+        scope["state"]["formatted"] = True  # should vLLM fail at it, the schema is at fault
+    raw = await asyncio.to_thread(without_nothing, raw) if len(raw) > LARGE_BYTES else without_nothing(raw)
     return raw if key is None else salted(raw, key, body.cache_salt)
 
 
@@ -158,13 +161,20 @@ def refuse_unknown(body: Strict, theirs: frozenset[str]) -> None:
     check_names(extra, NEUTRAL, IGNORED)
     for place, part in inner(body):
         if isinstance(part, Said):
+            check_parts(part, place)
             own = {name: value for name, value in (part.model_extra or {}).items() if name not in INNER[Message]}
             check_names(own, {}, IGNORED_IN_MESSAGES | MORE_IN_MESSAGES, place)
         elif isinstance(part, Strict):
             check_names(part.model_extra or {}, INNER[type(part)], frozenset(), place)
-        elif part.get("type") == "text":
+
+
+def check_parts(message: Said, place: str) -> None:
+    """Texts alone: whether the model reads pictures and sounds, vLLM knows."""
+    for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        if part.get("type") == "text":
             part_text(part)
-            check_names({name: part[name] for name in part.keys() - PART}, {}, IGNORED_IN_PARTS, place)
+            own = {name: part[name] for name in part.keys() - PART}
+            check_names(own, {}, IGNORED_IN_PARTS, f"{place}content[{index}].")
 
 
 def check_amounts(body: GenerationRequest, model: Model) -> None:
@@ -196,6 +206,17 @@ def longest_ids(body: GenerationRequest, model: Model) -> int:
     for prompt in ids:
         known_ids(prompt, model.vocab_size, "prompt")
     return max(map(len, ids), default=0)
+
+
+def without_nothing(raw: bytes) -> bytes:
+    """null is the default, as OpenAI has it, and some empty values ask for nothing; vLLM takes them for wrong ones."""
+    if not any(sign in raw for sign in (b"null", *NOTHING)):
+        return raw
+    document = json.loads(raw)
+    given = {
+        name: value for name, value in document.items() if value is not None and NOTHING.get(name.encode()) != value
+    }
+    return raw if len(given) == len(document) else json.dumps(given).encode()
 
 
 def salted(raw: bytes, key: int, salt: str | None) -> bytes:
