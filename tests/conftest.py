@@ -2,14 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import engines
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from vllm_server import VllmServer
+from vllm_server import model as one_text_model
 
 from twofour.prune.format import Format, checkpoint
 from twofour.prune.format.folder import new_folder
@@ -31,6 +34,25 @@ MakeModel = Callable[..., Path]
 def pytest_configure() -> None:
     """A cache that cannot be written: kernels are the built-in ones, not the winners of a race on a busy machine."""
     os.environ["TWOFOUR_CACHE"] = "/dev/null/twofour"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests that ask a server, and do not care which engine it has, can ask one of vLLM (docs/serving.md)."""
+    parser.addoption("--engine", choices=("embedded", "vllm"), default="embedded")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--engine") == "vllm":
+        engines.choose(config, items)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """For all tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("vllm")
+    server = VllmServer(one_text_model(folder / "model"), folder / "log")
+    yield server.wait()
+    server.close()
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -84,9 +106,10 @@ def tiny_bos_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_float32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense model in float32, its embeddings not tied."""
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny32", torch.float32)
+def tiny_float32_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model in float32, its embeddings not tied. vLLM's smallest heads on a CPU are of 32."""
+    shape = {"head_dim": 32} if request.config.getoption("--engine") == "vllm" else {}
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny32", torch.float32, **shape)
 
 
 def prune_by_magnitude(

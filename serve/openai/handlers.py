@@ -47,10 +47,15 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = MESSAGES.get(error.status_code, "the request was refused")
-    if error.status_code == 404:
-        message = next((hint for path, hint in ELSEWHERE.items() if is_below(request.scope["path"], path)), message)
+    message = message_for(error.status_code, request.scope["path"])
     return respond(request, RequestError(error.status_code, message, headers=error.headers))
+
+
+def message_for(status: int, path: str) -> str:
+    message = MESSAGES.get(status, "the request was refused")
+    if status == 404:
+        message = next((hint for known, hint in ELSEWHERE.items() if is_below(path, known)), message)
+    return message
 
 
 async def on_bug(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from twofour.serve.vllm_edge.failures import translated
 STREAMED = ("/v1/completions", "/v1/chat/completions")
 DONE = b"data: [DONE]\n\n"
 ERROR = b'data: {"error"'
+AS_IT_COMES = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # not to be kept on the way
 LEAVE_S = 2.0  # for vLLM to notice that a request is over
 DISCONNECT: Message = {"type": "http.disconnect"}
 
@@ -67,6 +68,8 @@ class Answer:
             return
         if message["type"] == "http.response.start":
             self._started, self._streamed = True, self._scope["path"] in STREAMED and is_stream(message)
+            if self._streamed:
+                message = {**message, "headers": [*message["headers"], *AS_IT_COMES]}
         elif self._streamed:
             message = self._event(message)
         self._ended = message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -15,15 +15,18 @@ from twofour.serve.edge.errors import (
     RequestError,
     internal,
     invalid,
+    not_followed,
     not_ready,
     overloaded,
     send_error,
     shutting_down,
     unauthorized,
+    unsupported,
 )
 from twofour.serve.edge.ids import request_id
 from twofour.serve.edge.lifecycle import Lifecycle
-from twofour.serve.openai.handlers import MESSAGES
+from twofour.serve.openai.handlers import message_for
+from twofour.serve.openai.parameters import DESCRIBE
 from twofour.serve.openai.prompts.vocabulary import too_long
 from twofour.serve.openai.serving import model_not_found
 
@@ -31,10 +34,18 @@ FIELDS = {"message", "type", "param", "code"}
 MAX_BYTES = 1 << 16  # of an error that are read
 MAX_MESSAGE = 300  # characters
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
-FULL = ("queue", "queued", "overload", "too many")  # words of an answer 503 that says so
+NO_ROUTE = ("", "Not Found")
+FULL = ("busy", "backlog", "queue")  # words of an answer 503 that says so
+# Words of vLLM -> what we say to that. Its own name the flags of its server.
+UNSUPPORTED = (
+    ("--trust-request-chat-template", unsupported("chat_template", "the template is the operator's")),
+    ("tool-call-parser", unsupported("tools", DESCRIBE)),
+    ("FIM completion", unsupported("suffix")),
+    ("is not a multimodal model", unsupported("messages", "this model reads text alone")),
+)
 TOO_LONG = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
 PYDANTIC = re.compile(r"'msg': (?:'([^']*)'|\"([^\"]*)\")")
-QUOTED = re.compile(r"(, )?'?(input|input_value)'?[:=].*", re.DOTALL)
+QUOTED = re.compile(r"(, )?'?(input|input_value)'?[:=].*|\(parameter=.*", re.DOTALL)
 
 
 class Failures:
@@ -76,10 +87,15 @@ def translated(status: int, body: bytes, scope: Scope) -> RequestError:
         return unauthorized()
     if status == 404 and param in (None, "model") and "model" in message.lower():
         return model_not_found()
-    if status in MESSAGES:
-        return RequestError(status, MESSAGES[status], headers=allow(scope) if status == 405 else {})
+    if status == 405:
+        return RequestError(405, message_for(405, scope["path"]), headers=allow(scope))
+    if status == 404:
+        return RequestError(404, message_for(404, scope["path"]) if message in NO_ROUTE else reason(message))
     if found := TOO_LONG.search(message):
-        return too_long(int(found[1]), reason(message), param_of_length(scope))
+        return too_long(int(found[1]), "it has more", param_of_length(scope))
+    for words, error_of in UNSUPPORTED:
+        if words in message:
+            return error_of
     return invalid(f"{param}: {reason(message)}" if param else reason(message), param)
 
 
@@ -110,7 +126,7 @@ def of_the_server(status: int, message: str, scope: Scope) -> RequestError:
         return overloaded("too many requests are under way; try again shortly")
     if status == 503 or "EngineCore" in message or "EngineDead" in message:
         return not_ready("the engine does not answer; try again shortly")
-    return internal(request_id(scope))
+    return not_followed() if scope["state"].get("formatted") else internal(request_id(scope))
 
 
 def param_of(error: Mapping[str, Any]) -> str | None:

@@ -33,6 +33,7 @@ ALWAYS = (
     "--disable-fastapi-docs",
     "--disable-uvicorn-access-log",  # the edge writes one
     "--enable-prompt-tokens-details",
+    *("--structured-outputs-config.backend", "guidance"),  # llguidance, with which the edge checks schemas
 )
 
 # Of vLLM, and what to give instead.

@@ -62,15 +62,18 @@ class Edge:
 
 
 class Named:
-    """vLLM takes the id of a request from the header, as it stands: it gets the one that the edge has chosen."""
+    """vLLM takes the id of a request from its header, as it stands: it gets the one that the edge has chosen. And it
+    knows one name for JSON, where the edge has accepted any."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
-        named = [*headers, (b"x-request-id", request_id(scope).encode())]
-        await self._app({**scope, "headers": named}, receive, send)
+        own = {b"x-request-id": request_id(scope).encode()}
+        if scope["method"] == "POST":
+            own[b"content-type"] = b"application/json"
+        others = [(name, value) for name, value in scope["headers"] if name not in own]
+        await self._app({**scope, "headers": [*others, *own.items()]}, receive, send)
 
 
 def write_access_log() -> None:

@@ -72,7 +72,7 @@ class TwofourFromDenseMethod(LinearMethodBase):  # type: ignore[misc]
 
 
 def seen(load: Callable[..., Any]) -> Callable[..., Any]:
-    """A loader that marks what the first load leaves as not loaded: vLLM makes the weight in memory that holds anything."""
+    """A loader that marks what the first load leaves as not loaded: vLLM makes weights of memory as it is."""
 
     def load_seen(param: Any, loaded_weight: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not param.is_meta and not hasattr(param, SEEN):

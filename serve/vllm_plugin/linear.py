@@ -29,7 +29,7 @@ from twofour.serve.kernels.reference import ReferenceKernel
 from twofour.serve.vllm_plugin import intact, op
 
 BYTE = 8  # inputs whose positions share a byte
-HANDLE = "weight_packed"
+HANDLE, KERNEL = "weight_packed", "twofour_kernel"
 
 
 @register_weight_loader_v2_supported_method
@@ -83,14 +83,14 @@ class TwofourLinearMethod(LinearMethodBase):  # type: ignore[misc]
 
 def require_whole(name: str, shape: tuple[int, int], columns: int, scale_columns: int = 0) -> None:
     """Raise ValueError if inputs [columns] of a rank end within what is stored together."""
-    if columns % GROUP:
-        raise ValueError(f"{name} has {columns} inputs, 2:4 needs a multiple of {GROUP}; take an intact copy")
     ranks, multiple = shape[1] // columns, max(BYTE, scale_columns)
     if ranks > 1 and columns % multiple:
         raise ValueError(
             f"{name} {list(shape)} cannot be split over {ranks} ranks: {columns} inputs each is not a multiple of "
             f"{multiple}, which are stored together; choose another --tensor-parallel-size"
         )
+    if columns % GROUP:
+        raise ValueError(f"{name} has {columns} inputs, 2:4 needs a multiple of {GROUP}; take an intact copy")
 
 
 def parts_of(layer: Any, names: Sequence[str]) -> tuple[Sequence[str], Sequence[int]]:
@@ -126,8 +126,12 @@ def give_kernel(layer: Any, packed: Packed, dense: Any) -> None:
 
 
 def hold(layer: Any, kernel: op.Product, rows: int) -> None:
-    """Keep a kernel and its tensors with a layer; `apply` then multiplies by it."""
-    op.keep(kernel, layer)
+    """Keep a kernel and its tensors with a layer, for `apply`. Weights that are loaded again are copied into them."""
+    if hasattr(layer, KERNEL):
+        kernel = op.copied(kernel, getattr(layer, KERNEL))
+    else:
+        op.keep(kernel, layer)
+    setattr(layer, KERNEL, kernel)
     layer.twofour_rows = rows
     for index, tensor in enumerate(op.tensors(kernel)):
         name = f"{HANDLE}_{index}" if index else HANDLE

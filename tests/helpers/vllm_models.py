@@ -44,15 +44,15 @@ class Forms:
     dense: Path
 
 
-def dense_model(folder: Path, family: str, **changes: Any) -> Path:
-    """Write a random model in float32; biases are not zero."""
+def dense_model(folder: Path, family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
+    """Write a random model; biases are not zero."""
     config_class, model_class, extra = FAMILIES[family]
     torch.manual_seed(0)
     model = model_class(config_class(**(SHAPE | extra | changes))).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.normal_(std=0.3)
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     return folder
 
 

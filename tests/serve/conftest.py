@@ -33,6 +33,7 @@ class Running:
     loop: asyncio.AbstractEventLoop
     client: httpx.Client
     address: tuple[str, int]
+    reply: str = REPLY
 
     def complete(self, **fields: Any) -> httpx.Response:
         return self.client.post("/v1/completions", json={"model": "m", "prompt": "hi", **fields})
@@ -143,9 +144,11 @@ def launch_once(byte_tokenizer: PreTrainedTokenizerFast) -> Iterator[Launcher]:
 
 
 @pytest.fixture(scope="module")
-def shared(launch_once: Launcher) -> Running:
-    """One server for the tests that leave it as they found it."""
-    return launch_once()
+def shared(request: pytest.FixtureRequest) -> Any:
+    """One server for the tests that leave it as they found it; with --engine vllm, a real one of that."""
+    if request.config.getoption("--engine") == "vllm":
+        return request.getfixturevalue("vllm_server")
+    return request.getfixturevalue("launch_once")()
 
 
 def check_refusal(answer: Any, status: int, code: str | None = None, param: str | None = None) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_a_thousand_silent_connections(shared: Any) -> None:
             connection = stack.enter_context(socket.create_connection(shared.address, timeout=5))
             connection.sendall([b"", b"GET /hea", f"{HEAD}Content-Length: 99\r\n\r\nx".encode()][number % 3])
         shared.control()
-    shared.eventually(lambda: shared.lifecycle.in_flight == 0)
+    shared.eventually(lambda: shared.metric("twofour:http_requests_in_flight") == 0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 

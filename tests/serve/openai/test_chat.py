@@ -6,8 +6,6 @@ from typing import Any
 
 from tokenizers.processors import TemplateProcessing
 
-REPLY = "hello wörld, 🤗 all"
-
 
 def events(text: str) -> list[Any]:
     return [json.loads(line[6:]) for line in text.split("\n\n") if line and line != "data: [DONE]"]
@@ -21,7 +19,7 @@ def test_whole_answer(shared: Any) -> None:
     assert body["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": REPLY, "refusal": None},
+            "message": {"role": "assistant", "content": shared.reply, "refusal": None},
             "logprobs": None,
             "finish_reason": "stop",
         }
@@ -70,7 +68,7 @@ def test_stream_opens_with_the_role_and_ends_with_an_empty_delta(shared: Any) ->
     assert choices[-1] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
     assert all(set(choice["delta"]) == {"content"} and choice["delta"]["content"] for choice in choices[1:-1])
     assert all(choice["finish_reason"] is None and "logprobs" in choice for choice in choices[:-1])
-    assert "".join(choice["delta"].get("content", "") for choice in choices) == REPLY
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == shared.reply
 
 
 def test_every_choice_of_a_stream_has_its_role_and_its_end(shared: Any) -> None:
@@ -79,7 +77,7 @@ def test_every_choice_of_a_stream_has_its_role_and_its_end(shared: Any) -> None:
         own = [choice for choice in choices if choice["index"] == index]
         assert own[0]["delta"].get("role") == "assistant"
         assert [choice["finish_reason"] for choice in own].count("stop") == 1
-        assert "".join(choice["delta"].get("content", "") for choice in own) == REPLY
+        assert "".join(choice["delta"].get("content", "") for choice in own) == shared.reply
 
 
 def test_logprobs(shared: Any) -> None:
@@ -103,7 +101,7 @@ def test_logprobs(shared: Any) -> None:
 def test_the_bytes_of_the_tokens_are_those_of_the_text(shared: Any) -> None:
     """Of whole characters and of their parts; the token that ends the text has none in it."""
     scores = shared.chat(logprobs=True).json()["choices"][0]["logprobs"]["content"]
-    assert b"".join(bytes(score["bytes"]) for score in scores) == REPLY.encode()
+    assert b"".join(bytes(score["bytes"]) for score in scores) == shared.reply.encode()
     assert [score["token"] for score in scores if not score["token"].isascii()] == []
     assert "\\xf0" in [score["token"] for score in scores]
     assert (scores[-1]["token"], scores[-1]["bytes"]) == ("<|end|>", [])

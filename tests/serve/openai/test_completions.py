@@ -10,8 +10,6 @@ from scripted_engine import ScriptedEngine
 
 from twofour.serve.engine.types import Logprob
 
-REPLY = "hello wörld, 🤗 all"
-
 
 def events(text: str) -> list[Any]:
     """The documents of a stream, and the end as the string it is."""
@@ -26,7 +24,7 @@ def test_whole_answer(shared: Any) -> None:
     tokens = body["usage"]["completion_tokens"]
     assert answer.status_code == 200
     assert body["id"] == f"cmpl-{answer.headers['x-request-id']}"
-    assert body["choices"] == [{"index": 0, "text": REPLY, "logprobs": None, "finish_reason": "stop"}]
+    assert body["choices"] == [{"index": 0, "text": shared.reply, "logprobs": None, "finish_reason": "stop"}]
     assert body["usage"] == {
         "prompt_tokens": 2,
         "completion_tokens": tokens,
@@ -49,7 +47,7 @@ def test_stream_says_the_same_as_the_whole(shared: Any) -> None:
     assert answer.headers["cache-control"] == "no-cache"
     assert documents[-1] == "[DONE]"
     chunks = [document["choices"][0] for document in documents[:-1]]
-    assert "".join(chunk["text"] for chunk in chunks) == REPLY
+    assert "".join(chunk["text"] for chunk in chunks) == shared.reply
     assert [chunk["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert len({(document["id"], document["created"]) for document in documents[:-1]}) == 1
     assert all("usage" not in document for document in documents[:-1])
@@ -147,7 +145,7 @@ def test_stop_string_in_a_stream_never_shows(shared: Any) -> None:
 def test_echo(shared: Any) -> None:
     assert shared.complete(prompt="ab", echo=True, max_tokens=5).json()["choices"][0]["text"].startswith("abhe")
     documents = events(shared.complete(prompt="ab", echo=True, max_tokens=100, stream=True).text)
-    assert "".join(document["choices"][0]["text"] for document in documents[:-1]) == "ab" + REPLY
+    assert "".join(document["choices"][0]["text"] for document in documents[:-1]) == "ab" + shared.reply
 
 
 def test_echo_of_token_ids_is_the_text_of_their_logprobs(shared: Any) -> None:

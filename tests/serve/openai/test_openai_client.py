@@ -12,7 +12,6 @@ from openai import AsyncOpenAI, OpenAI
 from twofour.serve.edge.auth import digest
 from twofour.serve.edge.harden import EdgeConfig
 
-REPLY = "hello wörld, 🤗 all"
 ASK: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -30,23 +29,23 @@ def test_models(client: OpenAI) -> None:
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-def test_completion(client: OpenAI) -> None:
+def test_completion(client: OpenAI, shared: Any) -> None:
     answer = client.completions.create(model="m", prompt="hi", max_tokens=100, logprobs=1)
-    assert answer.choices[0].text == REPLY
+    assert answer.choices[0].text == shared.reply
     assert answer.choices[0].finish_reason == "stop"
     assert answer.choices[0].logprobs is not None
     assert answer.usage is not None
     assert answer.usage.completion_tokens == len(answer.choices[0].logprobs.tokens or [])
 
 
-def test_completion_stream(client: OpenAI) -> None:
+def test_completion_stream(client: OpenAI, shared: Any) -> None:
     chunks = list(client.completions.create(model="m", prompt="hi", max_tokens=100, stream=True))
-    assert "".join(chunk.choices[0].text for chunk in chunks) == REPLY
+    assert "".join(chunk.choices[0].text for chunk in chunks) == shared.reply
 
 
-def test_chat(client: OpenAI) -> None:
+def test_chat(client: OpenAI, shared: Any) -> None:
     answer = client.chat.completions.create(model="m", messages=ASK, logprobs=True, top_logprobs=2)
-    assert answer.choices[0].message.content == REPLY
+    assert answer.choices[0].message.content == shared.reply
     assert answer.choices[0].logprobs is not None
     scores = answer.choices[0].logprobs.content or []
     assert [len(score.top_logprobs) for score in scores] == [2] * len(scores)
@@ -54,12 +53,12 @@ def test_chat(client: OpenAI) -> None:
     assert answer.id == f"chatcmpl-{answer._request_id}"
 
 
-def test_chat_stream_with_usage(client: OpenAI) -> None:
+def test_chat_stream_with_usage(client: OpenAI, shared: Any) -> None:
     stream = client.chat.completions.create(
         model="m", messages=ASK, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == REPLY
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == shared.reply
     assert chunks[-1].usage is not None
     assert chunks[-1].choices == []
 
@@ -127,7 +126,7 @@ def test_a_request_is_repeated_when_the_server_was_not_ready(launch: Any) -> Non
         OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=http) as client,
     ):
         answer = client.completions.create(model="m", prompt="hi", max_tokens=100)
-    assert answer.choices[0].text == REPLY
+    assert answer.choices[0].text == server.reply
     assert answered == [503, 200]
 
 
@@ -163,4 +162,4 @@ def test_many_at_once_with_the_async_client(shared: Any) -> None:
         async with AsyncOpenAI(base_url=f"{shared.url}/v1", api_key="none", max_retries=0) as client:
             return await asyncio.gather(*(chat_in_pieces(client) for _ in range(20)))
 
-    assert asyncio.run(ask()) == [REPLY] * 20
+    assert asyncio.run(ask()) == [shared.reply] * 20
