@@ -72,7 +72,5 @@ def choose(config: pytest.Config, items: list[pytest.Item]) -> None:
 def asks_any_server(item: pytest.Item) -> bool:
     fixtures = set(getattr(item, "fixturenames", ()))
     return (
-        bool(fixtures & {"shared", "vllm_server"})
-        and "launch" not in fixtures
-        and not any(re.search(name, item.nodeid) for name in OWN)
+        bool(fixtures & ASKING) and "launch" not in fixtures and not any(re.search(name, item.nodeid) for name in OWN)
     )
