@@ -6,6 +6,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO := .demo
 PARITY := .parity
 VLLM_ENV := .vllm
+LAID_OVER := $(VENV)/transformers-$(TRANSFORMERS)
 RESULTS ?= bench/results
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 SPARSE := $(DEMO)/SmolLM2-135M-Instruct-2of4
@@ -19,7 +20,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: demo develop test test-all test-slow test-faults test-conformance test-vllm judges gpu parity lint types clean
+.PHONY: demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -65,8 +66,10 @@ gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --results $(RESULTS)
 
 # The real vLLM, on a CPU, and its router, in an environment of their own.
-test-vllm: $(VLLM_ENV)/.installed $(DENSE)
+test-vllm: vllm
 	$(VLLM_ENV)/bin/python -m pytest tests/vllm
+
+vllm: $(VLLM_ENV)/.installed
 
 # Our SparseGPT and Wanda against llm-compressor's, which has an environment of its own.
 parity: $(PARITY)/.installed | $(DENSE)
@@ -131,6 +134,14 @@ $(VLLM_ENV)/.installed: constraints.txt pyproject.toml setup.py
 	$(VLLM_ENV)/bin/pip install --quiet --editable . --group vllm
 	$(VLLM_ENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+# The tests that lean on transformers most, with another version of it laid over the one that is installed:
+# make versions TRANSFORMERS=5.16.1
+versions: $(VENV)/.develop
+	rm -rf $(LAID_OVER)
+	$(BIN)/pip install --quiet --target $(LAID_OVER) transformers==$(TRANSFORMERS)
+	PYTHONPATH=$(LAID_OVER) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 \
+	  tests/serve/model tests/prune/format tests/prune/model tests/serve/engine/runners
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) .typed build

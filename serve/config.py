@@ -15,4 +15,5 @@ class ServeConfig:
     keep_alive_s: float | None = 15.0  # of silence in a stream before a comment is sent; proxies give up after 30 or 60
     stream_stall_s: float = 30.0  # a client that reads nothing for this long is cut off
     drain_s: float = 30.0  # for requests under way after SIGTERM
+    pre_drain_s: float = 0.0  # before that: new requests are still taken, while /ready says no
     ui: bool = True  # the chat page at /

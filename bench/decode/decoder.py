@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from twofour.prune.errors import ModelError
+from twofour.prune.model.decoding import with_cache
 from twofour.serve.engine.assembly.assemble import load
 from twofour.serve.engine.runners import Chunk, ModelRunner, choice
 from twofour.serve.engine.runners.generic import GenericRunner, attention_layers
@@ -104,7 +105,7 @@ class Transformers:
 
     def _forward(self, ids: Tensor) -> list[int]:
         with torch.inference_mode():
-            logits = self.model(input_ids=ids, past_key_values=self._cache, logits_to_keep=1).logits
+            logits = self.model(input_ids=ids, **with_cache(self.model, self._cache), logits_to_keep=1).logits
         return logits[:, -1].argmax(-1).tolist()
 
 

@@ -3,7 +3,7 @@
 Both run the same model, loaded twice, in one process on one thread, where every linear is replaced by a stand-in that
 returns a stored tensor of the right shape at once. What is left is measured, in CPU time of the thread:
 
-    bare      `model(token, past_key_values=DynamicCache)` with transformers' own attention, then the argmax
+    bare      `model(token)` over a DynamicCache, with transformers' own attention, then the argmax
     engine    one turn of the engine process: look for commands, schedule, the generic runner, sample, write the report
               to the pipe
 
@@ -29,6 +29,7 @@ from twofour.bench.stats import paired_ratio
 from twofour.bench.turns import whole_rounds
 from twofour.prune.errors import ModelError
 from twofour.prune.format.folder import resolve
+from twofour.prune.model.decoding import with_cache
 from twofour.serve.engine.assembly.assemble import assemble
 from twofour.serve.engine.loop import Loop
 from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
@@ -146,7 +147,7 @@ def _alternate(turns: dict[str, Turn], rounds: int) -> dict[str, tuple[float, ..
 def _bare_turn(model: Any, prompt: Sequence[int], steps: int) -> Turn:
     def step(ids: Tensor, cache: DynamicCache) -> int:
         with torch.inference_mode():
-            return int(model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[0, -1].argmax())
+            return int(model(input_ids=ids, **with_cache(model, cache), logits_to_keep=1).logits[0, -1].argmax())
 
     def decode() -> list[float]:
         cache = DynamicCache(config=model.config)

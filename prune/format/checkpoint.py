@@ -17,6 +17,8 @@ from torch import Tensor
 from twofour.prune.errors import CheckpointError, ModelError
 from twofour.prune.format import Format
 from twofour.prune.format.folder import read_config, write_json
+from twofour.prune.format.head import SCALES as HEAD_SCALES
+from twofour.prune.format.head import VALUES as HEAD_VALUES
 from twofour.prune.format.head import Head
 from twofour.prune.format.packed import FLOAT_DTYPES, Packed, pack
 from twofour.prune.format.weights import INDEXES, STEMS
@@ -172,6 +174,22 @@ def require_known(quantization: Any) -> None:
         said = found.get(key)
         if not any(said == value and type(said) is type(value) for value in values):  # 64.0 is not 64
             raise CheckpointError(f"config.json says {key} {said!r}, known: {values}; upgrade twofour")
+
+
+def require_kinds(tensors: Weights, quantization: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless what is packed has the dtypes that this quantization_config promises.
+
+    transformers before 5.20 casts what it reads to the dtype of what it has a place for, floats to int8 among it.
+    """
+    stored = {dtype_name(dtype): name for name, dtype in FLOATS.items()} | {"int8": "I8"}
+    kinds = {"values": stored[quantization["values_dtype"]], "positions": "U8", "scales": "F32"}
+    kinds |= {HEAD_VALUES: "I8", HEAD_SCALES: "F32"}
+    for name in tensors:
+        expected = kinds.get(name.rpartition(".")[2])
+        if expected and (found := tensors.dtype(name)) != expected:
+            raise CheckpointError(
+                f"{name} is {found}, by config.json it is {expected}; take an intact copy of the model"
+            )
 
 
 def write_weights(

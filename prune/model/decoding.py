@@ -4,6 +4,7 @@ The cache is allocated once for the whole length: growing it copies everything a
 keep their own.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -41,6 +42,12 @@ def roomy_cache(model: nn.Module, length: int) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def with_cache(model: nn.Module, cache: DynamicCache) -> dict[str, Any]:
+    """The argument by which a model takes its cache: `cache` since transformers 5.24, `past_key_values` before."""
+    named = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in named else "past_key_values": cache}
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:  # [batch, vocabulary] -> int64 [batch, 1]

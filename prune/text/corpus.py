@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError, in_a_line
 from twofour.prune.model.anatomy import cached_numbers
 from twofour.prune.model.attention import quick_attention
-from twofour.prune.model.decoding import draw, roomy_cache
+from twofour.prune.model.decoding import draw, roomy_cache, with_cache
 from twofour.prune.progress import Progress, silent, track
 from twofour.prune.text import chat, windows
 
@@ -191,7 +191,7 @@ def cache_bytes(model: nn.Module, length: int) -> int:
 
 
 def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]
-    logits = model(last, past_key_values=cache, use_cache=True).logits[:, -1]
+    logits = model(last, **with_cache(model, cache), use_cache=True).logits[:, -1]
     if not bool(torch.isfinite(logits.amax(-1)).all()):  # single tokens may be impossible
         position = cache.get_seq_length() - 1
         raise NonFiniteError(

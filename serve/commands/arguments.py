@@ -95,6 +95,13 @@ def add_load_arguments(group: "argparse._ArgumentGroup") -> None:
         metavar="S",
         help="for requests under way after SIGTERM (default: %(default)g)",
     )
+    group.add_argument(
+        "--pre-drain-s",
+        type=seconds,
+        default=ServeConfig.pre_drain_s,
+        metavar="S",
+        help="before that, /ready says no and new requests are still taken (default: %(default)g)",
+    )
 
 
 def add_engine_arguments(group: "argparse._ArgumentGroup") -> None:
@@ -170,6 +177,7 @@ def serve_config(args: argparse.Namespace) -> ServeConfig:
         deadline_s=args.deadline_s,
         keep_alive_s=args.sse_keep_alive_s or None,
         drain_s=args.drain_s,
+        pre_drain_s=args.pre_drain_s,
         ui=not args.no_ui,
     )
 

@@ -84,7 +84,9 @@ def run_on(listener: socket.socket, args: argparse.Namespace, child: Sequence[st
         def announce(info: "EngineInfo") -> None:
             print(start_text(info, config, url, args.host), flush=True)
 
-        asyncio.run(to_its_end(server.serve(app, listener, engine, lifecycle, config.drain_s, announce, tls=tls)))
+        pre_s = config.pre_drain_s
+        life = server.serve(app, listener, engine, lifecycle, config.drain_s, announce, tls=tls, pre_drain_s=pre_s)
+        asyncio.run(to_its_end(life))
     return 0
 
 

@@ -39,6 +39,7 @@ def settings_of(args: argparse.Namespace, config: ServeConfig) -> Settings:
         cors_origins=edge.cors_origins,
         deadline_s=config.deadline_s,
         drain_s=config.drain_s,
+        pre_drain_s=config.pre_drain_s,
         otlp_endpoint=args.otlp_endpoint,
         ui=config.ui,
     )

@@ -12,9 +12,10 @@ PROBES = frozenset({"/health", "/ready", "/metrics"})  # served to the end
 
 
 class Lifecycle:
-    """The drain: refuse what is new, wait for what runs, then end it."""
+    """The end: say so to who asks, then refuse what is new, wait for what runs, and end it."""
 
     def __init__(self) -> None:
+        self.leaving = False  # /ready says no, requests are still taken: who sends them may hear of it late
         self.draining = False
         self.in_flight = 0
         self.expired = asyncio.Event()  # the grace is over: what still runs must end now
@@ -32,8 +33,15 @@ class Lifecycle:
             if self.in_flight == 0:
                 self._idle.set()
 
-    async def drain(self, grace_s: float, ending_s: float = 2.0) -> None:
-        """Refuse new requests from now on; return when none is left, at the latest `ending_s` after the grace."""
+    @property
+    def ending(self) -> bool:
+        """Whether the server has been told to end."""
+        return self.leaving or self.draining
+
+    async def drain(self, grace_s: float, ending_s: float = 2.0, pre_s: float = 0.0) -> None:
+        """Refuse new requests after `pre_s`; return when none is left, at the latest `ending_s` after the grace."""
+        self.leaving = True
+        await asyncio.sleep(pre_s)
         self.draining = True
         if not await self._idle_within(grace_s):
             self.expired.set()

@@ -26,7 +26,7 @@ async def health(request: Request) -> dict[str, str]:
 async def ready(request: Request) -> dict[str, str]:
     """Send requests only while this succeeds."""
     serving = request.app.state.serving
-    if serving.lifecycle.draining:
+    if serving.lifecycle.ending:
         raise not_ready("the server is shutting down")
     if not (serving.engine.healthy and serving.engine.ready):
         raise not_ready("the model is loading, or its engine does not answer")

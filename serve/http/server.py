@@ -105,6 +105,7 @@ async def serve(
     announce: Announce,
     patience: Patience = DEFAULT,
     tls: Tls | None = None,
+    pre_drain_s: float = 0.0,
 ) -> None:
     signals = Signals()
     signals.install()
@@ -112,7 +113,7 @@ async def serve(
     http = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await first_of(keep_running(engine, announce, patience), signals.first.wait(), http_end(http))
-        await first_of(lifecycle.drain(drain_s), signals.second.wait())
+        await first_of(lifecycle.drain(drain_s, pre_s=pre_drain_s), signals.second.wait())
     finally:
         lifecycle.expired.set()
         server.should_exit = True

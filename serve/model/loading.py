@@ -97,6 +97,8 @@ def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tu
 def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None:
     """Raise CheckpointError, before anything is loaded, if config.json and the tensors differ in shapes."""
     with Weights(folder, form) as weights:
+        if form == "packed":
+            checkpoint.require_kinds(weights, config["quantization_config"])
         if faults := list(misfits(skeleton(config, weights), weights)):
             raise CheckpointError(faults[0])
 

@@ -162,7 +162,7 @@ class EngineCollector(Collector):
         if self._engine.ready:
             self._info = self._engine.info
         yield self._gauge("twofour:ready", float(self._engine.ready))
-        yield self._gauge("twofour:draining", float(self._lifecycle.draining))
+        yield self._gauge("twofour:draining", float(self._lifecycle.ending))
         yield self._gauge("twofour:http_requests_in_flight", self._lifecycle.in_flight)
         yield self._total("twofour:engine_restarts", self._engine.restarts)
         if self._info is not None:

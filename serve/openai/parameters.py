@@ -52,6 +52,10 @@ NEUTRAL: Mapping[str, Values] = {
     "include_stop_str_in_output": (False,),
     "detokenize": (True,),
     "include_reasoning": (True,),
+    "separate_reasoning": (True,),  # this and the next three: vllm-router adds them to every request
+    "stream_reasoning": (True,),
+    "no_stop_trim": (False,),
+    "return_hidden_states": (False,),
     "truncate_prompt_tokens": (),
     "truncation_side": (),
     "stream_interval": (1,),

@@ -44,7 +44,7 @@ class State(Collector):
 
     def collect(self) -> Iterator[Metric]:
         lifecycle, heartbeat = self._known.lifecycle, self._known.heartbeat
-        yield self._gauge("twofour:draining", float(lifecycle.draining))
+        yield self._gauge("twofour:draining", float(lifecycle.ending))
         yield self._gauge("twofour:http_requests_in_flight", lifecycle.in_flight)
         if heartbeat is not None:
             yield self._gauge("twofour:ready", float(heartbeat.ready))

@@ -56,7 +56,8 @@ class Edge:
         writer.write(control.UP)
         async for word in reader:
             if word == control.DRAIN:
-                await self._lifecycle.drain(shared().settings.drain_s)
+                told = shared().settings
+                await self._lifecycle.drain(told.drain_s, pre_s=told.pre_drain_s)
                 writer.write(control.DRAINED)
 
 

@@ -48,7 +48,7 @@ async def health(request: Request) -> Response:
 @router.get("/ready")
 async def ready(request: Request) -> Response:
     """Send requests only while this succeeds."""
-    if shared().lifecycle.draining:
+    if shared().lifecycle.ending:
         return respond(request, not_ready("the server is shutting down"))
     if not heartbeat().ready:
         return respond(request, not_ready("the engine sleeps, or does not answer"))

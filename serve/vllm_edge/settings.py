@@ -20,6 +20,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     deadline_s: float = 600.0
     drain_s: float = 30.0
+    pre_drain_s: float = 0.0
     otlp_endpoint: str | None = None
     ui: bool = True
 

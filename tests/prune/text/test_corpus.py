@@ -174,8 +174,9 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float, monk
 
 def logits_one_by_one(model: nn.Module, ids: Tensor) -> Tensor:
     cache = decoding.roomy_cache(model, ids.shape[1])
+    given = decoding.with_cache(model, cache)
     with torch.no_grad(), quick_attention(model):
-        steps = [model(ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(ids.shape[1])]
+        steps = [model(ids[:, i : i + 1], **given, use_cache=True).logits for i in range(ids.shape[1])]
     return torch.cat(steps, dim=1)
 
 

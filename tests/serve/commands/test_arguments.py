@@ -97,7 +97,7 @@ def test_every_flag_arrives(tmp_path: Any) -> None:
 
 
 def test_every_flag_of_the_endpoint_arrives() -> None:
-    numbers = "--max-queue 5 --max-queue-tokens 6 --deadline-s 7 --sse-keep-alive-s 0 --drain-s 8"
+    numbers = "--max-queue 5 --max-queue-tokens 6 --deadline-s 7 --sse-keep-alive-s 0 --drain-s 8 --pre-drain-s 9"
     origins = "--cors-origin https://a --cors-origin https://b --protect-metrics --no-ui"
     assert serve_config(parse("m", *numbers.split(), *origins.split())) == ServeConfig(
         "m",
@@ -107,6 +107,7 @@ def test_every_flag_of_the_endpoint_arrives() -> None:
         deadline_s=7,
         keep_alive_s=None,
         drain_s=8,
+        pre_drain_s=9,
         ui=False,
     )
 

@@ -99,7 +99,9 @@ class Stage:
         self._listener = listen("127.0.0.1", 0)
         self.client = httpx.AsyncClient(base_url=server.url_of(self._listener), timeout=10, trust_env=False)
 
-    async def play(self, scene: Callable[["Stage"], Awaitable[None]], drain_s: float, patience: Patience) -> None:
+    async def play(
+        self, scene: Callable[["Stage"], Awaitable[None]], drain_s: float, patience: Patience, pre_drain_s: float
+    ) -> None:
         """Serve until it ends; the scene must come to its own end as well."""
         playing = asyncio.ensure_future(scene(self))
         try:
@@ -111,6 +113,7 @@ class Stage:
                 drain_s,
                 lambda _: self.announced.set(),
                 patience,
+                pre_drain_s=pre_drain_s,
             )
         finally:
             self._listener.close()
@@ -133,11 +136,12 @@ def play(
     scene: Callable[[Stage], Awaitable[None]],
     drain_s: float = 30,
     patience: Patience = DEFAULT,
+    pre_drain_s: float = 0,
 ) -> Stage:
     async def main() -> Stage:
         engine.loop = asyncio.get_running_loop()
         stage = Stage(launch, engine)
-        await stage.play(scene, drain_s, patience)
+        await stage.play(scene, drain_s, patience, pre_drain_s)
         return stage
 
     return asyncio.run(main())
@@ -197,6 +201,21 @@ def test_sigterm_lets_a_stream_finish(launch: Any) -> None:
         assert text.endswith("data: [DONE]\n\n")
 
     assert play(launch, launch.engine(hold_after=2), scene).engine.stopped
+
+
+def test_before_the_drain_new_requests_are_taken_while_ready_says_no(launch: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.announced.wait()
+        terminate()
+        while await stage.status("/ready") == 200:
+            await asyncio.sleep(0)
+        streaming = asyncio.ensure_future(stage.complete())
+        await stage.started()
+        stage.engine.release()
+        assert (await streaming).text.endswith("data: [DONE]\n\n")
+        terminate()
+
+    assert play(launch, launch.engine(hold_after=2), scene, pre_drain_s=60).engine.stopped
 
 
 @pytest.mark.parametrize("drain_s", [0.05, 30])

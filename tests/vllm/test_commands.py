@@ -1,0 +1,61 @@
+"""The commands of docs/scaling.md and the README against the parsers of the vLLM and the router that are installed."""
+
+import argparse
+import re
+import shlex
+
+import pytest
+from documentation import README, ROOT, blocks
+from replicas import ROUTER
+
+from twofour.serve.commands import serve
+from twofour.serve.vllm_edge import flags
+
+SCALING = ROOT / "docs" / "scaling.md"
+LINES = [line for page in (SCALING, README) for text in blocks(page, "sh") for line in text.splitlines()]
+
+
+def vllm_arguments(words: list[str]) -> argparse.Namespace:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(words)
+    validate_parsed_serve_args(parsed)
+    return parsed
+
+
+def test_there_is_one_of_each() -> None:
+    assert {line.split()[0] for line in LINES} == {"pip", "vllm", "twofour", "vllm-router"}
+    said = " ".join(LINES)
+    assert all(
+        flag in said for flag in ("--tensor-parallel-size", "--pipeline-parallel-size", "--nnodes", "--headless")
+    )
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("vllm serve")])
+def test_vllm_takes_it(line: str) -> None:
+    parsed = vllm_arguments(shlex.split(line)[2:])
+    assert parsed.model_tag.startswith("smol-")
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("twofour serve")])
+def test_twofour_and_vllm_take_it(line: str) -> None:
+    words, _, passed_on = line.removeprefix("twofour serve ").partition(" -- ")
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    given = parser.parse_args(shlex.split(words))
+    given.passed_on = shlex.split(passed_on)
+    parsed = vllm_arguments(flags.arguments(given, given.port, command=True)[1:])
+    assert parsed.port == given.port and parsed.model_tag == "smol-2of4"
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("vllm-router")])
+def test_the_router_takes_it(line: str) -> None:
+    """They are the flags of the tests that ran."""
+    from vllm_router.launch_router import parse_router_args
+
+    parsed = parse_router_args(shlex.split(line)[1:])
+    assert len(parsed.worker_urls) == 2 and parsed.health_check_endpoint == "/ready"
+    said = dict(re.findall(r"(--[a-z-]+) (\S+)", line))
+    ran = dict(zip(ROUTER[::2], ROUTER[1::2], strict=True))
+    assert ran.items() - {("--worker-startup-check-interval", "1")} <= said.items()
