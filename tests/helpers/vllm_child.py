@@ -18,7 +18,8 @@ def _held(model: nn.Module) -> dict[str, Any]:
     from twofour.serve.vllm_plugin import op
 
     gc.collect()
-    alive = [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.dim() == 2 and each.numel()]
+    real = [each for each in gc.get_objects() if type(each) in (torch.Tensor, nn.Parameter)]  # not those of compilers
+    alive = [each for each in real if each.dim() == 2 and each.numel()]
     tensors = {each.data_ptr(): each.nbytes for each in [*model.parameters(), *model.buffers()]}
     return {
         "bytes": sum(tensors.values()),
