@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def _held(model: nn.Module) -> dict[str, Any]:
@@ -18,20 +19,20 @@ def _held(model: nn.Module) -> dict[str, Any]:
     from twofour.serve.vllm_plugin import op
 
     gc.collect()
-    real = [each for each in gc.get_objects() if type(each) in (torch.Tensor, nn.Parameter)]  # not those of compilers
-    alive = [each for each in real if each.dim() == 2 and each.numel()]
+    alive = [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and not isinstance(each, FakeTensor)]
     tensors = {each.data_ptr(): each.nbytes for each in [*model.parameters(), *model.buffers()]}
     return {
         "bytes": sum(tensors.values()),
         "kernels": sorted({type(kernel).__name__ for kernel in op._kernels.values()}),
         "layers": [name for name, module in model.named_modules() if hasattr(module, "weight_packed")],
-        "matrices": sorted({(str(each.dtype), *each.shape) for each in alive}),
+        "matrices": sorted({(str(each.dtype), *each.shape) for each in alive if each.dim() == 2 and not each.is_meta}),
         "threads": torch.get_num_threads(),
     }
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
+    from vllm.compilation.counter import compilation_counter
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
@@ -46,14 +47,15 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         )
         prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]
         lora = LoRARequest("adapter", 1, asked["adapter"]) if asked.get("adapter") else None
-        for call in asked.get("calls", ()):
-            llm.collective_rpc(call)
+        if folder := asked.get("then_load"):
+            llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
         answers = [output.outputs[0] for output in outputs]
         first = [{str(token): found.logprob for token, found in each.logprobs[0].items()} for each in answers]
         found: dict[str, Any] = {"tokens": [list(each.token_ids) for each in answers], "logprobs": first}
         if asked.get("held"):
             found |= llm.apply_model(_held)[0]
+        found["compiled"] = vars(compilation_counter)
         return found
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}
