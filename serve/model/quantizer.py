@@ -1,12 +1,13 @@
 """The packed format as transformers knows quantized models. Importing this registers it.
 
-Import here only what is loaded when transformers loads its own quantizers: see register.py.
+Import here only what is loaded when transformers loads its own quantizers: see register.py. The kernels are imported
+when a model is loaded, for many a process that has both packages never loads one of ours.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,8 +18,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from twofour.prune.format import checkpoint
 from twofour.prune.format.checkpoint import VARIANT
 from twofour.prune.model import experts
-from twofour.serve.model import head
-from twofour.serve.model.linear import SparseLinear
+
+if TYPE_CHECKING:
+    from twofour.serve.model.linear import SparseLinear
 
 _kernels_later = ContextVar("_kernels_later", default=False)
 
@@ -55,6 +57,9 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        from twofour.serve.model import head
+        from twofour.serve.model.linear import SparseLinear
+
         config = self.quantization_config
         experts.take_apart(model)
         dtype = checkpoint.value_dtype(config.values_dtype)
@@ -67,6 +72,8 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if _kernels_later.get():
             return model
+        from twofour.serve.model import head
+
         for name, linear in sparse_linears(model):
             if not linear.packed().values.is_meta:
                 linear.prepare("auto", name, model.dtype)
@@ -85,6 +92,8 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
-def sparse_linears(model: nn.Module) -> Iterator[tuple[str, SparseLinear]]:
+def sparse_linears(model: nn.Module) -> Iterator[tuple[str, "SparseLinear"]]:
     """The 2:4 linears of a model by name."""
+    from twofour.serve.model.linear import SparseLinear
+
     return ((name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear))

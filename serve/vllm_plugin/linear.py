@@ -83,14 +83,14 @@ class TwofourLinearMethod(LinearMethodBase):  # type: ignore[misc]
 
 def require_whole(name: str, shape: tuple[int, int], columns: int, scale_columns: int = 0) -> None:
     """Raise ValueError if inputs [columns] of a rank end within what is stored together."""
-    if columns % GROUP:
-        raise ValueError(f"{name} has {columns} inputs, 2:4 needs a multiple of {GROUP}; take an intact copy")
     ranks, multiple = shape[1] // columns, max(BYTE, scale_columns)
     if ranks > 1 and columns % multiple:
         raise ValueError(
             f"{name} {list(shape)} cannot be split over {ranks} ranks: {columns} inputs each is not a multiple of "
             f"{multiple}, which are stored together; choose another --tensor-parallel-size"
         )
+    if columns % GROUP:
+        raise ValueError(f"{name} has {columns} inputs, 2:4 needs a multiple of {GROUP}; take an intact copy")
 
 
 def parts_of(layer: Any, names: Sequence[str]) -> tuple[Sequence[str], Sequence[int]]:
