@@ -32,7 +32,6 @@ def _held(model: nn.Module) -> dict[str, Any]:
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
-    from vllm.compilation.counter import compilation_counter
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
@@ -49,13 +48,15 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         lora = LoRARequest("adapter", 1, asked["adapter"]) if asked.get("adapter") else None
         if folder := asked.get("then_load"):
             llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        if level := asked.get("sleep"):
+            llm.sleep(level)
+            llm.wake_up()
         outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
         answers = [output.outputs[0] for output in outputs]
         first = [{str(token): found.logprob for token, found in each.logprobs[0].items()} for each in answers]
         found: dict[str, Any] = {"tokens": [list(each.token_ids) for each in answers], "logprobs": first}
         if asked.get("held"):
             found |= llm.apply_model(_held)[0]
-        found["compiled"] = vars(compilation_counter)
         return found
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error)}

@@ -34,13 +34,12 @@ def ranks() -> Iterator[Vllm]:
 
 
 def test_a_compiled_model(vllm: Vllm, llama: Forms, expected: list[list[int]], tmp_path: Path) -> None:
-    """By kernels of ours in bfloat16, too; layers that are equal are compiled once."""
+    """By kernels of ours in bfloat16, too."""
     options = {"dtype": "float32", "enforce_eager": False}
     assert vllm.tokens(llama.packed, options=options) == expected
-    dense = dense_model(tmp_path / "dense", "qwen2", torch.bfloat16, num_hidden_layers=6)
+    dense = dense_model(tmp_path / "dense", "qwen2", torch.bfloat16)
     found = vllm.ask(prune(dense, tmp_path / "packed", "packed"), held=True, options=options | {"dtype": "bfloat16"})
-    print(found["compiled"])
-    assert found["kernels"] == ["CpuKernel"]
+    assert found["kernels"] == ["CpuKernel"] and len(found["tokens"]) == len(PROMPTS), found
 
 
 def test_two_ranks(ranks: Vllm, llama: Forms, expected: list[list[int]]) -> None:
@@ -55,10 +54,6 @@ def test_two_ranks_with_one_head_of_keys_biases_and_int8(ranks: Vllm, vllm: Vllm
     whole = vllm.ask(forms.packed, options={"dtype": "float32"})
     for mine, its in zip(split["logprobs"], whole["logprobs"], strict=True):
         assert mine == pytest.approx(its, abs=1e-3)
-
-
-def test_two_stages(ranks: Vllm, llama: Forms, expected: list[list[int]]) -> None:
-    assert ranks.tokens(llama.packed, options={"pipeline_parallel_size": 2}) == expected
 
 
 def adapter(folder: Path, base: Path) -> tuple[Path, Path]:
