@@ -12,7 +12,7 @@ from typing import Any
 
 from twofour.prune.machine.processors import usable_cpus
 
-OWN = ("VLLM_", "OMP_", "KMP_", "GOMP_", "LD_PRELOAD", "TWOFOUR_")  # what of the environment a result depends on
+OWN = ("VLLM_CPU_", "OMP_", "KMP_", "GOMP_", "GLIBC_TUNABLES")  # what of the environment a result depends on
 
 
 class Session:

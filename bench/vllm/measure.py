@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -27,7 +27,7 @@ from twofour.prune.format.folder import resolve
 from twofour.prune.progress import Counter, Progress, counter, silent
 
 WARM_STEPS = 3
-PREFILL_TOKENS = 512  # of a turn of prompts, or one prompt
+PREFILL_TOKENS = 256  # of a turn of prompts, or one prompt
 
 Outputs = Sequence[tuple[float, int]]  # seconds since the prompts were given, and how many requests got a token
 
@@ -150,7 +150,7 @@ def _measure_places(
     try:
         for place in places:
             for worker in workers.values():
-                turn(worker, place, tokens)  # of this size nothing has run before
+                turn(worker, replace(place, steps=min(place.steps, 1)), tokens)  # of this size nothing has run before
             turns = {name: partial(_counted, worker, place, tokens, step) for name, worker in workers.items()}
             found.cells.append(Cell(place, whole_rounds(turns, range(rounds))))
             if found.cells[-1].rounds < rounds:

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from vllm.model_executor.layers.fused_moe import RoutedExperts
-from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-from twofour.serve.vllm_plugin.dense_head import TwofourDenseHeadMethod
+from twofour.serve.vllm_plugin.dense import TwofourDenseHeadMethod, TwofourDenseMethod
 from twofour.serve.vllm_plugin.from_dense import TwofourFromDenseMethod
 from twofour.serve.vllm_plugin.head import TwofourHeadMethod
 from twofour.serve.vllm_plugin.linear import TwofourLinearMethod
@@ -20,7 +20,7 @@ def method(config: "TwofourVllmConfig", layer: nn.Module, prefix: str) -> Any:
     """None: the layer is vLLM's own."""
     if isinstance(layer, LinearBase):
         if not config.is_sparse(prefix):
-            return UnquantizedLinearMethod()
+            return TwofourDenseMethod()
         if config.stored is None:
             return TwofourFromDenseMethod(config.linears(prefix))
         return TwofourLinearMethod(config.linears(prefix), config.stored)

@@ -49,7 +49,7 @@ def test_a_turn_of_answers_counts_steps_after_the_warm_ones(worker: Worker) -> N
 
 
 def test_a_turn_of_prompts_gives_each_alone(worker: Worker) -> None:
-    found = measure.turn(worker, Place(prompt=256, batch=1), list(range(300)))
+    found = measure.turn(worker, Place(prompt=128, batch=1), list(range(300)))
     assert found.steps == [] and found.first == 1.0 and found.whole == 2.0
 
 
