@@ -43,6 +43,7 @@ DEVIATIONS: Mapping[str, str] = {
     r"(test_completions|test_chat).py::test_whole_answer": MORE,
     r"test_stream_opens_with_the_role": MORE,
     r"test_app.py::test_models": MORE,
+    r"test_requests_that_must_succeed|test_llm_comply": MORE,
     r"test_stream_says_the_same_as_the_whole": "vLLM's streams have chunks without text",
     r"test_the_bytes_of_the_tokens": "vLLM's logprobs of a chat have the token that ended it",
     r"test_an_answer_that_cannot_fit": "vLLM shortens an answer to what fits beside its prompt",

@@ -2,6 +2,8 @@
 
 import argparse
 import inspect
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ def parse(*words: str) -> argparse.Namespace:
 
 
 def parser_of_vllm() -> Any:
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    return make_arg_parser(FlexibleArgumentParser())
+    homes = ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args")  # 0.33, 0.32
+    home = next(home for home in homes if find_spec(home.rpartition(".")[0]) and find_spec(home))
+    return import_module(home).make_arg_parser(FlexibleArgumentParser())
 
 
 def test_every_flag_is_one_of_vllm(tmp_path: Path) -> None:
