@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -73,6 +73,7 @@ def expanded(parts: dict[str, Tensor]) -> Tensor:
     return expand(values, bits, agreed_shape(said, tuple(values.shape), tuple(bits.shape), "weight", is_half))
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 5),
     groups=st.integers(1, 9),
