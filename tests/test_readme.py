@@ -107,17 +107,22 @@ def verb_of(command: list[str]) -> str | None:
     return next((verb for verb in verbs() if said.startswith(f"{verb} ")), None)
 
 
+def before_dashes(command: list[str]) -> list[str]:
+    """What stands behind -- goes to another program."""
+    return command[: command.index("--")] if "--" in command else command
+
+
 @each_page
 def test_flags_exist(page: Path) -> None:
     """Those behind a verb are its own; those that stand alone are some verb's."""
     every = frozenset[str]().union(*map(flags, verbs()))
     for said in [*spans(page), *(line for block in blocks(page, "console") for line in block.splitlines())]:
-        command = words(said)
+        command = before_dashes(words(said)) or ["--"]
         verb = verb_of(command)
         assert verb or command[0] != "twofour" or command[1:] in ([], ["bench"]), f"{said}: there is no such verb"
         if verb or command[0].startswith("--"):
             known = flags(verb) if verb else every
-            unknown = {word.partition("=")[0] for word in command if word.startswith("--")} - known
+            unknown = {word.partition("=")[0] for word in command if word.startswith("--")} - known - {"--"}
             assert not unknown, f"{said}: {verb or 'no verb'} has no {', '.join(unknown)}"
 
 

@@ -23,7 +23,7 @@ ROUTER = (
     *("--cb-failure-threshold", "3", "--cb-timeout-duration-secs", "2", "--cb-success-threshold", "1"),
     *("--health-check-endpoint", "/ready", "--health-check-interval-secs", "1", "--health-check-timeout-secs", "2"),
     *("--health-failure-threshold", "1", "--health-success-threshold", "1"),
-    *("--worker-startup-check-interval", "1", "--max-payload-size", "33554432"),
+    *("--worker-startup-check-interval", "1", "--max-payload-size", "8388608"),
 )
 VLLM_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -1,18 +1,17 @@
-"""The commands of docs/scaling.md and the README against the parsers of the vLLM and the router that are installed."""
+"""Commands of the documentation that nobody runs, against the parsers of the installed vLLM and router."""
 
 import argparse
 import re
 import shlex
 
 import pytest
-from documentation import README, ROOT, blocks
+from documentation import PAGES, blocks
 from replicas import ROUTER
 
 from twofour.serve.commands import serve
 from twofour.serve.vllm_edge import flags
 
-SCALING = ROOT / "docs" / "scaling.md"
-LINES = [line for page in (SCALING, README) for text in blocks(page, "sh") for line in text.splitlines()]
+LINES = [line for page in PAGES for text in blocks(page, "sh") for line in text.splitlines()]
 
 
 def vllm_arguments(words: list[str]) -> argparse.Namespace:

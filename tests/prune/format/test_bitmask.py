@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from twofour import cli
 from twofour.prune.errors import CheckpointError, PatternError, TwofourError
@@ -29,6 +30,7 @@ from twofour.prune.format.packed import pack
 from twofour.prune.label.check import check
 from twofour.prune.label.convert import convert
 from twofour.prune.solving.magnitude import magnitude
+from twofour.serve.model.loading import load_model
 
 NAME = "model.layers.1.mlp.up_proj"
 DENSE = "model.layers.1.mlp.down_proj"
@@ -71,6 +73,7 @@ def expanded(parts: dict[str, Tensor]) -> Tensor:
     return expand(values, bits, agreed_shape(said, tuple(values.shape), tuple(bits.shape), "weight", is_half))
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 5),
     groups=st.integers(1, 9),
@@ -195,6 +198,16 @@ def test_forms_that_do_not_say_what_is_2_of_4(tiny_model_folder: Path, tmp_path:
     assert report.ok and label["dense"] == {DENSE: "not 2:4 in what this was converted from"}
     assert label["converted_from"] == ("dense with zeros" if form == "zeros" else "sparse-bitmask")
     require_same(tiny_model_folder, tmp_path / "dense")
+
+
+def test_what_was_converted_is_served_as_its_zeros_are(tiny_model_folder: Path, tmp_path: Path) -> None:
+    convert(old(tiny_model_folder, tmp_path / "old"), tmp_path / "packed", "packed")
+    convert(tmp_path / "old", tmp_path / "dense", "dense")
+    ours = load_model(str(tmp_path / "packed"), device="cpu", kernels="reference")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype="auto")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(ours(ids).logits, plain(ids).logits)
 
 
 def test_lm_head_is_expanded_and_stays_dense(tiny_float32_folder: Path, tmp_path: Path) -> None:
