@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.logger import init_logger
 from vllm.model_executor.layers.linear import (
     LinearMethodBase,
     UnquantizedLinearMethod,
@@ -31,6 +32,7 @@ from twofour.serve.vllm_plugin import intact, op
 
 BYTE = 8  # inputs whose positions share a byte
 HANDLE, KERNEL = "weight_packed", "twofour_kernel"
+log = init_logger("vllm.twofour")  # vLLM shows what its own loggers say
 
 
 @register_weight_loader_v2_supported_method
@@ -118,15 +120,24 @@ def checked(load: Callable[..., Any], name: str, part: str) -> Callable[..., Any
 def give_kernel(layer: Any, packed: Packed, dense: Any) -> None:
     """Lay a weight out for the kernel that is fastest here, or for vLLM's own dense linear."""
     with as_in_our_server():
-        kernel = select.choose(packed, "auto", layer.params_dtype).kernel
+        choice = select.choose(packed, "auto", layer.params_dtype)
+        kernel = choice.kernel
         if isinstance(kernel, TritonKernel):  # compiles now, not while a CUDA graph is captured
             for bias in {None, layer.bias}:  # ranks other than the first leave it away
                 kernel.prepare(bias)
+    say(packed, choice)
     if isinstance(kernel, DenseKernel | ReferenceKernel):
         layer.weight = nn.Parameter(kernel.weight.to(layer.params_dtype), requires_grad=False)
         dense.process_weights_after_loading(layer)
         return
     hold(layer, kernel, packed.shape[0])
+
+
+def say(packed: Packed, choice: select.Choice) -> None:
+    """Write to the log, once for each shape, what multiplies."""
+    values = str(packed.values.dtype).removeprefix("torch.")
+    why = "; ".join(filter(None, (choice.note, *choice.dropped)))
+    log.info_once("2:4 linears %s %s: %s%s", tuple(packed.shape), values, choice.kernel.name, f" ({why})" if why else "")
 
 
 def hold(layer: Any, kernel: op.Product, rows: int) -> None:

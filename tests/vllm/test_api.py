@@ -19,6 +19,8 @@ CONFIG = f"{LAYERS}.quantization.base_config"
 CREATE = "self layer input_size_per_partition output_partition_sizes input_size output_size params_dtype"
 LEANED_ON = {
     "vllm.plugins load_general_plugins": "",
+    "vllm.logger init_logger": "name",
+    "vllm.logger _VllmLogger.info_once": "self msg args scope",
     f"{LAYERS}.quantization register_quantization_config": "quantization",
     f"{CONFIG} QuantizationConfig.__init__": "self",
     f"{CONFIG} QuantizationConfig.get_name": "self",
