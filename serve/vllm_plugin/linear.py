@@ -26,6 +26,7 @@ from twofour.prune.format.pattern import GROUP, KEEP
 from twofour.serve.kernels import select
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.reference import ReferenceKernel
+from twofour.serve.kernels.triton.kernel import TritonKernel
 from twofour.serve.vllm_plugin import intact, op
 
 BYTE = 8  # inputs whose positions share a byte
@@ -118,6 +119,9 @@ def give_kernel(layer: Any, packed: Packed, dense: Any) -> None:
     """Lay a weight out for the kernel that is fastest here, or for vLLM's own dense linear."""
     with as_in_our_server():
         kernel = select.choose(packed, "auto", layer.params_dtype).kernel
+        if isinstance(kernel, TritonKernel):  # compiles now, not while a CUDA graph is captured
+            for bias in {None, layer.bias}:  # ranks other than the first leave it away
+                kernel.prepare(bias)
     if isinstance(kernel, DenseKernel | ReferenceKernel):
         layer.weight = nn.Parameter(kernel.weight.to(layer.params_dtype), requires_grad=False)
         dense.process_weights_after_loading(layer)

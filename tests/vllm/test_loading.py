@@ -180,3 +180,12 @@ def test_an_int8_head(vllm: Vllm, tmp_path: Path, tied: bool) -> None:
     found = vllm.ask(folder, held=True, options={"dtype": "float32"})
     assert "lm_head" in found["layers"] and "DenseInt8Kernel" in found["kernels"]
     assert found["tokens"] == ours(folder)
+
+
+def test_vllm_can_be_told_to_miss_norms_and_biases(vllm: Vllm, bfloat16: Path, tmp_path: Path) -> None:
+    """They are its own, and by default it does not look for them in a quantized model."""
+    options = {"dtype": "bfloat16", "model_loader_extra_config": {"enable_weights_track": True}}
+    assert vllm.tokens(bfloat16, options=options) == vllm.tokens(bfloat16, "bfloat16")
+    less = damaged(tmp_path / "less", bfloat16, lambda t: t.pop("model.layers.0.input_layernorm.weight"))
+    answer = vllm.ask(less, options=options)
+    assert answer["error"] == "ValueError" and "model.layers.0.input_layernorm.weight" in answer["message"]
