@@ -65,9 +65,11 @@ judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu/run.py --results $(RESULTS)
 
-# The real vLLM, on a CPU, and its router, in an environment of their own.
-test-vllm: vllm
+# The real vLLM, on a CPU, and its router, in an environment of their own; then what asks any server is asked of vLLM.
+test-vllm: vllm judges
 	$(VLLM_ENV)/bin/python -m pytest tests/vllm
+	OMP_NUM_THREADS=1 $(BIN)/pytest --engine vllm tests/serve
+	$(BIN)/pytest --engine vllm -m "slow and not gpu" tests/conformance
 
 vllm: $(VLLM_ENV)/.installed
 

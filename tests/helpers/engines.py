@@ -1,6 +1,7 @@
 """Which tests ask any server, and where vLLM behind our edge answers otherwise than our own engine: each with a reason.
 
-    .venv/bin/pytest --engine vllm tests/serve tests/conformance tests/faults/test_hostile_bodies.py
+    .venv/bin/pytest --engine vllm tests/serve
+    .venv/bin/pytest --engine vllm -m slow tests/conformance
 
 A deviation is expected to fail (strictly: one that no longer holds must go). docs/serving.md has them for people.
 """
