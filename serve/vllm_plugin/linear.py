@@ -137,7 +137,9 @@ def say(packed: Packed, choice: select.Choice) -> None:
     """Write to the log, once for each shape, what multiplies."""
     values = str(packed.values.dtype).removeprefix("torch.")
     why = "; ".join(filter(None, (choice.note, *choice.dropped)))
-    log.info_once("2:4 linears %s %s: %s%s", tuple(packed.shape), values, choice.kernel.name, f" ({why})" if why else "")
+    log.info_once(
+        "2:4 linears %s %s: %s%s", tuple(packed.shape), values, choice.kernel.name, f" ({why})" if why else ""
+    )
 
 
 def hold(layer: Any, kernel: op.Product, rows: int) -> None:
