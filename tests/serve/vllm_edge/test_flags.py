@@ -78,6 +78,7 @@ def test_every_flag_of_the_verb_is_mapped_refused_or_the_edges() -> None:
         "requests_per_minute",
         "cors_origin",
         "deadline_s",
+        "pre_drain_s",
         "otlp_endpoint",
         "no_ui",
     }
