@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 VARIABLE = "TWOFOUR_VLLM_CONTROL"
 UP, DRAIN, DRAINED = b"up\n", b"drain\n", b"drained\n"
@@ -27,12 +27,13 @@ class Control:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         drained = asyncio.Event()
-        async for word in reader:
-            if word == UP:
-                self._servers[writer] = drained
-                self.up.set()
-            elif word == DRAINED:
-                drained.set()
+        with suppress(ConnectionError):  # it was killed before it read all that it was told
+            async for word in reader:
+                if word == UP:
+                    self._servers[writer] = drained
+                    self.up.set()
+                elif word == DRAINED:
+                    drained.set()
         drained.set()  # it has ended
         writer.close()
 
