@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 VARIABLE = "TWOFOUR_VLLM_CONTROL"
+ROOM = 70  # bytes of the folder of temporary files: the whole path of a socket has no more than 104
 UP, DRAIN, DRAINED = b"up\n", b"drain\n", b"drained\n"
 
 
@@ -47,11 +48,14 @@ class Control:
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[Control, str]]:
     """The control and the path of its socket, in a folder that nobody else can look into."""
-    folder = tempfile.mkdtemp(prefix="twofour-")
+    home = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="twofour-", dir=home if len(os.fsencode(home)) <= ROOM else "/tmp")
     path, control = os.path.join(folder, "control"), Control()
-    server = await asyncio.start_unix_server(control.serve, path)
     try:
-        yield control, path
+        server = await asyncio.start_unix_server(control.serve, path)
+        try:
+            yield control, path
+        finally:
+            server.close()
     finally:
-        server.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,10 @@ import asyncio
 import select
 import socket
 import sys
+import tempfile
+from pathlib import Path
+
+import pytest
 
 from twofour.serve.vllm_edge import control
 from twofour.serve.vllm_edge.control import UP
@@ -28,6 +32,22 @@ def test_a_server_that_is_killed_with_words_unread_has_drained() -> None:
                 await asyncio.sleep(0.01)
             server.close()  # with data unread: its peer sees a reset connection, and no end
             await asyncio.wait_for(drain, 30)
+
+    asyncio.run(life())
+
+
+def test_a_long_path_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of batch systems, with an id of a job in it: too long for a socket."""
+    long = tmp_path / ("a" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    async def life() -> None:
+        async with control.listening() as (link, path):
+            (await server_that_is_up(path)).close()
+            await link.up.wait()
+            assert Path(path).exists()
+        assert not Path(path).parent.exists()
 
     asyncio.run(life())
 
