@@ -11,6 +11,7 @@ Refused by name: values that are not floats, and all else that is quantised besi
 """
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ OFFSETS = "row_offsets"  # of sparse-bitmask alone; the bits say it, too
 CONFIGS = ("quantization_config", "compression_config")  # where config.json says what compressed-tensors did
 METHOD = "compressed-tensors"
 FORMATS = ("dense", "sparse-24-bitmask", "sparse-bitmask")
+MAX_DIMENSIONS = 8  # that a shape may name: it is read before anything is known of a file
 FLOATS = ("BF16", "F16", "F32")
 QUANTISED = (".weight_scale", ".weight_packed", ".scale_packed", ".weight_zero_point")
 
@@ -44,6 +46,9 @@ class Expanded(Weights):
         parts = {f"{base}.{part}" for base in found for part in (*PARTS, OFFSETS)}
         self.masked = list(self._base_of)
         self._names = [*self.masked, *(name for name in stored if name not in parts)]
+        if len(self._base_of) != len(found):
+            twice = next(base for base in found if base not in self._base_of.values())
+            raise CheckpointError(f"{twice} is stored twice by a bitmask, by two names; take an intact copy")
         self.two_of_four: set[str] = set()
         for name, base in self._base_of.items():
             self._require_parts(name, base, stored)
@@ -52,6 +57,8 @@ class Expanded(Weights):
     def _require_parts(self, name: str, base: str, stored: list[str]) -> None:
         if any(f"{base}.{part}" not in stored for part in PARTS):
             raise CheckpointError(f"{base} lacks one of {', '.join(PARTS)}; take an intact copy of the model")
+        if prod(super().shape(f"{base}.shape")) > MAX_DIMENSIONS:
+            raise CheckpointError(f"{base}.shape is no shape of a weight; take an intact copy of the model")
         if name in stored:
             raise CheckpointError(f"{name} is stored twice, by itself and by a bitmask; take an intact copy")
         if (found := super().dtype(f"{base}.compressed")) not in FLOATS:

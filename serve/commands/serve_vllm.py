@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         def announce() -> None:
             print(start_text(config, url, args.host, version), flush=True)
 
-        return asyncio.run(supervise(words, told, announce))
+        return asyncio.run(supervise(words, told, announce, config.pre_drain_s + config.drain_s))
 
 
 def settings_of(args: argparse.Namespace, config: ServeConfig) -> Settings:

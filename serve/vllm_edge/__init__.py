@@ -5,8 +5,8 @@ engine), `flags` (ours in vLLM's words, or refused by name), `environment`, `sup
 the user started, the parent of vLLM's), `control` (the socket between the two) and `child` (where vLLM's begins).
 
 Inside of vLLM's server: `settings` is what the parent tells it, `middleware` puts the layers of edge/ and those here
-around vLLM's application: `requests` (what vLLM would guess, coerce or ignore is refused), `failures` (its errors in
-our form), `endings` (every answer ends, in time and in a way that a client notices). `plugin` adds the paths that it
-lacks, `engine_state` is what they ask of its engine, `shared` what both know, `metrics` is
-what /metrics has, and `connections` are those of http/.
+around vLLM's application: `requests` (what vLLM would guess, coerce or ignore is refused), `salts` (whose cached
+prefixes a request may find), `failures` (its errors in our form), `endings` (every answer ends, in time and in a way
+that a client notices). `plugin` adds the paths that it lacks, `engine_state` is what they ask of its engine, `shared`
+what both know, `metrics` is what /metrics has, and `connections` are those of http/.
 """

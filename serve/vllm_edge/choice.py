@@ -17,6 +17,10 @@ def choose(asked: str) -> tuple[str, str]:
         return "embedded", "vLLM is not installed"
     if not has_gpu():
         return "embedded", "this machine has no GPU"
+    try:
+        installed_version()
+    except InputError as error:
+        return "embedded", str(error)
     return "vllm", "it is installed, and there is a GPU"
 
 

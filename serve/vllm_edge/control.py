@@ -12,9 +12,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 VARIABLE = "TWOFOUR_VLLM_CONTROL"
+ROOM = 70  # bytes of the folder of temporary files: the whole path of a socket has no more than 104
 UP, DRAIN, DRAINED = b"up\n", b"drain\n", b"drained\n"
 
 
@@ -27,12 +28,13 @@ class Control:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         drained = asyncio.Event()
-        async for word in reader:
-            if word == UP:
-                self._servers[writer] = drained
-                self.up.set()
-            elif word == DRAINED:
-                drained.set()
+        with suppress(ConnectionError):  # it was killed before it read all that it was told
+            async for word in reader:
+                if word == UP:
+                    self._servers[writer] = drained
+                    self.up.set()
+                elif word == DRAINED:
+                    drained.set()
         drained.set()  # it has ended
         writer.close()
 
@@ -46,11 +48,14 @@ class Control:
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[Control, str]]:
     """The control and the path of its socket, in a folder that nobody else can look into."""
-    folder = tempfile.mkdtemp(prefix="twofour-")
+    home = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="twofour-", dir=home if len(os.fsencode(home)) <= ROOM else "/tmp")
     path, control = os.path.join(folder, "control"), Control()
-    server = await asyncio.start_unix_server(control.serve, path)
     try:
-        yield control, path
+        server = await asyncio.start_unix_server(control.serve, path)
+        try:
+            yield control, path
+        finally:
+            server.close()
     finally:
-        server.close()
         shutil.rmtree(folder, ignore_errors=True)

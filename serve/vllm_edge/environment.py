@@ -20,12 +20,14 @@ DEFAULTS: Mapping[str, str] = {
     "VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT": "2",
     "VLLM_NO_USAGE_STATS": "1",
 }
+# Whatever the user has said: vLLM's server in Rust knows no middleware, so it would have no edge, and ask for no key.
+HTTP = {"VLLM_USE_RUST_FRONTEND": "0"}
 
 
 def environment(told: Settings, threads: int | None, current: Mapping[str, str] = os.environ) -> dict[str, str]:
     allowed = ",".join(allow_list(current.get("VLLM_PLUGINS"), loaded_by_default()))
     own = {settings.VARIABLE: told.as_variable(), "VLLM_PLUGINS": allowed}
-    return {**DEFAULTS, **current, **bound_to(threads), **own}
+    return {**DEFAULTS, **current, **bound_to(threads), **HTTP, **own}
 
 
 def allow_list(given: str | None, default: Iterable[str]) -> list[str]:

@@ -83,8 +83,10 @@ def translated(status: int, body: bytes, scope: Scope) -> RequestError:
     message, param = str(error.get("message") or ""), param_of(error)
     if status >= 500:
         return of_the_server(status, message, scope)
-    if status in (401, 403):
+    if status == 401:
         return unauthorized()
+    if status == 403:  # a path that the operator has not opened; no other key would
+        return RequestError(403, reason(message), param=param)
     if status == 404 and param in (None, "model") and "model" in message.lower():
         return model_not_found()
     if status == 405:

@@ -43,6 +43,12 @@ OURS: Mapping[str, str] = {
     **{"--shutdown-timeout": "--drain-s", "--sse-keep-alive-interval": "--sse-keep-alive-s"},
     **{"--max-num-queued-reqs": "--max-queue", "--max-num-queued-tokens": "--max-queue-tokens"},
 }
+# Of vLLM, and why not: requests would pass the edge by, keys and all.
+AROUND: Mapping[str, str] = {
+    "--root-path": "the edge knows requests by their paths; have the proxy in front take the prefix away",
+    "--grpc": "the edge stands before HTTP alone, and nothing would ask for a key; leave it out",
+    "--grpc-port": "the edge stands before HTTP alone, and nothing would ask for a key; leave it out",
+}
 
 
 def arguments(args: argparse.Namespace, port: int, command: bool) -> list[str]:
@@ -93,8 +99,17 @@ def mapped(args: argparse.Namespace, port: int) -> Iterator[str]:
 
 
 def check_passed_on(flags: Sequence[str]) -> None:
-    """Refuse flags after -- that the edge has to know of, or that would show a key to every user of the machine."""
+    """Refuse flags after -- that the edge has to know of, that go around it, or that would show a key to every user of
+    the machine."""
     for word in flags:
         name = word.partition("=")[0].replace("_", "-")
-        if name in OURS:
-            raise InputError(f"{name} is a flag of twofour serve, too; give {OURS[name]} before --")
+        if found := meant(name, OURS):
+            raise InputError(f"{found} is a flag of twofour serve, too; give {OURS[found]} before --")
+        if found := meant(name, AROUND):
+            raise InputError(f"{found} cannot be passed on: {AROUND[found]}")
+
+
+def meant(name: str, known: Mapping[str, str]) -> str | None:
+    """The flag of a name, which vLLM's parser lets one shorten."""
+    is_flag = name.startswith("--") and len(name) > len("--")
+    return name if name in known else next((flag for flag in known if is_flag and flag.startswith(name)), None)

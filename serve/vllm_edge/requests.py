@@ -44,6 +44,8 @@ from twofour.serve.openai.protocol import (
 from twofour.serve.openai.sampling import biases, known_ids
 from twofour.serve.openai.serving import model_not_found
 from twofour.serve.vllm_edge.engine_state import Model, model_of
+from twofour.serve.vllm_edge.salts import salted, salted_unseen
+from twofour.serve.vllm_edge.shared import shared
 
 LARGE_BYTES = 1 << 16  # a body that is checked in a thread: other requests go on meanwhile
 OURS = ("text", "json_object", "json_schema")  # of the formats of an answer; vLLM has more
@@ -94,11 +96,11 @@ class Requests:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST" or scope["path"] not in MODELS:
+        if scope["method"] != "POST" or not (scope["path"] in MODELS or digest_of_key(scope)):
             return await self._app(scope, receive, send)
         message = await receive()  # whole, for the edge has read it
         try:
-            raw = await checked(message.get("body", b""), scope)
+            raw = await passed_on(message.get("body", b""), scope)
         except RequestError as error:
             return await send_error(scope, send, error)
         await self._app(scope, after({**message, "body": raw}, receive), send)
@@ -113,9 +115,15 @@ def after(first: Event, receive: Receive) -> Receive:
     return receive_first
 
 
-async def checked(raw: bytes, scope: Scope) -> bytes:
+async def passed_on(raw: bytes, scope: Scope) -> bytes:
     """The body as it goes on to vLLM. Raises RequestError."""
-    model, path, key = model_of(scope), scope["path"], scope["state"].get("key")
+    if scope["path"] in MODELS:
+        return await checked(raw, scope)
+    return await asyncio.to_thread(salted_unseen, raw, digest_of_key(scope))
+
+
+async def checked(raw: bytes, scope: Scope) -> bytes:
+    model, path, key = model_of(scope), scope["path"], digest_of_key(scope)
     if len(raw) > LARGE_BYTES:
         body = await asyncio.to_thread(check, raw, path, model)
     else:
@@ -125,7 +133,13 @@ async def checked(raw: bytes, scope: Scope) -> bytes:
     if await grammar_of(body.response_format):  # vLLM compiles it again, and without our limits
         scope["state"]["formatted"] = True  # should vLLM fail at it, the schema is at fault
     raw = await asyncio.to_thread(without_nothing, raw) if len(raw) > LARGE_BYTES else without_nothing(raw)
-    return raw if key is None else salted(raw, key, body.cache_salt)
+    return salted(raw, key, body.cache_salt) if key else raw
+
+
+def digest_of_key(scope: Scope) -> bytes:
+    """Empty: no key is asked for."""
+    key = scope["state"].get("key")
+    return b"" if key is None else bytes.fromhex(shared().settings.digests[key])
 
 
 def check(raw: bytes, path: str, model: Model) -> Strict:
@@ -217,8 +231,3 @@ def without_nothing(raw: bytes) -> bytes:
         name: value for name, value in document.items() if value is not None and NOTHING.get(name.encode()) != value
     }
     return raw if len(given) == len(document) else json.dumps(given).encode()
-
-
-def salted(raw: bytes, key: int, salt: str | None) -> bytes:
-    """The prefix cache is shared among requests of one key. Of two equal names in a document the last counts."""
-    return raw.rstrip()[:-1] + b', "cache_salt": ' + json.dumps(f"{key} {salt or ''}").encode() + b"}"

@@ -17,10 +17,14 @@ from twofour.serve.vllm_edge import control
 from twofour.serve.vllm_edge.control import Control
 
 END_S = 20.0  # for vLLM to end by itself when no request is left
+LATE_S = 10.0  # for an API server to say that it has drained; one that hangs never says so
 
 
-async def supervise(arguments: Sequence[str], environment: Mapping[str, str], announce: Callable[[], None]) -> int:
-    """The exit status: 0 after a signal, and that of vLLM where it has ended by itself."""
+async def supervise(
+    arguments: Sequence[str], environment: Mapping[str, str], announce: Callable[[], None], drain_s: float
+) -> int:
+    """The exit status: 0 after a signal, and that of vLLM where it has ended by itself. drain_s: that all of a drain
+    may take."""
     signals = Signals()
     signals.install()
     async with control.listening() as (link, path):
@@ -31,7 +35,7 @@ async def supervise(arguments: Sequence[str], environment: Mapping[str, str], an
         try:
             await first_of(process.wait(), signals.first.wait(), say_when_up(link, announce))
             if process.returncode is None:
-                await first_of(process.wait(), signals.second.wait(), end(process, link))
+                await first_of(process.wait(), signals.second.wait(), end(process, link, drain_s + LATE_S))
                 return 0
         finally:
             with suppress(ProcessLookupError):
@@ -46,8 +50,8 @@ async def say_when_up(link: Control, announce: Callable[[], None]) -> None:
     await asyncio.Event().wait()
 
 
-async def end(process: asyncio.subprocess.Process, link: Control) -> None:
-    await link.drain()
+async def end(process: asyncio.subprocess.Process, link: Control, limit_s: float) -> None:
+    await first_of(link.drain(), asyncio.sleep(limit_s))
     process.terminate()
     await first_of(process.wait(), asyncio.sleep(END_S))
 

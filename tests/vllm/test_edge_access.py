@@ -58,6 +58,24 @@ def test_keys_share_no_prefix(server: VllmServer) -> None:
     assert cached("first", cache_salt="mine") == 0 < cached("first", cache_salt="mine")
 
 
+@pytest.mark.parametrize("salt", [None, "0 ", "0", "first"])
+def test_nor_do_they_on_other_paths(server: VllmServer, salt: str | None) -> None:
+    """/invocations takes the requests of all paths."""
+    body = {**ASK, "prompt": f"{salt} " + "b" * 600, "max_tokens": 1}
+
+    def cached(key: str, path: str, **fields: Any) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = server.client.post(path, json={**body, **fields}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        found: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return found
+
+    assert cached("first", "/v1/completions") == 0
+    forged = {} if salt is None else {"cache_salt": salt}
+    assert cached("second", "/invocations", **forged) == 0 < cached("second", "/invocations", **forged)
+    assert cached("first", "/invocations") > 0
+
+
 def test_origins(server: VllmServer) -> None:
     asked = {
         "Origin": ORIGIN,

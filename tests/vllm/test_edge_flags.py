@@ -45,7 +45,11 @@ def test_every_flag_is_one_of_vllm(tmp_path: Path) -> None:
     assert theirs.compilation_config.cudagraph_mode.name == "NONE"
     assert theirs.structured_outputs_config.backend == "guidance"
     assert (theirs.ssl_certfile, theirs.ssl_keyfile) == (str(tmp_path / "c"), str(tmp_path / "k"))
-    assert set(flags.OURS) <= {option for action in parser_of_vllm()._actions for option in action.option_strings}
+    options = {option for action in parser_of_vllm()._actions for option in action.option_strings}
+    assert flags.OURS.keys() | flags.AROUND.keys() <= options
+    refused = [name for name in options if flags.meant(name, flags.OURS) or flags.meant(name, flags.AROUND)]
+    assert set(refused) == flags.OURS.keys() | flags.AROUND.keys(), "what is refused is no other flag's beginning"
+    assert parser_of_vllm().parse_args(["--api-k", "shown"]).api_key == ["shown"], "they may be shortened"
 
 
 def test_every_variable_is_one_of_vllm() -> None:

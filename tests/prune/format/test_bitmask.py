@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from twofour import cli
 from twofour.prune.errors import CheckpointError, PatternError, TwofourError
 from twofour.prune.format import Format, checkpoint
-from twofour.prune.format.bitmask import agreed_shape, expand
+from twofour.prune.format.bitmask import PARTS, agreed_shape, expand
 from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.folder import read_config, read_json, write_json
 from twofour.prune.format.packed import pack
@@ -279,6 +279,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda _, t: t.update({f"{NAME}.shape": torch.tensor([[2**21], [2**20]])}),
         rf"{NAME} is \[2097152, 1048576\] by its shape, but its values are \[96, 32\]",
     ),
+    "by two names": (
+        lambda _, t: t.update({f"{NAME}.weight.{part}": t[f"{NAME}.{part}"] + 0 for part in PARTS}),
+        rf"{NAME}(\.weight)? is stored twice by a bitmask",
+    ),
+    "a shape of many": (lambda _, t: t.update({f"{NAME}.shape": torch.ones(9)}), f"{NAME}.shape is no shape"),
     "missing": (lambda _, t: t.pop(f"{NAME}.shape"), f"{NAME} lacks one of compressed, bitmask, shape"),
     "missing bits": (lambda _, t: t.pop(f"{NAME}.bitmask"), rf"{NAME}\.weight is missing"),
     "wrong bits": (

@@ -26,6 +26,10 @@ def test_bounds_are_set_unless_the_user_has_set_them() -> None:
     assert found["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
 
 
+def test_the_server_is_one_that_has_middleware() -> None:
+    assert environment.environment(TOLD, None, {"VLLM_USE_RUST_FRONTEND": "1"})["VLLM_USE_RUST_FRONTEND"] == "0"
+
+
 def test_settings_arrive_and_no_key_does() -> None:
     found = environment.environment(TOLD, None, {})
     assert read(found) == Settings(**json.loads(found[VARIABLE]))
@@ -55,9 +59,13 @@ def test_which_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="--engine embedded"):
         choice.installed_version()
     found[0] = object()
+    monkeypatch.setattr(choice, "version_of", lambda name: "0.32.0" if name == "vllm" else None)
     assert choice.choose("auto")[0] == "vllm"
     monkeypatch.setattr(choice, "has_gpu", lambda: False)
     assert choice.choose("auto") == ("embedded", "this machine has no GPU")
+    monkeypatch.setattr(choice, "has_gpu", lambda: True)
     monkeypatch.setattr(choice, "version_of", lambda name: "0.31.2" if name == "vllm" else None)
+    engine, why = choice.choose("auto")
+    assert engine == "embedded" and "too old" in why
     with pytest.raises(InputError, match=r"0\.32"):
         choice.installed_version()

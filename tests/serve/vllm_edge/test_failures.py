@@ -35,6 +35,10 @@ CASES: list[tuple[int, bytes, int, str, str | None, str | None]] = [
     (422, b'{"detail": [{"loc": ["body", "x"]}]}', 400, "invalid_request_error", None, None),
     (401, b'{"error": "Unauthorized"}', 401, "invalid_request_error", "invalid_api_key", None),
     (
+        *(403, vllm("Scale-out endpoints are off", 403, "PermissionDeniedError")),
+        *(403, "invalid_request_error", None, None),
+    ),
+    (
         *(404, vllm("The model `x` does not exist.", 404, param="model")),
         *(404, "invalid_request_error", "model_not_found", "model"),
     ),

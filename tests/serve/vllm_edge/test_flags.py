@@ -78,6 +78,7 @@ def test_every_flag_of_the_verb_is_mapped_refused_or_the_edges() -> None:
         "requests_per_minute",
         "cors_origin",
         "deadline_s",
+        "pre_drain_s",
         "otlp_endpoint",
         "no_ui",
     }
@@ -92,11 +93,23 @@ def test_flags_after_two_dashes_come_last_and_unchanged() -> None:
     assert tuple(flags.arguments(parse(passed_on=more), 1, command=True)[-4:]) == more
 
 
-@pytest.mark.parametrize("word", ["--api-key", "--api_key=SECRET", "--port=5", "--uds", "--served-model-name"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("--api-key", "--api_key=SECRET", "--port=5", "--uds", "--served-model-name"),
+        *("--api-k", "--hos", "--shutdown_t=5"),
+    ],
+)
 def test_what_must_stand_before_two_dashes(word: str) -> None:
     with pytest.raises(InputError, match="before --") as caught:
         flags.arguments(parse(passed_on=(word,)), 1, command=True)
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["--root-path=/api", "--root", "--grpc", "--grpc_port", "--gr"])
+def test_what_would_go_around_the_edge(word: str) -> None:
+    with pytest.raises(InputError, match="cannot be passed on"):
+        flags.arguments(parse(passed_on=(word,)), 1, command=True)
 
 
 def test_nothing_is_passed_on_to_our_own_engine() -> None:
