@@ -25,6 +25,8 @@ HTTP = {"VLLM_USE_RUST_FRONTEND": "0"}
 
 
 def environment(told: Settings, threads: int | None, current: Mapping[str, str] = os.environ) -> dict[str, str]:
+    if current.get("VLLM_API_KEY"):
+        raise InputError("VLLM_API_KEY is set, a key that vLLM asks for besides; unset it and give --api-key-file")
     allowed = ",".join(allow_list(current.get("VLLM_PLUGINS"), loaded_by_default()))
     own = {settings.VARIABLE: told.as_variable(), "VLLM_PLUGINS": allowed}
     return {**DEFAULTS, **current, **bound_to(threads), **HTTP, **own}

@@ -19,6 +19,8 @@ from twofour.serve.vllm_edge.plugin import PATHS
 from twofour.serve.vllm_edge.requests import Requests
 from twofour.serve.vllm_edge.shared import shared
 
+UNPLUGGED = "vLLM has not loaded the plugin twofour_edge; install twofour anew, with pip, where vLLM is"
+
 
 class Edge:
     def __init__(self, app: ASGIApp) -> None:
@@ -38,6 +40,8 @@ class Edge:
             await self._guarded(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if shared().heartbeat is None:
+            return await send({"type": "lifespan.startup.failed", "message": UNPLUGGED})
         server = scope["app"].state.server
         connections.use(server.config)
         following = asyncio.create_task(self._follow(lambda: bool(server.started)))

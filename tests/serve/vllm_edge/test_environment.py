@@ -30,6 +30,11 @@ def test_the_server_is_one_that_has_middleware() -> None:
     assert environment.environment(TOLD, None, {"VLLM_USE_RUST_FRONTEND": "1"})["VLLM_USE_RUST_FRONTEND"] == "0"
 
 
+def test_vllm_asks_for_no_key_of_its_own() -> None:
+    with pytest.raises(InputError, match="unset it and give --api-key-file"):
+        environment.environment(TOLD, None, {"VLLM_API_KEY": "secret"})
+
+
 def test_settings_arrive_and_no_key_does() -> None:
     found = environment.environment(TOLD, None, {})
     assert read(found) == Settings(**json.loads(found[VARIABLE]))
