@@ -15,8 +15,8 @@ def status(folder: Path, make: str) -> tuple[int, str]:
     (folder / "bin").mkdir()
     script, stub = folder / ".ci" / "run", folder / "bin" / "make"
     text = SCRIPT.read_text()
-    assert "LIMIT_S=2400" in text and "VLLM_S=720" in text
-    script.write_text(text.replace("LIMIT_S=2400", "LIMIT_S=1").replace("VLLM_S=720", "VLLM_S=0"))
+    assert "LIMIT_S=2400" in text and "VLLM_S=1500" in text
+    script.write_text(text.replace("LIMIT_S=2400", "LIMIT_S=1").replace("VLLM_S=1500", "VLLM_S=0"))
     stub.write_text(f"#!/bin/sh\n{make}\n")
     stub.chmod(0o755)
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
