@@ -188,7 +188,7 @@ HEAD: dict[str, tuple[Damage, str]] = {
     "no values": (tensors_of(lambda t: t.pop("lm_head.int8_values")), "lm_head.int8_values"),
     "wrong dtype": (
         tensors_of(lambda t: t.update({"lm_head.int8_values": t["lm_head.int8_values"].to(torch.int32)})),
-        "lm_head has values torch.int32",
+        "lm_head.int8_values is I32",
     ),
     "wrong shape": (
         tensors_of(lambda t: t.update({"lm_head.int8_values": t["lm_head.int8_values"][:8].clone()})),
