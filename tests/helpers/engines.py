@@ -29,6 +29,7 @@ OWN = (
         "test_without_the_library",
         "test_page.py",
         "test_a_hopeless_text_is_refused_unread",
+        "test_lm_eval_scores_as_it_scores_the_model_itself",
     ),
 )
 SERVED = "vLLM serves it"
@@ -45,6 +46,7 @@ DEVIATIONS: Mapping[str, str] = {
     r"test_stream_opens_with_the_role": MORE,
     r"test_app.py::test_models": MORE,
     r"test_requests_that_must_succeed|test_llm_comply": MORE,
+    r"test_lm_eval_finds_the_same_continuations_greedy": "vLLM leaves out a character that an answer did not finish",
     r"test_stream_says_the_same_as_the_whole": "vLLM's streams have chunks without text",
     r"test_the_bytes_of_the_tokens": "vLLM's logprobs of a chat have the token that ended it",
     r"test_an_answer_that_cannot_fit": "vLLM shortens an answer to what fits beside its prompt",
