@@ -92,13 +92,13 @@ class Answer:
         return event(error)
 
     async def end(self, error: RequestError) -> None:
-        """Say why nothing more comes."""
+        """Say why nothing more comes. From now on: the client may be slow to take it."""
+        was_over, self._ended = self._ended, True
         if not self._started:
             await send_error(self._scope, self._send, error)
-        elif self._streamed and not self._ended:
+        elif self._streamed and not was_over:
             note_rejection(self._scope, error)
             await self._send({"type": "http.response.body", "body": event(error) + DONE, "more_body": False})
-        self._ended = True
 
     async def check(self, work: "asyncio.Future[None]") -> None:
         """Raise what the application has raised, after the end of the stream that it has broken off."""
