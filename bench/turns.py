@@ -5,10 +5,24 @@ of rounds to the next the order rotates: over six rounds, three names take all t
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 K = TypeVar("K")
 T = TypeVar("T")
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Cell(Generic[P, T]):
+    """What turns at one place gave."""
+
+    place: P
+    turns: Mapping[str, Sequence[T]]  # by arm, one for each round
+
+    @property
+    def rounds(self) -> int:
+        return min(map(len, self.turns.values()))
 
 
 def alternate(turns: Mapping[K, Callable[[], T]], rounds: Iterable[int]) -> dict[K, list[T]]:

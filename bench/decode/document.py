@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from twofour.bench.decode.arms import Arm
-from twofour.bench.decode.measure import WARM_STEPS, Cell, Findings, Turn
+from twofour.bench.decode.measure import WARM_STEPS, Findings, Place, Turn
 from twofour.bench.stats import paired_ratio
+from twofour.bench.turns import Cell
 
 KIND = "twofour.bench.decode"
 SCHEMA_VERSION = 1
@@ -51,7 +52,7 @@ def _arm(arm: Arm, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"runtime": arm.runtime, "options": dict(arm.options), "model": arm.model.name, **facts}
 
 
-def _cell(found: Findings, cell: Cell, baselines: Sequence[str]) -> dict[str, Any]:
+def _cell(found: Findings, cell: Cell[Place, Turn], baselines: Sequence[str]) -> dict[str, Any]:
     place = cell.place
     pressures = {name: _pressure(turns) for name, turns in cell.turns.items()}
     least = min((share for share in pressures.values() if share is not None), default=None)
@@ -85,7 +86,7 @@ def _pressure(turns: Sequence[Turn]) -> float | None:
     return fmean(shares) if shares else None
 
 
-def _figures(found: Findings, cell: Cell, name: str) -> dict[str, Any]:
+def _figures(found: Findings, cell: Cell[Place, Turn], name: str) -> dict[str, Any]:
     seconds = [each for turn in cell.turns[name] for each in turn.seconds]
     p10, middle, p90 = (float(cut) for cut in np.percentile(seconds, [10, 50, 90]))
     ceiling = found.ceilings[cell.place.threads]
@@ -102,7 +103,7 @@ def _figures(found: Findings, cell: Cell, name: str) -> dict[str, Any]:
     }
 
 
-def _cached_bytes(found: Findings, cell: Cell) -> int:
+def _cached_bytes(found: Findings, cell: Cell[Place, Turn]) -> int:
     """Of the keys and values that a step in the middle of a turn reads, in 16 bits, as all runtimes here have them."""
     place = cell.place
     tokens = place.context + WARM_STEPS + found.plan.steps // 2

@@ -23,7 +23,7 @@ from twofour.bench.decode.arms import LLAMA_CPP, Arm
 from twofour.bench.decode.worker import Worker
 from twofour.bench.kernels.ceiling import Ceiling, highest, last_level_cache_bytes, read_ceilings
 from twofour.bench.load.gates import Pressure
-from twofour.bench.turns import whole_rounds
+from twofour.bench.turns import Cell, whole_rounds
 from twofour.prune.model.anatomy import cached_numbers
 from twofour.prune.progress import Counter, Progress, counter, silent
 
@@ -66,16 +66,6 @@ class Place:
         return f"context {self.context:,}, {self.batch} at a time, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
-@dataclass(frozen=True)
-class Cell:
-    place: Place
-    turns: Mapping[str, Sequence[Turn]]  # by arm, one for each round
-
-    @property
-    def rounds(self) -> int:
-        return min(map(len, self.turns.values()))
-
-
 @dataclass
 class Findings:
     plan: Plan
@@ -83,7 +73,7 @@ class Findings:
     facts: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # by arm
     ceilings: Mapping[int, Ceiling] = field(default_factory=dict)  # by threads
     cached_bytes_per_token: int = 0
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[Cell[Place, Turn]] = field(default_factory=list)
     cut_off: bool = False
 
 
@@ -168,7 +158,7 @@ def _measure_cells(found: Findings, workers: Mapping[str, Worker], prompt: list[
         found.cut_off = True
 
 
-def _cell(plan: Plan, workers: Mapping[str, Worker], place: Place, step: Counter) -> Cell:
+def _cell(plan: Plan, workers: Mapping[str, Worker], place: Place, step: Counter) -> Cell[Place, Turn]:
     def turn(worker: Worker) -> Turn:
         time.sleep(SETTLE_S)
         pressure = Pressure()

@@ -10,8 +10,10 @@ from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
+from twofour.bench.decode.measure import WARM_STEPS
 from twofour.bench.stats import paired_ratio
-from twofour.bench.vllm.measure import WARM_STEPS, Cell, Findings, Place, Turn
+from twofour.bench.turns import Cell
+from twofour.bench.vllm.measure import Findings, Place, Turn
 
 KIND = "twofour.bench.vllm"
 SCHEMA_VERSION = 1
@@ -46,7 +48,7 @@ def document(found: Findings, baseline: str, made_by: Mapping[str, Any]) -> dict
     }
 
 
-def _cell(cell: Cell, baseline: str) -> dict[str, Any]:
+def _cell(cell: Cell[Place, Turn], baseline: str) -> dict[str, Any]:
     place = cell.place
     shares = [turn.others for turns in cell.turns.values() for turn in turns if turn.others is not None]
     others = fmean(shares) if shares else None

@@ -17,16 +17,15 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twofour.bench.decode.measure import prompt_tokens
+from twofour.bench.decode.measure import WARM_STEPS, prompt_tokens
 from twofour.bench.decode.worker import Worker
 from twofour.bench.targets import frozen
-from twofour.bench.turns import whole_rounds
+from twofour.bench.turns import Cell, whole_rounds
 from twofour.bench.vllm.others import Others
 from twofour.prune.errors import InputError
 from twofour.prune.format.folder import resolve
 from twofour.prune.progress import Counter, Progress, counter, silent
 
-WARM_STEPS = 3
 PREFILL_TOKENS = 256  # of a turn of prompts, or one prompt
 
 Outputs = Sequence[tuple[float, int]]  # seconds since the prompts were given, and how many requests got a token
@@ -75,22 +74,12 @@ class Turn:
     others: float | None  # the share of the CPUs that others took
 
 
-@dataclass(frozen=True)
-class Cell:
-    place: Place
-    turns: Mapping[str, Sequence[Turn]]  # by arm, one for each round
-
-    @property
-    def rounds(self) -> int:
-        return min(map(len, self.turns.values()))
-
-
 @dataclass
 class Findings:
     plan: Plan
     started: datetime
     facts: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # by arm
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[Cell[Place, Turn]] = field(default_factory=list)
     cut_off: bool = False
 
 

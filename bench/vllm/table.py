@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from twofour.bench.decode.table import times
+
 Document = Mapping[str, Any]
 NEVER_SLOWER = 0.98  # what a ratio's interval must reach
 HEADS = {"step": "ms a step", "whole": "s in all", "first": "ms to 1st"}
@@ -53,9 +55,7 @@ def _what(document: Document, cell: Mapping[str, Any]) -> str:
 
 
 def _quantity(name: str, figures: Mapping[str, Any], own: bool) -> str:
-    ratio = figures["against"]
-    spread = "" if ratio["low"] is None else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-    text = "-" if own else f"{ratio['point']:.2f}x{spread}"
+    text = "-" if own else times(figures["against"])
     return f"{figures['median_s'] * SCALES[name]:>11.2f}{figures['tokens_per_s']:>8,.1f}{text:>21}"
 
 
