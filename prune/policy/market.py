@@ -1,0 +1,115 @@
+"""What every group of linears costs and loses in every scheme, and what is best for a budget or a divergence.
+
+Linears that are given one tensor are one group, with one scheme: other programs merge them into one product. So are the
+experts of a layer, the first linears of all of them and the second: the text sees too little of a single one.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from twofour.prune.errors import InputError
+from twofour.prune.format.schemes import Scheme
+from twofour.prune.policy import knapsack
+from twofour.prune.policy.curve import Curve
+from twofour.prune.policy.knapsack import Groups, Option
+from twofour.prune.policy.prices import Price, Shape
+from twofour.prune.policy.sensitivity import Sensitivity
+
+LADDER = (0.02, 0.1, 0.25, 0.45, 0.7, 1.0)  # of the loss of the cheapest mixture: the mixtures that are measured
+EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A scheme for each linear. cost: of all together, in the unit of the market. loss: the sum of theirs."""
+
+    schemes: dict[str, Scheme]
+    cost: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Market:
+    """options: of each group in each of the schemes. dense_cost: of all linears as in the dense model."""
+
+    groups: Sequence[Sequence[str]]
+    schemes: Sequence[Scheme]
+    options: Groups
+    dense_cost: int
+
+    @property
+    def least_share(self) -> float:
+        """The share of the dense cost that the cheapest mixture has, rounded up: a budget that can be met."""
+        return math.ceil(10**4 * sum(map(knapsack.cheapest, self.options)) / self.dense_cost) / 10**4
+
+    def for_budget(self, budget: float) -> Mixture:
+        """Return the mixture that loses least for a share of the dense cost.
+
+        Raises InputError where no mixture is as cheap, and where the dense model itself is.
+        """
+        limit = int(budget * self.dense_cost)
+        if budget >= 1:
+            raise InputError(f"budget is {budget:g}, and the dense model costs 1; give a number below that")
+        if limit < sum(map(knapsack.cheapest, self.options)):
+            raise InputError(
+                f"budget is {budget:g}, and the cheapest mixture of {', '.join(self.schemes)} costs "
+                f"{self.least_share} of the dense model; give that or more"
+            )
+        return self._mixture(knapsack.least_loss(self.options, limit))
+
+    def for_divergence(self, divergence: float, curve: Curve) -> Mixture:
+        """Return the cheapest mixture for which the curve gives at most this divergence.
+
+        Raises InputError where none is that close to the dense model.
+        """
+        least = sum(min(option.loss for option in options) for options in self.options)
+        if curve.divergence(least) > divergence:
+            raise InputError(
+                f"max_kl is {divergence:g}, and the closest mixture of {', '.join(self.schemes)} has "
+                f"{curve.divergence(least):.4f}; give that or more, or allow values of the model's dtype"
+            )
+        return self._mixture(knapsack.least_cost(self.options, curve.total(divergence)))
+
+    def ladder(self) -> list[Mixture]:
+        """Return mixtures from nearly dense to the cheapest, to be measured."""
+        cheapest = self._mixture(knapsack.least_loss(self.options, sum(map(knapsack.cheapest, self.options))))
+        losses = (share * cheapest.loss for share in LADDER[:-1])
+        return [*(self._mixture(knapsack.least_cost(self.options, loss)) for loss in losses), cheapest]
+
+    def _mixture(self, chosen: Sequence[int]) -> Mixture:
+        schemes = {
+            name: self.schemes[number] for group, number in zip(self.groups, chosen, strict=True) for name in group
+        }
+        cost, loss = knapsack.total(self.options, chosen)
+        return Mixture(schemes, cost, loss)
+
+
+def market(
+    groups: Sequence[Sequence[str]],
+    shapes: Mapping[str, Shape],
+    schemes: Sequence[Scheme],
+    price: Price,
+    sensitivity: Sensitivity,
+) -> Market:
+    """Price every group in every scheme."""
+    weights = {name: rows * columns for name, (rows, columns) in shapes.items()}
+    losses = [sensitivity.losses(weights, scheme) for scheme in schemes]
+    options = [
+        [
+            # A loss below 0 is noise, or what training would do anyway: no reason to pay, nor a gain to reckon with.
+            Option(sum(price(shapes[name], scheme) for name in group), max(0.0, sum(lost[name] for name in group)))
+            for scheme, lost in zip(schemes, losses, strict=True)
+        ]
+        for group in groups
+    ]
+    return Market(groups, schemes, options, sum(price(shape, "dense") for shape in shapes.values()))
+
+
+def merged(groups: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Merge the groups of the experts of one layer that have the same place in their experts."""
+    found = dict[tuple[str, ...], list[str]]()
+    for group in groups:
+        found.setdefault(tuple(EXPERT.sub(".experts.", name) for name in group), []).extend(group)
+    return list(found.values())
