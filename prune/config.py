@@ -63,6 +63,10 @@ class PruneConfig:
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
     lm_head: the same for lm_head, which stays dense; as int8 it has a scale for each 64 columns (packed only).
+    keep_dense: patterns, as `fnmatch` has them, of names of linears in the decoder blocks; what one of them names stays
+        dense, with those that have the same input.
+    keep_dense_values: those stay in the dtype of the model, or become int8 with a scale for each 64 columns (packed
+        only).
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     device: where the block in work is, and the whole model while it writes text or is distilled; at all other times the
@@ -81,6 +85,8 @@ class PruneConfig:
     format: Format = "packed"
     values: Values = "model"
     lm_head: Values = "model"
+    keep_dense: tuple[str, ...] = ()
+    keep_dense_values: Values = "model"
     damping: float = 0.01
     block_columns: int = 128
     dtype: Precision = "auto"
@@ -104,14 +110,17 @@ class PruneConfig:
             "format": Format,
             "values": Values,
             "lm_head": Values,
+            "keep_dense_values": Values,
             "dtype": Precision,
         }
         for name, choices in literals.items():
             known = (*get_args(choices), getattr(type(self), name))  # a default may be None
             _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
         dense = 'model with the format dense, or take packed and then "twofour convert --to dense"'
-        for name in ("values", "lm_head"):
+        for name in ("values", "lm_head", "keep_dense_values"):
             _require(getattr(self, name) == "model" or self.format == "packed", self, name, dense)
+        has_kept = bool(self.keep_dense) or self.keep_dense_values == "model"
+        _require(has_kept, self, "keep_dense_values", "model, or keep_dense with it: nothing is kept dense")
 
     def _require_numbers(self) -> None:
         _require(self.samples is None or self.samples >= 1, self, "samples", "at least 1")

@@ -142,7 +142,7 @@ def disk_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
 def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
     """Estimate the size of the result."""
     linears = sum(linear.weight.nbytes for linear in anatomy.linears.values())
-    saved = round(linears * (1 - PACKED_SHARE)) if config.format == "packed" else 0
+    saved = round(linears * (1 - PACKED_SHARE)) if config.format == "packed" and not config.keep_dense else 0
     added = head.added_bytes(anatomy.model) if config.lm_head == "int8" else 0
     return model_bytes(anatomy) - saved + added
 

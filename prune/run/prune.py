@@ -1,7 +1,7 @@
 """The story of a pruning run: `prune`, and below it each of its steps."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.format import checkpoint, folder
-from twofour.prune.format.checkpoint import SparseWeight
 from twofour.prune.format.origin import origin
+from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme, StoredWeight
+from twofour.prune.format.schemes import stored as stored_as
 from twofour.prune.label import publish
-from twofour.prune.label.card import head_kind, trained
+from twofour.prune.label.card import head_kind, left_dense, mixed_shares, trained
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import heap
 from twofour.prune.machine.precision import full_precision
@@ -27,9 +28,10 @@ from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.blocks import recover_block
 from twofour.prune.recovery.distil import distil
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
-from twofour.prune.run import calibrate, footprint, solvers
-from twofour.prune.run.calibrate import PrunedBlock, ToStored
+from twofour.prune.run import calibrate, footprint, mixture, solvers
+from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.journal import Journal, OnDemand
+from twofour.prune.run.mixture import Make
 from twofour.prune.run.prepare import Prepared, prepare
 from twofour.prune.run.request import Stamps, model_stamps, request, threads_note
 from twofour.prune.solving.magnitude import magnitude
@@ -47,6 +49,14 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """The scheme of each linear of the decoder blocks, and what makes its weight before the whole model is trained."""
+
+    schemes: Mapping[str, Scheme]
+    makers: Mapping[str, Make]
+
+
+@dataclass(frozen=True)
 class Report:
     """Where the pruned model is, and its manifest. Printed, it is the summary of the run."""
 
@@ -58,13 +68,14 @@ class Report:
         losses = {name: linear["loss"] for name, linear in linears.items()}
         worst = max(losses, key=lambda name: losses[name])
         how = f"{self.manifest['method']}, {self.manifest['values']['dtype']} values"
-        kept = ", ".join(self.manifest["dense"]) or "none"
+        kept = left_dense(self.manifest) or "none"
         recovery = self.manifest["recovery"]
         when = " before kept weights were trained" if recovery else ""
         lines = [
             f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}",
             f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}",
+            *([f"decoder blocks: {mixed_shares(self.manifest)}"] if len(self.manifest["shares"]) > 1 else []),
             *([trained(self.manifest)] if recovery and recovery["model"] else []),
             *([f"lm_head: {head_kind(self.manifest['lm_head'])}"] if self.manifest["lm_head"] else []),
             *self.manifest["fallbacks"],
@@ -122,27 +133,31 @@ def require_unchanged(source: Path, before: Stamps) -> None:
 def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Pruned:
     """Prune the prepared model in place, and train what was kept."""
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
-        if ready.config.stages.needs_text:
-            blocks, whole = pruned_on_text(ready, journal, progress)
-        else:
-            blocks, whole = pruned_by_weights(ready, journal, progress), None
-    weights = trained_weights(ready) if whole else journal.weights()  # the journal has those before that training
+        prune_all = pruned_on_text if ready.config.stages.needs_text else pruned_by_weights
+        blocks, mixed, whole = prune_all(ready, journal, progress)
+    weights = {**mixed.makers, **(trained_weights(ready, mixed) if whole else {})}
     named = {ready.names[name]: make for name, make in weights.items()}
-    return Pruned(OnDemand(named), result(ready, blocks, whole, journal.threads))
+    return Pruned(OnDemand(named), result(ready, blocks, mixed, whole, journal.threads))
 
 
-def pruned_by_weights(ready: Prepared, journal: Journal, progress: Progress) -> list[PrunedBlock]:
+def pruned_by_weights(
+    ready: Prepared, journal: Journal, progress: Progress
+) -> tuple[list[PrunedBlock], Mixture, Outcome | None]:
     """Prune every block by its weights alone."""
     to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
-    return list(calibrate.prune_without_text(ready.anatomy, magnitude, progress, to_stored, journal))
+    blocks = list(calibrate.prune_without_text(ready.anatomy, magnitude, progress, to_stored, journal))
+    return blocks, mixed(ready, journal), None
 
 
-def pruned_on_text(ready: Prepared, journal: Journal, progress: Progress) -> tuple[list[PrunedBlock], Outcome | None]:
-    """Prune block by block on the calibration text, then train the whole model where that is asked for."""
+def pruned_on_text(
+    ready: Prepared, journal: Journal, progress: Progress
+) -> tuple[list[PrunedBlock], Mixture, Outcome | None]:
+    """Prune block by block on the calibration text, give each linear its scheme, then train the whole where asked."""
     ids = journal.tokens(lambda: calibration_tokens(ready, progress))
     batches = recorded(ready, ids, journal)
     blocks = walked(ready, batches, journal, progress)
-    return blocks, distilled(ready, ids, batches, journal, progress)
+    chosen = mixed(ready, journal)
+    return blocks, chosen, distilled(ready, ids, batches, chosen, journal, progress)
 
 
 def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
@@ -182,42 +197,57 @@ def walked(ready: Prepared, batches: list[Batch], journal: Journal, progress: Pr
     return list(blocks)
 
 
+def mixed(ready: Prepared, journal: Journal) -> Mixture:
+    """Give each linear of the walked model its scheme, in place; those that keep the walk's stay what they are."""
+    walked, anatomy = solvers.walked_scheme(ready.config), ready.anatomy
+    schemes = journal.schemes(lambda: mixture.mixture(anatomy.linears, walked, ready.kept))
+    makers = mixture.makers(schemes, journal.weights(), ready.source, ready.names, anatomy.stored_dtype)
+    mixture.put_in_place(anatomy, {name: make for name, make in makers.items() if schemes[name] != walked})
+    return Mixture(schemes, makers)
+
+
 def distilled(
-    ready: Prepared, ids: Tensor, batches: list[Batch], journal: Journal, progress: Progress
+    ready: Prepared, ids: Tensor, batches: list[Batch], mixed: Mixture, journal: Journal, progress: Progress
 ) -> Outcome | None:
     """Train all kept weights of the model together; None where that is not asked for."""
     config, anatomy = ready.config, ready.anatomy
     if not config.stages.model_passes:
         return None
     anatomy.model.to(config.device)
-    passes, rounding = config.stages.model_passes, solvers.rounding(config)
-    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, rounding)
+    passes = config.stages.model_passes
+    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, mixed.schemes)
 
 
-def trained_weights(ready: Prepared) -> dict[str, Callable[[], SparseWeight]]:
-    """Return what makes each weight of the model in memory as it will be stored."""
-    to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
-    return {name: partial(trained_weight, linear, to_stored) for name, linear in ready.anatomy.linears.items()}
+def trained_weights(ready: Prepared, mixed: Mixture) -> dict[str, Make]:
+    """Return what makes each 2:4 weight of the model in memory as it will be stored."""
+    schemes = {name: scheme for name, scheme in mixed.schemes.items() if scheme in TWO_OF_FOUR}
+    linears, dtype = ready.anatomy.linears, ready.anatomy.stored_dtype
+    return {name: partial(trained_weight, linears[name], scheme, dtype) for name, scheme in schemes.items()}
 
 
-def trained_weight(linear: nn.Linear, to_stored: ToStored) -> SparseWeight:
+def trained_weight(linear: nn.Linear, scheme: Scheme, dtype: torch.dtype) -> StoredWeight:
     """Return a weight of the model in memory as it will be stored."""
-    return to_stored(linear.weight.float()).cpu()
+    return stored_as(linear.weight.float(), scheme, dtype).cpu()
 
 
-def result(ready: Prepared, blocks: list[PrunedBlock], whole: Outcome | None, threads: list[int]) -> Result:
+def result(
+    ready: Prepared, blocks: list[PrunedBlock], mixed: Mixture, whole: Outcome | None, threads: list[int]
+) -> Result:
     """Gather what was done, for the label. whole: what training the whole model won back."""
     anatomy, names = ready.anatomy, ready.names
-    linears = {name: linear for block in blocks for name, linear in block.linears.items()}
+    walked = {name: linear for block in blocks for name, linear in block.linears.items()}
+    linears = {name: linear for name, linear in walked.items() if mixed.schemes[name] in TWO_OF_FOUR}
     recovered = [block.recovered for block in blocks if block.recovered]
     return Result(
         linears={names[name]: linear for name, linear in linears.items()},
-        dense={names[name]: why for name, why in anatomy.dense.items()},
+        dense={names[name]: why for name, why in {**anatomy.dense, **ready.kept.why}.items()},
+        schemes={names[name]: scheme for name, scheme in mixed.schemes.items()},
+        shapes={names[name]: linear.shape for name, linear in walked.items()},
         head=ready.head,
         stored_dtype=checkpoint.dtype_name(anatomy.stored_dtype),
         forward_dtype=checkpoint.dtype_name(ready.forward_dtype),
         recovery=Recovery(recovered, whole) if ready.config.stages.trains else None,
-        fallbacks=ready.fallbacks + seldom_seen(anatomy, linears) + threads_note(threads),
+        fallbacks=ready.fallbacks + seldom_seen(anatomy, walked) + threads_note(threads),
     )
 
 
