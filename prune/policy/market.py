@@ -17,7 +17,7 @@ from twofour.prune.policy.knapsack import Groups, Option
 from twofour.prune.policy.prices import Price, Shape
 from twofour.prune.policy.sensitivity import Sensitivity
 
-LADDER = (0.02, 0.1, 0.25, 0.45, 0.7, 1.0)  # of the loss of the cheapest mixture: the mixtures that are measured
+LADDER = (0.02, 0.12, 0.35, 0.65, 1.0)  # of the loss of the cheapest mixture: the mixtures that are measured
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
 

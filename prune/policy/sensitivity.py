@@ -31,7 +31,7 @@ from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme
 from twofour.prune.progress import Counter, Progress, counter
 from twofour.prune.recovery.training import Loss
 
-NODES = 5
+NODES = 3
 FLOAT16_SCALE = 2.0**12  # of the divergence: gradients of single weights are too small for float16
 
 Weight = Callable[[str], Tensor]  # the name of a linear -> a weight of it, [out, in]
