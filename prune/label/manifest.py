@@ -59,7 +59,8 @@ class Result:
     """What a run made of a model, its linears by the names they are stored under.
 
     linears: those that are 2:4. dense: those left dense, and why. stored_dtype: of the linears in the base model.
-    schemes, shapes: of all linears of the decoder blocks. head: lm_head, where it is int8.
+    schemes, shapes: of all linears of the decoder blocks. policy: why they have those, where that was chosen.
+    head: lm_head, where it is int8.
     fallbacks: what was done otherwise than asked; the run refuses all other things that it cannot do as asked.
     """
 
@@ -72,6 +73,7 @@ class Result:
     head: Head | None = None
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    policy: Mapping[str, Any] | None = None
 
 
 def manifest(
@@ -86,7 +88,7 @@ def manifest(
         "origin": dict(origin),
         "preset": config.chosen,
         "method": config.stages.solver,
-        "values": _values(config, result.stored_dtype),
+        "values": _values(result),
         "lm_head": _head(result.head) if result.head else None,
         "calibration": _calibration(config, text),
         "solver": _solver(config),
@@ -94,6 +96,7 @@ def manifest(
         "linears": {name: asdict(linear) for name, linear in result.linears.items()},
         "schemes": dict(result.schemes),
         "shares": shares(result.schemes, result.shapes, value_dtype(result.stored_dtype)),
+        "policy": result.policy and dict(result.policy),
         "recovery": None if recovery is None else recovery.as_dict(),
         "dense": dict(result.dense),
         "fallbacks": list(result.fallbacks),
@@ -124,9 +127,10 @@ def shares(
     return found
 
 
-def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
-    """How the kept weights were rounded. scale_columns 0: one scale for each row."""
-    return {"dtype": stored_dtype} if config.values == "model" else {"dtype": "int8", "scale_columns": 0}
+def _values(result: Result) -> dict[str, Any]:
+    """How the kept weights were rounded, but those that are named apart. scale_columns 0: one scale for each row."""
+    is_int8 = "2:4-int8" in result.schemes.values() and "2:4" not in result.schemes.values()
+    return {"dtype": "int8", "scale_columns": 0} if is_int8 else {"dtype": result.stored_dtype}
 
 
 def _head(head: Head) -> dict[str, Any]:

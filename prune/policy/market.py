@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twofour.prune.errors import InputError
-from twofour.prune.format.schemes import Scheme
+from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme
 from twofour.prune.policy import knapsack
 from twofour.prune.policy.curve import Curve
 from twofour.prune.policy.knapsack import Groups, Option
-from twofour.prune.policy.prices import Price, Shape
+from twofour.prune.policy.prices import Prices, Shape, named
 from twofour.prune.policy.sensitivity import Sensitivity
 
 LADDER = (0.02, 0.12, 0.35, 0.65, 1.0)  # of the loss of the cheapest mixture: the mixtures that are measured
@@ -44,11 +44,8 @@ class Market:
         """The share of the dense cost that the cheapest mixture has, rounded up: a budget that can be met."""
         return math.ceil(10**4 * sum(map(knapsack.cheapest, self.options)) / self.dense_cost) / 10**4
 
-    def for_budget(self, budget: float) -> Mixture:
-        """Return the mixture that loses least for a share of the dense cost.
-
-        Raises InputError where no mixture is as cheap, and where the dense model itself is.
-        """
+    def refuse(self, budget: float) -> None:
+        """Raise InputError where no mixture is as cheap, where the dense model is, and where nothing would be 2:4."""
         limit = int(budget * self.dense_cost)
         if budget >= 1:
             raise InputError(f"budget is {budget:g}, and the dense model costs 1; give a number below that")
@@ -57,7 +54,18 @@ class Market:
                 f"budget is {budget:g}, and the cheapest mixture of {', '.join(self.schemes)} costs "
                 f"{self.least_share} of the dense model; give that or more"
             )
-        return self._mixture(knapsack.least_loss(self.options, limit))
+        dense = [number for number, scheme in enumerate(self.schemes) if scheme not in TWO_OF_FOUR]
+        cost = sum(min(options[number].cost for number in dense) for options in self.options)
+        if cost <= limit:
+            raise InputError(
+                f"budget is {budget:g}, and all linears dense in int8 cost {cost / self.dense_cost:.4f} of what they "
+                'do now: nothing would be 2:4; give less, or serve the dense model with "--dense-values int8"'
+            )
+
+    def for_budget(self, budget: float) -> Mixture:
+        """Return the mixture that loses least for a share of the dense cost. Raises InputError as `refuse` does."""
+        self.refuse(budget)
+        return self._mixture(knapsack.least_loss(self.options, int(budget * self.dense_cost)))
 
     def for_divergence(self, divergence: float, curve: Curve) -> Mixture:
         """Return the cheapest mixture for which the curve gives at most this divergence.
@@ -70,7 +78,13 @@ class Market:
                 f"max_kl is {divergence:g}, and the closest mixture of {', '.join(self.schemes)} has "
                 f"{curve.divergence(least):.4f}; give that or more, or allow values of the model's dtype"
             )
-        return self._mixture(knapsack.least_cost(self.options, curve.total(divergence)))
+        found = self._mixture(knapsack.least_cost(self.options, curve.total(divergence)))
+        if not set(TWO_OF_FOUR).intersection(found.schemes.values()):
+            raise InputError(
+                f"max_kl is {divergence:g}, and the cheapest mixture that is so close has nothing that is 2:4; give "
+                'more, or serve the dense model with "--dense-values int8"'
+            )
+        return found
 
     def ladder(self) -> list[Mixture]:
         """Return mixtures from nearly dense to the cheapest, to be measured."""
@@ -90,7 +104,7 @@ def market(
     groups: Sequence[Sequence[str]],
     shapes: Mapping[str, Shape],
     schemes: Sequence[Scheme],
-    price: Price,
+    prices: Prices,
     sensitivity: Sensitivity,
 ) -> Market:
     """Price every group in every scheme."""
@@ -99,12 +113,14 @@ def market(
     options = [
         [
             # A loss below 0 is noise, or what training would do anyway: no reason to pay, nor a gain to reckon with.
-            Option(sum(price(shapes[name], scheme) for name in group), max(0.0, sum(lost[name] for name in group)))
+            Option(
+                sum(prices[named(shapes[name])][scheme] for name in group), max(0.0, sum(lost[name] for name in group))
+            )
             for scheme, lost in zip(schemes, losses, strict=True)
         ]
         for group in groups
     ]
-    return Market(groups, schemes, options, sum(price(shape, "dense") for shape in shapes.values()))
+    return Market(groups, schemes, options, sum(prices[named(shape)]["dense"] for shape in shapes.values()))
 
 
 def merged(groups: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -4,46 +4,51 @@
 measured on this machine by a clock that is handed in, for the kernels are rooms above, or estimated for a card.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import get_args
 
 import torch
 
+from twofour.prune.config import BudgetFor
 from twofour.prune.errors import InputError
 from twofour.prune.format.schemes import Scheme, scheme_bytes
 from twofour.prune.policy import cards
 
-Kind = Literal["bytes", "decode", "prefill"]
 Shape = tuple[int, int]  # rows, columns: [out, in]
 Price = Callable[[Shape, Scheme], int]
+Prices = Mapping[str, Mapping[Scheme, int]]  # by a shape as "4096 x 14336", then by scheme
 Clock = Callable[[Shape, Scheme, int, torch.dtype], float]  # ..., tokens of a product, dtype of the model -> seconds
 
-TOKENS: Mapping[Kind, int] = {"decode": 1, "prefill": 512}
+TOKENS: Mapping[BudgetFor, int] = {"decode": 1, "prefill": 512}
 PICOSECONDS = 1e12  # in a second
 
 
-def price(kind: Kind, dtype: torch.dtype, card: str | None = None, clock: Clock | None = None) -> Price:
+def price(kind: BudgetFor, dtype: torch.dtype, card: str | None = None, clock: Clock | None = None) -> Price:
     """Return the price of a linear. dtype: of the model. Raises InputError where seconds can be had from nowhere."""
     if kind == "bytes":
         return lambda shape, scheme: scheme_bytes(scheme, *shape, dtype)
     if card:
-        known = cards.CARDS[card]
+        known = _card(card)
         return lambda shape, scheme: _picoseconds(cards.seconds(known, *shape, scheme, TOKENS[kind], dtype))
     if clock is None:
         raise InputError(f"nothing here can time products for a budget of {kind}; name a card, or give one of bytes")
-    return _timed(clock, TOKENS[kind], dtype)
+    return lambda shape, scheme: _picoseconds(clock(shape, scheme, TOKENS[kind], dtype))
 
 
-def _timed(clock: Clock, tokens: int, dtype: torch.dtype) -> Price:
-    """Time each shape once: two linears of one shape have one price."""
-    known = dict[tuple[Shape, Scheme], int]()
+def priced(shapes: Iterable[Shape], price: Price) -> Prices:
+    """Price every shape in every scheme, once: linears of one shape have one price. Plain data for JSON."""
+    return {named(shape): {scheme: price(shape, scheme) for scheme in get_args(Scheme)} for shape in set(shapes)}
 
-    def timed(shape: Shape, scheme: Scheme) -> int:
-        if (shape, scheme) not in known:
-            known[shape, scheme] = _picoseconds(clock(shape, scheme, tokens, dtype))
-        return known[shape, scheme]
 
-    return timed
+def named(shape: Shape) -> str:
+    """Name a shape as prices do."""
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _card(name: str) -> cards.Card:
+    if name not in cards.CARDS:
+        raise InputError(f"no card is named {name!r}; give one of {', '.join(cards.CARDS)}")
+    return cards.CARDS[name]
 
 
 def _picoseconds(seconds: float) -> int:

@@ -18,7 +18,7 @@ from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import Batch, logits, logits_behind
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.kept import KeptWeights
-from twofour.prune.recovery.training import Outcome, TrainingJournal, train
+from twofour.prune.recovery.training import Loss, Outcome, TrainingJournal, train
 
 MODEL_RATE = 0.001
 CHUNK_BYTES = 4 << 20  # float32 [tokens, vocabulary] at a time
@@ -38,17 +38,22 @@ def distil(
 
     schemes: of the linears, by name; None: all are 2:4 in the dtype of the model. Dense linears are not trained.
     """
-    texts = ids.to(anatomy.device).split([batch.positions.samples for batch in batches])
+    kept = kept_weights(anatomy, schemes or dict.fromkeys(anatomy.linears, "2:4"))
+    return train(kept, whole_loss(anatomy, ids, batches), len(batches), passes, seed, "distilling", progress, journal)
+
+
+def whole_loss(anatomy: Anatomy, ids: Tensor, batches: Sequence[Batch]) -> Loss:
+    """Return the divergence of the model from the dense one on a batch, by the number of the batch."""
+    texts = ids.split([batch.positions.samples for batch in batches])
 
     def loss(part: int) -> Tensor:
-        dense = batches[part].dense
+        dense, text = batches[part].dense, texts[part].to(anatomy.device)
         assert dense is not None, "the walk follows the dense model where the whole is distilled"
         with torch.no_grad():
-            wanted = logits_behind(anatomy, texts[part], dense.to(anatomy.device))
-        return divergence(logits(anatomy.model, texts[part]), wanted)
+            wanted = logits_behind(anatomy, text, dense.to(anatomy.device))
+        return divergence(logits(anatomy.model, text), wanted)
 
-    kept = kept_weights(anatomy, schemes or dict.fromkeys(anatomy.linears, "2:4"))
-    return train(kept, loss, len(texts), passes, seed, "distilling", progress, journal)
+    return loss
 
 
 def kept_weights(anatomy: Anatomy, schemes: Mapping[str, Scheme]) -> KeptWeights:

@@ -1,8 +1,9 @@
 """What an unfinished run has done so far, on disk beside its output: the same command, given again, goes on from there.
 
 The folder `.OUT.unfinished` holds the request, the tokens of the calibration text, every pruned block as it will be
-solved, the hidden states behind the last one, which linear gets which scheme, and how far the training of the whole
-model is. Pruned weights are nowhere else: the result is written from them, unless the whole model was trained.
+solved, the hidden states behind the last one, what the choice of schemes was measured by, which linear gets which, and
+how far the training of the whole model is. Pruned weights are nowhere else: the result is written from them, unless
+the whole model was trained.
 
 A process may be killed at any moment, and the machine may stop. So every file appears whole or not at all, the states
 before their block, and is on the disk before the file that it replaces is removed. A run that goes on computes from the
@@ -42,6 +43,7 @@ from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, m
 REQUEST, LOCK = "request.json", "lock"
 TOKENS = "tokens.safetensors"
 SCHEMES = "schemes.json"
+MEASURED = "measured.json"
 TRAINING = "training.safetensors"
 
 
@@ -55,6 +57,7 @@ class Journal:
         self.folder = out.parent / f".{out.name}.unfinished"
         self.threads: list[int] = []  # how many the run has had, in turn
         self._going = False
+        self.point = ""  # of several results of one run, the one in work: its schemes and training are its own
         self._clock, self._began_s = clock, clock()
         self._before_s = 0.0  # of the processes before this one
 
@@ -142,9 +145,17 @@ class Journal:
 
     def schemes(self, choose: Callable[[], Mapping[str, Scheme]]) -> dict[str, Scheme]:
         """Return how each linear will be stored, chosen now if it was not yet: what is trained depends on it."""
-        if not (self.folder / SCHEMES).exists():
-            write_whole(self.folder / SCHEMES, json.dumps(dict(choose())))
-        return read_json(self.folder / SCHEMES)
+        return self._plain(self.point + SCHEMES, lambda: dict(choose()))
+
+    def measured(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what the choice goes by, measured now if it was not yet."""
+        return self._plain(MEASURED, measure)
+
+    def _plain(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return plain data that is kept, made now if it is not there."""
+        if not (self.folder / name).exists():
+            write_whole(self.folder / name, json.dumps(make()))
+        return read_json(self.folder / name)
 
     def _done(self) -> list[Path]:
         """The files of the blocks, in order; they are written in order."""
@@ -162,14 +173,14 @@ class Journal:
         state = training.state or {}
         tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
         about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
-        self._write(TRAINING, tensors, about)
+        self._write(self.point + TRAINING, tensors, about)
         sync(self.folder)
 
     def restore_training(self) -> Training | None:
         """Return how far the training of the whole model was."""
-        if not (self.folder / TRAINING).exists():
+        if not (self.folder / (self.point + TRAINING)).exists():
             return None
-        with _opened(self.folder / TRAINING) as file:
+        with _opened(self.folder / (self.point + TRAINING)) as file:
             about = _about_of(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
@@ -178,7 +189,7 @@ class Journal:
     def _kept_s(self) -> float:
         """The seconds at which the last file was written."""
         spent_s = [0.0]
-        for path in [self.folder / TOKENS, *self._done(), self.folder / TRAINING]:
+        for path in [self.folder / TOKENS, *self._done(), *self.folder.glob(f"*{TRAINING}")]:
             if path.exists():
                 with _opened(path) as file:
                     spent_s.append(float(file.metadata()["spent_s"]))

@@ -14,6 +14,7 @@ from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.head import Head
 from twofour.prune.model import head as heads
 from twofour.prune.model.anatomy import Anatomy, dissect, load, refuse_config, stored_names
+from twofour.prune.policy.prices import Clock, Prices, price, priced
 from twofour.prune.run import footprint, mixture
 from twofour.prune.run.mixture import Kept
 from twofour.prune.run.request import Begun, Decided, go_on
@@ -33,6 +34,7 @@ class Prepared:
     forward_dtype: torch.dtype
     head: Head | None = None  # lm_head, to be stored in int8
     kept: Kept = field(default_factory=Kept)
+    prices: Prices = field(default_factory=dict)  # of the linears, where it is chosen which become 2:4
 
     @property
     def fallbacks(self) -> list[str]:
@@ -51,8 +53,10 @@ class Prepared:
         return footprint.memory_bytes(self.anatomy, self.config, self.on_disk)
 
 
-def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Prepared:
+def prepare(source: Path, config: PruneConfig, begun: Begun | None = None, clock: Clock | None = None) -> Prepared:
     """Load the model of a folder and decide what can be done with it here. begun: the run that goes on.
+
+    clock: what times products, for a budget of seconds.
 
     Raises ModelError or InputError for what a run could not do, before it starts; `prune --plan` does the same.
     """
@@ -71,7 +75,14 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Pr
     decided = go_on(config, decide(anatomy, config), begun)
     config = decided.config(config)
     on_disk = footprint.states_on_disk(anatomy, config)
-    return Prepared(source, anatomy, names, config, decided, on_disk, forward, head, kept)
+    prices = linear_prices(anatomy, config, clock) if config.chooses else {}
+    return Prepared(source, anatomy, names, config, decided, on_disk, forward, head, kept, prices)
+
+
+def linear_prices(anatomy: Anatomy, config: PruneConfig, clock: Clock | None) -> Prices:
+    """Return what the linears cost in each scheme, by what is asked for."""
+    shapes = {(linear.out_features, linear.in_features) for linear in anatomy.linears.values()}
+    return priced(shapes, price(config.budget_for, anatomy.stored_dtype, config.card, clock))
 
 
 def decide(anatomy: Anatomy, config: PruneConfig) -> Decided:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from twofour.prune.machine.precision import full_precision
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.batches import Batch, record
+from twofour.prune.policy.prices import Clock
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.blocks import recover_block
 from twofour.prune.recovery.distil import distil
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
-from twofour.prune.run import calibrate, footprint, mixture, solvers
+from twofour.prune.run import calibrate, choose, footprint, mixture, solvers
 from twofour.prune.run.calibrate import PrunedBlock
+from twofour.prune.run.choose import Judge
 from twofour.prune.run.journal import Journal, OnDemand
 from twofour.prune.run.mixture import Make
 from twofour.prune.run.prepare import Prepared, prepare
@@ -50,10 +52,14 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The scheme of each linear of the decoder blocks, and what makes its weight before the whole model is trained."""
+    """The scheme of each linear of the decoder blocks, and what makes its weight before the whole model is trained.
+
+    policy: why it is this one, for the label, where it was chosen.
+    """
 
     schemes: Mapping[str, Scheme]
     makers: Mapping[str, Make]
+    policy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,16 @@ class Report:
         return "\n".join(lines)
 
 
-def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent) -> Report:
+def prune(
+    model: str | Path,
+    out: str | Path,
+    config: PruneConfig | None = None,
+    progress: Progress = silent,
+    clock: Clock | None = None,
+) -> Report:
     """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`.
 
+    With a budget, only the linears that lose least for it. clock: what times products, for a budget of seconds.
     A run that was cut off goes on where it was when it is asked for again: see `journal`.
     """
     journal, config = Journal(Path(out)), config or PruneConfig()
@@ -95,8 +108,9 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), model_stamps(source)
     with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
-        ready = prepare(source, config, journal.begun)
+        ready = prepare(source, config, journal.begun, clock)
         config, text = ready.config, described_text(ready)
+        choose.refuse_impossible(ready)
         journal.begin(request(config, ready.forward_dtype, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
@@ -153,17 +167,44 @@ def pruned_on_text(
     ready: Prepared, journal: Journal, progress: Progress
 ) -> tuple[list[PrunedBlock], Mixture, Outcome | None]:
     """Prune block by block on the calibration text, give each linear its scheme, then train the whole where asked."""
-    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
+    ids, judged = both_texts(ready, journal, progress)
     batches = recorded(ready, ids, journal)
     blocks = walked(ready, batches, journal, progress)
-    chosen = mixed(ready, journal)
-    return blocks, chosen, distilled(ready, ids, batches, chosen, journal, progress)
+    judge = choose.Judge(ready, judged, journal.weights()) if ready.config.chooses else None
+    return blocks, *as_mixture(ready, ids, batches, judge, ready.config.budget, journal, progress)
+
+
+def both_texts(ready: Prepared, journal: Journal, progress: Progress) -> tuple[Tensor, Tensor]:
+    """Get the tokens to calibrate on, and those to judge mixtures on, int64 [samples, length] each."""
+    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
+    return ids[: ready.config.text_samples], ids[ready.config.text_samples :]
+
+
+def as_mixture(
+    ready: Prepared,
+    ids: Tensor,
+    batches: list[Batch],
+    judge: Judge | None,
+    budget: float | None,
+    journal: Journal,
+    progress: Progress,
+) -> tuple[Mixture, Outcome | None]:
+    """Give each linear of the walked model its scheme, chosen for a budget where there is a judge; then train all."""
+    if judge is None:
+        plain = mixed(ready, journal)
+        return plain, distilled(ready, ids, batches, plain, journal, progress)
+    found = journal.measured(lambda: choose.measured(ready, judge, progress))
+    choice = choose.choice(ready, found, budget)
+    chosen = mixed(ready, journal, choice.mixture.schemes)
+    whole = distilled(ready, ids, batches, chosen, journal, progress)
+    policy = choose.described(ready, found, choice, budget, judge.divergence())
+    return replace(chosen, policy=policy), whole
 
 
 def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
     """Get the tokens to calibrate on, int64 [samples, length]."""
     tokenizer = corpus.load_tokenizer(ready.source)
-    return sources.tokens(ready.anatomy.model, tokenizer, ready.config, progress, ready.decided.writer)
+    return sources.tokens(ready.anatomy.model, tokenizer, ready.config.drawn, progress, ready.decided.writer)
 
 
 def recorded(ready: Prepared, ids: Tensor, journal: Journal) -> list[Batch]:
@@ -197,12 +238,14 @@ def walked(ready: Prepared, batches: list[Batch], journal: Journal, progress: Pr
     return list(blocks)
 
 
-def mixed(ready: Prepared, journal: Journal) -> Mixture:
-    """Give each linear of the walked model its scheme, in place; those that keep the walk's stay what they are."""
+def mixed(ready: Prepared, journal: Journal, chosen: Mapping[str, Scheme] | None = None) -> Mixture:
+    """Give each linear of the walked model its scheme, in place. chosen: None where the user chooses."""
     walked, anatomy = solvers.walked_scheme(ready.config), ready.anatomy
-    schemes = journal.schemes(lambda: mixture.mixture(anatomy.linears, walked, ready.kept))
+    schemes = journal.schemes(lambda: chosen or mixture.mixture(anatomy.linears, walked, ready.kept))
     makers = mixture.makers(schemes, journal.weights(), ready.source, ready.names, anatomy.stored_dtype)
-    mixture.put_in_place(anatomy, {name: make for name, make in makers.items() if schemes[name] != walked})
+    # What keeps the scheme of the walk is in place, unless mixtures were tried.
+    changed = {name: make for name, make in makers.items() if chosen or schemes[name] != walked}
+    mixture.put_in_place(anatomy, changed)
     return Mixture(schemes, makers)
 
 
@@ -240,7 +283,8 @@ def result(
     recovered = [block.recovered for block in blocks if block.recovered]
     return Result(
         linears={names[name]: linear for name, linear in linears.items()},
-        dense={names[name]: why for name, why in {**anatomy.dense, **ready.kept.why}.items()},
+        dense={names[name]: why for name, why in {**anatomy.dense, **why_dense(ready, mixed)}.items()},
+        policy=mixed.policy,
         schemes={names[name]: scheme for name, scheme in mixed.schemes.items()},
         shapes={names[name]: linear.shape for name, linear in walked.items()},
         head=ready.head,
@@ -249,6 +293,14 @@ def result(
         recovery=Recovery(recovered, whole) if ready.config.stages.trains else None,
         fallbacks=ready.fallbacks + seldom_seen(anatomy, walked) + threads_note(threads),
     )
+
+
+def why_dense(ready: Prepared, mixed: Mixture) -> Mapping[str, str]:
+    """Say why linears of the decoder blocks are dense."""
+    if mixed.policy is None:
+        return ready.kept.why
+    asked = ", ".join(f"{key} {value:g}" for key, value in mixed.policy["asked"].items())
+    return {name: f"dense by {asked}" for name, scheme in mixed.schemes.items() if scheme not in TWO_OF_FOUR}
 
 
 def seldom_seen(anatomy: Anatomy, linears: Mapping[str, PrunedLinear]) -> list[str]:
