@@ -161,6 +161,8 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{preset} (masks by {manifest['method']})" if preset else manifest["method"],
     )
     yield "kept weights", _values(manifest["values"])
+    if policy := manifest.get("policy"):
+        yield "mixture", met(policy)
     if head := manifest.get("lm_head"):
         yield "lm_head", head_kind(head)
     yield "calibration", _calibration(manifest["calibration"])
@@ -228,6 +230,17 @@ def trained(manifest: Mapping[str, Any]) -> str:
     gain = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
     before = ", before lm_head was rounded" if manifest.get("lm_head") else ""
     return f"{gain}, passes: {outcome['passes']}{before}"
+
+
+def met(policy: Mapping[str, Any]) -> str:
+    """Say what was asked of the mixture, what it costs, and how far it is from the dense model."""
+    asked = " and ".join(f"{name} {value:g}" for name, value in policy["asked"].items())
+    what = {"bytes": "bytes", "decode": "seconds of a token", "prefill": "seconds of a prompt"}[policy["budget_for"]]
+    return (
+        f"{asked}: met with {policy['share']:.4f} of the {what} of the dense linears ({policy['cost']}); KL to dense "
+        f"{policy['kl']:.4f} nats on {policy['samples']} held-out samples, {policy['predicted_kl']:.4f} predicted "
+        "before any training"
+    )
 
 
 def left_dense(manifest: Mapping[str, Any]) -> str:
