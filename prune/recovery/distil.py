@@ -15,7 +15,8 @@ from torch.autograd.function import once_differentiable
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import Batch, logits, logits_behind
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recovery.kept import KeptWeights, Rounding
+from twofour.prune.recovery.kept import KeptWeights
+from twofour.prune.recovery.optimiser import Rounding
 from twofour.prune.recovery.training import Outcome, TrainingJournal, train
 
 MODEL_RATE = 0.001

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, InputError
@@ -41,6 +41,7 @@ from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, m
 REQUEST, LOCK = "request.json", "lock"
 TOKENS = "tokens.safetensors"
 TRAINING = "training.safetensors"
+BEST = "best"  # for each linear 8 bytes, little-endian: the length of the safetensors file that follows
 
 
 class Journal:
@@ -151,10 +152,8 @@ class Journal:
 
     def save_training(self, training: Training) -> None:
         """Keep how far the training of the whole model is."""
-        state = training.state or {}
-        tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
         about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
-        self._write(TRAINING, tensors, about)
+        self._write(TRAINING, training.state or {}, about)
         sync(self.folder)
 
     def restore_training(self) -> Training | None:
@@ -164,8 +163,27 @@ class Journal:
         with _opened(self.folder / TRAINING) as file:
             about = _about_of(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
-        return Training(values=values, state=tensors, **about)
+        return Training(state=tensors, **about)
+
+    def keep_best(self, values: Iterable[Tensor]) -> None:
+        """Keep the best weights of the training so far. One after the other: all of them need not be in memory."""
+        temporary = self.folder / f"{BEST}.part"
+        with temporary.open("wb") as file:
+            for each in values:
+                tensors = save({"values": each.cpu().contiguous()})
+                file.write(len(tensors).to_bytes(8, "little") + tensors)
+        put(temporary, self.folder / BEST)
+        sync(self.folder)
+
+    def best(self) -> Iterator[Tensor]:
+        """Give back the best weights, one after the other."""
+        path = self.folder / BEST
+        try:
+            with path.open("rb") as file:
+                while size := file.read(8):
+                    yield load(file.read(int.from_bytes(size, "little")))["values"]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not intact ({error}); remove its folder to start anew") from error
 
     def _kept_s(self) -> float:
         """The seconds at which the last file was written."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from twofour.prune.config import PruneConfig
 from twofour.prune.format.packed import pack
 from twofour.prune.format.rounding import as_int8, to_int8
-from twofour.prune.recovery.kept import Rounding
+from twofour.prune.recovery.optimiser import Rounding
 from twofour.prune.run.calibrate import NewStatistic, Solve, ToStored, in_dtype
 from twofour.prune.solving.gptq import gptq
 from twofour.prune.solving.refine import refine
