@@ -5,17 +5,19 @@ only the states behind its last block are needed, which the walk leaves: what co
 the pruned model itself turns them into the dense predictions. One model is in memory, and the optimiser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from twofour.prune.model.anatomy import Anatomy
-from twofour.prune.model.batches import Batch, logits, logits_behind
+from twofour.prune.model.batches import Batch, blocks_as, logits, logits_behind
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recovery.kept import KeptWeights
+from twofour.prune.recovery.kept import KeptWeights, Roundings
 from twofour.prune.recovery.optimiser import Rounding
 from twofour.prune.recovery.training import Outcome, TrainingJournal, train
 
@@ -31,9 +33,14 @@ def distil(
     seed: int,
     progress: Progress = silent,
     journal: TrainingJournal | None = None,
-    rounding: Rounding | None = None,
+    rounding: Rounding | Roundings | None = None,
+    lean: bool = False,
+    recompute: bool = False,
 ) -> Outcome:
-    """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`."""
+    """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`.
+
+    lean: see `KeptWeights`. recompute: do not keep what a block does, but compute it again on the way back.
+    """
     texts = ids.to(anatomy.device).split([batch.positions.samples for batch in batches])
 
     def loss(part: int) -> Tensor:
@@ -41,10 +48,23 @@ def distil(
         assert dense is not None, "the walk follows the dense model where the whole is distilled"
         with torch.no_grad():
             wanted = logits_behind(anatomy, texts[part], dense.to(anatomy.device))
-        return divergence(logits(anatomy.model, texts[part]), wanted)
+        with recomputed(anatomy) if recompute else nullcontext():
+            return divergence(logits(anatomy.model, texts[part]), wanted)
 
-    kept = KeptWeights(anatomy.linears.values(), anatomy.stored_dtype, MODEL_RATE, rounding)
+    kept = KeptWeights(anatomy.linears.values(), anatomy.stored_dtype, MODEL_RATE, rounding, lean)
     return train(kept, loss, len(texts), passes, seed, "distilling", progress, journal)
+
+
+@contextmanager
+def recomputed(anatomy: Anatomy) -> Iterator[None]:
+    """Let every block keep its inputs alone for the way back (Chen et al., arXiv 1604.06174). No bit changes."""
+    forwards = [block.module.forward for block in anatomy.blocks]
+
+    def again(index: int, *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forwards[index], *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    with blocks_as(anatomy, again):
+        yield
 
 
 def divergence(found: Tensor, wanted: Tensor) -> Tensor:  # [..., vocabulary] twice -> []

@@ -25,7 +25,6 @@ from twofour.prune.format import pattern
 from twofour.prune.format.packed import Packed, pack
 from twofour.prune.format.pattern import GROUP, KEEP
 from twofour.prune.recovery import eight_bit
-from twofour.prune.recovery.eight_bit import Codes
 
 BETAS = (0.9, 0.95)
 EPSILON = 1e-8

@@ -73,7 +73,8 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Pr
 def decide(anatomy: Anatomy, config: PruneConfig) -> Decided:
     """Decide what the memory that is free now allows."""
     affordable, fallbacks = footprint.affordable(anatomy, config)
-    return Decided(affordable.train, footprint.writer(anatomy, config), fallbacks)
+    writer = footprint.writer(anatomy, config)
+    return Decided(affordable.train, writer, fallbacks, lean=affordable.lean, recompute=affordable.recompute)
 
 
 def writer_notes(config: PruneConfig, writer: str) -> list[str]:

@@ -153,7 +153,7 @@ def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
 
 def recorded(ready: Prepared, ids: Tensor, journal: Journal) -> list[Batch]:
     """Cut the text into batches, each of one training step if there are any, ready for the first block."""
-    tokens = step_tokens(ids.numel()) if ready.config.stages.trains else None
+    tokens = step_tokens(ids.numel()) if ready.config.stages.follows_dense else None
     return record(ready.anatomy, ids, batch_tokens=tokens, folder=journal.folder if ready.on_disk else None)
 
 
@@ -175,7 +175,7 @@ def walked(ready: Prepared, batches: list[Batch], journal: Journal, progress: Pr
         new_statistic,
         progress,
         to_stored=solvers.to_stored(config, stored_dtype),
-        recover=train if config.stages.trains else None,
+        recover=train if config.stages.follows_dense else None,
         journal=journal,
         device=config.device,
     )
@@ -191,7 +191,9 @@ def distilled(
         return None
     anatomy.model.to(config.device)
     passes, rounding = config.stages.model_passes, solvers.rounding(config)
-    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, rounding)
+    return distil(
+        anatomy, ids, batches, passes, config.seed, progress, journal, rounding, config.lean, config.recompute
+    )
 
 
 def trained_weights(ready: Prepared) -> dict[str, Callable[[], SparseWeight]]:
