@@ -27,7 +27,7 @@ from twofour.prune.model import attention, head
 from twofour.prune.model.anatomy import Anatomy, Block
 from twofour.prune.model.batches import BATCH_TOKENS
 from twofour.prune.recovery.training import step_tokens
-from twofour.prune.text import corpus, sources
+from twofour.prune.text import plain, sources
 
 NO_MEMORY = "can't allocate memory"  # what torch's allocator says of the host
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator keeps
@@ -150,10 +150,10 @@ def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
 def _sampling(anatomy: Anatomy, config: PruneConfig) -> int:
     most = 0
     for texts, tokens in sources.written(config):
-        some = min(texts, corpus.batch_samples(anatomy.model, tokens))
+        some = min(texts, plain.batch_samples(anatomy.model, tokens))
         # In `decoding.draw`, float32: logits, their softmax, its sums, and one in between.
         probabilities = 4 * 4 * some * _vocabulary(anatomy)
-        most = max(most, some * corpus.cache_bytes(anatomy.model, tokens) + probabilities)
+        most = max(most, some * plain.cache_bytes(anatomy.model, tokens) + probabilities)
     return most
 
 
