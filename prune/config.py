@@ -14,6 +14,7 @@ Values = Literal["model", "int8"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF, CHAT, HUB = "self", "chat", "hub:"
+CHAT_WEIGHT = 1.0  # of the samples that any other source has, so many are conversations that the model writes
 DEFAULT_PRESET: Preset = "balanced"
 
 
@@ -86,7 +87,8 @@ class PruneConfig:
         through the calibration text again; at most one of them.
     lean: in the training of the whole, hold moments in 8 bits; set where memory asks for it. recompute: compute blocks
         again on the way back, likewise, which changes no bit.
-    calibration: a source or several, which share the samples evenly, see `text.sources`; magnitude ignores it.
+    calibration: a source or several, which share the samples, see `text.sources`; magnitude ignores it. None is text
+        that the model writes, with conversations where it is one for them.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
     lm_head: the same for lm_head, which stays dense; as int8 it has a scale for each 64 columns (packed only).
@@ -101,7 +103,7 @@ class PruneConfig:
     preset: Preset | None = None
     method: Method | None = None
     train: Train = "auto"
-    calibration: str | tuple[str, ...] = SELF
+    calibration: str | tuple[str, ...] | None = None
     samples: int | None = None
     length: int = 512
     seed: int = 0
@@ -172,7 +174,9 @@ class PruneConfig:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources of the calibration text."""
+        """The sources of the calibration text, as far as they are known before the model is."""
+        if self.calibration is None:
+            return (SELF,)
         return (self.calibration,) if isinstance(self.calibration, str) else self.calibration
 
     @property
@@ -187,9 +191,12 @@ class PruneConfig:
 
     @property
     def shares(self) -> dict[str, int]:
-        """The number of samples of each source: all the same, and the remainder goes to the first."""
-        each, rest = divmod(self.text_samples, len(self.sources))
-        return {source: each + (rest if source == self.sources[0] else 0) for source in self.sources}
+        """The number of samples of each source: by their weights, at least one; the remainder goes to the first."""
+        weights = {source: CHAT_WEIGHT if source == CHAT else 1.0 for source in self.sources}
+        unit = self.text_samples / sum(weights.values())
+        shares = {source: max(1, int(weight * unit)) for source, weight in weights.items()}
+        shares[self.sources[0]] += self.text_samples - sum(shares.values())
+        return shares
 
     @property
     def chosen(self) -> Preset | None:

@@ -57,6 +57,7 @@ class Result:
 
     dense: those left dense, and why. stored_dtype: of the linears in the base model. head: lm_head, where it is int8.
     fallbacks: what was done otherwise than asked; the run refuses all other things that it cannot do as asked.
+    sources: what was found out of the sources of the text when it was written or read.
     """
 
     linears: Mapping[str, PrunedLinear]
@@ -66,6 +67,7 @@ class Result:
     recovery: Recovery | None = None
     fallbacks: Sequence[str] = ()
     head: Head | None = None
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def manifest(
@@ -82,7 +84,7 @@ def manifest(
         "method": config.stages.solver,
         "values": _values(config, result.stored_dtype),
         "lm_head": _head(result.head) if result.head else None,
-        "calibration": _calibration(config, text),
+        "calibration": _calibration(config, text, result.sources),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in result.linears.items()},
@@ -126,7 +128,7 @@ def _sha256(source: str) -> str:
         raise TextError(f"{source} cannot be read ({error.strerror}); give a text file") from error
 
 
-def _calibration(config: PruneConfig, text: Text) -> dict[str, Any] | None:
+def _calibration(config: PruneConfig, text: Text, about: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     if not config.stages.needs_text:
         return None
     return {
@@ -134,6 +136,7 @@ def _calibration(config: PruneConfig, text: Text) -> dict[str, Any] | None:
             {"source": _named(source), "samples": samples}
             | ({"sha256": text.digests[source]} if source in text.digests else {})
             | ({"begins_with": text.bos} if text.bos and source not in (SELF, CHAT) else {})
+            | dict(about.get(source, {}))
             for source, samples in config.shares.items()
         ],
         "samples": config.text_samples,

@@ -31,7 +31,7 @@ from twofour.prune.model.batches import BATCH_TOKENS
 from twofour.prune.recovery.training import step_tokens
 from twofour.prune.run import training_bytes
 from twofour.prune.run.training_bytes import Terms, eager_weights, element, is_eager, numbers, parted, passed
-from twofour.prune.text import corpus, sources
+from twofour.prune.text import plain, sources
 
 NO_MEMORY = "can't allocate memory"  # what torch's allocator says of the host
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator keeps
@@ -205,8 +205,8 @@ def _sampling(anatomy: Anatomy, config: PruneConfig) -> Terms:
     """What writing text holds: keys and values; in `decoding.draw`, float32, logits, softmax, sums, one in between."""
     each = [Terms()]
     for texts, tokens in sources.written(config):
-        some = min(texts, corpus.batch_samples(anatomy.model, tokens))
-        cache = some * corpus.cache_bytes(anatomy.model, tokens)
+        some = min(texts, plain.batch_samples(anatomy.model, tokens))
+        cache = some * plain.cache_bytes(anatomy.model, tokens)
         each.append({"keys and values": cache, "probabilities": 4 * 4 * some * _vocabulary(anatomy)})
     return max(each, key=lambda terms: sum(terms.values()))
 

@@ -37,6 +37,7 @@ from twofour.prune.model.batches import STATES, Batch
 from twofour.prune.recovery.training import Outcome, Training
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, merged
+from twofour.prune.text.sources import Calibration
 
 REQUEST, LOCK = "request.json", "lock"
 TOKENS = "tokens.safetensors"
@@ -101,14 +102,14 @@ class Journal:
     def _begun(self) -> bool:
         return (self.folder / TOKENS).exists() or (self.folder / _block(0)).exists()
 
-    def tokens(self, make: Callable[[], Tensor]) -> Tensor:  # int64 [samples, length]
-        """Return the tokens of the run, made now if there are none."""
+    def text(self, make: Callable[[], Calibration]) -> Calibration:
+        """Return the text of the run, made now if there is none."""
         if not (self.folder / TOKENS).exists():
-            self._write(TOKENS, {"tokens": make()}, {})
+            made = make()
+            self._write(TOKENS, {"tokens": made.ids}, {"about": made.about, "notes": made.notes})
             sync(self.folder)
         with _opened(self.folder / TOKENS) as file:
-            tokens: Tensor = file.get_tensor("tokens")
-        return tokens
+            return Calibration(file.get_tensor("tokens"), **_about_of(file))
 
     def save(self, index: int, pruned: PrunedBlock, batches: list[Batch]) -> None:
         """Keep a pruned block and the states behind it."""

@@ -16,7 +16,7 @@ from twofour.prune.model import head as heads
 from twofour.prune.model.anatomy import Anatomy, dissect, load, refuse_config, stored_names
 from twofour.prune.run import footprint
 from twofour.prune.run.request import Begun, Decided, go_on
-from twofour.prune.text import corpus, sources
+from twofour.prune.text import plain, sources
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,14 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Pr
     """
     require_device(config.device)
     refuse_config(folder.read_config(source))
+    config = sources.settled(config, source)
     if config.stages.needs_text:
         sources.require(config)
     anatomy = dissect(load(source))
     names = stored_names(anatomy, source)
     head = heads.find(anatomy.model, source) if config.lm_head == "int8" else None
     if config.stages.needs_text:
-        corpus.refuse_length(anatomy.model, config.length)
+        plain.refuse_length(anatomy.model, config.length)
     forward = forward_dtype(anatomy, config)
     anatomy.model.to(forward)
     decided = go_on(config, decide(anatomy, config), begun)
