@@ -15,6 +15,7 @@ BudgetFor = Literal["bytes", "decode", "prefill"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF, CHAT, HUB = "self", "chat", "hub:"
+CHAT_WEIGHT = 1.0  # of the samples that any other source has, so many are conversations that the model writes
 DEFAULT_PRESET: Preset = "balanced"
 JUDGED_TOKENS = 6144  # on which mixtures are judged, about: the divergence is known to a few per cent then
 
@@ -23,12 +24,15 @@ class Stages(NamedTuple):
     """The solver of every block, and how many times training goes through the text: each block, then the whole model.
 
     samples: of the text, unless another number is asked for.
+    tokens, minutes: of a stream of fresh text that the whole model is trained on instead.
     """
 
     solver: Method
     block_passes: int = 0
     model_passes: int = 0
     samples: int = 64
+    tokens: int = 0
+    minutes: float = 0.0
 
     @property
     def needs_text(self) -> bool:
@@ -38,11 +42,31 @@ class Stages(NamedTuple):
     @property
     def trains(self) -> bool:
         """Whether kept weights are trained at all."""
+        return self.follows_dense or self.streams
+
+    @property
+    def follows_dense(self) -> bool:
+        """Whether training needs the states of the dense model on the calibration text."""
         return self.block_passes + self.model_passes > 0
 
+    @property
+    def streams(self) -> bool:
+        """Whether the whole model is trained on fresh text."""
+        return self.tokens > 0 or self.minutes > 0
+
+    @property
+    def trains_whole(self) -> bool:
+        """Whether the whole model is trained."""
+        return self.model_passes > 0 or self.streams
+
     def by_blocks(self) -> "Stages":
-        """The same, but all training is of single blocks: less memory, a greater loss."""
-        return self._replace(block_passes=self.block_passes + self.model_passes, model_passes=0)
+        """The same, but all training is of single blocks, on the calibration text: less memory, a greater loss."""
+        passes = self.block_passes + (self.model_passes or int(self.streams))
+        return self._replace(block_passes=passes).without_whole()
+
+    def without_whole(self) -> "Stages":
+        """The same, but the whole model is not trained."""
+        return self._replace(model_passes=0, tokens=0, minutes=0.0)
 
 
 PRESETS: Mapping[Preset, Stages] = {
@@ -61,7 +85,12 @@ class PruneConfig:
     train: all kept weights of the model together, or block by block; "auto" is the model where memory allows it.
     blocks_as_begun: with train "blocks", train blocks only as long as if the model were trained after them; set where
         a run that was begun to train the model goes on without that.
-    calibration: a source or several, which share the samples evenly, see `text.sources`; magnitude ignores it.
+    tokens, minutes: train the whole model on so much fresh text of the same sources, or for so long, instead of going
+        through the calibration text again; at most one of them.
+    lean: in the training of the whole, hold moments in 8 bits; set where memory asks for it. recompute: compute blocks
+        again on the way back, likewise, which changes no bit.
+    calibration: a source or several, which share the samples, see `text.sources`; magnitude ignores it. None is text
+        that the model writes, with conversations where it is one for them.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
     values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only). None
         is the former, or with a budget whichever is best, of each linear.
@@ -86,7 +115,7 @@ class PruneConfig:
     preset: Preset | None = None
     method: Method | None = None
     train: Train = "auto"
-    calibration: str | tuple[str, ...] = SELF
+    calibration: str | tuple[str, ...] | None = None
     samples: int | None = None
     length: int = 512
     seed: int = 0
@@ -107,6 +136,10 @@ class PruneConfig:
     memory_limit_bytes: int | None = None
     revision: str | None = None
     blocks_as_begun: bool = False
+    tokens: int | None = None
+    minutes: float | None = None
+    lean: bool = False
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.preset and self.method:
@@ -141,6 +174,13 @@ class PruneConfig:
         _require(self.samples is None or self.samples >= 1, self, "samples", "at least 1")
         _require(self.length >= 2, self, "length", "at least 2")
         _require(0 <= self.seed < 2**63, self, "seed", "between 0 and 2^63 - 1")
+        _require(self.tokens is None or self.tokens >= self.length, self, "tokens", "at least those of a sample")
+        minutes = self.minutes
+        _require(minutes is None or 0 < minutes < float("inf"), self, "minutes", "a positive number")
+        if self.tokens and self.minutes:
+            raise InputError("tokens and minutes exclude each other; give one of them")
+        fits = not self.stages.streams or self.stages.needs_text
+        _require(fits, self, "method", "one that reads text, which a stream is made of")
         limit = self.memory_limit_bytes
         _require(limit is None or limit > 0, self, "memory_limit_bytes", "a positive number, or None")
         _require(0 < self.damping < float("inf"), self, "damping", "a positive number")
@@ -191,7 +231,9 @@ class PruneConfig:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources of the calibration text."""
+        """The sources of the calibration text, as far as they are known before the model is."""
+        if self.calibration is None:
+            return (SELF,)
         return (self.calibration,) if isinstance(self.calibration, str) else self.calibration
 
     @property
@@ -206,9 +248,12 @@ class PruneConfig:
 
     @property
     def shares(self) -> dict[str, int]:
-        """The number of samples of each source: all the same, and the remainder goes to the first."""
-        each, rest = divmod(self.text_samples, len(self.sources))
-        return {source: each + (rest if source == self.sources[0] else 0) for source in self.sources}
+        """The number of samples of each source: by their weights, at least one; the remainder goes to the first."""
+        weights = {source: CHAT_WEIGHT if source == CHAT else 1.0 for source in self.sources}
+        unit = self.text_samples / sum(weights.values())
+        shares = {source: max(1, int(weight * unit)) for source, weight in weights.items()}
+        shares[self.sources[0]] += self.text_samples - sum(shares.values())
+        return shares
 
     @property
     def chosen(self) -> Preset | None:
@@ -217,13 +262,13 @@ class PruneConfig:
 
     @property
     def stages(self) -> Stages:
-        """What the preset does; a method asked for by name trains nothing."""
-        if self.method:
-            return Stages(self.method)
-        stages = PRESETS[self.preset or DEFAULT_PRESET]
+        """What the preset does; a method asked for by name trains nothing, unless on a stream."""
+        stages = Stages(self.method) if self.method else PRESETS[self.preset or DEFAULT_PRESET]
+        if self.tokens or self.minutes:
+            stages = stages._replace(model_passes=0, tokens=self.tokens or 0, minutes=self.minutes or 0.0)
         if self.train != "blocks":
             return stages
-        return stages._replace(model_passes=0) if self.blocks_as_begun else stages.by_blocks()
+        return stages.without_whole() if self.blocks_as_begun else stages.by_blocks()
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:

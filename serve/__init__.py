@@ -3,9 +3,9 @@
 In comes a model folder, out come an OpenAI-compatible endpoint, a transformers model, or what a model lost. The rooms,
 from the bottom up: `kernels` (y = x W^T for a packed W), `model` (a folder becomes a transformers model), `engine`
 (continuous batching, in a process of its own), `edge` (what stands before any engine), `openai` (requests and answers),
-`http` (the process that listens), `vllm_edge` (vLLM in the place of our engine), `evaluation`, `vllm_plugin` (2:4 in
-vLLM), `commands`. Beside them stand `config` (how the endpoint behaves) and `app` (the application put together). Begin
-with `app` and `commands.serve`.
+`http` (the process that listens), `vllm_edge` (vLLM in the place of our engine), `writing` (a dense model's own text),
+`evaluation`, `vllm_plugin` (2:4 in vLLM), `commands`. Beside them stand `config` (how the endpoint behaves) and `app`
+(the application put together). Begin with `app` and `commands.serve`.
 
 Importing this registers the packed format in transformers: `from_pretrained(path, variant="twofour")` then loads it.
 """

@@ -11,9 +11,9 @@ PRESET_HELP = (
     "{samples} samples"
 )
 CALIBRATION_HELP = (
-    "self (default): text that the model writes; chat: conversations that it writes, through its chat template; "
-    "FILE: .txt, or .jsonl with a text on each line; hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]: a data set; "
-    "given several times, the sources share the samples"
+    "self: text that the model writes; chat: conversations that it writes, through its chat template; FILE: .txt, or "
+    ".jsonl with a text, or messages, on each line; hub:OWNER/NAME[@REVISION][/CONFIG][:SPLIT[:COLUMN]]: a data set; "
+    "given several times, the sources share the samples (default: self, with chat beside it for a chat model)"
 )
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from twofour.prune.config import SELF, PruneConfig
+    from twofour.prune.config import PruneConfig
     from twofour.prune.progress import to_stderr
     from twofour.prune.run.prune import prune
 
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         preset=args.preset,
         method=args.method,
         train=args.train,
-        calibration=tuple(args.calibration or (SELF,)),
+        calibration=tuple(args.calibration) if args.calibration else None,
         samples=args.samples,
         length=args.length,
         seed=args.seed,
@@ -124,9 +124,9 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         from twofour.prune.run.plan import plan
 
-        planned = plan(args.model, config)
+        planned = plan(args.model, config, args.new_writer)
         print(json.dumps(planned.as_dict()) if args.json else planned)
         return 0
-    report = prune(args.model, args.out, config, to_stderr())
+    report = prune(args.model, args.out, config, to_stderr(), args.new_writer)
     print(json.dumps(report.manifest, allow_nan=False) if args.json else report)
     return 0

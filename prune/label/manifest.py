@@ -62,6 +62,7 @@ class Result:
     schemes, shapes: of all linears of the decoder blocks. policy: why they have those, where that was chosen.
     head: lm_head, where it is int8.
     fallbacks: what was done otherwise than asked; the run refuses all other things that it cannot do as asked.
+    sources: what was found out of the sources of the text when it was written or read.
     """
 
     linears: Mapping[str, PrunedLinear]
@@ -74,6 +75,7 @@ class Result:
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     policy: Mapping[str, Any] | None = None
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def manifest(
@@ -90,7 +92,7 @@ def manifest(
         "method": config.stages.solver,
         "values": _values(result),
         "lm_head": _head(result.head) if result.head else None,
-        "calibration": _calibration(config, text),
+        "calibration": _calibration(config, text, result.sources),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in result.linears.items()},
@@ -157,7 +159,7 @@ def _sha256(source: str) -> str:
         raise TextError(f"{source} cannot be read ({error.strerror}); give a text file") from error
 
 
-def _calibration(config: PruneConfig, text: Text) -> dict[str, Any] | None:
+def _calibration(config: PruneConfig, text: Text, about: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     if not config.stages.needs_text:
         return None
     return {
@@ -165,6 +167,7 @@ def _calibration(config: PruneConfig, text: Text) -> dict[str, Any] | None:
             {"source": _named(source), "samples": samples}
             | ({"sha256": text.digests[source]} if source in text.digests else {})
             | ({"begins_with": text.bos} if text.bos and source not in (SELF, CHAT) else {})
+            | dict(about.get(source, {}))
             for source, samples in config.shares.items()
         ],
         "samples": config.text_samples,

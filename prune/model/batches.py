@@ -167,7 +167,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 def logits_behind(anatomy: Anatomy, ids: Tensor, states: Tensor) -> Tensor:  # [samples, length, vocabulary]
     """Return what the model predicts from the states behind its last block, [samples, length, width]."""
-    with _blocks_as(anatomy, lambda *args, **kwargs: states):
+    with blocks_as(anatomy, lambda *args, **kwargs: states):
         return logits(anatomy.model, ids)
 
 
@@ -217,12 +217,12 @@ def _stand_ins(anatomy: Anatomy) -> Iterator[list[tuple[int, Tensor, Call]]]:
         seen.append((index, hidden, Call(args[1:], kwargs)))
         return hidden
 
-    with _blocks_as(anatomy, note):
+    with blocks_as(anatomy, note):
         yield seen
 
 
 @contextmanager
-def _blocks_as(anatomy: Anatomy, forward: Callable[..., Tensor]) -> Iterator[None]:
+def blocks_as(anatomy: Anatomy, forward: Callable[..., Tensor]) -> Iterator[None]:
     """Let `forward`, called with the number of the block first, stand in for every block.
 
     A `forward` of its own that a module has already, such as accelerate's hooks, is put back.

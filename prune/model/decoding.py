@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+LEAST_TEMPERATURE = 1e-5  # below it only the likeliest token is left, and logits would overflow
+
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """The keys and values of one layer in memory allocated once."""
@@ -50,9 +52,13 @@ def with_cache(model: nn.Module, cache: DynamicCache) -> dict[str, Any]:
     return {"cache" if "cache" in named else "past_key_values": cache}
 
 
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:  # [batch, vocabulary] -> int64 [batch, 1]
-    """Sample at temperature 1.0, untruncated: a uniform number looked up in the summed probabilities."""
-    sums = logits.float().softmax(-1).cumsum(-1)
-    uniform = torch.rand(len(logits), 1, generator=generator).to(sums.device)
-    drawn = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)  # right: never a token of probability 0
-    return drawn.clamp(max=logits.shape[-1] - 1)
+def draw(logits: Tensor, uniform: Tensor, temperatures: Tensor) -> Tensor:
+    """Sample untruncated: a uniform number in [0, 1) looked up in the summed probabilities. Temperature 0 is greedy.
+
+    logits [batch, vocabulary], uniform and temperatures float32 [batch, 1] -> int64 [batch, 1].
+    """
+    logits = logits.float()
+    sums = (logits / temperatures.clamp(min=LEAST_TEMPERATURE)).softmax(-1).cumsum(-1)
+    place = uniform.to(sums.device) * sums[:, -1:]
+    drawn = torch.searchsorted(sums, place, right=True)  # right: never a token of probability 0
+    return torch.where(temperatures > 0, drawn.clamp(max=logits.shape[-1] - 1), logits.argmax(-1, keepdim=True))

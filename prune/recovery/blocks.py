@@ -10,7 +10,8 @@ from torch import Tensor
 
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, run_block
-from twofour.prune.recovery.kept import KeptWeights, Rounding
+from twofour.prune.recovery.kept import KeptWeights
+from twofour.prune.recovery.optimiser import Rounding
 from twofour.prune.recovery.training import Loss, Outcome, train
 
 BLOCK_RATE = 0.01

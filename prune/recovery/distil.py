@@ -5,17 +5,19 @@ only the states behind its last block are needed, which the walk leaves: what co
 the pruned model itself turns them into the dense predictions. One model is in memory, and the optimiser.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from twofour.prune.format.rounding import as_int8
 from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme
 from twofour.prune.model.anatomy import Anatomy
-from twofour.prune.model.batches import Batch, logits, logits_behind
+from twofour.prune.model.batches import Batch, blocks_as, logits, logits_behind
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.kept import KeptWeights
 from twofour.prune.recovery.training import Loss, Outcome, TrainingJournal, train
@@ -33,16 +35,20 @@ def distil(
     progress: Progress = silent,
     journal: TrainingJournal | None = None,
     schemes: Mapping[str, Scheme] | None = None,
+    lean: bool = False,
+    recompute: bool = False,
 ) -> Outcome:
     """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`.
 
     schemes: of the linears, by name; None: all are 2:4 in the dtype of the model. Dense linears are not trained.
+    lean: see `KeptWeights`. recompute: do not keep what a block does, but compute it again on the way back.
     """
-    kept = kept_weights(anatomy, schemes or dict.fromkeys(anatomy.linears, "2:4"))
-    return train(kept, whole_loss(anatomy, ids, batches), len(batches), passes, seed, "distilling", progress, journal)
+    kept = kept_weights(anatomy, schemes or dict.fromkeys(anatomy.linears, "2:4"), lean)
+    loss = whole_loss(anatomy, ids, batches, recompute)
+    return train(kept, loss, len(batches), passes, seed, "distilling", progress, journal)
 
 
-def whole_loss(anatomy: Anatomy, ids: Tensor, batches: Sequence[Batch]) -> Loss:
+def whole_loss(anatomy: Anatomy, ids: Tensor, batches: Sequence[Batch], recompute: bool = False) -> Loss:
     """Return the divergence of the model from the dense one on a batch, by the number of the batch."""
     texts = ids.split([batch.positions.samples for batch in batches])
 
@@ -51,16 +57,29 @@ def whole_loss(anatomy: Anatomy, ids: Tensor, batches: Sequence[Batch]) -> Loss:
         assert dense is not None, "the walk follows the dense model where the whole is distilled"
         with torch.no_grad():
             wanted = logits_behind(anatomy, text, dense.to(anatomy.device))
-        return divergence(logits(anatomy.model, text), wanted)
+        with recomputed(anatomy) if recompute else nullcontext():
+            return divergence(logits(anatomy.model, text), wanted)
 
     return loss
 
 
-def kept_weights(anatomy: Anatomy, schemes: Mapping[str, Scheme]) -> KeptWeights:
+def kept_weights(anatomy: Anatomy, schemes: Mapping[str, Scheme], lean: bool = False) -> KeptWeights:
     """The kept weights of the 2:4 linears of a mixture, rounded to int8 where they will be stored so."""
     trained = {name: linear for name, linear in anatomy.linears.items() if schemes[name] in TWO_OF_FOUR}
-    rounded = {linear for name, linear in trained.items() if schemes[name] == "2:4-int8"}
-    return KeptWeights(trained.values(), anatomy.stored_dtype, MODEL_RATE, as_int8, rounded)
+    roundings = [as_int8 if schemes[name] == "2:4-int8" else None for name in trained]
+    return KeptWeights(trained.values(), anatomy.stored_dtype, MODEL_RATE, roundings, lean)
+
+
+@contextmanager
+def recomputed(anatomy: Anatomy) -> Iterator[None]:
+    """Let every block keep its inputs alone for the way back (Chen et al., arXiv 1604.06174). No bit changes."""
+    forwards = [block.module.forward for block in anatomy.blocks]
+
+    def again(index: int, *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forwards[index], *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    with blocks_as(anatomy, again):
+        yield
 
 
 def divergence(found: Tensor, wanted: Tensor) -> Tensor:  # [..., vocabulary] twice -> []

@@ -6,7 +6,7 @@ they say whether the weights got better, and the best weights are kept, the star
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -65,7 +65,7 @@ def split(parts: int) -> tuple[range, range]:
 
 
 class TrainingJournal(Protocol):
-    """What keeps how far training is, so that it can go on after it was cut off."""
+    """What keeps how far training is, so that it can go on after it was cut off, and the best weights so far."""
 
     def restore_training(self) -> "Training | None":
         """Return how far training was, or None."""
@@ -75,10 +75,34 @@ class TrainingJournal(Protocol):
         """Keep how far training is."""
         ...
 
+    def keep_best(self, values: Iterable[Tensor]) -> None:
+        """Keep the kept weights of each linear in place of those before."""
+        ...
+
+    def best(self) -> Iterable[Tensor]:
+        """Give back the weights that were kept last."""
+        ...
+
+
+class InMemory:
+    """The best weights in memory, for a training that is too short to be saved."""
+
+    def restore_training(self) -> None:
+        return None
+
+    def save_training(self, training: "Training") -> None:
+        """Do nothing."""
+
+    def keep_best(self, values: Iterable[Tensor]) -> None:
+        self._best = list(values)
+
+    def best(self) -> list[Tensor]:
+        return self._best
+
 
 @dataclass
 class Training:
-    """How far training is: `done` steps, with the best loss on held-out text so far, and the weights that had it.
+    """How far training is: `done` steps, with the best loss on held-out text so far; the journal has those weights.
 
     stale: passes since then. state: of the optimiser, when it was saved last; None: never.
     """
@@ -87,7 +111,6 @@ class Training:
     before: float
     best: float
     stale: int
-    values: list[Tensor]
     state: dict[str, Tensor] | None = None
 
 
@@ -108,7 +131,8 @@ def train(
     """
     texts, held_out = split(parts)
     order = _orders(len(texts), passes, seed)
-    now = (journal and journal.restore_training()) or _start(kept, loss, held_out)
+    journal = journal or InMemory()
+    now = journal.restore_training() or _start(kept, loss, held_out, journal)
     if now.state is not None:
         kept.restore(now.state)
     step, saved, pause_s = counter(stage, len(order), progress, now.done), clock(), SAVE_S
@@ -119,14 +143,14 @@ def train(
             raise NonFiniteError(f"{stage}: {error}") from error
         now.done += 1
         if now.done % len(texts) == 0:
-            _validate(now, kept, _mean(loss, held_out))
+            _validate(now, kept, _mean(loss, held_out), journal)
         step(f"held-out loss {now.best:.4f}")
-        if journal and (began := clock()) - saved >= pause_s:
+        if (began := clock()) - saved >= pause_s:
             now.state = kept.state()
             journal.save_training(now)
             saved = clock()
             pause_s = max(SAVE_S, SAVE_SHARE * (saved - began))
-    kept.put(now.values)
+    kept.put(journal.best())
     return Outcome(now.before, now.best, -(-now.done // len(texts)))
 
 
@@ -137,9 +161,8 @@ def learn(kept: KeptWeights, loss: Loss, part: int, share: float) -> None:
             found = loss(part)
             if not bool(torch.isfinite(found)):
                 raise NonFiniteError(_not_finite("loss", part))
-            kept.backward(found)
-        if kept.step(share):
-            return
+            if kept.step(found, share):
+                return
     raise NonFiniteError(_not_finite("gradient", part))
 
 
@@ -150,16 +173,18 @@ def _not_finite(what: str, part: int) -> str:
     )
 
 
-def _start(kept: KeptWeights, loss: Loss, held_out: range) -> Training:
+def _start(kept: KeptWeights, loss: Loss, held_out: range, journal: TrainingJournal) -> Training:
     before = _mean(loss, held_out)
     if not math.isfinite(before):
         raise NonFiniteError("the pruned model has no finite loss on held-out text; check the model's weights")
-    return Training(0, before, before, 0, kept.copy())
+    journal.keep_best(kept.copy())
+    return Training(0, before, before, 0)
 
 
-def _validate(now: Training, kept: KeptWeights, loss: float) -> None:
+def _validate(now: Training, kept: KeptWeights, loss: float, journal: TrainingJournal) -> None:
     if loss < now.best:
-        now.best, now.stale, now.values = loss, 0, kept.copy()
+        now.best, now.stale = loss, 0
+        journal.keep_best(kept.copy())
     else:
         now.stale += 1
 

@@ -1,76 +1,131 @@
 """The memory and disk that a run takes: an estimate from above, the sum of what it holds at one time.
 
 All the time it holds the process and the model; lm_head in int8, which is made at the end, counts with it. Beside them
-it holds the largest of
+it holds what the most demanding of its stages does:
 - writing text: the keys and values of the samples that are being written;
 - pruning: the Hessians of a block (of each expert, too), the activations of one batch, and the factor of the widest
   Hessian; all of these together, for the allocator does not reuse all memory of one for another;
-- training: masters, moments and gradients, of one block or of all, and what a step keeps for its backward pass.
-With pruning and training it also holds the hidden states of the whole text (of the pruned model and, where weights are
-trained, of the dense one) and the masks of its batches, where attention needs any. Hidden states go to disk where the
+- training, of one block or of all: see `training_bytes`.
+With pruning and training it also holds the hidden states of the whole text (of the pruned model and, where the dense
+one is followed, of that) and the masks of its batches, where attention needs any. Hidden states go to disk where the
 limit asks for it.
+
+Where the whole model is trained and memory is short, two things are given up, in this order: blocks are computed again
+on the way back, which takes time and changes no bit, then moments are held in 8 bits, which changes numbers.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.machine.available import device_bytes, host_bytes
-from twofour.prune.model import attention, head
+from twofour.prune.model import head
 from twofour.prune.model.anatomy import Anatomy, Block
 from twofour.prune.model.batches import BATCH_TOKENS
 from twofour.prune.recovery.training import step_tokens
-from twofour.prune.text import corpus, sources
+from twofour.prune.run import training_bytes
+from twofour.prune.run.training_bytes import Terms, eager_weights, element, is_eager, numbers, parted, passed
+from twofour.prune.text import plain, sources
 
 NO_MEMORY = "can't allocate memory"  # what torch's allocator says of the host
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator keeps
 FACTORS = 2  # float32 matrices [in, in] beside the Hessian in `inverse_factor`: two of lower, inverse, factor at a time
 WEIGHTS = 6  # float32 matrices [out, in] in `refit`: target, kept, slope, direction, bent, downhill
-SAVED_BYTES = (4 + 4 + 4) / 2  # per weight, as every second is kept: its master and two moments, float32
-TRAINED_BYTES = SAVED_BYTES + 4 / 2  # the same, and its place, int32
-NORMS = 2 * (4 + 4 + 2)  # per number, in the two norms of a block: as float32, normalised in float32, and in 16 bits
+WHOLE = "training the model"
 PACKED_SHARE = (2 + 1 / 2) / 4  # of four 16-bit weights: two values, and a byte for positions, which take half of it
 
 
+class Peak(NamedTuple):
+    """The stage that holds the most, and what it holds, in bytes."""
+
+    stage: str
+    terms: Terms
+
+    @property
+    def size(self) -> int:
+        return sum(self.terms.values())
+
+    def __str__(self) -> str:
+        largest = sorted(self.terms.items(), key=lambda term: -term[1])
+        return f"{self.stage}: " + ", ".join(f"{name} {_gib(size)}" for name, size in largest if size)
+
+
 def memory_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> int:
-    """Estimate the most memory that a run needs. `on_disk`: the hidden states are."""
-    held = PROCESS_BYTES + model_bytes(anatomy) + (head.int8_bytes(anatomy.model) if config.lm_head == "int8" else 0)
+    """Estimate the most memory that a run needs of the host. `on_disk`: the hidden states are."""
+    return memory(anatomy, config, on_disk).size
+
+
+def memory(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> Peak:
+    """Say what a run holds in the memory of the host when it holds the most."""
+    held = {"process": PROCESS_BYTES, "model": model_bytes(anatomy)}
+    if config.lm_head == "int8":
+        held["lm_head in int8"] = head.int8_bytes(anatomy.model)
     if not config.stages.needs_text:
-        return held + WEIGHTS * 4 * _largest(anatomy)
-    states = _masks(anatomy, config) + (0 if on_disk else states_bytes(anatomy, config))
-    sampling = _sampling(anatomy, config)
+        return Peak("pruning", held | {"solver": WEIGHTS * 4 * _largest(anatomy)})
+    text = {"masks": _masks(anatomy, config), "hidden states": 0 if on_disk else states_bytes(anatomy, config)}
+    stages = [("writing text", _sampling(anatomy, config))]
     if config.device != "cpu":  # the device has the rest; the host writes text where that has no room, and saves
-        saved = round(numbers(anatomy.linears.values()) * SAVED_BYTES) if config.stages.model_passes else 0
-        return held + max(sampling, states + saved)
-    pruning = max(map(_hessians, anatomy.blocks)) + _batch(anatomy, config) + _solving(anatomy)
-    walking = states + max(pruning, _training(anatomy, config) if config.stages.block_passes else 0)
-    whole = states + _distilling(anatomy, config) if config.stages.model_passes else 0
-    judging = states + _judging(anatomy, config) if config.chooses else 0
-    return held + max(sampling, walking, whole, judging)
+        saved = training_bytes.saved(anatomy, config) if config.stages.trains_whole else 0
+        stages.append(("saving the training", text | {"a copy of the optimiser": saved}))
+    else:
+        stages += [(stage, text | terms) for stage, terms in _work(anatomy, config)]
+    return _peak(held, stages)
+
+
+def device_memory(anatomy: Anatomy, config: PruneConfig) -> Peak:
+    """Say what a run holds on its GPU when it holds the most."""
+    model = {"model": model_bytes(anatomy)}
+    block = {"a block": max(sum(part.nbytes for part in each.module.parameters()) for each in anatomy.blocks)}
+    stages = [(stage, (model if stage == WHOLE else block) | terms) for stage, terms in _work(anatomy, config)]
+    return _peak({}, stages)
+
+
+def _work(anatomy: Anatomy, config: PruneConfig) -> list[tuple[str, Terms]]:
+    """What pruning a block, training it and training the whole hold beside the model and the text."""
+    stages = [("pruning a block", _pruning(anatomy, config))]
+    if config.stages.block_passes:
+        each = [training_bytes.of_a_block(block, anatomy, config) for block in anatomy.blocks]
+        stages.append(("training a block", max(each, key=lambda terms: sum(terms.values()))))
+    if config.stages.trains_whole:
+        stages.append((WHOLE, training_bytes.of_the_model(anatomy, config)))
+    if config.chooses:
+        stages.append(("judging linears", training_bytes.of_judging(anatomy, config)))
+    return stages
+
+
+def _peak(held: Terms, stages: list[tuple[str, Terms]]) -> Peak:
+    return max((Peak(stage, held | terms) for stage, terms in stages), key=lambda peak: peak.size)
 
 
 def affordable(anatomy: Anatomy, config: PruneConfig) -> tuple[PruneConfig, list[str]]:
     """Decide how kept weights are trained: all together where memory allows it; else block by block, and say why."""
-    if config.train != "auto" or not config.stages.model_passes:
+    if config.train == "blocks" or not config.stages.trains_whole:
         return config, []
+    ways = [replace(config, lean=lean, recompute=recompute) for lean in (False, True) for recompute in (False, True)]
+    shortages = [_shortage(anatomy, way) for way in ways]
+    fits = [way for way, shortage in zip(ways, shortages, strict=True) if shortage is None]
+    if not fits and config.train == "auto":
+        return replace(config, train="blocks"), [f"kept weights trained block by block: all at once {shortages[-1]}"]
+    chosen = fits[0] if fits else ways[-1]
+    return chosen, [f"Adam's moments held in 8 bits: in float32 training {shortages[1]}"] if chosen.lean else []
+
+
+def _shortage(anatomy: Anatomy, config: PruneConfig) -> str | None:
+    """Say what memory is short where the whole model is trained as in this config; None: none is."""
     needs = [(memory_bytes(anatomy, config, on_disk=True), _limit_bytes(config), "memory")]
     if config.device != "cpu":
-        needs.append((model_bytes(anatomy) + _distilling(anatomy, config), device_bytes(config.device), config.device))
+        whole = model_bytes(anatomy) + sum(training_bytes.of_the_model(anatomy, config).values())
+        needs.append((whole, device_bytes(config.device), config.device))
     for needed, limit, place in needs:
         if needed > limit:
-            fallback = (
-                f"kept weights trained block by block: all at once would have needed {_gib(needed)} of {place}, and "
-                f"{_gib(limit)} could be had"
-            )
-            return replace(config, train="blocks"), [fallback]
-    return config, []
+            return f"would have needed {_gib(needed)} of {place}, and {_gib(limit)} could be had"
+    return None
 
 
 def _limit_bytes(config: PruneConfig) -> int:
@@ -81,7 +136,7 @@ def writer(anatomy: Anatomy, config: PruneConfig) -> str:
     """Decide where the model writes its text: on the device, unless the whole model has no room there."""
     if config.device == "cpu" or not sources.written(config):
         return config.device
-    needed = model_bytes(anatomy) + _sampling(anatomy, config)
+    needed = model_bytes(anatomy) + sum(_sampling(anatomy, config).values())
     return config.device if needed <= device_bytes(config.device) else "cpu"
 
 
@@ -89,7 +144,7 @@ def judging_device(anatomy: Anatomy, config: PruneConfig) -> str:
     """Return where mixtures are judged: on the device, unless the whole model has no room there."""
     if config.device == "cpu":
         return config.device
-    needed = model_bytes(anatomy) + _judging(anatomy, config)
+    needed = model_bytes(anatomy) + sum(training_bytes.of_judging(anatomy, config).values())
     return config.device if needed <= device_bytes(config.device) else "cpu"
 
 
@@ -131,10 +186,10 @@ def model_bytes(anatomy: Anatomy) -> int:
 
 
 def states_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
-    """The size of the hidden states of the text: of the pruned model and, where weights are trained, of the dense."""
+    """The size of the hidden states of the text: of the pruned model and, where the dense one is followed, of that."""
     sizes: Any = anatomy.model.config
-    copies = 2 if config.stages.trains else 1
-    return copies * config.text_tokens * int(sizes.hidden_size) * _element(anatomy)
+    copies = 2 if config.stages.follows_dense else 1
+    return copies * config.text_tokens * int(sizes.hidden_size) * element(anatomy)
 
 
 def disk_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> int:
@@ -143,8 +198,8 @@ def disk_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
     if not config.stages.needs_text:
         return result_bytes(anatomy, config) + pruned
     copies = 3 if on_disk else 2  # in the journal behind the last block and behind this one; and those in use
-    kept = numbers(anatomy.linears.values()) * (SAVED_BYTES + _element(anatomy) / 2)  # and the best values so far
-    training = round(2 * kept) if config.stages.model_passes else 0  # this save, and the one before it
+    kept = training_bytes.saved(anatomy, config) + training_bytes.best(anatomy)
+    training = 2 * kept if config.stages.trains_whole else 0  # this save, and the one before it
     return result_bytes(anatomy, config) + pruned + copies * states_bytes(anatomy, config) + training
 
 
@@ -156,14 +211,24 @@ def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
     return model_bytes(anatomy) - saved + added
 
 
-def _sampling(anatomy: Anatomy, config: PruneConfig) -> int:
-    most = 0
+def _sampling(anatomy: Anatomy, config: PruneConfig) -> Terms:
+    """What writing text holds: keys and values; in `decoding.draw`, float32, logits, softmax, sums, one in between."""
+    each = [Terms()]
     for texts, tokens in sources.written(config):
-        some = min(texts, corpus.batch_samples(anatomy.model, tokens))
-        # In `decoding.draw`, float32: logits, their softmax, its sums, and one in between.
-        probabilities = 4 * 4 * some * _vocabulary(anatomy)
-        most = max(most, some * corpus.cache_bytes(anatomy.model, tokens) + probabilities)
-    return most
+        some = min(texts, plain.batch_samples(anatomy.model, tokens))
+        cache = some * plain.cache_bytes(anatomy.model, tokens)
+        each.append({"keys and values": cache, "probabilities": 4 * 4 * some * _vocabulary(anatomy)})
+    return max(each, key=lambda terms: sum(terms.values()))
+
+
+def _pruning(anatomy: Anatomy, config: PruneConfig) -> Terms:
+    widest = max(linear.in_features for linear in anatomy.linears.values())
+    return {
+        "Hessians": max(map(_hessians, anatomy.blocks)),
+        "inputs of a batch": _batch(anatomy, config),
+        "factors": FACTORS * 4 * widest**2,
+        "solver": WEIGHTS * 4 * _largest_together(anatomy),
+    }
 
 
 def _hessians(block: Block) -> int:
@@ -171,7 +236,7 @@ def _hessians(block: Block) -> int:
 
     q, k and v share one; o_proj has its own, often of the same width. Each expert has its own.
     """
-    outside, experts = _linears(block)
+    outside, experts = parted(block)
     widths = [linear.in_features for linear in outside]
     ours = sum(width**2 for width in set(widths)) + min(widths) ** 2
     return 4 * (ours + sum(width**2 for expert in experts for width in {linear.in_features for linear in expert}))
@@ -180,78 +245,9 @@ def _hessians(block: Block) -> int:
 def _batch(anatomy: Anatomy, config: PruneConfig) -> int:
     """What `collect` keeps of one batch: the inputs of all linears of a block, and one of them in float32."""
     tokens = min(config.text_tokens, max(config.length, BATCH_TOKENS))
-    passed = [[linear.in_features for linear in _passed(block, anatomy)] for block in anatomy.blocks]
-    inputs = max(tokens * (sum(widths) * _element(anatomy) + 4 * max(widths)) for widths in passed)
-    return inputs + _eager_weights(anatomy, config, tokens)
-
-
-def _passed(block: Block, anatomy: Anatomy) -> list[nn.Linear]:
-    """The linears of a block that a token passes: of the experts, as many as are chosen for it."""
-    outside, experts = _linears(block)
-    chosen: int = getattr(anatomy.model.config, "num_experts_per_tok", 0)
-    return outside + [linear for expert in experts[:chosen] for linear in expert]
-
-
-def _linears(block: Block) -> tuple[list[nn.Linear], list[list[nn.Linear]]]:
-    """The linears outside the experts, and those of each expert."""
-    outside = [linear for name, linear in block.linears.items() if block.expert_of(name) is None]
-    experts = [expert for each in block.experts.values() for expert in each]
-    return outside, [[part for part in expert.modules() if isinstance(part, nn.Linear)] for expert in experts]
-
-
-def _solving(anatomy: Anatomy) -> int:
-    widest = max(linear.in_features for linear in anatomy.linears.values())
-    return FACTORS * 4 * widest**2 + WEIGHTS * 4 * _largest_together(anatomy)
-
-
-def _training(anatomy: Anatomy, config: PruneConfig) -> int:
-    return max(
-        round(_kept(block.linears.values(), anatomy)) + _for_backward(block, anatomy, config)
-        for block in anatomy.blocks
-    )
-
-
-def _distilling(anatomy: Anatomy, config: PruneConfig) -> int:
-    """Kept weights in training, and a step."""
-    return round(_kept(anatomy.linears.values(), anatomy)) + _step(anatomy, config)
-
-
-def _judging(anatomy: Anatomy, config: PruneConfig) -> int:
-    """A step, whose gradients are used and freed one by one; that one with its weights on both ends, in float32."""
-    return _step(anatomy, config) + (4 * 4 + _element(anatomy)) * _largest(anatomy)
-
-
-def _step(anatomy: Anatomy, config: PruneConfig) -> int:
-    """The logits of both models, their slope, one more of that size in between; and what goes back through blocks."""
-    slope = 4 if _dtype(anatomy) == torch.float16 else _element(anatomy)  # see `divergence`
-    logits = _step_tokens(config) * _vocabulary(anatomy) * (3 * _element(anatomy) + slope)
-    return logits + sum(_for_backward(block, anatomy, config) for block in anatomy.blocks)
-
-
-def _kept(linears: Iterable[nn.Linear], anatomy: Anatomy) -> float:
-    """Of kept weights the masters, moments, places and best values so far; of all weights the gradients."""
-    return numbers(linears) * (TRAINED_BYTES + _element(anatomy) / 2 + _element(anatomy))
-
-
-def _for_backward(block: Block, anatomy: Anatomy, config: PruneConfig) -> int:
-    """What a step keeps of a block for its backward pass.
-
-    Of every token the inputs and outputs of each linear, and two norms; of every layer the weights of attention.
-    """
-    sizes: Any = anatomy.model.config
-    kept = sum(linear.in_features + linear.out_features for linear in _passed(block, anatomy))
-    tokens = _step_tokens(config)
-    few = min(attention.SAVED_BYTES, sizes.num_attention_heads * tokens * config.length * _element(anatomy))
-    weights = _eager_weights(anatomy, config, tokens) or int(few)
-    return tokens * (kept * _element(anatomy) + NORMS * sizes.hidden_size) + weights
-
-
-def _eager_weights(anatomy: Anatomy, config: PruneConfig, tokens: int) -> int:
-    """The weights of `eager` attention in one block: in the model's dtype, as float32 softmax, and cast back."""
-    if not _eager(anatomy):
-        return 0
-    heads: int = anatomy.model.config.num_attention_heads  # type: ignore[union-attr, assignment]
-    return heads * tokens * config.length * (4 + 2 * _element(anatomy))
+    widths = [[linear.in_features for linear in passed(block, anatomy)] for block in anatomy.blocks]
+    inputs = max(tokens * (sum(each) * element(anatomy) + 4 * max(each)) for each in widths)
+    return inputs + eager_weights(anatomy, config, tokens)
 
 
 def _masks(anatomy: Anatomy, config: PruneConfig) -> int:
@@ -263,27 +259,13 @@ def _masks(anatomy: Anatomy, config: PruneConfig) -> int:
     sizes: Any = anatomy.model.config
     window = getattr(sizes, "sliding_window", None)
     kinds = set(getattr(sizes, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
-    if _eager(anatomy):
-        return len(kinds) * config.text_tokens * config.length * _element(anatomy)
+    if is_eager(anatomy):
+        return len(kinds) * config.text_tokens * config.length * element(anatomy)
     if "sliding_attention" not in kinds or window is None or config.length <= window:
         return 0
-    size = step_tokens(config.text_tokens) if config.stages.trains else BATCH_TOKENS
+    size = step_tokens(config.text_tokens) if config.stages.follows_dense else BATCH_TOKENS
     batches = -(-config.text_samples // max(1, size // config.length))
     return batches * config.length**2
-
-
-def _eager(anatomy: Anatomy) -> bool:
-    implementation: str = anatomy.model.config._attn_implementation  # type: ignore[union-attr, assignment]
-    return implementation == "eager"
-
-
-def _step_tokens(config: PruneConfig) -> int:
-    return max(config.length, step_tokens(config.text_tokens))  # a step has whole samples
-
-
-def numbers(linears: Iterable[nn.Linear]) -> int:
-    """How many weights some linears have."""
-    return sum(linear.weight.numel() for linear in linears)
 
 
 def _largest(anatomy: Anatomy) -> int:
@@ -296,15 +278,6 @@ def _largest_together(anatomy: Anatomy) -> int:
     for name, linear in anatomy.linears.items():
         together[name.rpartition(".")[0], linear.in_features] += linear.weight.numel()
     return max(together.values())
-
-
-def _element(anatomy: Anatomy) -> int:
-    """The bytes of a number in the dtype that forwards run in."""
-    return _dtype(anatomy).itemsize
-
-
-def _dtype(anatomy: Anatomy) -> torch.dtype:
-    return next(iter(anatomy.linears.values())).weight.dtype
 
 
 def _vocabulary(anatomy: Anatomy) -> int:

@@ -34,6 +34,8 @@ from twofour.prune.run.prune import (
 )
 from twofour.prune.run.report import About, Pruned, Report, write
 from twofour.prune.run.request import model_stamps, request
+from twofour.prune.text.plain import PlainWriter
+from twofour.prune.text.writer import NewWriter
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ def _row(budget: float, report: Report) -> str:
 
 
 def frontier(
-    model: str | Path, out: str | Path, config: PruneConfig, progress: Progress = silent, clock: Clock | None = None
+    model: str | Path,
+    out: str | Path,
+    config: PruneConfig,
+    progress: Progress = silent,
+    clock: Clock | None = None,
+    new_writer: NewWriter = PlainWriter,
 ) -> Frontier:
-    """Write a mixture for each budget of `config.frontier` into the new folder `out`. clock: as for `prune`."""
+    """Write a mixture for each budget of `config.frontier` into the new folder `out`. clock, new_writer: as `prune`."""
     out, journal = Path(out), Journal(Path(out))
     if not journal.folder.exists():
         folder.refuse_existing(out)
@@ -74,7 +81,7 @@ def frontier(
         others = (len(config.frontier) - 1) * footprint.result_bytes(ready.anatomy, ready.config)
         folder.require_space(out, ready.disk_bytes + others - journal.size)
         left = [budget for budget in config.frontier if not place(out, budget).exists()]
-        for budget, pruned in mixtures(ready, left, journal, progress):
+        for budget, pruned in mixtures(ready, left, journal, progress, new_writer):
             require_unchanged(source, before)
             with folder.new_folder(place(out, budget), inside=journal.folder) as part:
                 write(part, place(out, budget), about, pruned, journal.spent_s)
@@ -89,15 +96,15 @@ def place(out: Path, budget: float) -> Path:
 
 
 def mixtures(
-    ready: Prepared, budgets: Sequence[float], journal: Journal, progress: Progress
+    ready: Prepared, budgets: Sequence[float], journal: Journal, progress: Progress, new_writer: NewWriter
 ) -> Iterator[tuple[float, Pruned]]:
     """Yield a mixture for each budget, to be written before the next is made: they are the same model in memory."""
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
-        ids, judged = both_texts(ready, journal, progress)
+        text, ids, judged = both_texts(ready, journal, progress, new_writer)
         batches = recorded(ready, ids, journal)
         blocks = walked(ready, batches, journal, progress)
         judge = Judge(ready, judged, journal.weights())
         for budget in budgets:
             journal.point = f"{place(Path(), budget)}-"
             mixed, whole = as_mixture(ready, ids, batches, judge, budget, journal, progress)
-            yield budget, pruned_as(ready, blocks, mixed, whole, journal)
+            yield budget, pruned_as(ready, text, blocks, mixed, whole, journal)

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, InputError
@@ -39,12 +39,14 @@ from twofour.prune.model.batches import STATES, Batch
 from twofour.prune.recovery.training import Outcome, Training
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, merged
+from twofour.prune.text.sources import Calibration
 
 REQUEST, LOCK = "request.json", "lock"
 TOKENS = "tokens.safetensors"
 SCHEMES = "schemes.json"
 MEASURED = "measured.json"
 TRAINING = "training.safetensors"
+BEST = "best"  # for each linear 8 bytes, little-endian: the length of the safetensors file that follows
 
 
 class Journal:
@@ -105,14 +107,14 @@ class Journal:
     def _begun(self) -> bool:
         return (self.folder / TOKENS).exists() or (self.folder / _block(0)).exists()
 
-    def tokens(self, make: Callable[[], Tensor]) -> Tensor:  # int64 [samples, length]
-        """Return the tokens of the run, made now if there are none."""
+    def text(self, make: Callable[[], Calibration]) -> Calibration:
+        """Return the text of the run, made now if there is none."""
         if not (self.folder / TOKENS).exists():
-            self._write(TOKENS, {"tokens": make()}, {})
+            made = make()
+            self._write(TOKENS, {"tokens": made.ids}, {"about": made.about, "notes": made.notes})
             sync(self.folder)
         with _opened(self.folder / TOKENS) as file:
-            tokens: Tensor = file.get_tensor("tokens")
-        return tokens
+            return Calibration(file.get_tensor("tokens"), **_about_of(file))
 
     def save(self, index: int, pruned: PrunedBlock, batches: list[Batch]) -> None:
         """Keep a pruned block and the states behind it."""
@@ -170,10 +172,8 @@ class Journal:
 
     def save_training(self, training: Training) -> None:
         """Keep how far the training of the whole model is."""
-        state = training.state or {}
-        tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
         about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
-        self._write(self.point + TRAINING, tensors, about)
+        self._write(self.point + TRAINING, training.state or {}, about)
         sync(self.folder)
 
     def restore_training(self) -> Training | None:
@@ -183,8 +183,27 @@ class Journal:
         with _opened(self.folder / (self.point + TRAINING)) as file:
             about = _about_of(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
-        return Training(values=values, state=tensors, **about)
+        return Training(state=tensors, **about)
+
+    def keep_best(self, values: Iterable[Tensor]) -> None:
+        """Keep the best weights of the training so far. One after the other: all of them need not be in memory."""
+        temporary = self.folder / f"{self.point}{BEST}.part"
+        with temporary.open("wb") as file:
+            for each in values:
+                tensors = save({"values": each.cpu().contiguous()})
+                file.write(len(tensors).to_bytes(8, "little") + tensors)
+        put(temporary, self.folder / (self.point + BEST))
+        sync(self.folder)
+
+    def best(self) -> Iterator[Tensor]:
+        """Give back the best weights, one after the other."""
+        path = self.folder / (self.point + BEST)
+        try:
+            with path.open("rb") as file:
+                while size := file.read(8):
+                    yield load(file.read(int.from_bytes(size, "little")))["values"]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not intact ({error}); remove its folder to start anew") from error
 
     def _kept_s(self) -> float:
         """The seconds at which the last file was written."""

@@ -1,7 +1,7 @@
 """What a run will take, before it starts: its steps are timed on a little text, by the code that will run.
 
 Time is linear in the text, except that of the solvers, which does not depend on it. Every block counts as the largest
-one. Sampling is timed at its first tokens, when attention has little to look back at: an estimate from below. Reading
+one. Writing is timed at the first tokens, when attention has little to look back at: an estimate from below. Reading
 files and data sets is not counted. Memory and disk: see `footprint`.
 """
 
@@ -31,9 +31,12 @@ from twofour.prune.run.footprint import numbers
 from twofour.prune.run.prepare import prepare
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources
+from twofour.prune.text.plain import PlainWriter
+from twofour.prune.text.writer import NewWriter
 
 TRIAL_TOKENS = 1024  # of text, for what is linear in it
-DECODED = 5  # tokens of each text, the start token included
+DECODED = 8  # tokens of each text, the start token included
+WRITTEN = 64  # texts, at most
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ class Plan:
         return asdict(self)
 
 
-def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
+def plan(model: str | Path, config: PruneConfig | None = None, new_writer: NewWriter = PlainWriter) -> Plan:
     """Time the steps of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
     config = config or PruneConfig()
     source = folder.resolve(str(model), config.revision)
     with footprint.shortage_named():
         ready = prepare(source, config)
         with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
-            paces = measure(ready.anatomy, ready.source, ready.config, ready.decided.writer)
+            paces = measure(ready.anatomy, ready.source, ready.config, ready.decided.writer, new_writer)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.anatomy.blocks), ready.config)
     return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
 
@@ -94,7 +97,9 @@ def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, flo
     return paces.write, blocks * block_s, tokens * (passes_s + stages.model_passes * paces.distil)
 
 
-def measure(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str = "cpu") -> Paces:
+def measure(
+    anatomy: Anatomy, source: Path, config: PruneConfig, device: str = "cpu", new_writer: NewWriter = PlainWriter
+) -> Paces:
     """Time the steps that the config asks for, on the largest block of the model, which is pruned in place."""
     index, block = max(enumerate(anatomy.blocks), key=lambda each: numbers(each[1].linears.values()))
     to_stored = solvers.to_stored(config, anatomy.stored_dtype)
@@ -103,7 +108,7 @@ def measure(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str = "
         return Paces(solve=_seconds(lambda: list(calibrate.prune_without_text(only, magnitude, to_stored=to_stored))))
     ids = _trial_text(anatomy, config)
     tokens = ids.numel()
-    write_s = _write_s(anatomy, source, config, writer)
+    write_s = _write_s(anatomy, source, config, device, new_writer)
     with torch.no_grad():
         some = batches.record(anatomy, ids, None, step_tokens(tokens))  # with the whole model in one place
         block.module.to(config.device)
@@ -137,18 +142,19 @@ def _trial_text(anatomy: Anatomy, config: PruneConfig) -> Tensor:  # int64 [samp
     return (torch.arange(TRIAL_TOKENS // length * length) % vocabulary).view(-1, length)
 
 
-def _write_s(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str) -> float:
-    """Time a few tokens of a whole batch of each source that the model writes."""
+def _write_s(anatomy: Anatomy, source: Path, config: PruneConfig, device: str, new_writer: NewWriter) -> float:
+    """Time a few tokens of a batch of each source that the model writes, by the writer that will write."""
     written = sources.written(config)
     if not written:
         return 0.0
     tokenizer = corpus.load_tokenizer(source)
-    model, write_s = anatomy.model.to(writer), 0.0
+    writer, write_s = new_writer(anatomy.model.to(device)), 0.0
     for texts, tokens in written:
-        size, few = corpus.batch_samples(model, tokens), min(tokens, DECODED)
-        trial = partial(corpus.self_sampled, model, tokenizer, min(texts, size), few, config.seed)
-        write_s += _seconds(trial) / (few - 1) * (tokens - 1) * -(-texts // size)
-    model.cpu()
+        few, some = min(tokens, DECODED), min(texts, WRITTEN)
+        trial = partial(corpus.self_sampled, writer, tokenizer, some, few, config.seed)
+        trial()  # warms up
+        write_s += _seconds(trial) / (few - 1) * (tokens - 1) * texts / some
+    anatomy.model.cpu()
     return write_s
 
 

@@ -18,7 +18,7 @@ from twofour.prune.policy.prices import Clock, Prices, price, priced
 from twofour.prune.run import footprint, mixture
 from twofour.prune.run.mixture import Kept
 from twofour.prune.run.request import Begun, Decided, go_on
-from twofour.prune.text import corpus, sources
+from twofour.prune.text import plain, sources
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,14 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None, clock
     """
     require_device(config.device)
     refuse_config(folder.read_config(source))
+    config = sources.settled(config, source)
     if config.stages.needs_text:
         sources.require(config)
     anatomy = dissect(load(source))
     names = stored_names(anatomy, source)
     head = heads.find(anatomy.model, source) if config.lm_head == "int8" else None
     if config.stages.needs_text:
-        corpus.refuse_length(anatomy.model, config.length)
+        plain.refuse_length(anatomy.model, config.length)
     forward = forward_dtype(anatomy, config)
     anatomy.model.to(forward)
     kept = mixture.kept(config, anatomy, names)
@@ -88,7 +89,8 @@ def linear_prices(anatomy: Anatomy, config: PruneConfig, clock: Clock | None) ->
 def decide(anatomy: Anatomy, config: PruneConfig) -> Decided:
     """Decide what the memory that is free now allows."""
     affordable, fallbacks = footprint.affordable(anatomy, config)
-    return Decided(affordable.train, footprint.writer(anatomy, config), fallbacks)
+    writer = footprint.writer(anatomy, config)
+    return Decided(affordable.train, writer, fallbacks, lean=affordable.lean, recompute=affordable.recompute)
 
 
 def writer_notes(config: PruneConfig, writer: str) -> list[str]:

@@ -36,6 +36,9 @@ from twofour.prune.run.report import About, Pruned, Report, write
 from twofour.prune.run.request import Stamps, model_stamps, request, threads_note
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources, windows
+from twofour.prune.text.plain import PlainWriter
+from twofour.prune.text.sources import Calibration
+from twofour.prune.text.writer import NewWriter
 
 FEW_TOKENS = 32  # that an expert saw
 
@@ -58,10 +61,12 @@ def prune(
     config: PruneConfig | None = None,
     progress: Progress = silent,
     clock: Clock | None = None,
+    new_writer: NewWriter = PlainWriter,
 ) -> Report:
     """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`.
 
     With a budget, only the linears that lose least for it. clock: what times products, for a budget of seconds.
+    new_writer: makes what writes the text; that of `twofour prune` is the engine's, several times as quick on a CPU.
     A run that was cut off goes on where it was when it is asked for again: see `journal`.
     """
     journal, config = Journal(Path(out)), config or PruneConfig()
@@ -74,7 +79,7 @@ def prune(
         about = About(str(model), source, base, ready.config, described_text(ready), ready.head)
         journal.begin(request(ready.config, ready.forward_dtype, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
-        pruned = pruned_model(ready, journal, progress)
+        pruned = pruned_model(ready, journal, progress, new_writer)
         require_unchanged(source, before)
         del ready  # where the model is not needed for the weights, writing has its memory
         return write(part, Path(out), about, pruned, journal.spent_s)
@@ -100,46 +105,53 @@ def require_unchanged(source: Path, before: Stamps) -> None:
         raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
 
 
-def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Pruned:
+def pruned_model(ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter) -> Pruned:
     """Prune the prepared model in place, and train what was kept."""
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
         prune_all = pruned_on_text if ready.config.stages.needs_text else pruned_by_weights
-        return pruned_as(ready, *prune_all(ready, journal, progress), journal)
+        return pruned_as(ready, *prune_all(ready, journal, progress, new_writer), journal)
 
 
 def pruned_as(
-    ready: Prepared, blocks: list[PrunedBlock], mixed: Mixture, whole: Outcome | None, journal: Journal
+    ready: Prepared,
+    text: Calibration,
+    blocks: list[PrunedBlock],
+    mixed: Mixture,
+    whole: Outcome | None,
+    journal: Journal,
 ) -> Pruned:
     """Gather a mixture for writing. whole: what training the whole model won back; the model in memory is it then."""
     weights = {**mixed.makers, **(trained_weights(ready, mixed) if whole else {})}
     named = {ready.names[name]: make for name, make in weights.items()}
-    return Pruned(OnDemand(named), result(ready, blocks, mixed, whole, journal.threads))
+    return Pruned(OnDemand(named), result(ready, text, blocks, mixed, whole, journal.threads))
 
 
 def pruned_by_weights(
-    ready: Prepared, journal: Journal, progress: Progress
-) -> tuple[list[PrunedBlock], Mixture, Outcome | None]:
+    ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter
+) -> tuple[Calibration, list[PrunedBlock], Mixture, Outcome | None]:
     """Prune every block by its weights alone."""
     to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
     blocks = list(calibrate.prune_without_text(ready.anatomy, magnitude, progress, to_stored, journal))
-    return blocks, mixed(ready, journal), None
+    return Calibration(torch.empty(0)), blocks, mixed(ready, journal), None
 
 
 def pruned_on_text(
-    ready: Prepared, journal: Journal, progress: Progress
-) -> tuple[list[PrunedBlock], Mixture, Outcome | None]:
+    ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter
+) -> tuple[Calibration, list[PrunedBlock], Mixture, Outcome | None]:
     """Prune block by block on the calibration text, give each linear its scheme, then train the whole where asked."""
-    ids, judged = both_texts(ready, journal, progress)
+    text, ids, judged = both_texts(ready, journal, progress, new_writer)
     batches = recorded(ready, ids, journal)
     blocks = walked(ready, batches, journal, progress)
     judge = choose.Judge(ready, judged, journal.weights()) if ready.config.chooses else None
-    return blocks, *as_mixture(ready, ids, batches, judge, ready.config.budget, journal, progress)
+    return text, blocks, *as_mixture(ready, ids, batches, judge, ready.config.budget, journal, progress)
 
 
-def both_texts(ready: Prepared, journal: Journal, progress: Progress) -> tuple[Tensor, Tensor]:
-    """Get the tokens to calibrate on, and those to judge mixtures on, int64 [samples, length] each."""
-    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
-    return ids[: ready.config.text_samples], ids[ready.config.text_samples :]
+def both_texts(
+    ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter
+) -> tuple[Calibration, Tensor, Tensor]:
+    """Get the text; its tokens to calibrate on, and those to judge mixtures on, int64 [samples, length] each."""
+    text = journal.text(lambda: calibration(ready, new_writer, progress))
+    return text, text.ids[: ready.config.text_samples], text.ids[ready.config.text_samples :]
 
 
 def as_mixture(
@@ -163,15 +175,18 @@ def as_mixture(
     return replace(chosen, policy=policy), whole
 
 
-def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
-    """Get the tokens to calibrate on, int64 [samples, length]."""
-    tokenizer = corpus.load_tokenizer(ready.source)
-    return sources.tokens(ready.anatomy.model, tokenizer, ready.config.drawn, progress, ready.decided.writer)
+def calibration(ready: Prepared, new_writer: NewWriter, progress: Progress) -> Calibration:
+    """Get all text that is drawn. What the model writes of it is written where there is room for the whole model."""
+    model, tokenizer, drawn = ready.anatomy.model, corpus.load_tokenizer(ready.source), ready.config.drawn
+    try:
+        return sources.tokens(lambda: new_writer(model.to(ready.decided.writer)), tokenizer, drawn, progress)
+    finally:
+        model.cpu()
 
 
 def recorded(ready: Prepared, ids: Tensor, journal: Journal) -> list[Batch]:
     """Cut the text into batches, each of one training step if there are any, ready for the first block."""
-    tokens = step_tokens(ids.numel()) if ready.config.stages.trains else None
+    tokens = step_tokens(ids.numel()) if ready.config.stages.follows_dense else None
     return record(ready.anatomy, ids, batch_tokens=tokens, folder=journal.folder if ready.on_disk else None)
 
 
@@ -193,7 +208,7 @@ def walked(ready: Prepared, batches: list[Batch], journal: Journal, progress: Pr
         new_statistic,
         progress,
         to_stored=solvers.to_stored(config, stored_dtype),
-        recover=train if config.stages.trains else None,
+        recover=train if config.stages.follows_dense else None,
         journal=journal,
         device=config.device,
     )
@@ -219,8 +234,8 @@ def distilled(
     if not config.stages.model_passes:
         return None
     anatomy.model.to(config.device)
-    passes = config.stages.model_passes
-    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, mixed.schemes)
+    passes, lean, recompute = config.stages.model_passes, config.lean, config.recompute
+    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, mixed.schemes, lean, recompute)
 
 
 def trained_weights(ready: Prepared, mixed: Mixture) -> dict[str, Make]:
@@ -236,7 +251,12 @@ def trained_weight(linear: nn.Linear, scheme: Scheme, dtype: torch.dtype) -> Sto
 
 
 def result(
-    ready: Prepared, blocks: list[PrunedBlock], mixed: Mixture, whole: Outcome | None, threads: list[int]
+    ready: Prepared,
+    text: Calibration,
+    blocks: list[PrunedBlock],
+    mixed: Mixture,
+    whole: Outcome | None,
+    threads: list[int],
 ) -> Result:
     """Gather what was done, for the label. whole: what training the whole model won back."""
     anatomy, names = ready.anatomy, ready.names
@@ -253,7 +273,8 @@ def result(
         stored_dtype=checkpoint.dtype_name(anatomy.stored_dtype),
         forward_dtype=checkpoint.dtype_name(ready.forward_dtype),
         recovery=Recovery(recovered, whole) if ready.config.stages.trains else None,
-        fallbacks=ready.fallbacks + seldom_seen(anatomy, walked) + threads_note(threads),
+        fallbacks=ready.fallbacks + text.notes + seldom_seen(anatomy, walked) + threads_note(threads),
+        sources=text.about,
     )
 
 

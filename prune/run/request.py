@@ -22,7 +22,14 @@ from twofour.prune.errors import InputError
 from twofour.prune.machine.provenance import versions
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-FREE = ("memory_limit_bytes", "format", "train", "blocks_as_begun")  # of the config: these may change
+FREE = (
+    "memory_limit_bytes",
+    "format",
+    "train",
+    "blocks_as_begun",
+    "lean",
+    "recompute",
+)  # of the config: these may change
 DECIDED, THREADS = "decided", "threads"
 GO_ON = (
     "what is done is kept in {folder}: give the command again to go on (memory limit, format and threads may be "
@@ -47,7 +54,7 @@ def model_stamps(source: Path) -> Stamps:
 class Decided:
     """What was decided about a run when it began.
 
-    train, blocks_as_begun: as in `PruneConfig`. fallbacks: what is done otherwise than asked, and why.
+    train, blocks_as_begun, lean, recompute: as in `PruneConfig`. fallbacks: what is done otherwise than asked, and why.
     writer: the device that the model writes text on.
     """
 
@@ -55,10 +62,13 @@ class Decided:
     writer: str
     fallbacks: list[str] = field(default_factory=list)
     blocks_as_begun: bool = False
+    lean: bool = False
+    recompute: bool = False
 
     def config(self, asked: PruneConfig) -> PruneConfig:
         """Return what is carried out."""
-        return replace(asked, train=self.train, blocks_as_begun=self.blocks_as_begun)
+        decided = {name: getattr(self, name) for name in ("train", "blocks_as_begun", "lean", "recompute")}
+        return replace(asked, **decided)
 
 
 class Begun(NamedTuple):
@@ -127,7 +137,7 @@ def go_on(asked: PruneConfig, decided: Decided, begun: Begun | None) -> Decided:
 def _without_whole(asked: PruneConfig) -> list[str]:
     """Say that the blocks are trained less than if nothing had been planned to follow them."""
     stages = replace(asked, train="model").stages
-    if not stages.model_passes:
+    if not stages.trains_whole:
         return []
     return [
         f"kept weights trained block by block, {stages.block_passes} times through the text: the run was begun to "

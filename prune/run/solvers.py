@@ -9,7 +9,7 @@ from twofour.prune.config import PruneConfig
 from twofour.prune.format import schemes
 from twofour.prune.format.rounding import as_int8
 from twofour.prune.format.schemes import Scheme
-from twofour.prune.recovery.kept import Rounding
+from twofour.prune.recovery.optimiser import Rounding
 from twofour.prune.run.calibrate import NewStatistic, Solve, ToStored
 from twofour.prune.solving.gptq import gptq
 from twofour.prune.solving.refine import refine

@@ -1,69 +1,136 @@
-"""Conversations that a chat model writes alone, both sides of them, through its chat template (arXiv 2406.08464).
+"""Conversations in the form of a model's chat template, as token ids, and windows packed with them.
 
-The text of a template around three markers gives what stands before the first turn, between a user's turn and the
-answer, and between the answer and the next user's turn. These are forced, one token at a time; the model writes the
-rest. A turn ends where the model draws a special token, whichever it is. What follows then comes from the template, so
-every conversation has the form that the model was trained on. There are as many turns as a sample has room for.
+The text of a template around two markers gives what stands before the first user's turn, between that and the answer,
+and after the answer. Conversations of a data set are rendered whole. A window begins with the beginning of a
+conversation and goes on with others, the last of them cut off where the window ends.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from twofour.prune.errors import TextError
 
-MARKERS = ("first-question", "first-answer", "second-question")
+MARKERS = ("first-question", "first-answer")
+
+Messages = Sequence[Mapping[str, Any]]  # [{"role": "user", "content": "..."}, ...]
 
 
 @dataclass(frozen=True)
 class Template:
-    """What a chat template puts around turns, as token ids, and which tokens end a turn."""
+    """What a chat template puts around a question and its answer, as token ids.
 
-    opening: list[int]  # before the first user's turn
-    to_answer: list[int]
-    to_question: list[int]
+    opening: before the question, a system's turn that the template adds included. closing: after the answer; its first
+    token ends the turn. special: the tokens that never stand inside of a turn.
+    """
+
+    opening: tuple[int, ...]
+    to_answer: tuple[int, ...]
+    closing: tuple[int, ...]
     special: frozenset[int]
-
-
-class Conversation:
-    """One sample, after its first token: takes what the model draws, and puts the template's tokens in between."""
-
-    def __init__(self, template: Template) -> None:
-        self._special = template.special
-        self._forced = template.opening[1:]
-        self._next = cycle((template.to_answer, template.to_question))
-
-    def take(self, drawn: int) -> int:
-        """Return the token that stands in the text where the model has drawn this one."""
-        if not self._forced and drawn in self._special:
-            self._forced = list(next(self._next))
-        return self._forced.pop(0) if self._forced else drawn
 
 
 def template(tokenizer: Any) -> Template:
     """Read the chat template of a tokenizer. Raises TextError where it has none that such text can follow."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise TextError("the model has no chat template; calibrate on self, or on a file of conversations")
+    _require_template(tokenizer)
     added = tokenizer.added_tokens_decoder.items()
     special = frozenset(tokenizer.all_special_ids) | {token for token, about in added if about.special}
-    pieces = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in _around_markers(tokenizer)]
-    opening, to_answer, to_question = pieces
-    if not opening or any(not piece or piece[0] not in special for piece in (to_answer, to_question)):
+    opening, to_answer, closing = (_ids(tokenizer, text) for text in _around_markers(tokenizer))
+    if not opening or any(not piece or piece[0] not in special for piece in (to_answer, closing)):
         raise TextError(
             "the model's chat template ends turns without a special token, so their end cannot be drawn; "
             "calibrate on self, or on a file of conversations"
         )
-    return Template(opening, to_answer, to_question, special)
+    return Template(opening, to_answer, closing, special)
+
+
+def is_chat(tokenizer: Any) -> bool:
+    """Whether a model is one for conversations: its tokenizer has a chat template that text can follow."""
+    try:
+        template(tokenizer)
+    except TextError:
+        return False
+    return True
+
+
+def rendered(tokenizer: Any, messages: object, place: str) -> list[int]:
+    """Return a conversation as the chat template has it. Raises TextError, naming the place, where it is none."""
+    _require_template(tokenizer)
+    if not _are_messages(messages):
+        raise TextError(f'{place} holds no conversation; give a list of {{"role": ..., "content": ...}}')
+    try:
+        return list(_ids(tokenizer, tokenizer.apply_chat_template(messages, tokenize=False)))
+    except Exception as error:  # a template is a program: it refuses roles and their order in its own ways
+        reason = str(error).partition("\n")[0]
+        raise TextError(f"the chat template refuses the conversation at {place} ({reason}); leave it out") from error
+
+
+class Packing:
+    """Windows that are filled with conversations, one after the other."""
+
+    def __init__(self, samples: int, length: int) -> None:
+        self._samples, self._length = samples, length
+        self._windows, self._window = list[list[int]](), list[int]()
+
+    @property
+    def missing(self) -> int:
+        """How many windows are not full yet."""
+        return self._samples - len(self._windows)
+
+    @property
+    def windows(self) -> Tensor:  # int64 [at most samples, length]
+        """The windows that are full."""
+        return torch.tensor(self._windows, dtype=torch.int64).view(-1, self._length)
+
+    def filled(self, name: str) -> Tensor:  # int64 [samples, length]
+        """Return all windows. Raises TextError where what is called `name` did not fill them."""
+        if self.missing:
+            raise TextError(
+                f"the conversations of {name} fill {len(self._windows)} windows of {self._length} tokens, "
+                f"{self._samples} are asked for; give more text or fewer samples"
+            )
+        return self.windows
+
+    def add(self, conversation: Sequence[int]) -> None:
+        """Put a conversation into the window that is open; what has no room there is left out."""
+        self._window += conversation
+        if self.missing and len(self._window) >= self._length:
+            self._windows.append(self._window[: self._length])
+            self._window = []
+
+
+def _are_messages(messages: object) -> bool:
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(isinstance(each, dict) and {"role", "content"} <= each.keys() for each in messages)
+    )
+
+
+def _require_template(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "chat_template", None):
+        raise TextError("the model has no chat template; calibrate on self, or on a file of text")
+
+
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _around_markers(tokenizer: Any) -> list[str]:
-    """The text before the first, between the first and second, and between the second and third marker."""
-    turns = zip(("user", "assistant", "user"), MARKERS, strict=True)
-    rest = str(tokenizer.apply_chat_template([{"role": r, "content": c} for r, c in turns], tokenize=False))
+    """The text before the first marker, between the markers, and after the second."""
+    turns = zip(("user", "assistant"), MARKERS, strict=True)
+    try:
+        rest = str(tokenizer.apply_chat_template([{"role": r, "content": c} for r, c in turns], tokenize=False))
+    except Exception as error:  # a template is a program
+        reason = str(error).partition("\n")[0]
+        raise TextError(f"the model's chat template fails ({reason}); calibrate on self, or on a file") from error
     texts = []
     for marker in MARKERS:
         text, found, rest = rest.partition(marker)
         if not found:
             raise TextError("the model's chat template does not repeat what was said; calibrate on self or a file")
         texts.append(text)
-    return texts
+    return [*texts, rest]

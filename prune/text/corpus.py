@@ -12,27 +12,21 @@ begins with BOS where the model is used to it (`windows`). Documents of a JSONL 
 """
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError, in_a_line
-from twofour.prune.model.anatomy import cached_numbers
-from twofour.prune.model.attention import quick_attention
-from twofour.prune.model.decoding import draw, roomy_cache, with_cache
-from twofour.prune.progress import Progress, silent, track
+from twofour.prune.config import SELF
+from twofour.prune.errors import ModelError, TextError, in_a_line
+from twofour.prune.progress import Progress, silent
 from twofour.prune.text import chat, windows
+from twofour.prune.text.writer import Passage, Writer, seed_of
 
 SEPARATOR = "<|endoftext|>"
 BETWEEN_DOCUMENTS = "\n\n"
 DOCUMENT_TOKENS = 128  # that the model writes from one start, at most
-BATCH_TOKENS = 1 << 15  # that it writes at a time
-CACHE_BYTES = 1 << 30  # of keys and values at a time
-
-Take = Callable[[int], int]  # the token that the model has drawn -> the one that stands in the text
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -50,8 +44,16 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def from_file(tokenizer: Any, path: Path, samples: int, length: int, seed: int) -> Tensor:
-    """Draw windows of a UTF-8 text file, int64 [samples, length]. Raises TextError if it is too short."""
-    return drawn(tokens(tokenizer, path), samples, length, seed, str(path), windows.bos(tokenizer))
+    """Draw windows of a UTF-8 text file, int64 [samples, length]; a .jsonl file may hold conversations.
+
+    Raises TextError if it is too short.
+    """
+    if not (talks := _conversations(tokenizer, path)):
+        return drawn(tokens(tokenizer, path), samples, length, seed, str(path), windows.bos(tokenizer))
+    packing = chat.Packing(samples, length)
+    for number in torch.randperm(len(talks), generator=torch.Generator().manual_seed(seed)).tolist():
+        packing.add(talks[number])
+    return packing.filled(str(path))
 
 
 def drawn(
@@ -80,12 +82,28 @@ def _pieces(ids: Tensor, samples: int, length: int, seed: int, name: str) -> Ten
 
 
 def tokens(tokenizer: Any, path: Path) -> Tensor:  # int64 [tokens]
-    """Tokenise a whole UTF-8 file, of a .jsonl file the "text" of every line, without special tokens."""
-    text = read_text(path)
-    if path.suffix == ".jsonl":
-        text = BETWEEN_DOCUMENTS.join(_documents(text, path))
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    """Tokenise a whole UTF-8 file, of a .jsonl file the "text" or the "messages" of every line.
+
+    Text has no special tokens, a conversation has those of the chat template.
+    """
+    if talks := _conversations(tokenizer, path):
+        ids = [token for talk in talks for token in talk]
+    else:
+        lines = _lines(path)
+        text = read_text(path) if lines is None else BETWEEN_DOCUMENTS.join(_document(*line) for line in lines)
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.int64)
+
+
+def _conversations(tokenizer: Any, path: Path) -> list[list[int]]:
+    """The conversations of a .jsonl file as token ids; none where it holds text."""
+    lines = _lines(path) or []
+    if not any(isinstance(value, dict) and "messages" in value for value, _ in lines[:1]):
+        return []
+    return [
+        chat.rendered(tokenizer, value.get("messages") if isinstance(value, dict) else None, place)
+        for value, place in lines
+    ]
 
 
 def read_text(path: Path) -> str:
@@ -96,18 +114,27 @@ def read_text(path: Path) -> str:
         raise TextError(f"{path} cannot be read as UTF-8 text ({error}); give a text file") from error
 
 
-def _documents(lines: str, path: Path) -> list[str]:
-    numbered = enumerate(lines.split("\n"), start=1)  # splitlines() would also split inside of strings
-    return [_document(line, f"{path} line {number}") for number, line in numbered if line.strip()]
+def _lines(path: Path) -> list[tuple[Any, str]] | None:
+    """What the lines of a .jsonl file hold, each with its place; None for another file."""
+    if path.suffix != ".jsonl":
+        return None
+    numbered = enumerate(read_text(path).split("\n"), start=1)  # splitlines() would also split inside of strings
+    return [(_json(line), f"{path} line {number}") for number, line in numbered if line.strip()]
 
 
-def _document(line: str, place: str) -> str:
+def _json(line: str) -> Any:
     try:
-        document = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
-        document = None
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _document(value: Any, place: str) -> str:
+    document = value.get("text") if isinstance(value, dict) else None
     if not isinstance(document, str):
-        raise TextError(f'{place} is no JSON object with a string "text"; give one a line, or a .txt file')
+        raise TextError(
+            f'{place} is no JSON object with a string "text"; give one a line, all with "messages", or a .txt file'
+        )
     return document
 
 
@@ -126,18 +153,19 @@ def start_token(tokenizer: Any) -> int:
 
 
 def self_sampled(
-    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+    writer: Writer, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
 ) -> Tensor:
-    """Sample text from the model, int64 [samples, length]; same seed, same kind of machine: same text."""
-    as_drawn: Take = int
-    return _sampled(model, start_token(tokenizer), [as_drawn] * samples, length, seed, progress)
+    """Let the model write, int64 [samples, length]; same seed, same writer, same kind of machine: same text."""
+    first = start_token(tokenizer)
+    passages = [Passage((first,), length - 1, seed_of(seed, SELF, number)) for number in range(samples)]
+    return torch.tensor([[first, *text] for text in writer.write(passages, progress)], dtype=torch.int64)
 
 
 def documents_sampled(
-    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+    writer: Writer, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
 ) -> Tensor:
-    """Sample text from the model, int64 [samples, length], of several short documents each."""
-    ids = self_sampled(model, tokenizer, *documents(samples, length), seed, progress)
+    """Let the model write, int64 [samples, length], several short documents for each sample."""
+    ids = self_sampled(writer, tokenizer, *documents(samples, length), seed, progress)
     return ids.view(samples, -1)[:, :length].contiguous()
 
 
@@ -145,64 +173,3 @@ def documents(samples: int, length: int) -> tuple[int, int]:
     """Return how many documents are written for the samples, several for each, and the tokens of a document."""
     each = -(-length // DOCUMENT_TOKENS)
     return samples * each, -(-length // each)
-
-
-def chat_sampled(
-    model: nn.Module, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
-) -> Tensor:
-    """Let the model write conversations, int64 [samples, length]. Raises TextError without a fitting template."""
-    template = chat.template(tokenizer)
-    if len(template.opening) >= length:
-        raise TextError(
-            f"the chat template takes {len(template.opening)} tokens before the first turn, a sample has {length}; "
-            "give a greater length"
-        )
-    takes = [chat.Conversation(template).take for _ in range(samples)]
-    return _sampled(model, template.opening[0], takes, length, seed, progress)
-
-
-@torch.no_grad()
-def _sampled(model: nn.Module, first: int, takes: Sequence[Take], length: int, seed: int, progress: Progress) -> Tensor:
-    """Write a sample for each of `takes`, int64 [samples, length], some at a time."""
-    refuse_length(model, length)
-    generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    size = batch_samples(model, length)
-    ids = torch.full((len(takes), length), first)
-    parts = [(start, at) for start in range(0, len(takes), size) for at in range(1, length)]
-    with quick_attention(model):
-        for start, at in track(parts, "sampling text", progress):
-            if at == 1:
-                cache = roomy_cache(model, length)
-            some = ids[start : start + size]
-            chosen = _next(model, some[:, at - 1 : at].to(device), cache, generator)[:, 0].tolist()
-            some[:, at] = torch.tensor([take(token) for take, token in zip(takes[start:], chosen, strict=False)])
-    return ids
-
-
-def batch_samples(model: nn.Module, length: int) -> int:
-    """Return how many texts are written at a time: fewer where their keys and values would take much memory."""
-    return max(1, min(BATCH_TOKENS // length, CACHE_BYTES // cache_bytes(model, length)))
-
-
-def cache_bytes(model: nn.Module, length: int) -> int:
-    """Return the size of the keys and values of one text."""
-    return cached_numbers(model.config) * length * next(model.parameters()).element_size()
-
-
-def _next(model: nn.Module, last: Tensor, cache: Any, generator: torch.Generator) -> Tensor:  # int64 [batch, 1]
-    logits = model(last, **with_cache(model, cache), use_cache=True).logits[:, -1]
-    if not bool(torch.isfinite(logits.amax(-1)).all()):  # single tokens may be impossible
-        position = cache.get_seq_length() - 1
-        raise NonFiniteError(
-            f"the model's logits are NaN or infinite at position {position} of its own text; check its weights and "
-            "dtype, or calibrate on a file, which names the first linear"
-        )
-    return draw(logits, generator)
-
-
-def refuse_length(model: nn.Module, length: int) -> None:
-    """Raise InputError if a window is longer than the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and length > context:
-        raise InputError(f"length {length} exceeds the model's context of {context}; give a smaller length")

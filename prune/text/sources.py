@@ -1,70 +1,131 @@
 """Where the calibration text comes from: one source, or several, in turns.
 
 A source is `self` or `chat` (text, or conversations, that the dense model writes), a file, or
-`hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]`, a data set of the hub or a local folder of data files. Samples of several
+`hub:OWNER/NAME[@REVISION][/CONFIG][:SPLIT[:COLUMN]]`, a data set of the hub or a local folder of data files. Unless
+sources are asked for, it is `self`, and beside it `chat` where the model is one for conversations. Samples of several
 sources take turns, so that the end of the text, on which training is validated, has some of each.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twofour.prune.config import CHAT, HUB, SELF, PruneConfig
-from twofour.prune.errors import InputError, TextError
+from twofour.prune.errors import TextError
 from twofour.prune.progress import Progress, silent
-from twofour.prune.text import corpus, windows
+from twofour.prune.text import chat, conversations, corpus, hub
+from twofour.prune.text.writer import Writer, seed_of
 
-SHUFFLE_ROWS = 1000  # of a data set are in memory, to be drawn from
+CHAT_LENGTH = 128  # of windows that can hold a conversation: the template alone takes some thirty tokens
 
 
-class DataSet(NamedTuple):
-    """A data set of texts, as `hub:...` names it."""
+@dataclass(frozen=True)
+class Calibration:
+    """The tokens to calibrate on, int64 [samples, length], and what the label says of them.
 
-    name: str
-    config: str | None
-    split: str
-    column: str
+    about: by source. notes: what was done otherwise than asked, and why.
+    """
+
+    ids: Tensor
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def settled(config: PruneConfig, folder: Path) -> PruneConfig:
+    """Return the config with its sources named: those of a model in this folder, unless some were asked for."""
+    if config.calibration is not None or not config.stages.needs_text:
+        return config
+    can_chat = config.text_samples >= 2 and config.length >= CHAT_LENGTH
+    is_chat = can_chat and chat.is_chat(corpus.load_tokenizer(folder))
+    return replace(config, calibration=(SELF, CHAT) if is_chat else (SELF,))
 
 
 def tokens(
-    model: nn.Module, tokenizer: Any, config: PruneConfig, progress: Progress = silent, writer: str = "cpu"
-) -> Tensor:  # int64 [samples, length]
-    """Get the tokens to calibrate on; what the model writes comes last. writer: the device for that.
+    new_writer: Callable[[], Writer], tokenizer: Any, config: PruneConfig, progress: Progress = silent
+) -> Calibration:
+    """Get the tokens to calibrate on; what the model writes comes last, and only for that there is a writer.
 
     Raises TextError or InputError, naming the source.
     """
     shares = config.shares
-    drawn: dict[str, Tensor] = {}
+    parts: dict[str, Calibration] = {}
     for source in sorted(shares, key=lambda source: source in (SELF, CHAT)):
         wanted = (shares[source], config.length, config.seed)
         if source in (SELF, CHAT):
-            write = corpus.documents_sampled if source == SELF else corpus.chat_sampled
-            drawn[source] = write(model.to(writer), tokenizer, *wanted, progress)
-            model.cpu()
+            parts[source] = _written(source, new_writer(), tokenizer, *wanted, len(shares) == 1, progress)
         elif source.startswith(HUB):
-            drawn[source] = from_hub(tokenizer, source, *wanted)
+            parts[source] = Calibration(*hub.drawn(tokenizer, source, *wanted))
         else:
-            drawn[source] = corpus.from_file(tokenizer, _file(source), *wanted)
-    return in_turns([drawn[source] for source in shares])
+            parts[source] = Calibration(corpus.from_file(tokenizer, _file(source), *wanted))
+    return Calibration(
+        in_turns([parts[source].ids for source in shares]),
+        {source: part.about for source, part in parts.items()},
+        [note for part in parts.values() for note in part.notes],
+    )
+
+
+def stream(
+    new_writer: Callable[[], Writer],
+    tokenizer: Any,
+    config: PruneConfig,
+    windows: int,
+    first: int = 0,
+    progress: Progress = silent,
+) -> Iterator[Calibration]:
+    """Give fresh text without end, so many windows at a time, of the sources and in the shares of the config.
+
+    A chunk depends on its number alone, so a run that goes on begins with the `first` that it lacks. No chunk repeats
+    the text of a run's `tokens`; of a file, windows come again once all are used.
+    """
+    for number in itertools.count(first):
+        chunk = replace(config, samples=windows, seed=seed_of(config.seed, "chunk", number))
+        yield tokens(new_writer, tokenizer, chunk, progress)
+
+
+def _written(
+    source: str, writer: Writer, tokenizer: Any, samples: int, length: int, seed: int, alone: bool, progress: Progress
+) -> Calibration:
+    """Let the model write. Where its conversations are too few, text of the kind of `self` fills their place.
+
+    Raises TextError where a source that is alone would have none at all.
+    """
+    about: dict[str, Any] = {"written_by": writer.name}
+    if source == SELF:
+        return Calibration(corpus.documents_sampled(writer, tokenizer, samples, length, seed, progress), about)
+    found = conversations.written(writer, tokenizer, samples, length, seed, progress)
+    about["conversations"] = found.counts.as_dict()
+    lacking = samples - len(found.windows)
+    if not lacking:
+        return Calibration(found.windows, about)
+    if alone and lacking == samples:
+        raise TextError(
+            f"the model writes no conversations that are fit to calibrate on ({found.counts}); calibrate on {SELF}, "
+            "or on a file of conversations"
+        )
+    rest = corpus.documents_sampled(writer, tokenizer, lacking, length, seed_of(seed, "rest"), progress)
+    note = f"{lacking} of {samples} samples of conversations are text as of {SELF}: too few were fit ({found.counts})"
+    return Calibration(torch.cat([found.windows, rest]), about, [note])
 
 
 def require(config: PruneConfig) -> None:
     """Raise TextError or InputError for a source that cannot be read, before the model is loaded."""
     for source in config.sources:
         if source.startswith(HUB):
-            parse(source)
+            hub.parse(source)
         elif source not in (SELF, CHAT):
             _file(source)
 
 
 def written(config: PruneConfig) -> list[tuple[int, int]]:
-    """Return how many texts of how many tokens the model writes, for each source of its own."""
+    """Return how many texts of how many tokens the model writes, about, for each source of its own."""
     shares = {source: samples for source, samples in config.shares.items() if source in (SELF, CHAT)}
     return [
-        corpus.documents(samples, config.length) if source == SELF else (samples, config.length)
+        corpus.documents(samples, config.length) if source == SELF else conversations.expected(samples, config.length)
         for source, samples in shares.items()
     ]
 
@@ -73,52 +134,6 @@ def in_turns(parts: list[Tensor]) -> Tensor:  # int64 [samples, length], several
     """Take one sample of each part after the other; what a part has more than the others comes first."""
     turns = torch.cat([torch.arange(-len(part), 0) for part in parts])
     return torch.cat(parts)[turns.argsort(stable=True)]
-
-
-def from_hub(tokenizer: Any, source: str, samples: int, length: int, seed: int) -> Tensor:
-    """Draw windows from the first rows of a shuffled data set, int64 [samples, length]; no more is read than needed."""
-    data = parse(source)
-    ids: list[int] = []
-    for row in _rows(data, source, seed):
-        document = _document(row, data, source) + corpus.BETWEEN_DOCUMENTS
-        ids += tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) >= (samples + 1) * length:  # room for a random offset
-            break
-    return corpus.drawn(torch.tensor(ids, dtype=torch.int64), samples, length, seed, source, windows.bos(tokenizer))
-
-
-def parse(source: str) -> DataSet:
-    """Parse `hub:OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]`; a local folder may stand for OWNER/NAME."""
-    name, *rest = source.removeprefix(HUB).split(":")
-    split, column, *more = [*rest, "", ""]
-    names, is_folder = name.split("/"), Path(name).is_dir()
-    if any(more) or not name or not (is_folder or len(names) in (2, 3)):
-        raise InputError(f"{source} does not name a data set; give {HUB}OWNER/NAME[/CONFIG][:SPLIT[:COLUMN]]")
-    config = names[2] if len(names) == 3 and not is_folder else None
-    return DataSet(name if is_folder else "/".join(names[:2]), config, split or "train", column or "text")
-
-
-def _rows(data: DataSet, source: str, seed: int) -> Iterator[dict[str, Any]]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise InputError(f'{source} needs the package datasets; pip install "twofour[hub]"') from error
-    try:
-        rows = load_dataset(data.name, data.config, split=data.split, streaming=True)
-        yield from rows.shuffle(seed=seed, buffer_size=SHUFFLE_ROWS)
-    except Exception as error:  # a dozen kinds, of several packages
-        reason = str(error).partition("\n")[0]
-        raise TextError(f"{source} cannot be loaded ({reason}); check its name, config and split") from error
-
-
-def _document(row: dict[str, Any], data: DataSet, source: str) -> str:
-    document = row.get(data.column)
-    if not isinstance(document, str):
-        raise TextError(
-            f"{source} has no text in the column {data.column!r} of {', '.join(row)}; "
-            f"name another: {HUB}{data.name}:{data.split}:COLUMN"
-        )
-    return document
 
 
 def _file(source: str) -> Path:

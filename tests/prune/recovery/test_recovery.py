@@ -166,7 +166,7 @@ def gradients(dtype: torch.dtype, start: nn.Module, dense: nn.Module, ids: Tenso
         wanted = target(ids).logits
     learn(kept, lambda part: divergence(pruned(ids).logits, wanted), 0, 1.0)
     moments = kept.state()
-    return {name: moments[f"exp_avg.{n}"] for n, name in enumerate(parts.linears)}
+    return {name: moments[f"first.{n}"] for n, name in enumerate(parts.linears)}
 
 
 def test_float16_models_are_trained_along_the_slope_of_float32() -> None:

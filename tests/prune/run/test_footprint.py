@@ -102,6 +102,8 @@ def test_disk_holds_the_result_the_blocks_and_the_states(parts: Anatomy) -> None
     kept = pruned // 4  # of 2 bytes, every second
     distilled = footprint.disk_bytes(parts, config(format="dense", preset="best"))
     assert distilled == MODEL_BYTES + pruned + 2 * 2 * states + 2 * kept * (4 + 4 + 4 + 2)
+    lean = footprint.disk_bytes(parts, config(format="dense", preset="best", lean=True))
+    assert 2 * kept * (2 + 2 + 2 + 2) < lean - MODEL_BYTES - pruned - 4 * states < 2 * kept * 8.5
 
 
 def test_a_head_in_int8_is_beside_the_embeddings_or_in_place_of_its_own(
@@ -143,6 +145,63 @@ def qwen3(hidden: int, inner: int, blocks: int, heads: int) -> Anatomy:
     return anatomy.dissect(model.to(torch.bfloat16))
 
 
+def published(kind: str) -> Anatomy:
+    """A model of the config that its makers have published, without weights, in bfloat16."""
+    with torch.device("meta"):
+        model = {
+            "Qwen/Qwen3-4B": lambda: transformers.Qwen3ForCausalLM(
+                transformers.Qwen3Config(
+                    hidden_size=2560,
+                    intermediate_size=9728,
+                    num_hidden_layers=36,
+                    num_attention_heads=32,
+                    num_key_value_heads=8,
+                    head_dim=128,
+                    vocab_size=151936,
+                    tie_word_embeddings=True,
+                )
+            ),
+            "meta-llama/Llama-3.1-8B": lambda: transformers.LlamaForCausalLM(
+                transformers.LlamaConfig(
+                    hidden_size=4096,
+                    intermediate_size=14336,
+                    num_hidden_layers=32,
+                    num_attention_heads=32,
+                    num_key_value_heads=8,
+                    vocab_size=128256,
+                    tie_word_embeddings=False,
+                )
+            ),
+        }[kind]()
+    return anatomy.dissect(model.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("preset", ["balanced", "best"])
+@pytest.mark.parametrize(
+    ("kind", "card", "lean", "most"),
+    [
+        ("Qwen/Qwen3-4B", 23.5, True, 23),
+        ("Qwen/Qwen3-4B", 47.5, False, 46),
+        ("meta-llama/Llama-3.1-8B", 79, False, 76),
+        ("meta-llama/Llama-3.1-8B", 47.5, True, 46),
+    ],
+)
+def test_what_whole_models_take_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, kind: str, card: float, lean: bool, most: int, preset: str
+) -> None:
+    """Of cards of 24, 48 and 80 GB, and what is free of them."""
+    parts = published(kind)
+    monkeypatch.setattr(footprint, "device_bytes", lambda device: round(card * 2**30))
+    monkeypatch.setattr(footprint, "host_bytes", lambda: 256 << 30)
+    chosen, fallbacks = footprint.affordable(parts, config(preset=preset, length=512, samples=64, device="cuda"))
+    assert (chosen.train, chosen.lean, chosen.recompute) == ("auto", lean, False) and len(fallbacks) == lean
+    peak = footprint.device_memory(parts, chosen)
+    assert peak.stage == "training the model" and peak.size < most * 2**30
+    weights = sum(linear.weight.numel() for linear in parts.linears.values())
+    of_a_weight = peak.terms["masters, moments and places"] / weights
+    assert of_a_weight == (pytest.approx(2.17, abs=0.01) if lean else 8)
+
+
 def test_the_slope_of_float16_logits_is_float32() -> None:
     halves = [anatomy.dissect(tiny("llama").to(dtype)) for dtype in (torch.float16, torch.bfloat16)]
     asked = config(preset="best", samples=4, length=32)
@@ -159,12 +218,14 @@ def test_text_is_written_where_the_whole_model_has_room(monkeypatch: pytest.Monk
     assert [footprint.writer(parts, asked) for parts in (small, large)] == ["cuda", "cpu"]
     assert footprint.writer(large, replace(asked, calibration="a.txt")) == "cuda"  # nothing is written
     assert footprint.writer(large, replace(asked, device="cpu")) == "cpu"
-    free = footprint.model_bytes(large) + footprint._sampling(large, asked)
+    written = sum(footprint._sampling(large, asked).values())
+    free = footprint.model_bytes(large) + written
     assert footprint.writer(large, asked) == "cuda"
     free -= 1
     assert footprint.writer(large, asked) == "cpu"
     in_host = footprint.memory_bytes(large, replace(asked, samples=2), on_disk=True)
-    assert in_host >= footprint.model_bytes(large) + footprint._sampling(large, replace(asked, samples=2))
+    few = sum(footprint._sampling(large, replace(asked, samples=2)).values())
+    assert in_host >= footprint.model_bytes(large) + few
 
 
 def test_text_that_is_written_elsewhere_is_said_to_be(
@@ -219,11 +280,32 @@ def test_states_on_disk_change_no_bit(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "memory"]
 
 
+def test_memory_gives_up_time_then_bits_then_the_whole() -> None:
+    parts, asked = published("Qwen/Qwen3-4B"), config(preset="best", samples=64, length=512)
+    ways = [(False, False), (True, False), (False, True), (True, True)]  # recompute, lean
+    needs = [
+        footprint.memory_bytes(parts, replace(asked, recompute=recompute, lean=lean), on_disk=True)
+        for recompute, lean in ways
+    ]
+    chosen = []
+    for limit in (needs[0], needs[0] - 1, needs[3]):
+        found, fallbacks = footprint.affordable(parts, replace(asked, memory_limit_bytes=limit))
+        chosen.append((found.recompute, found.lean, found.train))
+        assert len(fallbacks) == found.lean
+    assert chosen == [(False, False, "auto"), (True, False, "auto"), (True, True, "auto")]
+    assert fallbacks[0].startswith("Adam's moments held in 8 bits: in float32 training would have needed")
+    assert needs[1] < needs[0] and needs[3] < needs[2]
+    least = replace(asked, memory_limit_bytes=needs[3] - 1)
+    assert footprint.affordable(parts, least)[0].train == "blocks"
+    insisted, said = footprint.affordable(parts, replace(least, train="model"))
+    assert (insisted.train, insisted.lean, insisted.recompute, len(said)) == ("model", True, True, 1)
+
+
 def test_blocks_are_trained_one_by_one_where_the_whole_does_not_fit(tiny_model_folder: Path, tmp_path: Path) -> None:
     small: dict[str, Any] = {"samples": 4, "length": 32}
     parts = anatomy.dissect(anatomy.load(tiny_model_folder))
-    least = footprint.memory_bytes(parts, PruneConfig(**small), on_disk=True)
-    assert footprint.affordable(parts, PruneConfig(**small, memory_limit_bytes=least))[1] == []
+    least = footprint.memory_bytes(parts, PruneConfig(**small, lean=True, recompute=True), on_disk=True)
+    assert footprint.affordable(parts, PruneConfig(**small, memory_limit_bytes=least))[0].train == "auto"
     asked = PruneConfig(**small, memory_limit_bytes=least - 1)
     manifest = prune(tiny_model_folder, tmp_path / "limited", asked).manifest
     assert len(manifest["fallbacks"]) == 1 and manifest["fallbacks"][0].startswith("kept weights trained block by blo")

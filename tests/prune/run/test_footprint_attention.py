@@ -10,7 +10,7 @@ from twofour.prune.model import anatomy, batches
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.recovery.training import step_tokens
-from twofour.prune.run import footprint
+from twofour.prune.run import footprint, training_bytes
 
 
 def masks_held(parts: Anatomy, asked: PruneConfig) -> int:
@@ -60,5 +60,5 @@ def kept_by_a_step(parts: Anatomy, ids: Tensor) -> int:
 @pytest.mark.parametrize("family", ["llama", "gemma2"])  # the weights of eager attention are not as few
 def test_what_a_step_keeps_is_not_more_than_is_counted(family: str) -> None:
     parts = anatomy.dissect(tiny(family, hidden_size=64, max_position_embeddings=512).to(torch.bfloat16))
-    counted = footprint._for_backward(parts.blocks[0], parts, PruneConfig(samples=4, length=256))
+    counted = training_bytes.for_backward(parts.blocks[0], parts, PruneConfig(samples=4, length=256))
     assert counted / 2 < kept_by_a_step(parts, torch.ones(2, 256, dtype=torch.int64)) < counted
