@@ -156,6 +156,11 @@ def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
     return model_bytes(anatomy) - saved + added
 
 
+def more_results_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
+    """Estimate the size of all results but one."""
+    return max(0, len(config.frontier) - 1) * result_bytes(anatomy, config)
+
+
 def _sampling(anatomy: Anatomy, config: PruneConfig) -> int:
     most = 0
     for texts, tokens in sources.written(config):
