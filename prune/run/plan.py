@@ -133,11 +133,9 @@ def measure(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str = "
         forward_s = _seconds(lambda: batches.follow_dense(block, index, some))
         solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, to_stored))
         paces = Paces(write_s, collect_s / tokens, forward_s / tokens, solve_s)
-        return (
-            replace(paces, **_training(anatomy, index, some, config, paces.forward))
-            if config.stages.trains or config.chooses
-            else paces
-        )
+        if not (config.stages.trains or config.chooses):
+            return paces
+        return replace(paces, **_training(anatomy, index, some, config, paces.forward))
 
 
 def _training(
