@@ -100,14 +100,24 @@ def has_int8_head(config: Mapping[str, Any]) -> bool:
 
 
 def stated(quantization: Mapping[str, Any], names: Iterable[str]) -> dict[str, Kind]:
-    """What linears of the decoder blocks are stored as, by the names they are stored under; "" is no dtype."""
-    dtype, columns = quantization["values_dtype"], int(quantization.get("scale_columns", 0))
-    int8, default = Kind("2:4-int8", "int8", columns), Kind("2:4", dtype)
-    known = {name: Kind("dense", "") for name in quantization.get("ignore", ())}
+    """What linears of the decoder blocks are stored as, by the names they are stored under."""
+    known, dtype = named(quantization), quantization["values_dtype"]
+    default = _int8(quantization) if dtype == "int8" else Kind("2:4", dtype)
+    return {name: known.get(name, default) for name in names}
+
+
+def named(quantization: Mapping[str, Any]) -> dict[str, Kind]:
+    """What the modules are stored as that are named one by one; a dense one in whatever dtype the model has ("")."""
     schemes = quantization.get("schemes") or {}
-    known |= dict.fromkeys(schemes.get("2:4-int8", ()), int8)
-    known |= dict.fromkeys(schemes.get("dense-int8", ()), Kind("dense-int8", "int8"))
-    return {name: known.get(name, int8 if dtype == "int8" else default) for name in names}
+    return {
+        **dict.fromkeys(quantization.get("ignore", ()), Kind("dense", "")),
+        **dict.fromkeys(schemes.get("2:4-int8", ()), _int8(quantization)),
+        **dict.fromkeys(schemes.get("dense-int8", ()), Kind("dense-int8", "int8")),
+    }
+
+
+def _int8(quantization: Mapping[str, Any]) -> Kind:
+    return Kind("2:4-int8", "int8", int(quantization.get("scale_columns", 0)))
 
 
 def require_known(quantization: Any) -> None:

@@ -211,6 +211,11 @@ def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
     return model_bytes(anatomy) - saved + added
 
 
+def more_results_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
+    """Estimate the size of all results but one."""
+    return max(0, len(config.frontier) - 1) * result_bytes(anatomy, config)
+
+
 def _sampling(anatomy: Anatomy, config: PruneConfig) -> Terms:
     """What writing text holds: keys and values; in `decoding.draw`, float32, logits, softmax, sums, one in between."""
     each = [Terms()]

@@ -78,7 +78,7 @@ def frontier(
         choose.refuse_impossible(ready)
         about = About(str(model), source, base, ready.config, described_text(ready), ready.head)
         journal.begin(request(ready.config, ready.forward_dtype, before, ready.decided))
-        others = (len(config.frontier) - 1) * footprint.result_bytes(ready.anatomy, ready.config)
+        others = footprint.more_results_bytes(ready.anatomy, ready.config)
         folder.require_space(out, ready.disk_bytes + others - journal.size)
         left = [budget for budget in config.frontier if not place(out, budget).exists()]
         for budget, pruned in mixtures(ready, left, journal, progress, new_writer):
