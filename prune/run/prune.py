@@ -20,12 +20,14 @@ from twofour.prune.label.card import head_kind, trained
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import heap
 from twofour.prune.machine.precision import full_precision
-from twofour.prune.model.anatomy import Anatomy
+from twofour.prune.model.anatomy import Anatomy, dissect, load
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.batches import Batch, record
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.blocks import recover_block
+from twofour.prune.recovery.dense import DenseWeights
 from twofour.prune.recovery.distil import distil
+from twofour.prune.recovery.stream import Length, distil_stream
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
 from twofour.prune.run import calibrate, footprint, solvers
 from twofour.prune.run.calibrate import PrunedBlock, ToStored
@@ -135,7 +137,7 @@ def pruned_model(ready: Prepared, journal: Journal, progress: Progress, new_writ
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
         if ready.config.stages.needs_text:
             text = journal.text(lambda: calibration(ready, new_writer, progress))
-            blocks, whole = pruned_on_text(ready, text.ids, journal, progress)
+            blocks, whole = pruned_on_text(ready, text.ids, journal, progress, new_writer)
         else:
             blocks, whole = pruned_by_weights(ready, journal, progress), None
     weights = trained_weights(ready) if whole else journal.weights()  # the journal has those before that training
@@ -150,11 +152,14 @@ def pruned_by_weights(ready: Prepared, journal: Journal, progress: Progress) -> 
 
 
 def pruned_on_text(
-    ready: Prepared, ids: Tensor, journal: Journal, progress: Progress
+    ready: Prepared, ids: Tensor, journal: Journal, progress: Progress, new_writer: NewWriter
 ) -> tuple[list[PrunedBlock], Outcome | None]:
     """Prune block by block on the calibration text, then train the whole model where that is asked for."""
     batches = recorded(ready, ids, journal)
     blocks = walked(ready, batches, journal, progress)
+    if ready.config.stages.streams:
+        del batches  # their states are not needed any more
+        return blocks, streamed(ready, journal, progress, new_writer)
     return blocks, distilled(ready, ids, batches, journal, progress)
 
 
@@ -210,6 +215,30 @@ def distilled(
     return distil(
         anatomy, ids, batches, passes, config.seed, progress, journal, rounding, config.lean, config.recompute
     )
+
+
+def streamed(ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter) -> Outcome:
+    """Train all kept weights of the model together on fresh text of the sources."""
+    config, anatomy = ready.config, ready.anatomy
+    tokenizer = corpus.load_tokenizer(ready.source)
+
+    def new_chunk(number: int, windows: int) -> Tensor:
+        some = max(windows, len(config.sources), 2)  # of each source at least one, and as many as any config has
+        return next(sources.stream(lambda: new_writer(anatomy.model), tokenizer, config, some, number)).ids
+
+    dense = dense_weights(ready)
+    anatomy.model.to(config.device)
+    length = Length(config.length, config.stages.tokens, 60 * config.stages.minutes)
+    rounding = solvers.rounding(config)
+    return distil_stream(anatomy, dense, new_chunk, length, progress, journal, rounding, config.lean, config.recompute)
+
+
+def dense_weights(ready: Prepared) -> DenseWeights:
+    """Load the dense weights once more, to stand beside the pruned ones."""
+    place = footprint.teacher(ready.anatomy, ready.config)
+    dense = dissect(load(ready.source)).linears
+    weights = {name: linear.weight.data.to(place, ready.forward_dtype) for name, linear in dense.items()}
+    return DenseWeights(ready.anatomy, weights)
 
 
 def trained_weights(ready: Prepared) -> dict[str, Callable[[], SparseWeight]]:
