@@ -193,7 +193,7 @@ class PruneConfig:
         _require(once and all(self.sources), self, "calibration", kinds)
         every = f"at least {len(self.sources)}: one of each source"
         _require(self.text_samples >= len(self.sources), self, "samples", every)
-        enough = self.text_samples >= 2 or not self.stages.trains
+        enough = self.text_samples >= 2 or not self.stages.follows_dense
         _require(enough, self, "samples", "at least 2: one to train on, one to validate on")
 
     def _require_budget(self) -> None:

@@ -16,6 +16,12 @@ CALIBRATION_HELP = (
     "given several times, the sources share the samples (default: self, with chat beside it for a chat model)"
 )
 
+TOKENS_HELP = (
+    "train the whole model on N tokens of fresh text from the same sources (as 500k or 10M), instead of going through "
+    "the calibration text again"
+)
+
+COUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -34,6 +40,15 @@ def budgets(text: str) -> tuple[float, ...]:
         return tuple(float(each) for each in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} are no budgets; give them as 0.33,0.40") from None
+
+
+def count(text: str) -> int:
+    """Read a number as 10M. Raises argparse.ArgumentTypeError, for the parser to show."""
+    unit = text.lstrip("0123456789.")
+    try:
+        return round(float(text.removesuffix(unit)) * COUNTS[unit])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give one as 500000, 500k or 10M") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="tokens of a sample (default: %(default)s)",
     )
+    stream = parser.add_mutually_exclusive_group()
+    stream.add_argument("--tokens", type=count, metavar="N", help=TOKENS_HELP)
+    stream.add_argument("--minutes", type=float, metavar="M", help="the same, on as many tokens as M minutes allow")
     parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default: %(default)s")
     parser.add_argument("--format", choices=get_args(Format), default=default.format, help="default: %(default)s")
     parser.add_argument(
@@ -141,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
         calibration=tuple(args.calibration) if args.calibration else None,
         samples=args.samples,
         length=args.length,
+        tokens=args.tokens,
+        minutes=args.minutes,
         seed=args.seed,
         format=args.format,
         values=args.values,

@@ -229,7 +229,9 @@ def trained(manifest: Mapping[str, Any]) -> str:
     outcome = manifest["recovery"]["model"]
     gain = f"KL to dense {outcome['before']:.3f} -> {outcome['after']:.3f} nats on held-out text"
     before = ", before lm_head was rounded" if manifest.get("lm_head") else ""
-    return f"{gain}, passes: {outcome['passes']}{before}"
+    tokens = outcome.get("tokens")
+    text = f"passes: {outcome['passes']}" if tokens is None else f"tokens of fresh text: {tokens}"
+    return f"{gain}, {text}{before}"
 
 
 def met(policy: Mapping[str, Any]) -> str:

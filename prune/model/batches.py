@@ -171,6 +171,11 @@ def logits_behind(anatomy: Anatomy, ids: Tensor, states: Tensor) -> Tensor:  # [
         return logits(anatomy.model, ids)
 
 
+def states_behind(anatomy: Anatomy, ids: Tensor) -> Tensor:  # int64 [samples, length] -> [samples, length, width]
+    """Return what comes out of the last block of the whole model."""
+    return _outputs(anatomy, ids)[0]
+
+
 def logits(model: nn.Module, ids: Tensor) -> Tensor:  # [samples, length, vocabulary]
     """Return what the model predicts."""
     result: Tensor = model(input_ids=ids, use_cache=False).logits
@@ -180,21 +185,26 @@ def logits(model: nn.Module, ids: Tensor) -> Tensor:  # [samples, length, vocabu
 def _require_walkable(anatomy: Anatomy, ids: Tensor) -> None:
     """Compare the walk with the whole model on a few tokens."""
     trial = ids[:1, :TRIAL_TOKENS]
-    outputs: list[Tensor] = []
-    last = anatomy.blocks[-1].module
-    handle = last.register_forward_hook(
-        lambda module, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
-    )
-    try:
-        _run_body(anatomy.model, trial, None)
-    finally:
-        handle.remove()
+    outputs = _outputs(anatomy, trial)
     batch = _record(anatomy, trial, None, 0, None)
     for index, block in enumerate(anatomy.blocks):
         propagate(block, index, [batch])
     # NaN is equal to NaN here: the walk will say where it comes from.
     if len(outputs) != 1 or not torch.allclose(batch.hidden, outputs[0], rtol=0, atol=0, equal_nan=True):
         raise ModelError(_not_walkable(anatomy))
+
+
+def _outputs(anatomy: Anatomy, ids: Tensor) -> list[Tensor]:
+    """What the last block of the whole model returns, each time that it runs."""
+    outputs: list[Tensor] = []
+    handle = anatomy.blocks[-1].module.register_forward_hook(
+        lambda module, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        _run_body(anatomy.model, ids, None)
+    finally:
+        handle.remove()
+    return outputs
 
 
 def _record(anatomy: Anatomy, ids: Tensor, mask: Tensor | None, first_sample: int, folder: Path | None) -> Batch:

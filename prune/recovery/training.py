@@ -7,7 +7,7 @@ they say whether the weights got better, and the best weights are kept, the star
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -30,11 +30,15 @@ Loss = Callable[[int], Tensor]  # the number of a part of the text -> its loss
 
 @dataclass(frozen=True)
 class Outcome:
-    """The loss on held-out text before training and of what was kept, and how many passes it took."""
+    """The loss on held-out text before training and of what was kept, and how many passes it took.
+
+    tokens: of fresh text that were trained on; None where passes went through one text.
+    """
 
     before: float
     after: float
     passes: int
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,39 @@ class InMemory:
 class Training:
     """How far training is: `done` steps, with the best loss on held-out text so far; the journal has those weights.
 
-    stale: passes since then. state: of the optimiser, when it was saved last; None: never.
+    stale: passes since then. chunk, place, tokens, spent_s: of a stream, the chunk in work and how many parts of it are
+    done, and what was spent on all. state: of the optimiser, when it was saved last; None: never.
     """
 
     done: int
     before: float
     best: float
-    stale: int
+    stale: int = 0
+    chunk: int = 1
+    place: int = 0
+    tokens: int = 0
+    spent_s: float = 0.0
     state: dict[str, Tensor] | None = None
+
+    def about(self) -> dict[str, Any]:
+        """All but the state."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "state"}
+
+
+class Pauses:
+    """Saves now and then: seldom enough that it takes little of the time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._saved, self._pause_s = clock, clock(), SAVE_S
+
+    def save(self, kept: KeptWeights, now: Training, journal: TrainingJournal) -> None:
+        """Save if it is time."""
+        if (began := self._clock()) - self._saved < self._pause_s:
+            return
+        now.state = kept.state()
+        journal.save_training(now)
+        self._saved = self._clock()
+        self._pause_s = max(SAVE_S, SAVE_SHARE * (self._saved - began))
 
 
 def train(
@@ -132,24 +161,20 @@ def train(
     texts, held_out = split(parts)
     order = _orders(len(texts), passes, seed)
     journal = journal or InMemory()
-    now = journal.restore_training() or _start(kept, loss, held_out, journal)
+    now = journal.restore_training() or start(kept, mean(loss, held_out), journal)
     if now.state is not None:
         kept.restore(now.state)
-    step, saved, pause_s = counter(stage, len(order), progress, now.done), clock(), SAVE_S
+    step, pauses = counter(stage, len(order), progress, now.done), Pauses(clock)
     while now.done < len(order) and now.stale < PATIENCE:
         try:
-            learn(kept, loss, order[now.done], rate(now.done, len(order)))
+            learn(kept, loss, order[now.done], rate(now.done, now.done / len(order)))
         except NonFiniteError as error:
             raise NonFiniteError(f"{stage}: {error}") from error
         now.done += 1
         if now.done % len(texts) == 0:
-            _validate(now, kept, _mean(loss, held_out), journal)
+            validate(now, kept, mean(loss, held_out), journal)
         step(f"held-out loss {now.best:.4f}")
-        if (began := clock()) - saved >= pause_s:
-            now.state = kept.state()
-            journal.save_training(now)
-            saved = clock()
-            pause_s = max(SAVE_S, SAVE_SHARE * (saved - began))
+        pauses.save(kept, now, journal)
     kept.put(journal.best())
     return Outcome(now.before, now.best, -(-now.done // len(texts)))
 
@@ -173,15 +198,16 @@ def _not_finite(what: str, part: int) -> str:
     )
 
 
-def _start(kept: KeptWeights, loss: Loss, held_out: range, journal: TrainingJournal) -> Training:
-    before = _mean(loss, held_out)
-    if not math.isfinite(before):
+def start(kept: KeptWeights, loss: float, journal: TrainingJournal) -> Training:
+    """Begin with weights that have this loss on held-out text. Raises NonFiniteError where it is none."""
+    if not math.isfinite(loss):
         raise NonFiniteError("the pruned model has no finite loss on held-out text; check the model's weights")
     journal.keep_best(kept.copy())
-    return Training(0, before, before, 0)
+    return Training(0, loss, loss)
 
 
-def _validate(now: Training, kept: KeptWeights, loss: float, journal: TrainingJournal) -> None:
+def validate(now: Training, kept: KeptWeights, loss: float, journal: TrainingJournal) -> None:
+    """Keep the weights if their loss on held-out text is the best so far."""
     if loss < now.best:
         now.best, now.stale = loss, 0
         journal.keep_best(kept.copy())
@@ -189,9 +215,12 @@ def _validate(now: Training, kept: KeptWeights, loss: float, journal: TrainingJo
         now.stale += 1
 
 
-def rate(done: int, total: int) -> float:
-    """Return the share of the full rate after some steps: up in a straight line first, then half a cosine to 0."""
-    return min(1.0, (done + 1) / WARM_UP) * (1 + math.cos(math.pi * done / total)) / 2
+def rate(steps: int, share: float) -> float:
+    """Return the share of the full rate after some steps: up in a straight line first, then half a cosine to 0.
+
+    share: of the whole training that these steps are.
+    """
+    return min(1.0, (steps + 1) / WARM_UP) * (1 + math.cos(math.pi * share)) / 2
 
 
 def _orders(parts: int, passes: int, seed: int) -> list[int]:  # passes * parts of them
@@ -201,5 +230,6 @@ def _orders(parts: int, passes: int, seed: int) -> list[int]:  # passes * parts 
 
 
 @torch.no_grad()
-def _mean(loss: Loss, parts: range) -> float:
+def mean(loss: Loss, parts: range) -> float:
+    """Return the mean loss of some parts of a text."""
     return sum(float(loss(part)) for part in parts) / len(parts)

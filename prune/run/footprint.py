@@ -72,9 +72,13 @@ def memory(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> Peak
     stages = [("writing text", _sampling(anatomy, config))]
     if config.device != "cpu":  # the device has the rest; the host writes text where that has no room, and saves
         saved = training_bytes.saved(anatomy, config) if config.stages.trains_whole else 0
-        stages.append(("saving the training", text | {"a copy of the optimiser": saved}))
+        stream = training_bytes.of_a_stream(anatomy, config)
+        stages.append(("saving the training", text | stream | {"a copy of the optimiser": saved}))
     else:
-        stages += [(stage, text | terms) for stage, terms in _work(anatomy, config)]
+        stream = training_bytes.of_a_stream(anatomy, config)
+        stages += [
+            (stage, text | (stream if stage == WHOLE else {}) | terms) for stage, terms in _work(anatomy, config)
+        ]
     return _peak(held, stages)
 
 
@@ -93,10 +97,19 @@ def _work(anatomy: Anatomy, config: PruneConfig) -> list[tuple[str, Terms]]:
         each = [training_bytes.of_a_block(block, anatomy, config) for block in anatomy.blocks]
         stages.append(("training a block", max(each, key=lambda terms: sum(terms.values()))))
     if config.stages.trains_whole:
-        stages.append((WHOLE, training_bytes.of_the_model(anatomy, config)))
+        writing = _sampling(anatomy, config) if config.stages.streams else {}
+        stages.append((WHOLE, training_bytes.of_the_model(anatomy, config) | writing))
     if config.chooses:
         stages.append(("judging linears", training_bytes.of_judging(anatomy, config)))
     return stages
+
+
+def teacher(anatomy: Anatomy, config: PruneConfig) -> str:
+    """Decide where the dense weights of a stream wait: on the device, unless they have no room there."""
+    if config.device == "cpu":
+        return "cpu"
+    needed = device_memory(anatomy, config).size + training_bytes.dense_bytes(anatomy)
+    return config.device if needed <= device_bytes(config.device) else "cpu"
 
 
 def _peak(held: Terms, stages: list[tuple[str, Terms]]) -> Peak:
@@ -120,8 +133,7 @@ def _shortage(anatomy: Anatomy, config: PruneConfig) -> str | None:
     """Say what memory is short where the whole model is trained as in this config; None: none is."""
     needs = [(memory_bytes(anatomy, config, on_disk=True), _limit_bytes(config), "memory")]
     if config.device != "cpu":
-        whole = model_bytes(anatomy) + sum(training_bytes.of_the_model(anatomy, config).values())
-        needs.append((whole, device_bytes(config.device), config.device))
+        needs.append((device_memory(anatomy, config).size, device_bytes(config.device), config.device))
     for needed, limit, place in needs:
         if needed > limit:
             return f"would have needed {_gib(needed)} of {place}, and {_gib(limit)} could be had"

@@ -30,6 +30,7 @@ from twofour.prune.run.prune import (
     pruned_as,
     recorded,
     require_unchanged,
+    trainer,
     walked,
 )
 from twofour.prune.run.report import About, Pruned, Report, write
@@ -104,7 +105,8 @@ def mixtures(
         batches = recorded(ready, ids, journal)
         blocks = walked(ready, batches, journal, progress)
         judge = Judge(ready, judged, journal.weights())
+        train = trainer(ready, ids, batches, journal, progress, new_writer)
         for budget in budgets:
             journal.point = f"{place(Path(), budget)}-"
-            mixed, whole = as_mixture(ready, ids, batches, judge, budget, journal, progress)
+            mixed, whole = as_mixture(ready, judge, budget, train, journal, progress)
             yield budget, pruned_as(ready, text, blocks, mixed, whole, journal)

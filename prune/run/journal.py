@@ -172,8 +172,7 @@ class Journal:
 
     def save_training(self, training: Training) -> None:
         """Keep how far the training of the whole model is."""
-        about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
-        self._write(self.point + TRAINING, training.state or {}, about)
+        self._write(self.point + TRAINING, training.state or {}, training.about())
         sync(self.folder)
 
     def restore_training(self) -> Training | None:

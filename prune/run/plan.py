@@ -29,8 +29,9 @@ from twofour.prune.recovery.blocks import BLOCK_RATE, block_loss
 from twofour.prune.recovery.kept import KeptWeights
 from twofour.prune.recovery.training import HELD_OUT, learn, step_tokens
 from twofour.prune.run import calibrate, choose, footprint, solvers
-from twofour.prune.run.footprint import numbers
+from twofour.prune.run.footprint import Peak
 from twofour.prune.run.prepare import prepare
+from twofour.prune.run.training_bytes import numbers
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources
 from twofour.prune.text.plain import PlainWriter
@@ -65,6 +66,8 @@ class Plan:
     disk_bytes: int
     fallbacks: list[str]  # what will be done otherwise than asked, and why
     choosing_s: float = 0.0  # which linears become 2:4
+    memory: Peak | None = None  # what the host holds when it holds the most
+    device: Peak | None = None  # the GPU, likewise
 
     def __str__(self) -> str:
         stages = {"sampling": self.sampling_s, "pruning": self.pruning_s}
@@ -75,11 +78,14 @@ class Plan:
             f"about {sum(stages.values()) / 60:.1f} minutes ({each})",
             f"about {self.peak_memory_bytes / 2**30:.1f} GiB of memory, {self.disk_bytes / 1e9:.2f} GB on disk",
         ]
+        lines += [f"memory in {self.memory}"] if self.memory else []
+        lines += [f"about {self.device.size / 2**30:.1f} GiB of the GPU, in {self.device}"] if self.device else []
         return "\n".join(lines + self.fallbacks)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        peaks = {"memory": self.memory, "device": self.device}
+        return asdict(self) | {name: peak and peak._asdict() for name, peak in peaks.items()}
 
 
 def plan(
@@ -100,19 +106,28 @@ def plan(
         with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
             paces = measure(ready.anatomy, ready.source, ready.config, ready.decided.writer, new_writer)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.anatomy.blocks), ready.config)
-    choosing_s = choosing(paces, ready.config)
-    recovery_s *= max(1, len(ready.config.frontier))
-    disk_bytes = ready.disk_bytes + footprint.more_results_bytes(ready.anatomy, ready.config)
-    return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, disk_bytes, ready.fallbacks, choosing_s)
+    return Plan(
+        sampling_s,
+        pruning_s,
+        recovery_s * max(1, len(ready.config.frontier)),
+        ready.memory_bytes,
+        ready.disk_bytes + footprint.more_results_bytes(ready.anatomy, ready.config),
+        ready.fallbacks,
+        choosing(paces, ready.config),
+        footprint.memory(ready.anatomy, ready.config, ready.on_disk),
+        None if ready.config.device == "cpu" else footprint.device_memory(ready.anatomy, ready.config),
+    )
 
 
 def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, float, float]:
     """Add up the steps of a run: the seconds of sampling, pruning and recovery."""
     stages, tokens = config.stages, config.text_tokens
-    forwards = (2 if stages.trains else 1) * paces.forward  # the pruned block, and the dense one on dense states
+    forwards = (2 if stages.follows_dense else 1) * paces.forward  # the pruned block, and the dense one on dense states
     block_s = paces.solve + (tokens * (paces.collect + forwards) if stages.needs_text else 0.0)
     passes_s = blocks * stages.block_passes * (paces.train * (1 - 1 / HELD_OUT) + paces.forward / HELD_OUT)
-    return paces.write, blocks * block_s, tokens * (passes_s + stages.model_passes * paces.distil)
+    fresh = paces.distil + blocks * paces.forward + paces.write / tokens  # a token of a stream
+    stream_s = 60 * stages.minutes + stages.tokens * fresh
+    return paces.write, blocks * block_s, tokens * (passes_s + stages.model_passes * paces.distil) + stream_s
 
 
 def choosing(paces: Paces, config: PruneConfig) -> float:

@@ -1,6 +1,6 @@
 """The story of a pruning run: `prune`, and below it each of its steps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,15 @@ from twofour.prune.format.schemes import stored as stored_as
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests
 from twofour.prune.machine import heap
 from twofour.prune.machine.precision import full_precision
-from twofour.prune.model.anatomy import Anatomy
+from twofour.prune.model.anatomy import Anatomy, dissect, load
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.batches import Batch, record
 from twofour.prune.policy.prices import Clock
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.blocks import recover_block
+from twofour.prune.recovery.dense import DenseWeights
 from twofour.prune.recovery.distil import distil
+from twofour.prune.recovery.stream import Length, distil_stream
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
 from twofour.prune.run import calibrate, choose, footprint, mixture, solvers
 from twofour.prune.run.calibrate import PrunedBlock
@@ -53,6 +55,9 @@ class Mixture:
     schemes: Mapping[str, Scheme]
     makers: Mapping[str, Make]
     policy: Mapping[str, Any] | None = None
+
+
+Train = Callable[[Mixture], Outcome | None]  # the whole model, in place
 
 
 def prune(
@@ -143,7 +148,8 @@ def pruned_on_text(
     batches = recorded(ready, ids, journal)
     blocks = walked(ready, batches, journal, progress)
     judge = choose.Judge(ready, judged, journal.weights()) if ready.config.chooses else None
-    return text, blocks, *as_mixture(ready, ids, batches, judge, ready.config.budget, journal, progress)
+    train = trainer(ready, ids, batches, journal, progress, new_writer)
+    return text, blocks, *as_mixture(ready, judge, ready.config.budget, train, journal, progress)
 
 
 def both_texts(
@@ -156,23 +162,32 @@ def both_texts(
 
 def as_mixture(
     ready: Prepared,
-    ids: Tensor,
-    batches: list[Batch],
     judge: Judge | None,
     budget: float | None,
+    train: Train,
     journal: Journal,
     progress: Progress,
 ) -> tuple[Mixture, Outcome | None]:
     """Give each linear of the walked model its scheme, chosen for a budget where there is a judge; then train all."""
     if judge is None:
         plain = mixed(ready, journal)
-        return plain, distilled(ready, ids, batches, plain, journal, progress)
+        return plain, train(plain)
     found = journal.measured(lambda: choose.measured(ready, judge, progress))
     choice = choose.choice(ready, found, budget)
     chosen = mixed(ready, journal, choice.mixture.schemes)
-    whole = distilled(ready, ids, batches, chosen, journal, progress)
+    whole = train(chosen)
     policy = choose.described(ready, found, choice, budget, judge.divergence())
     return replace(chosen, policy=policy), whole
+
+
+def trainer(
+    ready: Prepared, ids: Tensor, batches: list[Batch], journal: Journal, progress: Progress, new_writer: NewWriter
+) -> Train:
+    """Return what trains a mixture as a whole: on a stream of fresh text, or again on the text that was walked on."""
+    if ready.config.stages.streams:
+        batches.clear()  # their states are not needed any more
+        return partial(streamed, ready, journal, progress, new_writer)
+    return partial(distilled, ready, ids, batches, journal, progress)
 
 
 def calibration(ready: Prepared, new_writer: NewWriter, progress: Progress) -> Calibration:
@@ -227,7 +242,7 @@ def mixed(ready: Prepared, journal: Journal, chosen: Mapping[str, Scheme] | None
 
 
 def distilled(
-    ready: Prepared, ids: Tensor, batches: list[Batch], mixed: Mixture, journal: Journal, progress: Progress
+    ready: Prepared, ids: Tensor, batches: list[Batch], journal: Journal, progress: Progress, mixed: Mixture
 ) -> Outcome | None:
     """Train all kept weights of the model together; None where that is not asked for."""
     config, anatomy = ready.config, ready.anatomy
@@ -236,6 +251,30 @@ def distilled(
     anatomy.model.to(config.device)
     passes, lean, recompute = config.stages.model_passes, config.lean, config.recompute
     return distil(anatomy, ids, batches, passes, config.seed, progress, journal, mixed.schemes, lean, recompute)
+
+
+def streamed(ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter, mixed: Mixture) -> Outcome:
+    """Train all kept weights of the model together on fresh text of the sources."""
+    config, anatomy = ready.config, ready.anatomy
+    tokenizer = corpus.load_tokenizer(ready.source)
+
+    def new_chunk(number: int, windows: int) -> Tensor:
+        some = max(windows, len(config.sources), 2)  # of each source at least one, and as many as any config has
+        return next(sources.stream(lambda: new_writer(anatomy.model), tokenizer, config, some, number)).ids
+
+    dense = dense_weights(ready)
+    anatomy.model.to(config.device)
+    length = Length(config.length, config.stages.tokens, 60 * config.stages.minutes)
+    lean, recompute = config.lean, config.recompute
+    return distil_stream(anatomy, dense, new_chunk, length, progress, journal, mixed.schemes, lean, recompute)
+
+
+def dense_weights(ready: Prepared) -> DenseWeights:
+    """Load the dense weights once more, to stand beside the pruned ones."""
+    place = footprint.teacher(ready.anatomy, ready.config)
+    dense = dissect(load(ready.source)).linears
+    weights = {name: linear.weight.data.to(place, ready.forward_dtype) for name, linear in dense.items()}
+    return DenseWeights(ready.anatomy, weights)
 
 
 def trained_weights(ready: Prepared, mixed: Mixture) -> dict[str, Make]:

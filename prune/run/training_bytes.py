@@ -9,7 +9,7 @@ All of these are estimates from above. For one block or for the whole model:
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from twofour.prune.config import PruneConfig
 from twofour.prune.model import attention
 from twofour.prune.model.anatomy import Anatomy, Block
 from twofour.prune.recovery.optimiser import CHUNK
+from twofour.prune.recovery.stream import Length
 from twofour.prune.recovery.training import step_tokens
 
 Terms = dict[str, int]  # what is held -> its bytes
@@ -30,6 +31,7 @@ FULL_SAVED, LEAN_SAVED = (4 + 4 + 4) / 2, LEAN + 2 / 2  # of those, what a journ
 # of a weight that is in a step of the optimiser, as every second is kept
 FULL_STEP = (2 + 4 + 8 + 4 + 4) / 2  # its slope, as it is and in float32; its place, int64; its new value, twice
 LEAN_STEP = (2 + 5 * 4 + 4 * 8 + 2 * 4) / 2  # slope, five float32 in between, places in int64, new value and residue
+LATE = 100  # the number of a chunk that is as large as any
 NORMS = 2 * (4 + 4 + 2)  # per number, in the two norms of a block: as float32, normalised in float32, and in 16 bits
 
 
@@ -63,6 +65,22 @@ def of_judging(anatomy: Anatomy, config: PruneConfig) -> Terms:
         "activations of a step": _activations(anatomy, config),
         "logits of a step": _logits(anatomy, config),
     }
+
+
+def of_a_stream(anatomy: Anatomy, config: PruneConfig) -> Terms:
+    """The terms of a stream in the memory of the host: the dense weights, and states behind a chunk."""
+    stages, sizes = config.stages, cast(Any, anatomy.model.config)
+    if not stages.streams:
+        return {}
+    length = Length(config.length, stages.tokens, stages.minutes)
+    windows = length.chunk("cpu" if config.device == "cpu" else "cuda", LATE)
+    states = windows * config.length * int(sizes.hidden_size) * element(anatomy)
+    return {"dense weights": dense_bytes(anatomy), "states of a chunk": states}
+
+
+def dense_bytes(anatomy: Anatomy) -> int:
+    """The size of the dense weights of all linears."""
+    return numbers(anatomy.linears.values()) * element(anatomy)
 
 
 def saved(anatomy: Anatomy, config: PruneConfig) -> int:

@@ -193,8 +193,8 @@ def test_a_sixteenth_at_the_end_validates(parts: int, held_out: int) -> None:
 
 
 def test_the_rate_rises_over_a_few_steps_and_falls_with_half_a_cosine() -> None:
-    assert [rate(done, 10**9) for done in (0, 3, 7, 8)] == pytest.approx([1 / 8, 1 / 2, 1, 1])
-    assert [rate(done, 400) for done in (100, 200, 400)] == pytest.approx([(1 + math.sqrt(0.5)) / 2, 0.5, 0])
+    assert [rate(done, 0.0) for done in (0, 3, 7, 8)] == pytest.approx([1 / 8, 1 / 2, 1, 1])
+    assert [rate(400, share) for share in (0.25, 0.5, 1.0)] == pytest.approx([(1 + math.sqrt(0.5)) / 2, 0.5, 0])
 
 
 class Saves:

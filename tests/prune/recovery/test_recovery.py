@@ -228,6 +228,6 @@ def test_a_short_text_still_gives_two_steps(samples: int, length: int, expected:
 
 def test_the_outcome_reads_as_plain_data() -> None:
     recovery = Recovery([Outcome(0.2, 0.1, 4)], Outcome(1.0, 0.5, 2)).as_dict()
-    assert recovery["blocks"] == [{"before": 0.2, "after": 0.1, "passes": 4}]
+    assert recovery["blocks"] == [{"before": 0.2, "after": 0.1, "passes": 4, "tokens": None}]
     assert recovery["model"]["after"] == 0.5 and "KL" in recovery["model_loss"]
     assert Recovery([], None).as_dict()["model"] is None
