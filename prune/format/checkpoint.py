@@ -16,11 +16,13 @@ from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, ModelError
 from twofour.prune.format import Format
-from twofour.prune.format.folder import read_config, write_json
+from twofour.prune.format.dense import Dense
+from twofour.prune.format.folder import write_json
 from twofour.prune.format.head import SCALES as HEAD_SCALES
 from twofour.prune.format.head import VALUES as HEAD_VALUES
 from twofour.prune.format.head import Head
 from twofour.prune.format.packed import FLOAT_DTYPES, Packed, pack
+from twofour.prune.format.tower import FILES as TOWER_FILES
 from twofour.prune.format.weights import INDEXES, STEMS
 from twofour.prune.format.weights import VARIANT as VARIANT
 from twofour.prune.format.weights import Weights as Weights
@@ -55,16 +57,16 @@ def write_model(
 
     head: lm_head, to become int8; the form is packed then.
     """
-    with Weights(source, "dense") as tensors:
+    with Dense(source) as tensors:
         kinds: set[ValuesKind] = set()  # filled while weights are written, for they are made only then
         write_weights(folder, _replaced(tensors, weights, form, kinds, head), form)
-        config = read_config(source)
+        config, leave = tensors.config, TOWER_FILES if tensors.tower else ()
         if form == "packed":
             rest = others(tensors, {*weights, head.name} if head else weights)
             config["quantization_config"] = quantization_config(kinds, rest, head is not None)
         say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
-    copy_rest(source, folder)
+    copy_rest(source, folder, leave)
 
 
 def _replaced(
@@ -224,10 +226,11 @@ def _shard_name(form: Format, number: int, count: int) -> str:
     return f"{STEMS[form]}{suffix}.safetensors"
 
 
-def copy_rest(source: Path, folder: Path) -> None:
+def copy_rest(source: Path, folder: Path, leave: Collection[str] = ()) -> None:
     """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest."""
     for path in source.iterdir():
-        belongs = path.is_file() and not path.name.startswith(".") and path.name not in ("config.json", MANIFEST)
+        named = path.name not in ("config.json", MANIFEST, *leave)
+        belongs = named and path.is_file() and not path.name.startswith(".")
         weights = ".safetensors" in path.name or path.suffix in WEIGHT_SUFFIXES
         if belongs and not weights and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)

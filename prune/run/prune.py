@@ -85,7 +85,7 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     base, before = origin(str(model), source), model_stamps(source)
     with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config, journal.begun)
-        config, text = ready.config, described_text(ready)
+        config, text, base = ready.config, described_text(ready), base | ready.tower
         journal.begin(request(config, ready.forward_dtype, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
