@@ -29,7 +29,7 @@ def memory_size(text: str) -> int:  # bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from twofour.prune.config import PRESETS, Method, Preset, PruneConfig, Train, Values
+    from twofour.prune.config import PRESETS, Method, Precision, Preset, PruneConfig, Train, Values
     from twofour.prune.format import Format
 
     default, best = PruneConfig(), PRESETS["best"]
@@ -75,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.lm_head,
         help="its dense weight: as in the model, or int8 with a scale for each 64 columns (default: %(default)s)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=get_args(Precision),
+        default=default.dtype,
+        help="of forwards; auto: the model's own, or float32 where a CPU is slow in that (default: %(default)s)",
+    )
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument(
         "--memory-limit",
@@ -103,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         format=args.format,
         values=args.values,
         lm_head=args.lm_head,
+        dtype=args.dtype,
         device=args.device,
         memory_limit_bytes=args.memory_limit,
         revision=args.revision,

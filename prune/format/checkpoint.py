@@ -15,14 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, ModelError
-from twofour.prune.format import Format
+from twofour.prune.format import Format, tower
 from twofour.prune.format.dense import Dense
 from twofour.prune.format.folder import write_json
 from twofour.prune.format.head import SCALES as HEAD_SCALES
 from twofour.prune.format.head import VALUES as HEAD_VALUES
 from twofour.prune.format.head import Head
 from twofour.prune.format.packed import FLOAT_DTYPES, Packed, pack
-from twofour.prune.format.tower import FILES as TOWER_FILES
 from twofour.prune.format.weights import INDEXES, STEMS
 from twofour.prune.format.weights import VARIANT as VARIANT
 from twofour.prune.format.weights import Weights as Weights
@@ -60,13 +59,13 @@ def write_model(
     with Dense(source) as tensors:
         kinds: set[ValuesKind] = set()  # filled while weights are written, for they are made only then
         write_weights(folder, _replaced(tensors, weights, form, kinds, head), form)
-        config, leave = tensors.config, TOWER_FILES if tensors.tower else ()
+        config, is_tower = tensors.config, tensors.tower is not None
         if form == "packed":
             rest = others(tensors, {*weights, head.name} if head else weights)
             config["quantization_config"] = quantization_config(kinds, rest, head is not None)
         say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
-    copy_rest(source, folder, leave)
+    copy_rest(source, folder, is_tower)
 
 
 def _replaced(
@@ -226,14 +225,19 @@ def _shard_name(form: Format, number: int, count: int) -> str:
     return f"{STEMS[form]}{suffix}.safetensors"
 
 
-def copy_rest(source: Path, folder: Path, leave: Collection[str] = ()) -> None:
-    """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest."""
+def copy_rest(source: Path, folder: Path, is_tower: bool = False) -> None:
+    """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest.
+
+    is_tower: of the source only the text tower is here, so what reads images stays behind.
+    """
     for path in source.iterdir():
-        named = path.name not in ("config.json", MANIFEST, *leave)
+        named = path.name not in ("config.json", MANIFEST, *(tower.FILES if is_tower else ()))
         belongs = named and path.is_file() and not path.name.startswith(".")
         weights = ".safetensors" in path.name or path.suffix in WEIGHT_SUFFIXES
         if belongs and not weights and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
+    if is_tower and (template := tower.template(source)):
+        (folder / tower.TEMPLATE).write_text(template, encoding="utf-8")
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

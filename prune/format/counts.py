@@ -1,4 +1,4 @@
-"""How many blocks and experts a config.json may ask for: they are made one by one, so no more than there are tensors."""
+"""How many blocks and experts a config.json may ask for: no more than there are tensors, for each is made."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ FEW = 1024  # so many may be made, whatever the files hold
 
 
 def require_bounded(config: Mapping[str, Any], renamed: Mapping[str, str], tensors: int) -> None:
-    """Raise CheckpointError where there are more of them than tensors (or than FEW). renamed: keys of a config class."""
+    """Raise CheckpointError for more of them than tensors (or than FEW). renamed: keys as a config class has them."""
     for key in {*COUNTS, *(renamed.get(count, count) for count in COUNTS)}:
         count = config.get(key)
         if isinstance(count, int) and count > max(tensors, FEW):

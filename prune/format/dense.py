@@ -19,28 +19,24 @@ from twofour.prune.format.fp8 import Block
 from twofour.prune.format.tower import Kind, Tower
 from twofour.prune.format.weights import Weights
 
-QUANTIZATION = "quantization_config"
-
-
-def is_ordinary(config: Mapping[str, Any]) -> bool:
-    """Whether a dense folder with this config.json is read as it is. Raises ModelError where it cannot be read."""
-    return tower.kind_of(config) is None and fp8.method_of(config) is None
-
 
 class Dense(Weights):
     """The tensors of a dense folder by the names that an ordinary causal language model has them under.
 
     config: what config.json of such a model says. tower: what was taken of a model that is more than its text tower.
+    notes: what is otherwise than in the files. is_ordinary: nothing is. Raises ModelError for what cannot be read so.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "dense")
+        super().__init__(folder)
+        if self.form != "dense":
+            raise CheckpointError(f"{folder} holds packed weights; give the dense model")
         stated = read_config(folder)
-        self.is_ordinary = is_ordinary(stated)
         kind, method = tower.kind_of(stated), fp8.method_of(stated)
+        self.is_ordinary = kind is None and method is None
         self._stored_as, left = self._sorted_out(kind)
         self._scales = {} if method is None else self._scaled(stated, method)
-        self.config = stated if self.is_ordinary else self._plain(stated, kind)
+        self.config = stated if self.is_ordinary else self._plain(stated, kind, method)
         self.tower = Tower.of(stated, self.config, left) if kind else None
         self.notes = [str(self.tower)] if self.tower else []
         if method:
@@ -79,10 +75,10 @@ class Dense(Weights):
             found[name] = stored, fp8.block_of(self.shape(name), super().shape(stored), known, name)
         return found
 
-    def _plain(self, stated: Mapping[str, Any], kind: Kind | None) -> dict[str, Any]:
-        config = _without_quantization(stated)
+    def _plain(self, stated: Mapping[str, Any], kind: Kind | None, method: str | None) -> dict[str, Any]:
+        config = stated if method is None else _dequantised(stated)
         if kind is None:
-            return config
+            return dict(config)
         return tower.text_config(config, kind, len(self), "lm_head.weight" in self)
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor back
@@ -108,8 +104,9 @@ class Dense(Weights):
         return fp8.READ_AS if name in self._scales else super().dtype(self._stored_as[name])
 
 
-def _without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same config, of a model that is not quantised; a config of the text model is inside of some."""
-    rest = {key: value for key, value in config.items() if key != QUANTIZATION}
-    text = rest.get("text_config")
-    return rest | {"text_config": _without_quantization(text)} if isinstance(text, Mapping) else rest
+def _dequantised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same config, of a model that is not quantised; some have it in that of their text model."""
+    rest = {key: value for key, value in config.items() if key not in ("quantization_config", "torch_dtype")}
+    if isinstance(text := rest.get("text_config"), Mapping):
+        rest["text_config"] = _dequantised(text)
+    return rest | {"dtype": "bfloat16"}

@@ -79,7 +79,11 @@ def _is_fp8_group(group: Any) -> bool:
 
 
 def _block(stated: Any) -> Block | None:
-    if not isinstance(stated, Sequence) or len(stated) != 2 or not all(type(size) is int and size > 0 for size in stated):
+    if (
+        not isinstance(stated, Sequence)
+        or len(stated) != 2
+        or not all(type(size) is int and size > 0 for size in stated)
+    ):
         return None
     return (stated[0], stated[1])
 

@@ -12,14 +12,19 @@ other is refused. So is a tower that is not whole: whoever loads it compares it 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from twofour.prune.errors import CheckpointError, ModelError, in_a_line
 from twofour.prune.format.counts import require_bounded
+from twofour.prune.format.folder import read_json
 
 KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")  # a config.json with one is multimodal
-FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", "params.json")
-TEMPLATE = "chat_template.json"  # of a processor; a tokenizer reads it under another name
+PROCESSOR_TEMPLATE, TEMPLATE = "chat_template.json", "chat_template.jinja"  # of a processor; of a tokenizer
+FILES = (
+    *("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", "params.json"),
+    PROCESSOR_TEMPLATE,
+)
 FROM_WHOLE = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")  # may stand above text_config
 NOT_OF_TEXT = ("mrope_section", "mrope_interleaved", "type")  # of a rope: for images; the old name of its rope_type
 
@@ -95,20 +100,19 @@ class Tower:
 
 
 def kind_of(config: Mapping[str, Any]) -> Kind | None:
-    """Return what is known of the multimodal model of a config.json; None for a text-only one.
-
-    Raises ModelError where it is one that is not known.
-    """
+    """Return how the model of a config.json holds its tower; None if it is a text-only one, or of a kind not known."""
     kind = config.get("model_type")
+    return KINDS.get(kind) if isinstance(kind, str) and any(key in config for key in KEYS) else None
+
+
+def refuse_unknown(config: Mapping[str, Any]) -> None:
+    """Raise ModelError for a multimodal model whose tower cannot be taken."""
     found = [key for key in KEYS if key in config]
-    if not found:
-        return None
-    if not isinstance(kind, str) or kind not in KINDS:
+    if found and kind_of(config) is None:
         raise ModelError(
-            f"{kind} is multimodal ({found[0]} in config.json), and its text model cannot be taken alone, as that of "
-            f"{', '.join(KINDS)} can; give a text-only causal language model"
+            f"{config.get('model_type')} is multimodal ({found[0]} in config.json), and its text model cannot be taken "
+            f"alone, as that of {', '.join(KINDS)} can; give a text-only causal language model"
         )
-    return KINDS[kind]
 
 
 def text_config(config: Mapping[str, Any], kind: Kind, tensors: int, has_head: bool) -> dict[str, Any]:
@@ -147,3 +151,16 @@ def _values(config: Mapping[str, Any], whole: Any, has_head: bool) -> dict[str, 
     values["rope_parameters"] = {key: value for key, value in rope.items() if key not in NOT_OF_TEXT}
     values["tie_word_embeddings"] = bool(getattr(whole, "tie_word_embeddings", False)) and not has_head
     return values
+
+
+def template(folder: Path) -> str | None:
+    """Return the chat template that only the processor of a folder has; None where its tokenizer has one, or none has.
+
+    A tokenizer does not read it there.
+    """
+    settings, stated = folder / "tokenizer_config.json", folder / PROCESSOR_TEMPLATE
+    if not stated.exists() or (folder / TEMPLATE).exists():
+        return None
+    found = read_json(stated).get("chat_template")
+    has_own = settings.exists() and bool(read_json(settings).get("chat_template"))
+    return found if isinstance(found, str) and not has_own else None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError, TwofourError
-from twofour.prune.format import checkpoint, dense, tower
+from twofour.prune.format import checkpoint, fp8, tower
 from twofour.prune.format.dense import Dense
 from twofour.prune.format.packed import FLOAT_DTYPES
 from twofour.prune.format.pattern import GROUP
@@ -70,7 +70,8 @@ def refuse_config(config: Mapping[str, Any]) -> None:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    dense.is_ordinary(config)
+    fp8.method_of(config)
+    tower.refuse_unknown(config)
     kind = config.get("model_type")
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{kind} is an encoder-decoder; give a causal language model")

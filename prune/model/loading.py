@@ -1,9 +1,11 @@
-"""A dense folder becomes a transformers model, also one whose text tower or whose weights in FP8 are taken out of it."""
+"""A dense folder becomes a transformers model, also where only its text tower is taken, or it is in FP8."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from twofour.prune.format.dense import Dense
 
@@ -13,25 +15,29 @@ def from_dense(folder: Path, dtype: torch.dtype | str, **options: Any) -> tuple[
 
     options: of `from_pretrained`. It raises a dozen kinds of errors, for a folder can hold anything.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    options = {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True, **options}
     with Dense(folder) as tensors:
         if not tensors.is_ordinary:
-            return _from_tensors(tensors, folder, options)
-    loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+            model, report = from_tensors(tensors.config, dict(tensors), dtype=dtype, **options)
+            if (folder / "generation_config.json").exists():
+                model.generation_config = GenerationConfig.from_pretrained(folder)
+            return model, report
+    loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+    )
     return loaded
 
 
-def _from_tensors(tensors: Dense, folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Let transformers load tensors that are in memory: those of the files are mapped, those read back are made."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
+def from_tensors(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Let transformers make the causal language model of a config.json of these tensors. They are not copied."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING[tensors.config["model_type"]].from_dict(tensors.config)
-    model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
-        None, config=config, state_dict=dict(tensors), **options
+    described = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    loaded: tuple[Any, dict[str, Any]] = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)].from_pretrained(
+        None, config=described, state_dict=dict(tensors), output_loading_info=True, **options
     )
-    if (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model, report
+    return loaded

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextError, in_a_line
+from twofour.prune.format import tower
 from twofour.prune.model.anatomy import cached_numbers
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.decoding import draw, roomy_cache, with_cache
@@ -42,6 +43,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer("x")
+        tokenizer.chat_template = tokenizer.chat_template or tower.template(folder)
     except Exception as error:  # its files can hold anything
         raise ModelError(
             f"the tokenizer of {folder} cannot be loaded ({in_a_line(error)}); take an intact copy"

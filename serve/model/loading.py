@@ -1,5 +1,6 @@
 """Packed, dense-with-zeros and dense folders become transformers models; and what these take in memory."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from twofour.prune.errors import CheckpointError, InputError, ModelError, TwofourError
-from twofour.prune.format import Format, checkpoint
+from twofour.prune.errors import CheckpointError, InputError, TwofourError
+from twofour.prune.format import Format, checkpoint, fp8
 from twofour.prune.format.checkpoint import VARIANT
+from twofour.prune.format.dense import Dense
 from twofour.prune.format.folder import read_config, resolve
 from twofour.prune.format.weights import Weights
+from twofour.prune.model.loading import from_dense
 from twofour.prune.model.skeleton import misfits, skeleton
 from twofour.serve.kernels import select
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
@@ -23,6 +26,8 @@ from twofour.serve.model import dense_int8, head
 from twofour.serve.model.dense_int8 import INT8, Int8Linear, int8_linears, lm_head_of
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.quantizer import sparse_linears, without_kernels
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -75,16 +80,18 @@ def give_kernels(model: PreTrainedModel, kernels: str) -> None:
 
 def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
     """Let transformers load a folder. Raises CheckpointError if it cannot, with the reason."""
+    options = {"dtype": dtype, "ignore_mismatched_sizes": True}  # they are refused later, by name
     try:
+        if form == "dense":
+            return from_dense(folder, **options)
         with without_kernels():
             loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 folder,
-                variant=VARIANT if form == "packed" else None,
-                dtype=dtype,
+                variant=VARIANT,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused later, by name
+                **options,
             )
     except TwofourError:
         raise
@@ -96,21 +103,24 @@ def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tu
 
 def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None:
     """Raise CheckpointError, before anything is loaded, if config.json and the tensors differ in shapes."""
-    with Weights(folder, form) as weights:
-        if form == "packed":
+    if form == "packed":
+        with Weights(folder, form) as weights:
             checkpoint.require_kinds(weights, config["quantization_config"])
-        if faults := list(misfits(skeleton(config, weights), weights)):
-            raise CheckpointError(faults[0])
+            faults = list(misfits(skeleton(config, weights), weights))
+    else:
+        with Dense(folder) as tensors:
+            faults = list(misfits(skeleton(tensors.config, tensors), tensors))
+            for note in tensors.notes:
+                log.warning("%s: %s", folder.name, note)
+    if faults:
+        raise CheckpointError(faults[0])
 
 
 def _refuse_config(config: dict[str, Any], form: Format) -> None:
-    quantization = config.get("quantization_config") or {}
     if form == "packed":
-        checkpoint.require_known(quantization)
-        return
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else "an unknown method"
-        raise ModelError(f"the model is quantised ({method}); give a dense model or one that twofour pruned")
+        checkpoint.require_known(config.get("quantization_config") or {})
+    else:
+        fp8.method_of(config)
 
 
 def _require_ends(model: PreTrainedModel) -> None:

@@ -36,6 +36,7 @@ def plain(block: list[int] | None) -> dict[str, Any]:
 # quantization_config, name of the scales, rows and columns that share one (0: all), their dtype, scale of activations
 FORMATS: dict[str, tuple[dict[str, Any], str, tuple[int, int], torch.dtype, str | None]] = {
     "fp8 blocks": (plain([32, 16]), "weight_scale_inv", (32, 16), torch.float32, None),
+    "fp8 blocks that do not fit": (plain([40, 24]), "weight_scale_inv", (40, 24), torch.float32, None),
     "fp8 tensor": (plain(None), "weight_scale_inv", (0, 0), torch.float32, "activation_scale"),
     "compressed tensor": (compressed("tensor"), "weight_scale", (0, 0), torch.float32, "input_scale"),
     "compressed channel": (compressed("channel"), "weight_scale", (1, 0), torch.bfloat16, None),
