@@ -149,7 +149,8 @@ def _values(config: Mapping[str, Any], whole: Any, has_head: bool) -> dict[str, 
     values |= {key: config[key] for key in FROM_WHOLE if config.get(key) is not None}
     rope = values.get("rope_parameters") or {}
     values["rope_parameters"] = {key: value for key, value in rope.items() if key not in NOT_OF_TEXT}
-    values["tie_word_embeddings"] = bool(getattr(whole, "tie_word_embeddings", False)) and not has_head
+    is_tied = getattr(whole, "tie_word_embeddings", False) or values.get("tie_word_embeddings")
+    values["tie_word_embeddings"] = bool(is_tied) and not has_head
     return values
 
 

@@ -62,6 +62,14 @@ def test_a_head_that_is_stored_is_not_tied_whatever_config_json_says(tmp_path: P
     assert torch.equal(logits(text), logits(whole))
 
 
+def test_a_head_may_be_tied_by_the_text_config_alone(tmp_path: Path) -> None:
+    whole = random("qwen3_vl tied")
+    folder = published(whole, tmp_path / "whole", old_names=False)
+    text = read_config(folder)["text_config"] | {"tie_word_embeddings": True}
+    changed(folder, {}, tie_word_embeddings=False, text_config=text)
+    assert torch.equal(logits(anatomy.load(folder)), logits(whole))
+
+
 def test_tokens_that_stand_above_the_text_config_are_those_of_the_tower(tmp_path: Path) -> None:
     folder = changed(published(random("gemma3"), tmp_path / "whole", old_names=False), {}, eos_token_id=[1, 106])
     with Dense(folder) as tensors:

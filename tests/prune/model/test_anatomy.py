@@ -78,6 +78,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {"model_type": "llama4", "vision_config": {}},
         "llama4 is multimodal .* its text model cannot be taken",
     ),
+    "experts and images": ({"model_type": "qwen3_vl_moe", "text_config": {}}, "qwen3_vl_moe is multimodal"),
     "encoder-decoder": ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder"),
     "unknown": ({"model_type": "newest"}, "knows no causal language model 'newest'; upgrade"),
     "nameless": ({}, "knows no causal language model None"),

@@ -17,6 +17,7 @@ from twofour.prune.format.weights import Weights
 from twofour.prune.label.convert import convert
 from twofour.prune.model import anatomy
 from twofour.prune.run.plan import plan
+from twofour.prune.run.prepare import prepare
 from twofour.prune.solving.magnitude import magnitude
 from twofour.serve.evaluation.evaluate import measure
 from twofour.serve.model.loading import load_model
@@ -119,6 +120,8 @@ def test_a_folder_in_fp8_is_pruned_as_what_it_means(tiny_model_folder: Path, tmp
     assert set(written) == set(load_file(tiny_model_folder / "model.safetensors"))
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
     assert "quantization_config" not in read_config(tmp_path / "zeros")
+    planned, plain = (prepare(folder, FAST) for folder in (tmp_path / "fp8", tiny_model_folder))
+    assert (planned.memory_bytes, planned.disk_bytes) == (plain.memory_bytes, plain.disk_bytes)
 
 
 def test_a_tower_in_fp8(tiny_model_folder: Path, tmp_path: Path) -> None:
