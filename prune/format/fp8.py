@@ -142,6 +142,6 @@ def dequantised(values: Tensor, scales: Tensor, block: Block, name: str) -> Tens
 
 def note(method: str, blocks: Sequence[Block], known: Collection[Block]) -> str:
     """Say, for the label, that weights were read back. blocks: of each. known: those that config.json names."""
-    shared = ", ".join(f"blocks of {high}x{wide}" for high, wide in sorted(known.intersection(blocks)))
+    shared = ", ".join(f"blocks of {high}x{wide}" for high, wide in sorted(set(known).intersection(blocks)))
     kind = f"{method}, {shared or 'a scale for each weight or row'}"
     return f"dequantised from FP8 ({kind}) to bfloat16: {len(blocks)} weights; activations are not quantised any more"

@@ -80,18 +80,18 @@ def give_kernels(model: PreTrainedModel, kernels: str) -> None:
 
 def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
     """Let transformers load a folder. Raises CheckpointError if it cannot, with the reason."""
-    options = {"dtype": dtype, "ignore_mismatched_sizes": True}  # they are refused later, by name
     try:
         if form == "dense":
-            return from_dense(folder, **options)
+            return from_dense(folder, dtype, ignore_mismatched_sizes=True)  # refused later, by name
         with without_kernels():
             loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 folder,
                 variant=VARIANT,
+                dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                **options,
+                ignore_mismatched_sizes=True,
             )
     except TwofourError:
         raise
