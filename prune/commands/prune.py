@@ -52,7 +52,7 @@ def count(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from twofour.prune.config import PRESETS, BudgetFor, Method, Preset, PruneConfig, Train, Values
+    from twofour.prune.config import PRESETS, BudgetFor, Method, Precision, Preset, PruneConfig, Train, Values
     from twofour.prune.format import Format
 
     default, best = PruneConfig(), PRESETS["best"]
@@ -135,6 +135,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.keep_dense_values,
         help="of those: as in the model, or int8 with a scale for each 64 columns (default: %(default)s)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=get_args(Precision),
+        default=default.dtype,
+        help="of forwards; auto: the model's own, or float32 where a CPU is slow in that (default: %(default)s)",
+    )
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument(
         "--memory-limit",
@@ -172,6 +178,7 @@ def run(args: argparse.Namespace) -> int:
         frontier=args.frontier or (),
         budget_for=args.budget_for,
         card=args.card,
+        dtype=args.dtype,
         device=args.device,
         memory_limit_bytes=args.memory_limit,
         revision=args.revision,

@@ -3,8 +3,10 @@
 In come weights [out, in] or a folder of safetensors; out go the same weights packed, and folders that are whole or not
 there at all. Read `pattern` (the 2:4 rule), `packed` (values and positions), `rounding` (int8 values), `dense_int8`
 (those of weights that stay dense), `schemes` (how one linear is stored, and its bytes), `weights` (a folder read tensor
-by tensor), `quantization` (what config.json says of it), `head` (lm_head in int8), `checkpoint` (a folder written),
-then `folder` and `origin` (where models lie and come from). `bitmask` reads what other tools packed.
+by tensor), `dense` (the same of a dense model, of which `tower` takes the text tower and `fp8` reads weights back;
+`counts` bounds what a config.json may ask for), `quantization` (what config.json says of it), `head` (lm_head in int8),
+`checkpoint` (a folder written), then `folder` and `origin` (where models lie and come from). `bitmask` reads what other
+tools packed.
 """
 
 from typing import Literal

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError
-from twofour.prune.format import Format
-from twofour.prune.format.folder import read_config, write_json
+from twofour.prune.format import Format, tower
+from twofour.prune.format.dense import Dense
+from twofour.prune.format.folder import write_json
 from twofour.prune.format.head import Head
 from twofour.prune.format.packed import Packed
 from twofour.prune.format.quantization import FLOATS as FLOATS
@@ -52,17 +53,17 @@ def write_model(
 
     head: lm_head, to become int8; the form is packed then.
     """
-    with Weights(source, "dense") as tensors:
+    with Dense(source) as tensors:
         kinds: dict[str, Kind] = {}  # filled while weights are written, for they are made only then
         write_weights(folder, _replaced(tensors, weights, form, kinds, head), form)
-        config = read_config(source)
+        config, is_tower = tensors.config, tensors.tower is not None
         if form == "packed":
             replaced = {name for name, kind in kinds.items() if kind.scheme != "dense"}
             rest = others(tensors, {*replaced, head.name} if head else replaced)
             config["quantization_config"] = quantization_config(kinds, rest, head is not None)
         say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
-    copy_rest(source, folder)
+    copy_rest(source, folder, is_tower)
 
 
 def _replaced(
@@ -138,13 +139,19 @@ def _shard_name(form: Format, number: int, count: int) -> str:
     return f"{STEMS[form]}{suffix}.safetensors"
 
 
-def copy_rest(source: Path, folder: Path) -> None:
-    """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest."""
+def copy_rest(source: Path, folder: Path, is_tower: bool = False) -> None:
+    """Carry over tokenizer, templates, generation settings and licence: all but weights, config and manifest.
+
+    is_tower: of the source only the text tower is here, so what reads images stays behind.
+    """
     for path in source.iterdir():
-        belongs = path.is_file() and not path.name.startswith(".") and path.name not in ("config.json", MANIFEST)
+        named = path.name not in ("config.json", MANIFEST, *(tower.FILES if is_tower else ()))
+        belongs = named and path.is_file() and not path.name.startswith(".")
         weights = ".safetensors" in path.name or path.suffix in WEIGHT_SUFFIXES
         if belongs and not weights and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
+    if is_tower and (template := tower.template(source)):
+        (folder / tower.TEMPLATE).write_text(template, encoding="utf-8")
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ two files with a tensor of one name. Where the two differ, each reader would cho
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,7 +77,7 @@ class Weights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._file_of)
 
-    def __enter__(self) -> "Weights":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

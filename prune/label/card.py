@@ -13,6 +13,7 @@ from typing import Any
 from twofour.prune.config import CHAT, SELF
 from twofour.prune.format import Format
 from twofour.prune.format.dense_int8 import int8_bytes
+from twofour.prune.format.tower import Tower
 
 TASKS_HEAD = ("task", "metric", "dense", "2:4")
 QUALITY_HEAD = (
@@ -38,8 +39,9 @@ GAP_NOTE = (
 def card(manifest: Mapping[str, Any], name: str, form: Format) -> str:
     """Write the card of a pruned model. `name`: of its folder."""
     origin = manifest["origin"]
+    model = f"The text model of {origin['name']}" if origin.get("tower") else origin["name"]
     opening = (
-        f"{origin['name']} with {len(manifest['linears'])} linears pruned to strict 2:4 by twofour "
+        f"{model} with {len(manifest['linears'])} linears pruned to strict 2:4 by twofour "
         f"{manifest['versions']['twofour']}: of every four neighbouring weights of a row, two are zero."
     )
     parts = [
@@ -156,6 +158,8 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     preset, machine = manifest["preset"], manifest["machine"]
     if commit := manifest["origin"].get("commit"):
         yield "commit of the base model", commit
+    if taken := manifest["origin"].get("tower"):
+        yield "text model", str(Tower(taken["model"], taken["text"], taken["left_bytes"]))
     yield (
         "preset" if preset else "method",
         f"{preset} (masks by {manifest['method']})" if preset else manifest["method"],

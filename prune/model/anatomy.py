@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError
-from twofour.prune.format import checkpoint
-from twofour.prune.format.folder import read_config
+from twofour.prune.errors import CheckpointError, ModelError, NonFiniteError, TwofourError
+from twofour.prune.format import checkpoint, fp8, tower
+from twofour.prune.format.dense import Dense
 from twofour.prune.format.packed import FLOAT_DTYPES
 from twofour.prune.format.pattern import GROUP
 from twofour.prune.model import experts
 from twofour.prune.model.experts import Expert, Experts
+from twofour.prune.model.loading import from_dense
 from twofour.prune.model.skeleton import misfits, skeleton
-
-MULTIMODAL_KEYS = ("vision_config", "audio_config", "text_config", "thinker_config")
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,18 @@ class Anatomy:
 
 
 def refuse_config(config: Mapping[str, Any]) -> None:
-    """Raise ModelError if a config.json is not that of a dense causal language model that transformers knows."""
+    """Raise ModelError if a config.json is not that of a dense causal language model that transformers knows.
+
+    One whose weights are in FP8, or whose text tower can be taken alone, is fine.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
+    fp8.method_of(config)
+    tower.refuse_unknown(config)
     kind = config.get("model_type")
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        method = method or "an unknown method"
-        raise ModelError(f"the model is already quantised ({method}); give the unquantised original")
-    if found := [key for key in MULTIMODAL_KEYS if key in config]:
-        raise ModelError(f"{kind} is multimodal ({found[0]} in config.json); give a text-only causal language model")
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{kind} is an encoder-decoder; give a causal language model")
-    if not isinstance(kind, str) or kind not in CAUSAL:
+    if not isinstance(kind, str) or (kind not in CAUSAL and tower.kind_of(config) is None):
         raise ModelError(
             f"this transformers knows no causal language model {kind!r}; upgrade it, or give a supported model"
         )
@@ -88,13 +86,11 @@ def load(folder: Path) -> nn.Module:
 
     Its dtype is the one that its linears are stored in, whatever config.json says of it.
     """
-    from transformers import AutoModelForCausalLM
-
     stored = stored_dtype(folder)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=stored, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        model, report = from_dense(folder, stored)
+    except TwofourError:
+        raise
     except Exception as error:  # a folder can hold anything
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers cannot load {folder} ({type(error).__name__}: {reason})") from error
@@ -124,8 +120,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
     Raises ModelError where there are several, or one that cannot be pruned, and CheckpointError where config.json and
     the tensors contradict each other.
     """
-    with checkpoint.Weights(folder) as tensors:
-        model = skeleton(read_config(folder), tensors)
+    with Dense(folder) as tensors:
+        model = skeleton(tensors.config, tensors)
         if faults := list(misfits(model, tensors)):
             raise CheckpointError(faults[0])
         anatomy = dissect(model)
@@ -164,7 +160,7 @@ def stored_names(anatomy: Anatomy, source: Path) -> dict[str, str]:
 
     Raises ModelError where a weight to be pruned is stored under no name that is known.
     """
-    with checkpoint.Weights(source) as tensors:
+    with Dense(source) as tensors:
         names = {name: experts.stored_name(name, tensors) for name in (*anatomy.linears, *anatomy.dense)}
     if missing := [name for name in anatomy.linears if names[name] is None]:
         raise ModelError(

@@ -7,7 +7,7 @@ from torch import nn
 
 from twofour.prune.errors import ModelError
 from twofour.prune.format import dense_int8
-from twofour.prune.format.checkpoint import Weights
+from twofour.prune.format.dense import Dense
 from twofour.prune.format.head import NAMES, Head
 
 COLUMNS = 8  # a multiple of these; every model has it, and the kernels may count on it
@@ -52,7 +52,7 @@ def find(model: nn.Module, source: Path) -> Head:
     """Find lm_head of a model in its folder. Raises ModelError where there is none that can be int8."""
     head = linear(model)
     shape = (head.out_features, head.in_features)
-    with Weights(source) as weights:
+    with Dense(source) as weights:
         for name in NAMES:
             if f"{name}.weight" in weights:
                 return Head(name, f"{name}.weight", shape)

@@ -1,7 +1,7 @@
 """The model that a config.json describes, without weights: the tensors of its folder are compared with it.
 
 It is made on the meta device, where a matrix of any size takes no memory. But blocks and experts are made one by one,
-so a config.json may not ask for more of them than the folder has tensors (or than FEW).
+so a config.json may not ask for more of them than the folder has tensors (`format.counts`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 from twofour.prune.errors import CheckpointError
+from twofour.prune.format.counts import require_bounded
 from twofour.prune.format.weights import Weights
-
-COUNTS = ("num_hidden_layers", "num_local_experts", "num_experts")  # of what is made one by one
-FEW = 1024  # so many may be made, whatever the files hold
 
 
 def skeleton(config: Mapping[str, Any], weights: Weights) -> nn.Module:
@@ -31,7 +29,7 @@ def skeleton(config: Mapping[str, Any], weights: Weights) -> nn.Module:
             f"config.json has the model_type {kind!r}, which this transformers does not know; upgrade it"
         )
     config_class = CONFIG_MAPPING[kind]
-    _require_bounded(config, config_class.attribute_map, len(weights))
+    require_bounded(config, config_class.attribute_map, len(weights))
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     try:
         with torch.device("meta"):
@@ -45,15 +43,6 @@ def skeleton(config: Mapping[str, Any], weights: Weights) -> nn.Module:
             "take an intact copy"
         ) from error
     return model
-
-
-def _require_bounded(config: Mapping[str, Any], renamed: Mapping[str, str], tensors: int) -> None:
-    for key in {*COUNTS, *(renamed.get(count, count) for count in COUNTS)}:
-        count = config.get(key)
-        if isinstance(count, int) and count > max(tensors, FEW):
-            raise CheckpointError(
-                f"config.json says {key} {count}, the files hold {tensors} tensors; take an intact copy"
-            )
 
 
 def misfits(model: nn.Module, weights: Weights) -> Iterator[str]:

@@ -77,7 +77,7 @@ def frontier(
     with journal, footprint.shortage_named():
         ready = prepare(source, config, journal.begun, clock)
         choose.refuse_impossible(ready)
-        about = About(str(model), source, base, ready.config, described_text(ready), ready.head)
+        about = About(str(model), source, base | ready.tower, ready.config, described_text(ready), ready.head)
         journal.begin(request(ready.config, ready.forward_dtype, before, ready.decided))
         others = footprint.more_results_bytes(ready.anatomy, ready.config)
         folder.require_space(out, ready.disk_bytes + others - journal.size)

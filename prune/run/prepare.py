@@ -11,6 +11,7 @@ import torch
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.format import checkpoint, folder
+from twofour.prune.format.dense import Dense
 from twofour.prune.format.head import Head
 from twofour.prune.model import head as heads
 from twofour.prune.model.anatomy import Anatomy, dissect, load, refuse_config, stored_names
@@ -39,8 +40,15 @@ class Prepared:
     @property
     def fallbacks(self) -> list[str]:
         """What is done otherwise than was asked, or than the model says, and why."""
-        notes = dtype_notes(folder.read_config(self.source), self.anatomy.stored_dtype)
+        with Dense(self.source) as dense:
+            notes = dense.notes + dtype_notes(dense.config, self.anatomy.stored_dtype)
         return [*notes, *writer_notes(self.config, self.decided.writer), *self.decided.fallbacks, *self.kept.notes]
+
+    @property
+    def tower(self) -> dict[str, Any]:
+        """What the label says of the model besides, where it is the text tower of a multimodal one."""
+        with Dense(self.source) as dense:
+            return {"tower": dense.tower.as_dict()} if dense.tower else {}
 
     @property
     def disk_bytes(self) -> int:

@@ -81,7 +81,7 @@ def prune(
     with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config, journal.begun, clock)
         choose.refuse_impossible(ready)
-        about = About(str(model), source, base, ready.config, described_text(ready), ready.head)
+        about = About(str(model), source, base | ready.tower, ready.config, described_text(ready), ready.head)
         journal.begin(request(ready.config, ready.forward_dtype, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress, new_writer)

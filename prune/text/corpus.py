@@ -20,6 +20,7 @@ from torch import Tensor
 
 from twofour.prune.config import SELF
 from twofour.prune.errors import ModelError, TextError, in_a_line
+from twofour.prune.format import tower
 from twofour.prune.progress import Progress, silent
 from twofour.prune.text import chat, windows
 from twofour.prune.text.writer import Passage, Writer, seed_of
@@ -36,6 +37,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer("x")
+        tokenizer.chat_template = tokenizer.chat_template or tower.template(folder)
     except Exception as error:  # its files can hold anything
         raise ModelError(
             f"the tokenizer of {folder} cannot be loaded ({in_a_line(error)}); take an intact copy"

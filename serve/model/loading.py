@@ -1,5 +1,6 @@
 """Packed, dense-with-zeros and dense folders become transformers models; and what these take in memory."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from twofour.prune.errors import CheckpointError, InputError, ModelError, TwofourError
-from twofour.prune.format import Format, checkpoint
+from twofour.prune.errors import CheckpointError, InputError, TwofourError
+from twofour.prune.format import Format, checkpoint, fp8
 from twofour.prune.format.checkpoint import VARIANT
+from twofour.prune.format.dense import Dense
 from twofour.prune.format.folder import read_config, resolve
 from twofour.prune.format.quantization import require_kinds, require_known
 from twofour.prune.format.weights import Weights
+from twofour.prune.model.loading import from_dense
 from twofour.prune.model.skeleton import misfits, skeleton
 from twofour.serve.kernels import select
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
@@ -24,6 +27,8 @@ from twofour.serve.model import dense_int8, stored_int8
 from twofour.serve.model.dense_int8 import INT8, Int8Linear, int8_linears, lm_head_of
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.quantizer import sparse_linears, without_kernels
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -77,15 +82,17 @@ def give_kernels(model: PreTrainedModel, kernels: str) -> None:
 def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
     """Let transformers load a folder. Raises CheckpointError if it cannot, with the reason."""
     try:
+        if form == "dense":
+            return from_dense(folder, dtype, ignore_mismatched_sizes=True)  # refused later, by name
         with without_kernels():
             loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 folder,
-                variant=VARIANT if form == "packed" else None,
+                variant=VARIANT,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused later, by name
+                ignore_mismatched_sizes=True,
             )
     except TwofourError:
         raise
@@ -97,21 +104,24 @@ def _from_pretrained(folder: Path, form: Format, dtype: torch.dtype | str) -> tu
 
 def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None:
     """Raise CheckpointError, before anything is loaded, if config.json and the tensors differ in shapes."""
-    with Weights(folder, form) as weights:
-        if form == "packed":
+    if form == "packed":
+        with Weights(folder, form) as weights:
             require_kinds(weights, config["quantization_config"])
-        if faults := list(misfits(skeleton(config, weights), weights)):
-            raise CheckpointError(faults[0])
+            faults = list(misfits(skeleton(config, weights), weights))
+    else:
+        with Dense(folder) as tensors:
+            faults = list(misfits(skeleton(tensors.config, tensors), tensors))
+            for note in tensors.notes:
+                log.warning("%s: %s", folder.name, note)
+    if faults:
+        raise CheckpointError(faults[0])
 
 
 def _refuse_config(config: dict[str, Any], form: Format) -> None:
-    quantization = config.get("quantization_config") or {}
     if form == "packed":
-        require_known(quantization)
-        return
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else "an unknown method"
-        raise ModelError(f"the model is quantised ({method}); give a dense model or one that twofour pruned")
+        require_known(config.get("quantization_config") or {})
+    else:
+        fp8.method_of(config)
 
 
 def _require_ends(model: PreTrainedModel) -> None:

@@ -74,7 +74,11 @@ def test_no_list_of_blocks_or_two_of_them() -> None:
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "quantised": ({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}, r"quantised \(gptq\)"),
     "pruned": ({"model_type": "llama", "quantization_config": {"quant_method": "twofour"}}, r"\(twofour\)"),
-    "multimodal": ({"model_type": "gemma3", "vision_config": {}}, "gemma3 is multimodal"),
+    "multimodal": (
+        {"model_type": "llama4", "vision_config": {}},
+        "llama4 is multimodal .* its text model cannot be taken",
+    ),
+    "experts and images": ({"model_type": "qwen3_vl_moe", "text_config": {}}, "qwen3_vl_moe is multimodal"),
     "encoder-decoder": ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder"),
     "unknown": ({"model_type": "newest"}, "knows no causal language model 'newest'; upgrade"),
     "nameless": ({}, "knows no causal language model None"),

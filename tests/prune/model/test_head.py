@@ -57,5 +57,6 @@ def test_a_head_that_is_stored_under_another_name_is_refused(tmp_path: Path) -> 
     for tied in (True, False):
         model = tiny("llama", tie_word_embeddings=tied)
         save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text("{}")
         with pytest.raises(ModelError, match="stores the weight of lm_head under no name that is known; load it"):
             find(model, tmp_path)
