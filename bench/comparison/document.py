@@ -37,7 +37,10 @@ SCHEMA_VERSION = 2  # 1 knew no torch_dense; what it has is read as before
 
 
 def document(found: Findings) -> dict[str, Any]:
-    baselines = _baselines(found)
+    baselines, primary = _baselines(found), found.experiment.primary
+    metrics = {name: _metric(found, metric) for name, metric in METRICS.items()}
+    cost = _cost(found)
+    decides = metrics[primary] if cost is None else cost["blended"]
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -46,14 +49,14 @@ def document(found: Findings) -> dict[str, Any]:
         "valid": is_valid(found),
         "cut_off": found.cut_off,
         "gates": gates(found.runs),
-        "primary": found.experiment.primary,
-        "metrics": {name: _metric(found, metric) for name, metric in METRICS.items()},
+        "primary": primary,
+        "metrics": metrics,
         "memory": _memory(found.arms),
         "quality": _quality(found),
-        "cost": _cost(found),
+        "cost": cost,
         "baselines": baselines,
         "samples": _samples(found),
-        "notes": notes(found, baselines),
+        "notes": notes(found, baselines, decides["verdict"]),
         "runs": runs(found),
     }
 
