@@ -22,10 +22,10 @@ def advice(found: Findings, kinds: Mapping[str, str], losses: Losses) -> list[st
 
 
 def _decisive(found: Findings) -> tuple[Values, str]:
-    """What decides, of every round, less of it being better; and its name."""
+    """What decides, of every round, less of it being better; and how two arms are compared by it."""
     if found.experiment.primary == "cost":
-        return of_runs(found, lambda run: cost_of(run, "blended", None)), "per token"
-    return of_metric(found, METRICS[found.experiment.primary])[0], "of the time for an answer"
+        return of_runs(found, lambda run: cost_of(run, "blended", None)), "a token by {} costs {} one by {}"
+    return of_metric(found, METRICS[found.experiment.primary])[0], "an answer by {} takes {} one by {}"
 
 
 def _rival(name: str, kinds: Mapping[str, str], values: Values, losses: Losses) -> str | None:
@@ -45,13 +45,12 @@ def _against(rival: str, name: str, values: Values, losses: Losses, what: str, s
     compared = paired(values[rival], values[name], "lower", seed)
     ratio = compared["ratio"]
     times = f"{rows.times(ratio['point'])} {rows.interval(ratio['low'], ratio['high'])}".strip()
-    lost = _lost(rival, name, losses)
+    said = f"{what.format(name, times, rival)}{_lost(rival, name, losses)}"
     if compared["verdict"] == "better":
-        yield f"2:4 pays at this load: {name} takes {times} {what} of {rival}, the best of dense{lost}."
-    elif compared["verdict"] == "worse":
-        yield f"2:4 does not pay at this load: {name} takes {times} {what} of {rival}{lost}. Take {rival}."
+        yield f"2:4 pays at this load: {said}. No arm of dense that loses less is cheaper than {rival}."
     else:
-        yield f"2:4 buys nothing clear at this load: {name} takes {times} {what} of {rival}{lost}. Take {rival}."
+        pays = "does not pay" if compared["verdict"] == "worse" else "buys nothing clear"
+        yield f"2:4 {pays} at this load: {said}. Take {rival}."
 
 
 def _lost(rival: str, name: str, losses: Losses) -> str:
