@@ -1,6 +1,7 @@
 """Arms by their names: a model each, what its server is started with, and what it is known to lose."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from twofour.prune.format.weights import form_of
 from twofour.serve.commands import rounding
 
 MIXED = "mixture"  # 2:4 and dense linears in one model
+_IN_A_BLOCK = re.compile(r"\.\d+\..*(?<!\.gate)(?<!\.router)$")  # a linear of a decoder block, but no router
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def kind_of(model: str) -> str:
     folder = resolve(model)
     if form_of(folder) == "dense":
         return "dense"
-    config = read_json(folder / "config.json").get("quantization_config") or {}
-    return MIXED if config.get("schemes") else "sparse"
+    quantization = read_json(folder / "config.json").get("quantization_config") or {}
+    in_blocks = [name for name in quantization.get("ignore", ()) if _IN_A_BLOCK.search(name)]
+    return MIXED if in_blocks or (quantization.get("schemes") or {}).get("dense-int8") else "sparse"
 
 
 def known_qualities(given: Sequence[str], arms: Sequence[NamedArm]) -> dict[str, Quality]:

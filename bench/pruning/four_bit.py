@@ -10,7 +10,7 @@ That takes half a byte a weight, and two bytes for each group: 0.5625. A group o
 the rounding (as GPTQ would), so this is the least that 4 bits can do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +20,6 @@ from torch.nn import functional
 from twofour.prune.format.checkpoint import copy_rest, write_weights
 from twofour.prune.format.folder import new_folder, read_config, write_json
 from twofour.prune.format.weights import Weights
-from twofour.prune.model.anatomy import dissect, load, stored_names
 
 GROUP = 32  # columns that share a scale
 LARGEST = 7
@@ -40,21 +39,14 @@ def four_bit_bytes(rows: int, columns: int) -> int:
     return rows * (-(-columns // 2) + 2 * -(-columns // GROUP))
 
 
-def write_rounded(source: Path, out: Path) -> None:
-    """Write a dense model with the linears of its decoder blocks rounded, all else as it is."""
-    names = {f"{name}.weight" for name in linears(source)}
+def write_rounded(source: Path, out: Path, linears: Collection[str]) -> None:
+    """Write a dense model with the linears of these names rounded, all else as it is."""
+    names = {f"{name}.weight" for name in linears}
     with new_folder(out) as folder:
         with Weights(source, "dense") as tensors:
             write_weights(folder, _replaced(tensors, names), "dense")
         write_json(folder / "config.json", read_config(source))
         copy_rest(source, folder)
-
-
-def linears(source: Path) -> dict[str, tuple[int, int]]:
-    """The shapes of the linears of the decoder blocks, by the names they are stored under."""
-    anatomy = dissect(load(source))
-    stored = stored_names(anatomy, source)
-    return {stored[name]: (linear.out_features, linear.in_features) for name, linear in anatomy.linears.items()}
 
 
 def _replaced(tensors: Weights, names: set[str]) -> Iterator[tuple[str, Tensor]]:

@@ -13,10 +13,18 @@ from twofour.prune.errors import InputError
 LOST = Quality(17.2, 24.9, 0.41, 0.7, 8176, "wiki.txt", "a file")
 
 
+CONFIGS = {
+    "dense": None,
+    "2of4": {"schemes": {"2:4-int8": ["a.1.q"]}, "ignore": ["lm_head", "model.layers.1.mlp.gate"]},
+    "mixed": {"schemes": {"dense-int8": ["model.layers.1.mlp.up_proj"]}, "ignore": ["lm_head"]},
+    "kept": {"ignore": ["lm_head", "model.layers.1.mlp.gate_proj"]},
+}
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """Folders that are told apart by their files alone."""
-    for name, config in {"dense": None, "2of4": {}, "mixed": {"schemes": {"a": "2:4"}}}.items():
+    for name, config in CONFIGS.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / ("model.safetensors" if config is None else "model.twofour.safetensors")).touch()
         (tmp_path / name / "config.json").write_text(json.dumps({"quantization_config": config}))
@@ -30,6 +38,7 @@ def test_arms_have_names_kinds_and_flags(models: Path) -> None:
     assert int8.flags == ("--dense-values", "int8", "--kv-blocks", "9") and int8.model == f"{models}/dense"
     assert int8.rounding == ["--dense-values", "int8"] and mixed.rounding == ["--lm-head", "int8"]
     assert [arm.kind for arm in (int8, sparse, mixed)] == ["dense", "sparse", "mixture"]
+    assert named.kind_of(f"{models}/kept") == "mixture"
 
 
 def test_what_is_no_arm_is_refused(models: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from twofour.bench.pruning.four_bit import GROUP, four_bit_bytes, linears, rounded, write_rounded
+from twofour.bench.pruning.four_bit import GROUP, four_bit_bytes, rounded, write_rounded
+from twofour.bench.pruning.judged import linears_of
 from twofour.prune.format.weights import Weights
 
 
@@ -48,8 +49,9 @@ def test_bytes() -> None:
 
 def test_a_folder_has_its_linears_rounded_and_nothing_else(tiny_model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "rounded"
-    write_rounded(tiny_model_folder, out)
-    names = {f"{name}.weight" for name in linears(tiny_model_folder)}
+    linears = linears_of(tiny_model_folder)
+    write_rounded(tiny_model_folder, out, linears)
+    names = {f"{name}.weight" for name in linears}
     with Weights(tiny_model_folder, "dense") as before, Weights(out, "dense") as after:
         assert list(before) == list(after) and names < set(before)
         for name in before:
