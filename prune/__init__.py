@@ -2,8 +2,9 @@
 
 In comes a dense model folder; out comes a packed one with its label. The rooms, from the bottom up: `machine`, `format`
 (a 2:4 weight and the folder that holds it), `solving` (one weight), `model` (taken apart), `text` (to calibrate on),
-`recovery` (kept weights trained), `label` (what was lost), `run` (all of it, in order), `commands`. Each imports only
-from those before it, and from the files beside them: `errors`, `progress`, `out`, `config`. Begin with `run.prune`.
+`recovery` (kept weights trained), `policy` (what becomes 2:4 for a stated cost), `label` (what was lost), `run` (all of
+it, in order), `commands`. Each imports only from those before it, and from the files beside them: `errors`, `progress`,
+`out`, `config`. Begin with `run.prune`.
 """
 
 from typing import TYPE_CHECKING, Any

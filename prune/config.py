@@ -1,7 +1,7 @@
 """What a pruning run is asked to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from twofour.prune.errors import InputError
@@ -11,10 +11,12 @@ Method = Literal["sparsegpt", "refine", "wanda", "magnitude"]
 Preset = Literal["fast", "balanced", "best"]
 Train = Literal["auto", "model", "blocks"]
 Values = Literal["model", "int8"]
+BudgetFor = Literal["bytes", "decode", "prefill"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 SELF, CHAT, HUB = "self", "chat", "hub:"
 DEFAULT_PRESET: Preset = "balanced"
+JUDGED_TOKENS = 6144  # on which mixtures are judged, about: the divergence is known to a few per cent then
 
 
 class Stages(NamedTuple):
@@ -61,8 +63,18 @@ class PruneConfig:
         a run that was begun to train the model goes on without that.
     calibration: a source or several, which share the samples evenly, see `text.sources`; magnitude ignores it.
     samples x length: the tokens to calibrate on; without a number of samples, that of the preset.
-    values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only).
+    values: kept weights are stored in the dtype of the model, or as int8 with a scale for each row (packed only). None
+        is the former, or with a budget whichever is best, of each linear.
     lm_head: the same for lm_head, which stays dense; as int8 it has a scale for each 64 columns (packed only).
+    keep_dense: patterns, as `fnmatch` has them, of names of linears in the decoder blocks; what one of them names stays
+        dense, with those that have the same input.
+    keep_dense_values: those stay in the dtype of the model, or become int8 with a scale for each 64 columns (packed
+        only).
+    budget, max_kl: of the linears of the decoder blocks, so many stay dense that they cost at most this share of the
+        dense ones, or that the divergence from the dense model is at most this before kept weights are trained.
+    frontier: several budgets, for `run.frontier`.
+    budget_for: what they cost: bytes, or seconds of a token (decode) or of a prompt (prefill).
+    card: the GPU whose seconds are estimated; None: they are measured here.
     damping: added to the diagonal of a Hessian, as a fraction of its mean.
     dtype: what calibration forwards run in; "auto" is the dtype of the model. Statistics and solvers are float32.
     device: where the block in work is, and the whole model while it writes text or is distilled; at all other times the
@@ -79,8 +91,15 @@ class PruneConfig:
     length: int = 512
     seed: int = 0
     format: Format = "packed"
-    values: Values = "model"
+    values: Values | None = None
     lm_head: Values = "model"
+    keep_dense: tuple[str, ...] = ()
+    keep_dense_values: Values = "model"
+    budget: float | None = None
+    max_kl: float | None = None
+    frontier: tuple[float, ...] = ()
+    budget_for: BudgetFor = "bytes"
+    card: str | None = None
     damping: float = 0.01
     block_columns: int = 128
     dtype: Precision = "auto"
@@ -95,6 +114,7 @@ class PruneConfig:
         self._require_choices()
         self._require_numbers()
         self._require_text()
+        self._require_budget()
 
     def _require_choices(self) -> None:
         literals = {
@@ -104,14 +124,18 @@ class PruneConfig:
             "format": Format,
             "values": Values,
             "lm_head": Values,
+            "keep_dense_values": Values,
+            "budget_for": BudgetFor,
             "dtype": Precision,
         }
         for name, choices in literals.items():
             known = (*get_args(choices), getattr(type(self), name))  # a default may be None
             _require(getattr(self, name) in known, self, name, f"one of {', '.join(get_args(choices))}")
         dense = 'model with the format dense, or take packed and then "twofour convert --to dense"'
-        for name in ("values", "lm_head"):
-            _require(getattr(self, name) == "model" or self.format == "packed", self, name, dense)
+        for name in ("values", "lm_head", "keep_dense_values"):
+            _require(getattr(self, name) != "int8" or self.format == "packed", self, name, dense)
+        has_kept = bool(self.keep_dense) or self.keep_dense_values == "model"
+        _require(has_kept, self, "keep_dense_values", "model, or keep_dense with it: nothing is kept dense")
 
     def _require_numbers(self) -> None:
         _require(self.samples is None or self.samples >= 1, self, "samples", "at least 1")
@@ -131,6 +155,39 @@ class PruneConfig:
         _require(self.text_samples >= len(self.sources), self, "samples", every)
         enough = self.text_samples >= 2 or not self.stages.trains
         _require(enough, self, "samples", "at least 2: one to train on, one to validate on")
+
+    def _require_budget(self) -> None:
+        asked = [name for name in ("budget", "max_kl", "frontier") if getattr(self, name) not in (None, ())]
+        if len(asked) > 1:
+            raise InputError(f"{' and '.join(asked)} exclude each other; give one of them")
+        for name in asked:
+            values = self.frontier if name == "frontier" else (getattr(self, name),)
+            _require(all(0 < value < float("inf") for value in values), self, name, "a positive number")
+        once = len(set(self.frontier)) == len(self.frontier)
+        _require(once, self, "frontier", "budgets, each once")
+        for name in ("card", "keep_dense"):
+            both = 'nothing, or "budget" without it' if name == "keep_dense" else "a budget with it"
+            fits = not asked if name == "keep_dense" else bool(asked) and self.budget_for != "bytes"
+            _require(not getattr(self, name) or fits, self, name, both)
+        _require(bool(asked) or self.budget_for == "bytes", self, "budget_for", "a budget with it")
+        _require(
+            not asked or self.stages.needs_text, self, "method", "one that calibrates: a budget is met by measuring"
+        )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is chosen which linears become 2:4."""
+        return self.budget is not None or self.max_kl is not None or bool(self.frontier)
+
+    @property
+    def judged_samples(self) -> int:
+        """How many samples mixtures are judged on; they are drawn beside those of calibration."""
+        return max(1, min(JUDGED_TOKENS // self.length, self.text_samples // 4)) if self.chooses else 0
+
+    @property
+    def drawn(self) -> "PruneConfig":
+        """The same, with all samples that are drawn."""
+        return replace(self, samples=self.text_samples + self.judged_samples)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from twofour.prune.format.folder import new_folder
 from twofour.prune.format.head import Head
 from twofour.prune.format.packed import pack
 from twofour.prune.format.rounding import to_int8
+from twofour.prune.format.schemes import StoredWeight
 from twofour.prune.solving.magnitude import magnitude
 
 VOCABULARY = 320
@@ -121,10 +122,10 @@ def prune_by_magnitude(
     """
     with checkpoint.Weights(source) as stored, new_folder(out) as part:
         names = [name.removesuffix(".weight") for name in stored if name.endswith("proj.weight")]
-        weights: dict[str, checkpoint.SparseWeight] = {}
+        weights: dict[str, StoredWeight] = {}
         for name in names:
             weight = magnitude(stored[f"{name}.weight"])
-            weights[name] = weight if scale_columns is None else to_int8(pack(weight), scale_columns)
+            weights[name] = pack(weight) if scale_columns is None else to_int8(pack(weight), scale_columns)
         checkpoint.write_model(part, source, weights, form, head)
         linears = {name: {"shape": list(weight.shape)} for name, weight in weights.items()}
         about = {"lm_head": {"dtype": "int8", "scale_columns": 64}} if head else {}

@@ -75,6 +75,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.lm_head,
         help="its dense weight: as in the model, or int8 with a scale for each 64 columns (default: %(default)s)",
     )
+    parser.add_argument(
+        "--keep-dense",
+        action="append",
+        metavar="PATTERN",
+        help="linears that stay dense, by name: '*.layers.29.*', '*.down_proj'; may be given several times",
+    )
+    parser.add_argument(
+        "--keep-dense-values",
+        choices=get_args(Values),
+        default=default.keep_dense_values,
+        help="of those: as in the model, or int8 with a scale for each 64 columns (default: %(default)s)",
+    )
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument(
         "--memory-limit",
@@ -103,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         format=args.format,
         values=args.values,
         lm_head=args.lm_head,
+        keep_dense=tuple(args.keep_dense or ()),
+        keep_dense_values=args.keep_dense_values,
         device=args.device,
         memory_limit_bytes=args.memory_limit,
         revision=args.revision,

@@ -14,28 +14,25 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from twofour.prune.errors import CheckpointError, ModelError
+from twofour.prune.errors import CheckpointError
 from twofour.prune.format import Format
 from twofour.prune.format.folder import read_config, write_json
-from twofour.prune.format.head import SCALES as HEAD_SCALES
-from twofour.prune.format.head import VALUES as HEAD_VALUES
 from twofour.prune.format.head import Head
-from twofour.prune.format.packed import FLOAT_DTYPES, Packed, pack
+from twofour.prune.format.packed import Packed
+from twofour.prune.format.quantization import FLOATS as FLOATS
+from twofour.prune.format.quantization import Kind, kind_of, quantization_config
+from twofour.prune.format.quantization import dtype_name as dtype_name
+from twofour.prune.format.quantization import named_dtype as named_dtype
+from twofour.prune.format.quantization import value_dtype as value_dtype
+from twofour.prune.format.schemes import StoredWeight, parts
 from twofour.prune.format.weights import INDEXES, STEMS
 from twofour.prune.format.weights import VARIANT as VARIANT
 from twofour.prune.format.weights import Weights as Weights
 from twofour.prune.format.weights import form_of as form_of
 
 MANIFEST = "twofour.json"
-FORMAT_VERSION, HEAD_VERSION = 1, 2  # the second: with lm_head in int8
 SHARD_BYTES = 5_000_000_000
 WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
-VALUE_DTYPES = ("bfloat16", "float16", "float32", "int8")
-FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # by the names of safetensors
-SCALE_COLUMNS = (0, 64)  # columns that share a scale of int8 values; 0: all of a row
-
-SparseWeight = Tensor | Packed  # a 2:4 weight [out, in], expanded or packed
-ValuesKind = tuple[str, int]  # the dtype of a weight's values, and for how many columns there is a scale; 0: a row
 
 
 def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
@@ -49,18 +46,19 @@ def require_loaded(report: Mapping[str, Any], model: Path | str) -> None:
 
 
 def write_model(
-    folder: Path, source: Path, weights: Mapping[str, SparseWeight], form: Format, head: Head | None = None
+    folder: Path, source: Path, weights: Mapping[str, StoredWeight], form: Format, head: Head | None = None
 ) -> None:
     """Write a model with some linears replaced, all else as it is. weights: by the names they are stored under.
 
     head: lm_head, to become int8; the form is packed then.
     """
     with Weights(source, "dense") as tensors:
-        kinds: set[ValuesKind] = set()  # filled while weights are written, for they are made only then
+        kinds: dict[str, Kind] = {}  # filled while weights are written, for they are made only then
         write_weights(folder, _replaced(tensors, weights, form, kinds, head), form)
         config = read_config(source)
         if form == "packed":
-            rest = others(tensors, {*weights, head.name} if head else weights)
+            replaced = {name for name, kind in kinds.items() if kind.scheme != "dense"}
+            rest = others(tensors, {*replaced, head.name} if head else replaced)
             config["quantization_config"] = quantization_config(kinds, rest, head is not None)
         say_dtype(config, FLOATS.get(tensors.dtype(f"{next(iter(weights))}.weight")))
     write_json(folder / "config.json", config)
@@ -68,13 +66,13 @@ def write_model(
 
 
 def _replaced(
-    tensors: Weights, weights: Mapping[str, SparseWeight], form: Format, kinds: set[ValuesKind], head: Head | None
+    tensors: Weights, weights: Mapping[str, StoredWeight], form: Format, kinds: dict[str, Kind], head: Head | None
 ) -> Iterator[tuple[str, Tensor]]:
     for name in tensors:
         base = name.removesuffix(".weight")
         if base != name and base in weights:
             weight = weights[base]
-            kinds.add(values_kind(weight))
+            kinds[base] = kind_of(weight)
             yield from linear_tensors(base, weight, form)
         elif head is None or head.tied or name != head.source:
             yield name, tensors[name]
@@ -82,13 +80,10 @@ def _replaced(
         yield from head.rounded(tensors)
 
 
-def linear_tensors(base: str, weight: SparseWeight, form: Format) -> Iterator[tuple[str, Tensor]]:
+def linear_tensors(base: str, weight: StoredWeight, form: Format) -> Iterator[tuple[str, Tensor]]:
     """The tensors that are stored for one weight, by name. Int8 values have no dense form of their own: cast first."""
-    if form == "dense":
-        yield f"{base}.weight", weight.unpack() if isinstance(weight, Packed) else weight
-        return
-    packed = weight if isinstance(weight, Packed) else pack(weight, base)
-    for part, tensor in packed.tensors().items():
+    dense = weight.unpack() if form == "dense" and isinstance(weight, Packed) else weight
+    for part, tensor in parts(dense).items():
         yield f"{base}.{part}", tensor
 
 
@@ -104,92 +99,11 @@ def say_dtype(config: dict[str, Any], stored: torch.dtype | None) -> None:
         config["dtype"] = dtype_name(stored)
 
 
-def named_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
-    """The dtype of the model by config.json, if it names one that a model can have."""
-    known = {dtype_name(dtype): dtype for dtype in FLOAT_DTYPES}
-    return known.get(str(config.get("dtype") or config.get("torch_dtype")))
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a torch dtype as config.json has it."""
-    return str(dtype).removeprefix("torch.")
-
-
 def others(tensors: Weights, weights: Collection[str]) -> list[str]:
     """Name the modules whose matrices stay dense, and lm_head, even where it is tied or int8 and so not stored."""
     matrices = (name for name in tensors if name.endswith(".weight") and len(tensors.shape(name)) == 2)
     found = {name.removesuffix(".weight") for name in matrices}
     return sorted(found.difference(weights) | {"lm_head"})
-
-
-def quantization_config(kinds: Collection[ValuesKind], ignore: list[str], int8_head: bool = False) -> dict[str, Any]:
-    """What a loader needs to know, for config.json. kinds: of the packed weights. ignore: modules not packed."""
-    if len(kinds) != 1:
-        found = ", ".join(sorted(f"{dtype} (scale_columns {columns})" for dtype, columns in kinds))
-        raise ModelError(f"the linears have values of several kinds, {found}; give a model with one dtype")
-    ((dtype, columns),) = kinds
-    if dtype not in VALUE_DTYPES or columns not in SCALE_COLUMNS:
-        raise ModelError(
-            f"values of {dtype} (scale_columns {columns}) cannot be stored; choose one of {', '.join(VALUE_DTYPES)}, "
-            f"scale_columns {' or '.join(str(known) for known in SCALE_COLUMNS)}"
-        )
-    return {
-        "quant_method": VARIANT,
-        "format_version": HEAD_VERSION if int8_head else FORMAT_VERSION,
-        "pattern": "2:4",
-        "values_dtype": dtype,
-        **({"scale_columns": columns} if dtype == "int8" else {}),
-        **({"lm_head": "int8"} if int8_head else {}),
-        "ignore": ignore,
-    }
-
-
-def has_int8_head(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that lm_head is stored in int8."""
-    quantization = config.get("quantization_config")
-    return isinstance(quantization, Mapping) and quantization.get("lm_head") == "int8"
-
-
-def values_kind(weight: SparseWeight) -> ValuesKind:
-    if isinstance(weight, Packed):
-        return dtype_name(weight.values.dtype), weight.scale_columns
-    return dtype_name(weight.dtype), 0
-
-
-def require_known(quantization: Any) -> None:
-    """Raise CheckpointError unless this quantization_config is that of a packed checkpoint that we can read."""
-    if not isinstance(quantization, Mapping):
-        raise CheckpointError(f"config.json has the quantization_config {quantization!r}; take an intact copy")
-    is_int8 = quantization.get("values_dtype") == "int8"
-    found = quantization if is_int8 else {"scale_columns": 0, **quantization}
-    known: dict[str, tuple[Any, ...]] = {
-        "quant_method": (VARIANT,),
-        "format_version": (FORMAT_VERSION, HEAD_VERSION),
-        "pattern": ("2:4",),
-        "values_dtype": VALUE_DTYPES,
-        "scale_columns": SCALE_COLUMNS if is_int8 else (0,),
-        "lm_head": ("int8",) if quantization.get("format_version") == HEAD_VERSION else (None,),
-    }
-    for key, values in known.items():
-        said = found.get(key)
-        if not any(said == value and type(said) is type(value) for value in values):  # 64.0 is not 64
-            raise CheckpointError(f"config.json says {key} {said!r}, known: {values}; upgrade twofour")
-
-
-def require_kinds(tensors: Weights, quantization: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless what is packed has the dtypes that this quantization_config promises.
-
-    transformers before 5.20 casts what it reads to the dtype of what it has a place for, floats to int8 among it.
-    """
-    stored = {dtype_name(dtype): name for name, dtype in FLOATS.items()} | {"int8": "I8"}
-    kinds = {"values": stored[quantization["values_dtype"]], "positions": "U8", "scales": "F32"}
-    kinds |= {HEAD_VALUES: "I8", HEAD_SCALES: "F32"}
-    for name in tensors:
-        expected = kinds.get(name.rpartition(".")[2])
-        if expected and (found := tensors.dtype(name)) != expected:
-            raise CheckpointError(
-                f"{name} is {found}, by config.json it is {expected}; take an intact copy of the model"
-            )
 
 
 def write_weights(
@@ -251,9 +165,3 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); take an intact copy") from error
-
-
-def value_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a name of `VALUE_DTYPES`."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

@@ -5,6 +5,7 @@
 The same rule as that of 2:4 weights (`rounding`). A run of zeros has the scale 0 and the values 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from twofour.prune.format.rounding import LARGEST
 
 RUN = 64  # columns that share a scale
 CHUNK_BYTES = 16 << 20  # float32 [rows, in] at a time
+VALUES, SCALES = PARTS = ("int8_values", "int8_scales")  # the names in a folder, which no older reader takes for others
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,14 @@ class DenseInt8:
     @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.scales.nbytes
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The stored tensors by the names under which a checkpoint holds them."""
+        return {VALUES: self.values, SCALES: self.scales}
+
+    def cpu(self) -> "DenseInt8":
+        """The same in the memory of the CPU."""
+        return DenseInt8(self.values.cpu(), self.scales.cpu())
 
     def unpack(self, dtype: torch.dtype = torch.float32) -> Tensor:  # [out, in]
         """Return the dense weight: each product in float32, then rounded to nearest even."""
@@ -59,6 +69,18 @@ def _rounded(weight: Tensor, name: str) -> DenseInt8:
     scales = runs.abs().amax(-1) / LARGEST
     quotients = torch.where(scales[..., None] > 0, runs / scales[..., None], 0).round().clamp(-LARGEST, LARGEST)
     return DenseInt8(quotients.to(torch.int8).flatten(1)[:, :columns].contiguous(), scales)
+
+
+def read(weights: Mapping[str, Tensor], name: str) -> DenseInt8:
+    """Read the stored tensors of a weight. Raises CheckpointError where they are not whole, or not valid."""
+    for part in PARTS:
+        if f"{name}.{part}" not in weights:
+            raise CheckpointError(f"{name}.{part} is missing; take an intact copy of the model")
+    if f"{name}.weight" in weights:
+        raise CheckpointError(f"{name} is stored twice, in int8 and as {name}.weight; take an intact copy of the model")
+    packed = DenseInt8(*(weights[f"{name}.{part}"] for part in PARTS))
+    validate(packed, name)
+    return packed
 
 
 def validate(packed: DenseInt8, name: str) -> None:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from twofour.prune.errors import CheckpointError
 from twofour.prune.format import dense_int8
-from twofour.prune.format.dense_int8 import DenseInt8, to_dense_int8
+from twofour.prune.format.dense_int8 import PARTS, SCALES, VALUES, DenseInt8, to_dense_int8
 from twofour.prune.format.weights import Weights
 
-VALUES, SCALES = PARTS = ("int8_values", "int8_scales")
 NAMES = ("lm_head", "embed_out")  # in transformers, and as GPT-NeoX stores it
 
 
@@ -50,11 +49,6 @@ def stored_name(weights: Collection[str]) -> str | None:
 def read(weights: Weights) -> tuple[str, DenseInt8]:
     """Return lm_head in int8 and the name it has. Raises CheckpointError where it is not whole, or not alone."""
     name = stored_name(weights) or NAMES[0]
-    for part in PARTS:
-        if f"{name}.{part}" not in weights:
-            raise CheckpointError(f"{name}.{part} is missing; take an intact copy of the model")
     if other := [f"{each}.weight" for each in NAMES if f"{each}.weight" in weights]:
         raise CheckpointError(f"{name} is stored twice, in int8 and as {other[0]}; take an intact copy of the model")
-    packed = DenseInt8(weights[f"{name}.{VALUES}"], weights[f"{name}.{SCALES}"])
-    dense_int8.validate(packed, name)
-    return name, packed
+    return name, dense_int8.read(weights, name)

@@ -230,6 +230,30 @@ def trained(manifest: Mapping[str, Any]) -> str:
     return f"{gain}, passes: {outcome['passes']}{before}"
 
 
+def left_dense(manifest: Mapping[str, Any]) -> str:
+    """Name what is dense outside the decoder blocks, and count the linears inside that are."""
+    inside = manifest.get("schemes", {})
+    names = [name for name in manifest["dense"] if name not in inside]
+    count = len(manifest["dense"]) - len(names)
+    return ", ".join(names + ([f"{count} linears of the decoder blocks"] if count else []))
+
+
+def share_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Of each scheme in the decoder blocks the linears, and its shares of their weights and bytes."""
+    found: Mapping[str, Mapping[str, int]] = manifest.get("shares", {})
+    sums = {key: sum(share[key] for share in found.values()) for key in ("weights", "bytes")}
+    return [
+        (scheme, str(share["linears"]), *(f"{share[key] / total:.1%}" for key, total in sums.items()))  # type: ignore[misc]
+        for scheme, share in found.items()
+    ]
+
+
+def mixed_shares(manifest: Mapping[str, Any]) -> str:
+    """Say which share of the decoder blocks is stored how."""
+    rows = share_rows(manifest)
+    return "; ".join(f"{scheme} {weights} of the weights, {size} of the bytes" for scheme, _, weights, size in rows)
+
+
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:
     kinds: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for name, linear in linears.items():

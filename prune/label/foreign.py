@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from twofour.prune.errors import CheckpointError
-from twofour.prune.format import bitmask, checkpoint, pattern
+from twofour.prune.format import bitmask, pattern
 from twofour.prune.format.bitmask import Expanded
 from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.origin import origin
-from twofour.prune.label.check import anatomy_of, linears_of
+from twofour.prune.format.quantization import PLAIN_VERSION
+from twofour.prune.label.described import anatomy_of, linears_of
 from twofour.prune.label.publish import CONVERTED
 from twofour.prune.machine.provenance import versions
 from twofour.prune.model.anatomy import Anatomy
@@ -35,7 +36,7 @@ def read(folder: Path, config: Mapping[str, Any], weights: Expanded) -> dict[str
             f'{folder} has no {MANIFEST} that says which linears are 2:4, and none of them is; run "twofour prune"'
         )
     return {
-        "format_version": checkpoint.FORMAT_VERSION,
+        "format_version": PLAIN_VERSION,
         "pattern": "2:4",
         "method": "unknown",
         CONVERTED: _form(config, weights),

@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from twofour.prune.config import CHAT, HUB, SELF, Method, PruneConfig
 from twofour.prune.errors import TextError
-from twofour.prune.format.checkpoint import FORMAT_VERSION, HEAD_VERSION
 from twofour.prune.format.dense_int8 import RUN
 from twofour.prune.format.head import Head
+from twofour.prune.format.quantization import HEAD_VERSION, MIXED_VERSION, PLAIN_VERSION, value_dtype
+from twofour.prune.format.schemes import Scheme, scheme_bytes
 from twofour.prune.machine import provenance
 from twofour.prune.recovery.training import Recovery
 
@@ -55,7 +58,9 @@ class Text:
 class Result:
     """What a run made of a model, its linears by the names they are stored under.
 
-    dense: those left dense, and why. stored_dtype: of the linears in the base model. head: lm_head, where it is int8.
+    linears: those that are 2:4. dense: those left dense, and why. stored_dtype: of the linears in the base model.
+    schemes, shapes: of all linears of the decoder blocks. policy: why they have those, where that was chosen.
+    head: lm_head, where it is int8.
     fallbacks: what was done otherwise than asked; the run refuses all other things that it cannot do as asked.
     """
 
@@ -66,6 +71,9 @@ class Result:
     recovery: Recovery | None = None
     fallbacks: Sequence[str] = ()
     head: Head | None = None
+    schemes: Mapping[str, Scheme] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    policy: Mapping[str, Any] | None = None
 
 
 def manifest(
@@ -74,18 +82,21 @@ def manifest(
     """Make the manifest of a run."""
     recovery = result.recovery
     return {
-        "format_version": HEAD_VERSION if result.head else FORMAT_VERSION,
+        "format_version": _version(result),
         "pattern": "2:4",
         "base_model": model if config.revision is None else f"{model}@{config.revision}",
         "origin": dict(origin),
         "preset": config.chosen,
         "method": config.stages.solver,
-        "values": _values(config, result.stored_dtype),
+        "values": _values(result),
         "lm_head": _head(result.head) if result.head else None,
         "calibration": _calibration(config, text),
         "solver": _solver(config),
         "loss_kind": LOSS_KINDS[config.stages.solver] + ("" if recovery is None else ", before recovery"),
         "linears": {name: asdict(linear) for name, linear in result.linears.items()},
+        "schemes": dict(result.schemes),
+        "shares": shares(result.schemes, result.shapes, value_dtype(result.stored_dtype)),
+        "policy": result.policy and dict(result.policy),
         "recovery": None if recovery is None else recovery.as_dict(),
         "dense": dict(result.dense),
         "fallbacks": list(result.fallbacks),
@@ -97,9 +108,29 @@ def manifest(
     }
 
 
-def _values(config: PruneConfig, stored_dtype: str) -> dict[str, Any]:
-    """How the kept weights were rounded. scale_columns 0: one scale for each row."""
-    return {"dtype": stored_dtype} if config.values == "model" else {"dtype": "int8", "scale_columns": 0}
+def _version(result: Result) -> int:
+    schemes = set(result.schemes.values()) - {"dense"}
+    return MIXED_VERSION if len(schemes) > 1 else HEAD_VERSION if result.head else PLAIN_VERSION
+
+
+def shares(
+    schemes: Mapping[str, Scheme], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, scale_columns: int = 0
+) -> dict[str, dict[str, int]]:
+    """Of each scheme in the decoder blocks the number of linears, of weights, and the bytes of these where packed."""
+    found: dict[str, dict[str, int]] = {}
+    for name, scheme in schemes.items():
+        rows, columns = shapes[name]
+        share = found.setdefault(scheme, {"linears": 0, "weights": 0, "bytes": 0})
+        share["linears"] += 1
+        share["weights"] += rows * columns
+        share["bytes"] += scheme_bytes(scheme, rows, columns, dtype, scale_columns)
+    return found
+
+
+def _values(result: Result) -> dict[str, Any]:
+    """How the kept weights were rounded, but those that are named apart. scale_columns 0: one scale for each row."""
+    is_int8 = "2:4-int8" in result.schemes.values() and "2:4" not in result.schemes.values()
+    return {"dtype": "int8", "scale_columns": 0} if is_int8 else {"dtype": result.stored_dtype}
 
 
 def _head(head: Head) -> dict[str, Any]:

@@ -5,18 +5,20 @@ only the states behind its last block are needed, which the walk leaves: what co
 the pruned model itself turns them into the dense predictions. One model is in memory, and the optimiser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twofour.prune.format.rounding import as_int8
+from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import Batch, logits, logits_behind
 from twofour.prune.progress import Progress, silent
-from twofour.prune.recovery.kept import KeptWeights, Rounding
-from twofour.prune.recovery.training import Outcome, TrainingJournal, train
+from twofour.prune.recovery.kept import KeptWeights
+from twofour.prune.recovery.training import Loss, Outcome, TrainingJournal, train
 
 MODEL_RATE = 0.001
 CHUNK_BYTES = 4 << 20  # float32 [tokens, vocabulary] at a time
@@ -30,20 +32,35 @@ def distil(
     seed: int,
     progress: Progress = silent,
     journal: TrainingJournal | None = None,
-    rounding: Rounding | None = None,
+    schemes: Mapping[str, Scheme] | None = None,
 ) -> Outcome:
-    """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`."""
-    texts = ids.to(anatomy.device).split([batch.positions.samples for batch in batches])
+    """Train all kept weights so that the pruned model predicts what the dense model predicts on the text `ids`.
+
+    schemes: of the linears, by name; None: all are 2:4 in the dtype of the model. Dense linears are not trained.
+    """
+    kept = kept_weights(anatomy, schemes or dict.fromkeys(anatomy.linears, "2:4"))
+    return train(kept, whole_loss(anatomy, ids, batches), len(batches), passes, seed, "distilling", progress, journal)
+
+
+def whole_loss(anatomy: Anatomy, ids: Tensor, batches: Sequence[Batch]) -> Loss:
+    """Return the divergence of the model from the dense one on a batch, by the number of the batch."""
+    texts = ids.split([batch.positions.samples for batch in batches])
 
     def loss(part: int) -> Tensor:
-        dense = batches[part].dense
+        dense, text = batches[part].dense, texts[part].to(anatomy.device)
         assert dense is not None, "the walk follows the dense model where the whole is distilled"
         with torch.no_grad():
-            wanted = logits_behind(anatomy, texts[part], dense.to(anatomy.device))
-        return divergence(logits(anatomy.model, texts[part]), wanted)
+            wanted = logits_behind(anatomy, text, dense.to(anatomy.device))
+        return divergence(logits(anatomy.model, text), wanted)
 
-    kept = KeptWeights(anatomy.linears.values(), anatomy.stored_dtype, MODEL_RATE, rounding)
-    return train(kept, loss, len(texts), passes, seed, "distilling", progress, journal)
+    return loss
+
+
+def kept_weights(anatomy: Anatomy, schemes: Mapping[str, Scheme]) -> KeptWeights:
+    """The kept weights of the 2:4 linears of a mixture, rounded to int8 where they will be stored so."""
+    trained = {name: linear for name, linear in anatomy.linears.items() if schemes[name] in TWO_OF_FOUR}
+    rounded = {linear for name, linear in trained.items() if schemes[name] == "2:4-int8"}
+    return KeptWeights(trained.values(), anatomy.stored_dtype, MODEL_RATE, as_int8, rounded)
 
 
 def divergence(found: Tensor, wanted: Tensor) -> Tensor:  # [..., vocabulary] twice -> []

@@ -10,7 +10,7 @@ power of two, and the optimiser divides the gradients by it again (Micikevicius 
 become too large for float16, the factor is halved and the step is made again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,15 +27,23 @@ class KeptWeights:
     """The non-zero weights of some linears and their optimiser.
 
     stored_dtype: what they are rounded to. rounding: what a whole weight is rounded by after that, if anything.
+    rounded: the linears that this is for; None: all.
     """
 
     def __init__(
-        self, linears: Iterable[nn.Linear], stored_dtype: torch.dtype, rate: float, rounding: Rounding | None = None
+        self,
+        linears: Iterable[nn.Linear],
+        stored_dtype: torch.dtype,
+        rate: float,
+        rounding: Rounding | None = None,
+        rounded: Collection[nn.Linear] | None = None,
     ) -> None:
+        linears = list(linears)
         self._weights = [linear.weight for linear in linears]
         self._places = [weight.flatten().nonzero().flatten().int() for weight in self._weights]
         self._masters = [nn.Parameter(values.float()) for values in self.copy()]
-        self._stored_dtype, self._rounding = stored_dtype, rounding
+        self._stored_dtype = stored_dtype
+        self._roundings = [rounding if rounded is None or linear in rounded else None for linear in linears]
         self._rates = [rate * _root_mean_square(master.detach()) for master in self._masters]
         groups = [{"params": [master], "lr": own} for master, own in zip(self._masters, self._rates, strict=True)]
         self._adam = torch.optim.Adam(groups, betas=BETAS, fused=True)
@@ -107,10 +115,10 @@ class KeptWeights:
     @torch.no_grad()
     def put(self, kept: Sequence[Tensor]) -> None:
         """Set the kept weights."""
-        for weight, places, values in zip(self._weights, self._places, kept, strict=True):
+        for weight, places, values, rounding in zip(self._weights, self._places, kept, self._roundings, strict=True):
             weight.view(-1).index_copy_(0, places.long(), values.to(weight))
-            if self._rounding:
-                weight.copy_(self._rounding(weight))
+            if rounding:
+                weight.copy_(rounding(weight))
 
 
 def _pick(weight: Tensor, places: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from twofour.prune.errors import FactorError, ModelError
-from twofour.prune.format.checkpoint import SparseWeight
-from twofour.prune.format.packed import Packed
+from twofour.prune.format.schemes import StoredWeight, expanded
 from twofour.prune.label.manifest import PrunedLinear
 from twofour.prune.machine.heap import give_back
 from twofour.prune.model.anatomy import Anatomy, Block
@@ -28,7 +27,7 @@ from twofour.prune.solving.statistics import Observer, Statistic, layer_loss
 
 Solve = Callable[[Tensor, Statistic], Tensor]  # (float32 [out, in], its inputs) -> 2:4 [out, in]
 WeightSolve = Callable[[Tensor], Tensor]  # float32 [out, in] -> 2:4 [out, in]
-ToStored = Callable[[Tensor], SparseWeight]  # 2:4 float32 [out, in] -> the same, rounded as it will be stored
+ToStored = Callable[[Tensor], StoredWeight]  # 2:4 float32 [out, in] -> the same, rounded as it will be stored
 NewStatistic = Callable[[int, torch.device], Statistic]
 Recover = Callable[[Block, int, list[Batch]], Outcome]  # trains a pruned block, in place
 
@@ -52,7 +51,7 @@ class PrunedBlock:
     Once a journal has the weights, they are not here any more.
     """
 
-    weights: dict[str, SparseWeight]
+    weights: dict[str, StoredWeight]
     linears: dict[str, PrunedLinear]
     recovered: Outcome | None = None
 
@@ -144,7 +143,7 @@ def in_dtype(dtype: torch.dtype) -> ToStored:
 
 def prune_block(block: Block, observer: Observer, solve: Solve, to_stored: ToStored) -> PrunedBlock:
     """Replace the weights of a block; linears that share an input are solved as one."""
-    solved: dict[str, tuple[SparseWeight, PrunedLinear]] = {}
+    solved: dict[str, tuple[StoredWeight, PrunedLinear]] = {}
     for names, statistic in observer.groups():
         solved |= _solve_group({name: block.linears[name] for name in names}, statistic, solve, to_stored)
     if unseen := block.linears.keys() - solved.keys():
@@ -182,17 +181,13 @@ def with_weights(pruned: PrunedBlock, block: Block, to_stored: ToStored) -> Prun
 
 
 @torch.no_grad()
-def put(block: Block, weights: Mapping[str, SparseWeight]) -> None:
+def put(block: Block, weights: Mapping[str, StoredWeight]) -> None:
     """Give the linears of a block these weights."""
     for name, weight in weights.items():
-        block.linears[name].weight.copy_(_expanded(weight))
+        block.linears[name].weight.copy_(expanded(weight))
 
 
-def _expanded(weight: SparseWeight) -> Tensor:  # [out, in]
-    return weight.unpack() if isinstance(weight, Packed) else weight
-
-
-def _pruned_block(block: Block, solved: dict[str, tuple[SparseWeight, PrunedLinear]]) -> PrunedBlock:
+def _pruned_block(block: Block, solved: dict[str, tuple[StoredWeight, PrunedLinear]]) -> PrunedBlock:
     return PrunedBlock(  # in the order of the block
         {name: solved[name][0] for name in block.linears}, {name: solved[name][1] for name in block.linears}
     )
@@ -200,7 +195,7 @@ def _pruned_block(block: Block, solved: dict[str, tuple[SparseWeight, PrunedLine
 
 def _solve_group(
     linears: dict[str, nn.Linear], statistic: Statistic, solve: Solve, to_stored: ToStored
-) -> dict[str, tuple[SparseWeight, PrunedLinear]]:
+) -> dict[str, tuple[StoredWeight, PrunedLinear]]:
     stacked = torch.cat([linear.weight.float() for linear in linears.values()])
     try:
         solved = solve(stacked, statistic).split([linear.out_features for linear in linears.values()])
@@ -214,11 +209,11 @@ def _solve_group(
 
 def _replace(
     linear: nn.Linear, after: Tensor, statistic: Statistic | None, to_stored: ToStored
-) -> tuple[SparseWeight, PrunedLinear]:
+) -> tuple[StoredWeight, PrunedLinear]:
     """Put the new weight in place, rounded as it will be stored: what is stored is what propagates and what is lost."""
     before = linear.weight.to(torch.float32, copy=True)  # pruned in place below
     weight = to_stored(after)
-    stored = _expanded(weight).float()
+    stored = expanded(weight).float()
     linear.weight.copy_(stored)
     loss = layer_loss(before, stored, statistic)
     tokens = 0 if statistic is None else statistic.tokens

@@ -52,7 +52,8 @@ def memory_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -
     pruning = max(map(_hessians, anatomy.blocks)) + _batch(anatomy, config) + _solving(anatomy)
     walking = states + max(pruning, _training(anatomy, config) if config.stages.block_passes else 0)
     whole = states + _distilling(anatomy, config) if config.stages.model_passes else 0
-    return held + max(sampling, walking, whole)
+    judging = states + _judging(anatomy, config) if config.chooses else 0
+    return held + max(sampling, walking, whole, judging)
 
 
 def affordable(anatomy: Anatomy, config: PruneConfig) -> tuple[PruneConfig, list[str]]:
@@ -81,6 +82,14 @@ def writer(anatomy: Anatomy, config: PruneConfig) -> str:
     if config.device == "cpu" or not sources.written(config):
         return config.device
     needed = model_bytes(anatomy) + _sampling(anatomy, config)
+    return config.device if needed <= device_bytes(config.device) else "cpu"
+
+
+def judging_device(anatomy: Anatomy, config: PruneConfig) -> str:
+    """Return where mixtures are judged: on the device, unless the whole model has no room there."""
+    if config.device == "cpu":
+        return config.device
+    needed = model_bytes(anatomy) + _judging(anatomy, config)
     return config.device if needed <= device_bytes(config.device) else "cpu"
 
 
@@ -142,7 +151,7 @@ def disk_bytes(anatomy: Anatomy, config: PruneConfig, on_disk: bool = False) -> 
 def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
     """Estimate the size of the result."""
     linears = sum(linear.weight.nbytes for linear in anatomy.linears.values())
-    saved = round(linears * (1 - PACKED_SHARE)) if config.format == "packed" else 0
+    saved = round(linears * (1 - PACKED_SHARE)) if config.format == "packed" and not config.keep_dense else 0
     added = head.added_bytes(anatomy.model) if config.lm_head == "int8" else 0
     return model_bytes(anatomy) - saved + added
 
@@ -203,11 +212,20 @@ def _training(anatomy: Anatomy, config: PruneConfig) -> int:
 
 
 def _distilling(anatomy: Anatomy, config: PruneConfig) -> int:
-    """Kept weights in training; the logits of both models, their slope, and one more of that size in between."""
-    trained = round(_kept(anatomy.linears.values(), anatomy))
+    """Kept weights in training, and a step."""
+    return round(_kept(anatomy.linears.values(), anatomy)) + _step(anatomy, config)
+
+
+def _judging(anatomy: Anatomy, config: PruneConfig) -> int:
+    """A step, whose gradients are used and freed one by one; that one with its weights on both ends, in float32."""
+    return _step(anatomy, config) + (4 * 4 + _element(anatomy)) * _largest(anatomy)
+
+
+def _step(anatomy: Anatomy, config: PruneConfig) -> int:
+    """The logits of both models, their slope, one more of that size in between; and what goes back through blocks."""
     slope = 4 if _dtype(anatomy) == torch.float16 else _element(anatomy)  # see `divergence`
     logits = _step_tokens(config) * _vocabulary(anatomy) * (3 * _element(anatomy) + slope)
-    return trained + logits + sum(_for_backward(block, anatomy, config) for block in anatomy.blocks)
+    return logits + sum(_for_backward(block, anatomy, config) for block in anatomy.blocks)
 
 
 def _kept(linears: Iterable[nn.Linear], anatomy: Anatomy) -> float:

@@ -1,8 +1,9 @@
 """What an unfinished run has done so far, on disk beside its output: the same command, given again, goes on from there.
 
 The folder `.OUT.unfinished` holds the request, the tokens of the calibration text, every pruned block as it will be
-stored, the hidden states behind the last one, and how far the training of the whole model is. The weights are nowhere
-else: the result is written from them, unless the whole model was trained.
+solved, the hidden states behind the last one, what the choice of schemes was measured by, which linear gets which, and
+how far the training of the whole model is. Pruned weights are nowhere else: the result is written from them, unless
+the whole model was trained.
 
 A process may be killed at any moment, and the machine may stop. So every file appears whole or not at all, the states
 before their block, and is on the disk before the file that it replaces is removed. A run that goes on computes from the
@@ -29,9 +30,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, InputError
-from twofour.prune.format.checkpoint import SparseWeight
+from twofour.prune.format.dense_int8 import SCALES, VALUES, DenseInt8
 from twofour.prune.format.folder import making, put, read_json, sync, write_whole
 from twofour.prune.format.packed import Packed
+from twofour.prune.format.schemes import Scheme, StoredWeight, parts
 from twofour.prune.label.manifest import PrunedLinear
 from twofour.prune.model.batches import STATES, Batch
 from twofour.prune.recovery.training import Outcome, Training
@@ -40,6 +42,8 @@ from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, m
 
 REQUEST, LOCK = "request.json", "lock"
 TOKENS = "tokens.safetensors"
+SCHEMES = "schemes.json"
+MEASURED = "measured.json"
 TRAINING = "training.safetensors"
 
 
@@ -53,6 +57,7 @@ class Journal:
         self.folder = out.parent / f".{out.name}.unfinished"
         self.threads: list[int] = []  # how many the run has had, in turn
         self._going = False
+        self.point = ""  # of several results of one run, the one in work: its schemes and training are its own
         self._clock, self._began_s = clock, clock()
         self._before_s = 0.0  # of the processes before this one
 
@@ -130,13 +135,27 @@ class Journal:
         if done:
             self._restore_states(len(done) - 1, batches)
 
-    def weights(self) -> dict[str, Callable[[], SparseWeight]]:
+    def weights(self) -> dict[str, Callable[[], StoredWeight]]:
         """Return what reads each of the pruned weights that are kept here, by name."""
-        makers: dict[str, Callable[[], SparseWeight]] = {}
+        makers: dict[str, Callable[[], StoredWeight]] = {}
         for path in self._done():
             with _opened(path) as file:
                 makers |= {name: partial(_read_weight, path, name) for name in _about_of(file)["scale_columns"]}
         return makers
+
+    def schemes(self, choose: Callable[[], Mapping[str, Scheme]]) -> dict[str, Scheme]:
+        """Return how each linear will be stored, chosen now if it was not yet: what is trained depends on it."""
+        return self._plain(self.point + SCHEMES, lambda: dict(choose()))
+
+    def measured(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what the choice goes by, measured now if it was not yet."""
+        return self._plain(MEASURED, measure)
+
+    def _plain(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return plain data that is kept, made now if it is not there."""
+        if not (self.folder / name).exists():
+            write_whole(self.folder / name, json.dumps(make()))
+        return read_json(self.folder / name)
 
     def _done(self) -> list[Path]:
         """The files of the blocks, in order; they are written in order."""
@@ -154,14 +173,14 @@ class Journal:
         state = training.state or {}
         tensors = state | {f"best.{n}": values for n, values in enumerate(training.values)}
         about = {"done": training.done, "before": training.before, "best": training.best, "stale": training.stale}
-        self._write(TRAINING, tensors, about)
+        self._write(self.point + TRAINING, tensors, about)
         sync(self.folder)
 
     def restore_training(self) -> Training | None:
         """Return how far the training of the whole model was."""
-        if not (self.folder / TRAINING).exists():
+        if not (self.folder / (self.point + TRAINING)).exists():
             return None
-        with _opened(self.folder / TRAINING) as file:
+        with _opened(self.folder / (self.point + TRAINING)) as file:
             about = _about_of(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = [tensors.pop(f"best.{n}") for n in range(sum(name.startswith("best.") for name in tensors))]
@@ -170,7 +189,7 @@ class Journal:
     def _kept_s(self) -> float:
         """The seconds at which the last file was written."""
         spent_s = [0.0]
-        for path in [self.folder / TOKENS, *self._done(), self.folder / TRAINING]:
+        for path in [self.folder / TOKENS, *self._done(), *self.folder.glob(f"*{TRAINING}")]:
             if path.exists():
                 with _opened(path) as file:
                     spent_s.append(float(file.metadata()["spent_s"]))
@@ -183,13 +202,13 @@ class Journal:
         put(temporary, self.folder / name)
 
 
-class OnDemand(Mapping[str, SparseWeight]):
+class OnDemand(Mapping[str, StoredWeight]):
     """Weights that are made each time they are asked for, so that only one need be in memory."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], SparseWeight]]) -> None:
+    def __init__(self, makers: Mapping[str, Callable[[], StoredWeight]]) -> None:
         self._makers = makers
 
-    def __getitem__(self, name: str) -> SparseWeight:
+    def __getitem__(self, name: str) -> StoredWeight:
         return self._makers[name]()
 
     def __contains__(self, name: object) -> bool:  # that of Mapping would make the weight
@@ -225,8 +244,8 @@ def _states(index: int, number: int) -> str:
 
 
 def _tensors(pruned: PrunedBlock) -> dict[str, Tensor]:
-    parts = {name: w.tensors() if isinstance(w, Packed) else {"weight": w} for name, w in pruned.weights.items()}
-    return {f"{name}.{part}": tensor for name, each in parts.items() for part, tensor in each.items()}
+    stored = {name: parts(weight) for name, weight in pruned.weights.items()}
+    return {f"{name}.{part}": tensor for name, each in stored.items() for part, tensor in each.items()}
 
 
 def _about(pruned: PrunedBlock) -> dict[str, Any]:
@@ -247,18 +266,21 @@ def _pruned(file: Any, about: Mapping[str, Any]) -> PrunedBlock:
     return PrunedBlock(weights, linears, Outcome(**about["recovered"]) if about["recovered"] else None)
 
 
-def _read_weight(path: Path, name: str) -> SparseWeight:
+def _read_weight(path: Path, name: str) -> StoredWeight:
     with _opened(path) as file:
         return _weight(file, _about_of(file), name)
 
 
-def _weight(file: Any, about: Mapping[str, Any], name: str) -> SparseWeight:
+def _weight(file: Any, about: Mapping[str, Any], name: str) -> StoredWeight:
     scale_columns = about["scale_columns"][name]
+    held = set(file.keys())
+    if f"{name}.{VALUES}" in held:
+        return DenseInt8(*(file.get_tensor(f"{name}.{part}") for part in (VALUES, SCALES)))
     if scale_columns is None:
         weight: Tensor = file.get_tensor(f"{name}.weight")
         return weight
     values, positions = (file.get_tensor(f"{name}.{part}") for part in ("values", "positions"))
-    scales = file.get_tensor(f"{name}.scales") if f"{name}.scales" in file.keys() else None  # noqa: SIM118
+    scales = file.get_tensor(f"{name}.scales") if f"{name}.scales" in held else None
     return Packed(values, positions, scales, scale_columns)
 
 

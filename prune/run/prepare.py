@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.head import Head
 from twofour.prune.model import head as heads
 from twofour.prune.model.anatomy import Anatomy, dissect, load, refuse_config, stored_names
-from twofour.prune.run import footprint
+from twofour.prune.policy.prices import Clock, Prices, price, priced
+from twofour.prune.run import footprint, mixture
+from twofour.prune.run.mixture import Kept
 from twofour.prune.run.request import Begun, Decided, go_on
 from twofour.prune.text import corpus, sources
 
@@ -31,12 +33,14 @@ class Prepared:
     on_disk: bool  # hidden states are
     forward_dtype: torch.dtype
     head: Head | None = None  # lm_head, to be stored in int8
+    kept: Kept = field(default_factory=Kept)
+    prices: Prices = field(default_factory=dict)  # of the linears, where it is chosen which become 2:4
 
     @property
     def fallbacks(self) -> list[str]:
         """What is done otherwise than was asked, or than the model says, and why."""
         notes = dtype_notes(folder.read_config(self.source), self.anatomy.stored_dtype)
-        return notes + writer_notes(self.config, self.decided.writer) + self.decided.fallbacks
+        return [*notes, *writer_notes(self.config, self.decided.writer), *self.decided.fallbacks, *self.kept.notes]
 
     @property
     def disk_bytes(self) -> int:
@@ -49,8 +53,10 @@ class Prepared:
         return footprint.memory_bytes(self.anatomy, self.config, self.on_disk)
 
 
-def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Prepared:
+def prepare(source: Path, config: PruneConfig, begun: Begun | None = None, clock: Clock | None = None) -> Prepared:
     """Load the model of a folder and decide what can be done with it here. begun: the run that goes on.
+
+    clock: what times products, for a budget of seconds.
 
     Raises ModelError or InputError for what a run could not do, before it starts; `prune --plan` does the same.
     """
@@ -65,9 +71,18 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None) -> Pr
         corpus.refuse_length(anatomy.model, config.length)
     forward = forward_dtype(anatomy, config)
     anatomy.model.to(forward)
+    kept = mixture.kept(config, anatomy, names)
     decided = go_on(config, decide(anatomy, config), begun)
     config = decided.config(config)
-    return Prepared(source, anatomy, names, config, decided, footprint.states_on_disk(anatomy, config), forward, head)
+    on_disk = footprint.states_on_disk(anatomy, config)
+    prices = linear_prices(anatomy, config, clock) if config.chooses else {}
+    return Prepared(source, anatomy, names, config, decided, on_disk, forward, head, kept, prices)
+
+
+def linear_prices(anatomy: Anatomy, config: PruneConfig, clock: Clock | None) -> Prices:
+    """Return what the linears cost in each scheme, by what is asked for."""
+    shapes = {(linear.out_features, linear.in_features) for linear in anatomy.linears.values()}
+    return priced(shapes, price(config.budget_for, anatomy.stored_dtype, config.card, clock))
 
 
 def decide(anatomy: Anatomy, config: PruneConfig) -> Decided:

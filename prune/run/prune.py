@@ -1,8 +1,8 @@
 """The story of a pruning run: `prune`, and below it each of its steps."""
 
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,27 @@ from torch import Tensor, nn
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.format import checkpoint, folder
-from twofour.prune.format.checkpoint import SparseWeight
 from twofour.prune.format.origin import origin
+from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme, StoredWeight
+from twofour.prune.format.schemes import stored as stored_as
 from twofour.prune.label import publish
-from twofour.prune.label.card import head_kind, trained
+from twofour.prune.label.card import head_kind, left_dense, mixed_shares, trained
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import heap
 from twofour.prune.machine.precision import full_precision
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.batches import Batch, record
+from twofour.prune.policy.prices import Clock
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.blocks import recover_block
 from twofour.prune.recovery.distil import distil
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
-from twofour.prune.run import calibrate, footprint, solvers
-from twofour.prune.run.calibrate import PrunedBlock, ToStored
+from twofour.prune.run import calibrate, choose, footprint, mixture, solvers
+from twofour.prune.run.calibrate import PrunedBlock
+from twofour.prune.run.choose import Judge
 from twofour.prune.run.journal import Journal, OnDemand
+from twofour.prune.run.mixture import Make
 from twofour.prune.run.prepare import Prepared, prepare
 from twofour.prune.run.request import Stamps, model_stamps, request, threads_note
 from twofour.prune.solving.magnitude import magnitude
@@ -47,6 +51,18 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """The scheme of each linear of the decoder blocks, and what makes its weight before the whole model is trained.
+
+    policy: why it is this one, for the label, where it was chosen.
+    """
+
+    schemes: Mapping[str, Scheme]
+    makers: Mapping[str, Make]
+    policy: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Where the pruned model is, and its manifest. Printed, it is the summary of the run."""
 
@@ -58,13 +74,14 @@ class Report:
         losses = {name: linear["loss"] for name, linear in linears.items()}
         worst = max(losses, key=lambda name: losses[name])
         how = f"{self.manifest['method']}, {self.manifest['values']['dtype']} values"
-        kept = ", ".join(self.manifest["dense"]) or "none"
+        kept = left_dense(self.manifest) or "none"
         recovery = self.manifest["recovery"]
         when = " before kept weights were trained" if recovery else ""
         lines = [
             f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}",
             f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}",
+            *([f"decoder blocks: {mixed_shares(self.manifest)}"] if len(self.manifest["shares"]) > 1 else []),
             *([trained(self.manifest)] if recovery and recovery["model"] else []),
             *([f"lm_head: {head_kind(self.manifest['lm_head'])}"] if self.manifest["lm_head"] else []),
             *self.manifest["fallbacks"],
@@ -74,9 +91,16 @@ class Report:
         return "\n".join(lines)
 
 
-def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None, progress: Progress = silent) -> Report:
+def prune(
+    model: str | Path,
+    out: str | Path,
+    config: PruneConfig | None = None,
+    progress: Progress = silent,
+    clock: Clock | None = None,
+) -> Report:
     """Make a dense model, a folder or a hub id, strictly 2:4 and write it to the new folder `out`.
 
+    With a budget, only the linears that lose least for it. clock: what times products, for a budget of seconds.
     A run that was cut off goes on where it was when it is asked for again: see `journal`.
     """
     journal, config = Journal(Path(out)), config or PruneConfig()
@@ -84,8 +108,9 @@ def prune(model: str | Path, out: str | Path, config: PruneConfig | None = None,
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), model_stamps(source)
     with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
-        ready = prepare(source, config, journal.begun)
+        ready = prepare(source, config, journal.begun, clock)
         config, text = ready.config, described_text(ready)
+        choose.refuse_impossible(ready)
         journal.begin(request(config, ready.forward_dtype, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
@@ -122,33 +147,64 @@ def require_unchanged(source: Path, before: Stamps) -> None:
 def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Pruned:
     """Prune the prepared model in place, and train what was kept."""
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
-        if ready.config.stages.needs_text:
-            blocks, whole = pruned_on_text(ready, journal, progress)
-        else:
-            blocks, whole = pruned_by_weights(ready, journal, progress), None
-    weights = trained_weights(ready) if whole else journal.weights()  # the journal has those before that training
+        prune_all = pruned_on_text if ready.config.stages.needs_text else pruned_by_weights
+        blocks, mixed, whole = prune_all(ready, journal, progress)
+    weights = {**mixed.makers, **(trained_weights(ready, mixed) if whole else {})}
     named = {ready.names[name]: make for name, make in weights.items()}
-    return Pruned(OnDemand(named), result(ready, blocks, whole, journal.threads))
+    return Pruned(OnDemand(named), result(ready, blocks, mixed, whole, journal.threads))
 
 
-def pruned_by_weights(ready: Prepared, journal: Journal, progress: Progress) -> list[PrunedBlock]:
+def pruned_by_weights(
+    ready: Prepared, journal: Journal, progress: Progress
+) -> tuple[list[PrunedBlock], Mixture, Outcome | None]:
     """Prune every block by its weights alone."""
     to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
-    return list(calibrate.prune_without_text(ready.anatomy, magnitude, progress, to_stored, journal))
+    blocks = list(calibrate.prune_without_text(ready.anatomy, magnitude, progress, to_stored, journal))
+    return blocks, mixed(ready, journal), None
 
 
-def pruned_on_text(ready: Prepared, journal: Journal, progress: Progress) -> tuple[list[PrunedBlock], Outcome | None]:
-    """Prune block by block on the calibration text, then train the whole model where that is asked for."""
-    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
+def pruned_on_text(
+    ready: Prepared, journal: Journal, progress: Progress
+) -> tuple[list[PrunedBlock], Mixture, Outcome | None]:
+    """Prune block by block on the calibration text, give each linear its scheme, then train the whole where asked."""
+    ids, judged = both_texts(ready, journal, progress)
     batches = recorded(ready, ids, journal)
     blocks = walked(ready, batches, journal, progress)
-    return blocks, distilled(ready, ids, batches, journal, progress)
+    judge = choose.Judge(ready, judged, journal.weights()) if ready.config.chooses else None
+    return blocks, *as_mixture(ready, ids, batches, judge, ready.config.budget, journal, progress)
+
+
+def both_texts(ready: Prepared, journal: Journal, progress: Progress) -> tuple[Tensor, Tensor]:
+    """Get the tokens to calibrate on, and those to judge mixtures on, int64 [samples, length] each."""
+    ids = journal.tokens(lambda: calibration_tokens(ready, progress))
+    return ids[: ready.config.text_samples], ids[ready.config.text_samples :]
+
+
+def as_mixture(
+    ready: Prepared,
+    ids: Tensor,
+    batches: list[Batch],
+    judge: Judge | None,
+    budget: float | None,
+    journal: Journal,
+    progress: Progress,
+) -> tuple[Mixture, Outcome | None]:
+    """Give each linear of the walked model its scheme, chosen for a budget where there is a judge; then train all."""
+    if judge is None:
+        plain = mixed(ready, journal)
+        return plain, distilled(ready, ids, batches, plain, journal, progress)
+    found = journal.measured(lambda: choose.measured(ready, judge, progress))
+    choice = choose.choice(ready, found, budget)
+    chosen = mixed(ready, journal, choice.mixture.schemes)
+    whole = distilled(ready, ids, batches, chosen, journal, progress)
+    policy = choose.described(ready, found, choice, budget, judge.divergence())
+    return replace(chosen, policy=policy), whole
 
 
 def calibration_tokens(ready: Prepared, progress: Progress) -> Tensor:
     """Get the tokens to calibrate on, int64 [samples, length]."""
     tokenizer = corpus.load_tokenizer(ready.source)
-    return sources.tokens(ready.anatomy.model, tokenizer, ready.config, progress, ready.decided.writer)
+    return sources.tokens(ready.anatomy.model, tokenizer, ready.config.drawn, progress, ready.decided.writer)
 
 
 def recorded(ready: Prepared, ids: Tensor, journal: Journal) -> list[Batch]:
@@ -182,43 +238,69 @@ def walked(ready: Prepared, batches: list[Batch], journal: Journal, progress: Pr
     return list(blocks)
 
 
+def mixed(ready: Prepared, journal: Journal, chosen: Mapping[str, Scheme] | None = None) -> Mixture:
+    """Give each linear of the walked model its scheme, in place. chosen: None where the user chooses."""
+    walked, anatomy = solvers.walked_scheme(ready.config), ready.anatomy
+    schemes = journal.schemes(lambda: chosen or mixture.mixture(anatomy.linears, walked, ready.kept))
+    makers = mixture.makers(schemes, journal.weights(), ready.source, ready.names, anatomy.stored_dtype)
+    # What keeps the scheme of the walk is in place, unless mixtures were tried.
+    changed = {name: make for name, make in makers.items() if chosen or schemes[name] != walked}
+    mixture.put_in_place(anatomy, changed)
+    return Mixture(schemes, makers)
+
+
 def distilled(
-    ready: Prepared, ids: Tensor, batches: list[Batch], journal: Journal, progress: Progress
+    ready: Prepared, ids: Tensor, batches: list[Batch], mixed: Mixture, journal: Journal, progress: Progress
 ) -> Outcome | None:
     """Train all kept weights of the model together; None where that is not asked for."""
     config, anatomy = ready.config, ready.anatomy
     if not config.stages.model_passes:
         return None
     anatomy.model.to(config.device)
-    passes, rounding = config.stages.model_passes, solvers.rounding(config)
-    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, rounding)
+    passes = config.stages.model_passes
+    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, mixed.schemes)
 
 
-def trained_weights(ready: Prepared) -> dict[str, Callable[[], SparseWeight]]:
-    """Return what makes each weight of the model in memory as it will be stored."""
-    to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
-    return {name: partial(trained_weight, linear, to_stored) for name, linear in ready.anatomy.linears.items()}
+def trained_weights(ready: Prepared, mixed: Mixture) -> dict[str, Make]:
+    """Return what makes each 2:4 weight of the model in memory as it will be stored."""
+    schemes = {name: scheme for name, scheme in mixed.schemes.items() if scheme in TWO_OF_FOUR}
+    linears, dtype = ready.anatomy.linears, ready.anatomy.stored_dtype
+    return {name: partial(trained_weight, linears[name], scheme, dtype) for name, scheme in schemes.items()}
 
 
-def trained_weight(linear: nn.Linear, to_stored: ToStored) -> SparseWeight:
+def trained_weight(linear: nn.Linear, scheme: Scheme, dtype: torch.dtype) -> StoredWeight:
     """Return a weight of the model in memory as it will be stored."""
-    return to_stored(linear.weight.float()).cpu()
+    return stored_as(linear.weight.float(), scheme, dtype).cpu()
 
 
-def result(ready: Prepared, blocks: list[PrunedBlock], whole: Outcome | None, threads: list[int]) -> Result:
+def result(
+    ready: Prepared, blocks: list[PrunedBlock], mixed: Mixture, whole: Outcome | None, threads: list[int]
+) -> Result:
     """Gather what was done, for the label. whole: what training the whole model won back."""
     anatomy, names = ready.anatomy, ready.names
-    linears = {name: linear for block in blocks for name, linear in block.linears.items()}
+    walked = {name: linear for block in blocks for name, linear in block.linears.items()}
+    linears = {name: linear for name, linear in walked.items() if mixed.schemes[name] in TWO_OF_FOUR}
     recovered = [block.recovered for block in blocks if block.recovered]
     return Result(
         linears={names[name]: linear for name, linear in linears.items()},
-        dense={names[name]: why for name, why in anatomy.dense.items()},
+        dense={names[name]: why for name, why in {**anatomy.dense, **why_dense(ready, mixed)}.items()},
+        policy=mixed.policy,
+        schemes={names[name]: scheme for name, scheme in mixed.schemes.items()},
+        shapes={names[name]: linear.shape for name, linear in walked.items()},
         head=ready.head,
         stored_dtype=checkpoint.dtype_name(anatomy.stored_dtype),
         forward_dtype=checkpoint.dtype_name(ready.forward_dtype),
         recovery=Recovery(recovered, whole) if ready.config.stages.trains else None,
-        fallbacks=ready.fallbacks + seldom_seen(anatomy, linears) + threads_note(threads),
+        fallbacks=ready.fallbacks + seldom_seen(anatomy, walked) + threads_note(threads),
     )
+
+
+def why_dense(ready: Prepared, mixed: Mixture) -> Mapping[str, str]:
+    """Say why linears of the decoder blocks are dense."""
+    if mixed.policy is None:
+        return ready.kept.why
+    asked = ", ".join(f"{key} {value:g}" for key, value in mixed.policy["asked"].items())
+    return {name: f"dense by {asked}" for name, scheme in mixed.schemes.items() if scheme not in TWO_OF_FOUR}
 
 
 def seldom_seen(anatomy: Anatomy, linears: Mapping[str, PrunedLinear]) -> list[str]:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from twofour.prune.config import PruneConfig
-from twofour.prune.format.packed import pack
-from twofour.prune.format.rounding import as_int8, to_int8
+from twofour.prune.format import schemes
+from twofour.prune.format.rounding import as_int8
+from twofour.prune.format.schemes import Scheme
 from twofour.prune.recovery.kept import Rounding
-from twofour.prune.run.calibrate import NewStatistic, Solve, ToStored, in_dtype
+from twofour.prune.run.calibrate import NewStatistic, Solve, ToStored
 from twofour.prune.solving.gptq import gptq
 from twofour.prune.solving.refine import refine
 from twofour.prune.solving.sparsegpt import sparsegpt
@@ -29,9 +30,13 @@ def solver(config: PruneConfig) -> tuple[Solve, NewStatistic]:
 
 def to_stored(config: PruneConfig, stored_dtype: torch.dtype) -> ToStored:
     """Return the function that makes of a pruned weight the one that will be stored."""
-    if config.values == "int8":
-        return lambda weight: to_int8(pack(weight))
-    return in_dtype(stored_dtype)
+    scheme = walked_scheme(config)
+    return lambda weight: schemes.stored(weight, scheme, stored_dtype)
+
+
+def walked_scheme(config: PruneConfig) -> Scheme:
+    """Return the scheme that the walk leaves every linear in."""
+    return "2:4-int8" if config.values == "int8" else "2:4"
 
 
 def rounding(config: PruneConfig) -> Rounding | None:

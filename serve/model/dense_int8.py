@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twofour.prune.errors import InputError
-from twofour.prune.format.dense_int8 import DenseInt8, to_dense_int8
-from twofour.prune.format.head import SCALES, VALUES
+from twofour.prune.format.dense_int8 import SCALES, VALUES, DenseInt8, to_dense_int8
 from twofour.serve.kernels.dense_int8 import DenseInt8Kernel, takes
 
 INT8 = "int8"

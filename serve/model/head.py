@@ -22,8 +22,10 @@ class StoredHead(nn.Module):
         super().__init__()
         rows, columns = linear.weight.shape
         self.bias = linear.bias
-        self.register_buffer(head.VALUES, torch.empty(rows, columns, dtype=torch.int8, device="meta"))
-        self.register_buffer(head.SCALES, torch.empty(rows, -(-columns // RUN), dtype=torch.float32, device="meta"))
+        self.register_buffer(dense_int8.VALUES, torch.empty(rows, columns, dtype=torch.int8, device="meta"))
+        self.register_buffer(
+            dense_int8.SCALES, torch.empty(rows, -(-columns // RUN), dtype=torch.float32, device="meta")
+        )
 
     def loaded(self, dtype: torch.dtype, kernels: str) -> Int8Linear:
         """Return the linear. dtype: of its activations. Raises CheckpointError if the stored tensors are corrupt."""

@@ -14,6 +14,7 @@ from twofour.prune.errors import CheckpointError, InputError, ModelError, Twofou
 from twofour.prune.format import Format, checkpoint
 from twofour.prune.format.checkpoint import VARIANT
 from twofour.prune.format.folder import read_config, resolve
+from twofour.prune.format.quantization import require_kinds, require_known
 from twofour.prune.format.weights import Weights
 from twofour.prune.model.skeleton import misfits, skeleton
 from twofour.serve.kernels import select
@@ -98,7 +99,7 @@ def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None
     """Raise CheckpointError, before anything is loaded, if config.json and the tensors differ in shapes."""
     with Weights(folder, form) as weights:
         if form == "packed":
-            checkpoint.require_kinds(weights, config["quantization_config"])
+            require_kinds(weights, config["quantization_config"])
         if faults := list(misfits(skeleton(config, weights), weights)):
             raise CheckpointError(faults[0])
 
@@ -106,7 +107,7 @@ def _require_fitting(folder: Path, config: dict[str, Any], form: Format) -> None
 def _refuse_config(config: dict[str, Any], form: Format) -> None:
     quantization = config.get("quantization_config") or {}
     if form == "packed":
-        checkpoint.require_known(quantization)
+        require_known(quantization)
         return
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else "an unknown method"

@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from twofour.prune.format import checkpoint
 from twofour.prune.format.checkpoint import VARIANT
+from twofour.prune.format.quantization import require_known
 from twofour.prune.model import experts
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class TwofourConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """What config.json says of a packed checkpoint. Raises CheckpointError if it is of an unknown kind."""
 
     def __init__(self, **stored: Any) -> None:
-        checkpoint.require_known(stored)
+        require_known(stored)
         self.quant_method = VARIANT
         self.format_version = stored["format_version"]
         self.pattern = stored["pattern"]

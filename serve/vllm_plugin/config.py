@@ -16,8 +16,8 @@ from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
 from twofour.prune.errors import TwofourError
-from twofour.prune.format import checkpoint
 from twofour.prune.format.checkpoint import FLOATS, MANIFEST, VARIANT
+from twofour.prune.format.quantization import require_known
 
 CAPABILITY = 80  # of a GPU: the first with 2:4 tensor cores
 
@@ -35,7 +35,7 @@ class TwofourVllmConfig(QuantizationConfig):  # type: ignore[misc]
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TwofourVllmConfig":
         try:
-            checkpoint.require_known(config)
+            require_known(config)
         except TwofourError as error:
             raise ValueError(str(error)) from error
         return cls(config)

@@ -12,8 +12,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.model_executor.parameter import ModelWeightParameter
 
 from twofour.prune.errors import TwofourError
-from twofour.prune.format.dense_int8 import RUN, DenseInt8, validate
-from twofour.prune.format.head import PARTS, SCALES, VALUES
+from twofour.prune.format.dense_int8 import PARTS, RUN, SCALES, VALUES, DenseInt8, validate
 from twofour.serve.kernels.dense_int8 import DenseInt8Kernel, takes
 from twofour.serve.vllm_plugin import intact
 from twofour.serve.vllm_plugin.linear import apply, checked, hold

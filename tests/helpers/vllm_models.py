@@ -12,6 +12,7 @@ from twofour.prune.format.folder import new_folder
 from twofour.prune.format.head import Head
 from twofour.prune.format.packed import pack
 from twofour.prune.format.rounding import to_int8
+from twofour.prune.format.schemes import StoredWeight
 from twofour.prune.solving.magnitude import magnitude
 
 SHAPE: dict[str, Any] = {
@@ -68,7 +69,7 @@ def prune(
     """Write a model with all projections 2:4 by magnitude, but for those in `keep`; lm_head in int8 if it is given."""
     with checkpoint.Weights(source) as stored, new_folder(out) as part:
         names = [name.removesuffix(".weight") for name in stored if name.endswith("proj.weight")]
-        weights: dict[str, checkpoint.SparseWeight] = {}
+        weights: dict[str, StoredWeight] = {}
         for name in set(names).difference(keep):
             weight = magnitude(stored[f"{name}.weight"])
             packed = pack(weight) if scale_columns is None else to_int8(pack(weight), scale_columns)

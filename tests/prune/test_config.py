@@ -12,6 +12,7 @@ from twofour.prune import progress
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.format.head import Head
+from twofour.prune.format.schemes import Scheme
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
 from twofour.prune.machine import provenance
 from twofour.prune.progress import Step
@@ -104,6 +105,18 @@ def test_the_manifest_says_what_was_done() -> None:
     assert document["minutes"] == 1.5 and document["peak_memory_bytes"] > 10 << 20
     assert document["versions"]["twofour"]
     assert (document["preset"], document["method"], document["recovery"]) == ("balanced", "refine", None)
+
+
+def test_schemes_and_their_shares_are_on_the_label() -> None:
+    schemes: dict[str, Scheme] = {"a.q": "2:4", "a.o": "dense-int8", "b.q": "2:4"}
+    shapes = dict.fromkeys(schemes, (8, 64))
+    result = Result({}, {}, "float16", "float32", schemes=schemes, shapes=shapes)
+    document = manifest("m", {}, PruneConfig(), Text(), result, 2, 9.0)
+    assert (document["schemes"], document["format_version"]) == (schemes, 3)
+    assert document["shares"] == {
+        "2:4": {"linears": 2, "weights": 1024, "bytes": 1152},
+        "dense-int8": {"linears": 1, "weights": 512, "bytes": 544},
+    }
 
 
 def test_recovery_is_on_the_label() -> None:

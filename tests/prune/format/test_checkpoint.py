@@ -15,8 +15,11 @@ from safetensors.torch import save_file
 from twofour.prune.errors import CheckpointError, InputError, ModelError, OutputError
 from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.checkpoint import Weights
-from twofour.prune.format.packed import pack
+from twofour.prune.format.dense_int8 import to_dense_int8
+from twofour.prune.format.packed import Packed, pack
+from twofour.prune.format.quantization import kind_of, quantization_config, require_known
 from twofour.prune.format.rounding import to_int8
+from twofour.prune.format.schemes import StoredWeight
 
 
 def test_shards_and_index_round_trip(tmp_path: Path) -> None:
@@ -198,7 +201,7 @@ def test_a_model_that_names_no_dtype_gets_one_beside_int8_values(tiny_model_fold
     for values, dtype in ((torch.zeros(96, 64), None), (to_int8(pack(torch.zeros(96, 64))), "bfloat16")):
         out = tmp_path / str(dtype)
         out.mkdir()
-        checkpoint.write_model(out, source, {name: values}, "packed")
+        checkpoint.write_model(out, source, {name: values if isinstance(values, Packed) else pack(values)}, "packed")
         assert folder.read_config(out).get("dtype") == dtype
 
 
@@ -220,21 +223,21 @@ def known(**changes: Any) -> dict[str, Any]:
 )
 def test_unknown_kinds_are_refused(stored: dict[str, Any], fault: str) -> None:
     with pytest.raises(CheckpointError, match=f"config.json says {fault}, known: .*; upgrade twofour"):
-        checkpoint.require_known(stored)
+        require_known(stored)
     for good in (known(scale_columns=0), known(scale_columns=64), known(values_dtype="bfloat16")):
-        checkpoint.require_known(good)
+        require_known(good)
 
 
 @pytest.mark.parametrize(
     ("weights", "fault"),
     [
-        ([torch.zeros(2, 4), torch.zeros(2, 4).half()], r"several kinds, float16 \(scale_columns 0\), float32"),
-        ([torch.zeros(2, 4), to_int8(pack(torch.zeros(2, 4)))], "several kinds, float32 .*, int8"),
+        ([pack(torch.zeros(2, 4)), pack(torch.zeros(2, 4).half())], r"kinds, float16 \(scale_columns 0\), float32"),
         ([to_int8(pack(torch.zeros(2, 64)), columns) for columns in (0, 64)], "several kinds, int8 .*, int8"),
-        ([torch.zeros(2, 4).double()], "float64 .* cannot be stored"),
+        ([pack(torch.zeros(2, 4).double())], "float64 .* cannot be stored"),
+        ([torch.zeros(2, 4), to_dense_int8(torch.zeros(2, 4))], "no linear of the decoder blocks is 2:4"),
         ([to_int8(pack(torch.zeros(2, 64)), 8)], r"int8 \(scale_columns 8\) cannot be stored"),
     ],
 )
-def test_values_that_cannot_be_named_are_refused(weights: list[checkpoint.SparseWeight], fault: str) -> None:
+def test_values_that_cannot_be_named_are_refused(weights: list[StoredWeight], fault: str) -> None:
     with pytest.raises(ModelError, match=fault):
-        checkpoint.quantization_config({checkpoint.values_kind(weight) for weight in weights}, [])
+        quantization_config({str(number): kind_of(weight) for number, weight in enumerate(weights)}, [])

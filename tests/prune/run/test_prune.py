@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.errors import CheckpointError, InputError, ModelError, OutputError, TextError
-from twofour.prune.format.checkpoint import SparseWeight, Weights, digests
+from twofour.prune.format.checkpoint import Weights, digests
 from twofour.prune.format.dense_int8 import to_dense_int8
 from twofour.prune.format.folder import read_config
 from twofour.prune.format.packed import Packed
+from twofour.prune.format.schemes import StoredWeight
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import Batch
 from twofour.prune.recovery.training import Outcome
 from twofour.prune.run import prune as run
 from twofour.prune.run import solvers
-from twofour.prune.run.calibrate import ToStored
 from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude
 
@@ -111,9 +111,9 @@ def test_a_weight_is_made_once_to_be_written(
 ) -> None:
     made, original = list[nn.Linear](), run.trained_weight
 
-    def counted(linear: nn.Linear, to_stored: ToStored) -> SparseWeight:
+    def counted(linear: nn.Linear, *how: Any) -> StoredWeight:
         made.append(linear)
-        return original(linear, to_stored)
+        return original(linear, *how)
 
     monkeypatch.setattr(run, "trained_weight", counted)
     prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="best", **SMALL))
