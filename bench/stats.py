@@ -6,13 +6,16 @@ Requests of one run are not independent: they wait in the same queue. So interva
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import TypeVar
 
 import numpy as np
 
 from twofour.prune.errors import InputError
+
+K = TypeVar("K")
 
 # The fewest values for which a 95 % interval of the percentile exists that assumes no distribution.
 FEWEST = {50: 6, 90: 29, 95: 59, 99: 299}
@@ -121,6 +124,38 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
         return Ratio(math.exp(centre), None, None, 1)
     low, high = _student(logs) if len(logs) <= len(_T975) + 1 else _bootstrap(logs, seed)
     return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
+
+
+def chance(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """How likely chance alone gives log-ratios as far from 0, by Student's t; None below two pairs."""
+    logs = [math.log(second / first) for first, second in pairs]
+    if len(logs) < 2:
+        return None
+    error = stdev(logs) / math.sqrt(len(logs))
+    if not error:
+        return 1.0 if fmean(logs) == 0 else 0.0
+    return 1 - within_t(abs(fmean(logs)) / error, len(logs) - 1)
+
+
+def within_t(t: float, freedom: int) -> float:
+    """The share of Student's t between -t and t: the finite sums for whole degrees of freedom."""
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for power in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= (power - 1) / power * math.cos(angle) ** 2
+    share = math.sin(angle) * total
+    return (angle + share) * 2 / math.pi if odd else share
+
+
+def holm(chances: Mapping[K, float]) -> dict[K, float]:
+    """Corrected for how many were looked at (Holm): below 0.05, all together are wrong in one of 20 cases at most."""
+    corrected, most = dict[K, float](), 0.0
+    for rank, (name, found) in enumerate(sorted(chances.items(), key=lambda item: item[1])):
+        most = max(most, min(1.0, (len(chances) - rank) * found))
+        corrected[name] = most
+    return corrected
 
 
 # Student's t, 97.5 %, for 1 to 18 degrees of freedom: 2 to 19 pairs.

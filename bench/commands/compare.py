@@ -1,4 +1,4 @@
-"""The verb `bench compare`: dense against 2:4, a table for the eye and a report for the record."""
+"""The verb `bench compare`: dense against 2:4, or any number of arms; a table for the eye, a report for the record."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twofour.bench.commands import INVALID
 from twofour.bench.load.keys import KEY_HELP, read_key
@@ -16,17 +16,30 @@ from twofour.serve.commands import rounding
 
 if TYPE_CHECKING:
     from twofour.bench.comparison.experiment import Experiment
+    from twofour.bench.report.forms import Report
     from twofour.prune.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Serve a dense model as torch multiplies it and by the best dense kernels, and a 2:4 model; give all three the "
-        "same load in turns, and report what 2:4 bought. Exit status 3: a validity gate failed; the report is written "
+        "same load in turns, and report what 2:4 bought. With names, or more than two models: each against the first, "
+        "and quality against bytes, speed and dollars. Exit status 3: a validity gate failed; the report is written "
         "all the same."
     )
-    parser.add_argument("dense", metavar="DENSE", nargs="?", help="the dense model: a folder, a hub id, or a URL")
-    parser.add_argument("sparse", metavar="SPARSE", nargs="?", help="the 2:4 model: likewise")
+    parser.add_argument(
+        "models",
+        metavar="[NAME=]MODEL",
+        nargs="*",
+        help="DENSE and SPARSE: folders, hub ids or URLs; or any number of folders and hub ids, with names",
+    )
+    parser.add_argument(
+        "--arm-flags",
+        action="append",
+        default=[],
+        metavar="NAME=FLAGS",
+        help='what the server of an arm is started with, too: int8="--dense-values int8"; may be repeated',
+    )
     _add_random(parser.add_argument_group("instead of DENSE and SPARSE"))
     _add_load(parser.add_argument_group("load, the same for all"))
     _add_quality(parser.add_argument_group("quality"))
@@ -54,7 +67,11 @@ def _add_random(group: "argparse._ArgumentGroup") -> None:
         help="models made here, of random weights; one of %(choices)s",
     )
     group.add_argument(
-        "--models", type=Path, metavar="DIR", help="make them there, or reuse those there (default: thrown away)"
+        "--models",
+        dest="models_folder",
+        type=Path,
+        metavar="DIR",
+        help="make them there, or reuse those there (default: thrown away)",
     )
 
 
@@ -75,39 +92,26 @@ def _add_load(group: "argparse._ArgumentGroup") -> None:
 def _add_quality(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--text", type=Path, metavar="FILE", help="to measure on (default: sampled from dense)")
     source = group.add_mutually_exclusive_group()
-    source.add_argument("--quality", type=Path, metavar="FILE", help="what eval --json printed, instead")
+    source.add_argument(
+        "--quality",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="what eval --json printed, instead; of named arms for each but the first",
+    )
     source.add_argument("--no-quality", action="store_true", help="do not measure it")
 
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
-    from twofour.bench.comparison import quality
-    from twofour.bench.comparison.compare import compare
-    from twofour.bench.hardware import command_line
-    from twofour.bench.money import cost
     from twofour.bench.report.forms import claim
     from twofour.prune.progress import to_stderr
 
-    experiment, progress = _experiment(args), to_stderr()
-    _refuse_unclear(args)
+    several = _are_several(args)
+    _refuse_unclear(args, several)
     claim(args.out)
-    with interrupt.in_order() as ending, _models(args, progress) as (dense, sparse):
-        report = compare(
-            dense,
-            sparse,
-            experiment,
-            quality=quality.from_file(args.quality) if args.quality else None,
-            measure_quality=not args.no_quality,
-            text=args.text,
-            random_weights=args.random_weights,
-            price=cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
-            threads=args.threads,
-            rounding=rounding.flags(args),
-            api_key=read_key(args.api_key_file),
-            logs=args.out,
-            command=command_line(),
-            progress=progress,
-        )
+    with interrupt.in_order() as ending:
+        report = (_compare_several if several else _compare_two)(args, to_stderr())
     try:
         page = report.write(args.out)
     finally:
@@ -118,23 +122,77 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.valid else INVALID
 
 
-def _refuse_unclear(args: argparse.Namespace) -> None:
-    if args.random_weights and (args.dense or args.quality or args.text):
+def _are_several(args: argparse.Namespace) -> bool:
+    """More than two, or named."""
+    from twofour.bench.comparison.named import is_named
+
+    return len(args.models) > 2 or bool(args.arm_flags) or any(map(is_named, args.models))
+
+
+def _compare_two(args: argparse.Namespace, progress: "Progress") -> "Report":
+    from twofour.bench.comparison import quality
+    from twofour.bench.comparison.compare import compare
+
+    known = quality.from_file(Path(args.quality[0])) if args.quality else None
+    with _models(args, progress) as (dense, sparse):
+        return compare(
+            dense,
+            sparse,
+            _experiment(args),
+            quality=known,
+            random_weights=args.random_weights,
+            rounding=rounding.flags(args),
+            api_key=read_key(args.api_key_file),
+            **_same_of_all(args, progress),
+        )
+
+
+def _compare_several(args: argparse.Namespace, progress: "Progress") -> "Report":
+    from twofour.bench.comparison.named import known_qualities, read_named
+    from twofour.bench.comparison.several import compare_several
+
+    arms = read_named(args.models, args.arm_flags)
+    qualities = known_qualities(args.quality, arms)
+    return compare_several(arms, _experiment(args), qualities=qualities, **_same_of_all(args, progress))
+
+
+def _same_of_all(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
+    from twofour.bench.hardware import command_line
+    from twofour.bench.money import cost
+
+    return {
+        "measure_quality": not args.no_quality,
+        "text": args.text,
+        "price": cost.given(args.price_per_hour) if args.price_per_hour is not None else None,
+        "threads": args.threads,
+        "logs": args.out,
+        "command": command_line(),
+        "progress": progress,
+    }
+
+
+def _refuse_unclear(args: argparse.Namespace, several: bool) -> None:
+    if args.random_weights and (args.models or args.quality or args.text):
         raise InputError("--random-weights makes both models, without any quality; give no model, --quality or --text")
-    if not args.random_weights and (args.sparse is None or args.models):
+    if not args.random_weights and (len(args.models) < 2 or args.models_folder):
         raise InputError("give DENSE and SPARSE, or --random-weights with or without --models")
+    if several and (args.api_key_file or rounding.flags(args)):
+        raise InputError("named arms are served here, each with flags of its own; give --arm-flags NAME=FLAGS instead")
+    if not several and len(args.quality) > 1:
+        raise InputError("two models have one loss; give --quality once, or give both models names")
 
 
 @contextmanager
 def _models(args: argparse.Namespace, progress: "Progress") -> Iterator[tuple[str, str]]:
     """Both models. Those of random weights are removed in the end, unless --models says where to keep them."""
     if not args.random_weights:
-        yield args.dense, args.sparse
+        dense, sparse = args.models
+        yield dense, sparse
         return
     from twofour.bench.targets import random_model
 
     with tempfile.TemporaryDirectory(prefix="twofour-models-") as scratch:
-        dense, sparse = random_model.pair(args.random_weights, args.models or Path(scratch), progress)
+        dense, sparse = random_model.pair(args.random_weights, args.models_folder or Path(scratch), progress)
         yield str(dense), str(sparse)
 
 

@@ -4,15 +4,21 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from twofour.bench.comparison.experiment import Findings
+from twofour.bench.comparison.experiment import ArmFacts, Findings
 from twofour.serve.commands.rounding import DENSE_VALUES, LM_HEAD
 
+FORCED = (
+    "Answers are forced to their planned length, so all arms do the same work; how long each would answer by itself, "
+    "and so its cost per answer, is not measured here."
+)
 
-def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
+
+def notes(found: Findings, baselines: Mapping[str, Any], decided: str | None) -> list[str]:
+    """decided: the verdict of what decides, 2:4 against dense."""
     said = [
         *_cut_off_notes(found),
-        "Answers are forced to their planned length, so all arms do the same work; how long each would answer by "
-        "itself, and so its cost per answer, is not measured here.",
+        *_advice(found, decided),
+        FORCED,
         *_baseline_notes(baselines),
         *_fallback_notes(found),
         *_rounding_notes(found),
@@ -22,17 +28,40 @@ def notes(found: Findings, baselines: Mapping[str, Any]) -> list[str]:
             f"The weights are random, in the shape of {found.random_weights}: speed and memory are those of the "
             "shape; there is no quality to measure."
         )
+    return [*said, *_placement_notes(found), *_price_notes(found)]
+
+
+def several_notes(found: Findings) -> list[str]:
+    """Of arms that have names of their own."""
+    expanded = [note for name, arm in found.arms.items() for note in _expanded(arm, name)]
+    return [*_cut_off_notes(found), FORCED, *expanded, *_placement_notes(found), *_price_notes(found)]
+
+
+def _advice(found: Findings, decided: str | None) -> Iterator[str]:
+    """Whether 2:4 pays at all, and who else should be asked."""
+    if decided in ("worse", "unclear", "same"):
+        buys = "does not pay" if decided == "worse" else "buys nothing clear"
+        yield f"Attention: 2:4 {buys} at this load, and dense loses nothing: take dense."
+    ours = found.arms["dense"].command
+    if ours and DENSE_VALUES not in ours:
+        yield f"Dense in int8 ({DENSE_VALUES} int8) was no arm here; where it is fast it may beat 2:4: measure it, too."
+
+
+def _placement_notes(found: Findings) -> Iterator[str]:
     if found.placement is None:
-        said.append("The servers were running already; the machine named here is that of the client.")
+        yield "The servers were running already; the machine named here is that of the client."
     elif found.placement.server_cpus is None:
-        said.append("Too few CPUs to pin server and client apart: they share them.")
+        yield "Too few CPUs to pin server and client apart: they share them."
+
+
+def _price_notes(found: Findings) -> Iterator[str]:
     if found.experiment.rate:
-        said.append("An open loop offers all the same rate; cost needs a closed loop (--concurrency).")
+        yield "An open loop offers all the same rate; cost needs a closed loop (--concurrency)."
     elif found.price is None:
         why = found.unpriced or "none is known for this machine"
-        said.append(f"No price: {why}; give --price-per-hour. The cost ratio needs none.")
-    warning = found.price.warning(found.started.date()) if found.price else None
-    return [*said, f"Attention: {warning}."] if warning else said
+        yield f"No price: {why}; give --price-per-hour. The cost ratio needs none."
+    if warning := found.price.warning(found.started.date()) if found.price else None:
+        yield f"Attention: {warning}."
 
 
 def _cut_off_notes(found: Findings) -> Iterator[str]:
@@ -64,13 +93,17 @@ def _fallback_notes(found: Findings) -> Iterator[str]:
     """A 2:4 model that was not multiplied as one: its memory and speed are then those of dense."""
     after = found.arms["sparse"].after
     kernels = after.kernels if after else {}
-    if expanded := kernels.get("reference"):
-        yield (
-            f"Attention: {expanded} linears of the 2:4 model were expanded to dense, as there was no 2:4 kernel for "
-            "them on that machine; its log says why."
-        )
+    yield from _expanded(found.arms["sparse"], "the 2:4 model")
     if faster := kernels.get("dense"):
         yield f"{faster} linears of the 2:4 model were kept dense, which was faster on that machine."
+
+
+def _expanded(arm: ArmFacts, name: str) -> Iterator[str]:
+    if expanded := arm.after.kernels.get("reference") if arm.after else None:
+        yield (
+            f"Attention: {expanded} linears of {name} were expanded to dense, as there was no 2:4 kernel for them on "
+            "that machine; its log says why."
+        )
 
 
 def _rounding_notes(found: Findings) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""How much of the gap to dense a preset closes: against its minutes, and against the tokens that it read."""
+"""How much of the gap to dense a preset closes, against minutes and tokens; and what is lost, against bytes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from twofour.bench.pruning.presets import calibration_name, with_gaps
+from twofour.bench.pruning.presets import calibration_name, is_plain, with_gaps
+from twofour.bench.report.scatter import Axis, Place, scatter
 from twofour.prune.errors import InputError
 from twofour.prune.label.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, level, svg, ticks, value_axis
 
 _LINES = ("sparse", "dense", "torch_dense", "fourth", "fifth", "sixth")  # the looks of lines in turn
+KL = "KL to dense, nats per token"
 _LEGEND_ROW = 18  # a name of any length on each
 
 
@@ -26,7 +28,7 @@ class Point(NamedTuple):
 
 def minutes_chart(results: dict[str, Any]) -> Markup:
     """GC against minutes, a line for each calibration text through the means of its presets over seeds."""
-    runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"] is not None]
+    runs = [run for run in with_gaps(results)["runs"] if is_plain(run) and run["gc"] is not None]
     texts = dict.fromkeys(_text(run, results["about"]) for run in runs)
     same = {text: [run for run in runs if _text(run, results["about"]) == text] for text in texts}
     lines = {text: _means(each, "preset", lambda run: run["minutes"]) for text, each in same.items()}
@@ -39,7 +41,7 @@ def tokens_chart(results: dict[str, Any]) -> Markup:
 
     Raises InputError where there is no such line.
     """
-    runs = [run for run in with_gaps(results)["runs"] if run["values"] == "model" and run["gc"]]
+    runs = [run for run in with_gaps(results)["runs"] if is_plain(run) and run["gc"]]
     kinds = dict.fromkeys((calibration_name(run), run["preset"]) for run in runs)
     same = {kind: [run for run in runs if (calibration_name(run), run["preset"]) == kind] for kind in kinds}
     thousands = results["about"]["length"] / 1000
@@ -54,6 +56,41 @@ def tokens_chart(results: dict[str, Any]) -> Markup:
     about = f"Against fast with as much of the same text; {results['about']['model']}."
     units = ("thousand tokens", "gap closed")
     return track("Share of the gap to dense that is closed, against tokens", about, curves, units)
+
+
+def bytes_chart(results: dict[str, Any]) -> Markup:
+    """KL to dense against the bytes of the linears, means over seeds: of every run, and of what was judged beside them.
+
+    Raises InputError where the bytes of fewer than two are known.
+    """
+    model = results["about"]["model"]
+    runs = [run for run in results["runs"] if run.get("linear_bytes")]
+    names = list(dict.fromkeys(_stored(run, runs) for run in runs))
+    same = {name: [run for run in runs if _stored(run, runs) == name] for name in names}
+    places = [_place(arm["name"], arm["kind"], [arm]) for arm in results.get("arms", [])]
+    places += [_place(name, "mixture" if each[0].get("budget") else "sparse", each) for name, each in same.items()]
+    if len(places) < 2:
+        raise InputError("the bytes of fewer than two are known; run bench pruning with --rivals into the same --out")
+    about = f"Means over seeds, judged on {results['about']['text']}; {model}."
+    return scatter("Loss against bytes", about, places, Axis("bytes of the linears, dense being 1"), KL)
+
+
+def _stored(run: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+    """How a run's linears are stored; with its preset and text, where runs differ in them."""
+    budget = run.get("budget")
+    stored = f"{budget:g}" if budget else "2:4 int8" if run["values"] == "int8" else "2:4"
+    told = [run["preset"]] if len({each["preset"] for each in runs}) > 1 else []
+    told += [_text_name(run)] if len({_text_name(each) for each in runs}) > 1 else []
+    return ", ".join([stored, *told])
+
+
+def _text_name(run: dict[str, Any]) -> str:
+    return f"{calibration_name(run)} x {run['samples']}"
+
+
+def _place(name: str, kind: str, judged: list[dict[str, Any]]) -> Place:
+    share = fmean(each["linear_bytes"] / each["dense_linear_bytes"] for each in judged)
+    return Place(name, share, fmean(each["kl_nats"] for each in judged), kind)
 
 
 def _text(run: dict[str, Any], about: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+SEVERAL = "twofour.bench.arms"  # the kind of a document of more than two models, whose arms have names of their own
 ARMS = ("torch_dense", "dense", "sparse")  # of servers that are ours; of two URLs the last two
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twofour.bench.report import several_html, several_terminal
+from twofour.bench.report.arms import SEVERAL
 from twofour.bench.report.html import page
 from twofour.bench.report.terminal import table
 from twofour.prune.errors import OutputError
@@ -33,11 +35,15 @@ class Report:
     def json(self) -> str:
         return json.dumps(self.document, allow_nan=False)
 
+    @property
+    def _several(self) -> bool:
+        return bool(self.document["kind"] == SEVERAL)
+
     def html(self) -> str:
-        return page(self.document)
+        return several_html.page(self.document) if self._several else page(self.document)
 
     def table(self) -> str:
-        return table(self.document)
+        return several_terminal.table(self.document) if self._several else table(self.document)
 
     def write(self, folder: Path) -> Path:
         """Write report.json and report.html; returns the page."""

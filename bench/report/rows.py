@@ -57,10 +57,13 @@ def rows(document: Document) -> list[Row]:
 
 def dated(document: Document) -> str:
     """The day of the price, and how old it was at the run; nothing where it was given for the run."""
-    as_of = document["cost"]["price"]["as_of"]
+    return price_dated(document["cost"]["price"]["as_of"], document["started"])
+
+
+def price_dated(as_of: str | None, started: str) -> str:
     if not as_of:
         return ""
-    days = (datetime.fromisoformat(document["started"]).date() - date.fromisoformat(as_of)).days
+    days = (datetime.fromisoformat(started).date() - date.fromisoformat(as_of)).days
     return f", as of {as_of}, {days} days before the run"
 
 
@@ -69,7 +72,7 @@ def headline(document: Document) -> str:
     primary = document["primary"]
     figure = (document["cost"] or {}).get("blended") if primary == "cost" else document["metrics"][primary]
     name = "cost per token" if primary == "cost" else "time to the end of an answer (median)"
-    ratio, to_torch_dense = _ratio(figure), _ratio((figure or {}).get("to_torch_dense"))
+    ratio, to_torch_dense = ratio_of(figure), ratio_of((figure or {}).get("to_torch_dense"))
     against = f"2:4 against {arm_label('dense', document['arms'])}, {name}"
     if ratio.point is None:
         return f"{against}: {UNKNOWN}."
@@ -124,7 +127,7 @@ def _quality(document: Document) -> list[Row]:
     kl, agreement = quality.get("kl"), quality.get("agreement")
     perplexities = plain(quality.get("dense_perplexity")), plain(quality.get("sparse_perplexity"))
     return [
-        Row("Quality", "perplexity", "", *perplexities, _ratio(quality.get("perplexity")), Ratio()),
+        Row("Quality", "perplexity", "", *perplexities, ratio_of(quality.get("perplexity")), Ratio()),
         _loss("KL to dense, nats per token", "" if kl is None else "0", plain(kl), kl),
         _loss(
             "same likeliest token as dense",
@@ -141,20 +144,25 @@ def _loss(label: str, dense: str, sparse: str, loss: float | None) -> Row:
     return Row("Quality", label, "", dense, sparse, Ratio(verdict=verdict), Ratio())
 
 
+def _speed(document: Document) -> list[Row]:
+    metrics = document["metrics"]
+    shown = speed_shown(document)
+    return [_compared("Speed", label, metrics[name], metrics[name], form) for name, (label, form) in shown.items()]
+
+
+def speed_shown(document: Document) -> dict[str, tuple[str, Callable[[float | None], str]]]:
+    """The metrics that a reader sees, what they are called, and how they are written."""
+    # In an open loop the time that a request waits to be sent counts.
+    first = "ttft_sched_p50" if document["load"]["rate"] else "ttft_p50"
+    return {first: ("time to first token (median)", milliseconds), **_SPEED}
+
+
 _SPEED = {
     "tpot_mean": ("inter-token latency (TPOT, mean)", milliseconds),
     "itl_gap_p95": ("gap between tokens (p95)", milliseconds),
     "e2e_p50": ("whole answer (median)", milliseconds),
     "output_tokens_per_s": ("throughput, output tokens/s", plain),
 }
-
-
-def _speed(document: Document) -> list[Row]:
-    metrics = document["metrics"]
-    # In an open loop the time that a request waits to be sent counts.
-    first = "ttft_sched_p50" if document["load"]["rate"] else "ttft_p50"
-    shown = {first: ("time to first token (median)", milliseconds), **_SPEED}
-    return [_compared("Speed", label, metrics[name], metrics[name], form) for name, (label, form) in shown.items()]
 
 
 def _memory(document: Document) -> list[Row]:
@@ -180,10 +188,10 @@ def _compared(
     group: str, label: str, figures: Mapping[str, Any], ratios: Mapping[str, Any], form: Callable[[float | None], str]
 ) -> Row:
     torch_dense, dense, sparse = (form(figures.get(arm)) for arm in ARMS)
-    return Row(group, label, torch_dense, dense, sparse, _ratio(ratios), _ratio(ratios.get("to_torch_dense")))
+    return Row(group, label, torch_dense, dense, sparse, ratio_of(ratios), ratio_of(ratios.get("to_torch_dense")))
 
 
-def _ratio(compared: Mapping[str, Any] | None) -> Ratio:
+def ratio_of(compared: Mapping[str, Any] | None) -> Ratio:
     """Of a figure's `ratio`, a number or one with an interval, and its `verdict`."""
     if not compared or compared.get("ratio") is None:
         return Ratio()

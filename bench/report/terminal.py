@@ -7,9 +7,9 @@ from typing import Any
 
 from twofour.bench.load.gates import quantity
 from twofour.bench.report.arms import arm_label
-from twofour.bench.report.rows import Document, Ratio, dated, headline, kernels_text, rows
+from twofour.bench.report.rows import Document, Ratio, headline, kernels_text, price_dated, rows
 
-_WIDTH = 104
+WIDTH = 104
 
 
 def table(document: Document) -> str:
@@ -25,10 +25,10 @@ def table(document: Document) -> str:
         "",
         *_against_torch_dense(document),
         *_answers(document["samples"]),
-        *textwrap.wrap(headline(document), _WIDTH),
-        *_price(document),
-        *_wrapped(document["notes"]),
-        *_gates(document),
+        *textwrap.wrap(headline(document), WIDTH),
+        *price_lines((document["cost"] or {}).get("price"), document["started"]),
+        *wrapped(document["notes"]),
+        *gate_lines(document),
     ]
     return "\n".join(lines)
 
@@ -36,7 +36,7 @@ def table(document: Document) -> str:
 def _kernels(document: Document) -> list[str]:
     arms = document["arms"]
     ran = [f"{arm_label(name, arms)}: {kernels_text(arm['kernels'])}" for name, arm in arms.items() if arm["kernels"]]
-    return textwrap.wrap(f"ran:   {'; '.join(ran)}", _WIDTH, subsequent_indent=" " * 7) if ran else []
+    return textwrap.wrap(f"ran:   {'; '.join(ran)}", WIDTH, subsequent_indent=" " * 7) if ran else []
 
 
 def _against_dense(document: Document) -> Iterator[str]:
@@ -70,23 +70,22 @@ def _answers(samples: Mapping[str, Any]) -> list[str]:
     lines = [f"Both were asked: {samples['question']}"]
     for arm, name in (("dense", "dense"), ("sparse", "2:4")):
         text = "not measured (no chat)" if samples[arm] is None else samples[arm] or "(an empty answer)"
-        lines += textwrap.wrap(f"{name:>7}: {text}", _WIDTH, subsequent_indent=" " * 9)
+        lines += textwrap.wrap(f"{name:>7}: {text}", WIDTH, subsequent_indent=" " * 9)
     return [*lines, ""]
 
 
-def _price(document: Document) -> list[str]:
-    price = (document["cost"] or {}).get("price")
+def price_lines(price: Mapping[str, Any] | None, started: str) -> list[str]:
     if not price:
         return []
     hourly = f"${price['usd_per_hour']:g} per hour for {price['name']}"
-    return textwrap.wrap(f"Price: {hourly} ({price['source']}{dated(document)}).", _WIDTH)
+    return textwrap.wrap(f"Price: {hourly} ({price['source']}{price_dated(price['as_of'], started)}).", WIDTH)
 
 
-def _wrapped(notes: list[str]) -> list[str]:
-    return [line for note in notes for line in textwrap.wrap(note, _WIDTH)]
+def wrapped(notes: list[str]) -> list[str]:
+    return [line for note in notes for line in textwrap.wrap(note, WIDTH)]
 
 
-def _gates(document: Document) -> list[str]:
+def gate_lines(document: Document) -> list[str]:
     """What failed, and what to do about it."""
     if document["valid"]:
         return ["VALID: all gates passed or were not measurable."]

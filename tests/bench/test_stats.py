@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench import stats
-from twofour.bench.stats import FEWEST, distribution, independent, paired_ratio, trend
+from twofour.bench.stats import FEWEST, chance, distribution, holm, independent, paired_ratio, trend, within_t
 from twofour.prune.errors import InputError
 
 
@@ -150,3 +150,49 @@ def test_percentiles_go_by_the_independent_values() -> None:
     few = distribution(values, independent=60)
     assert (few.n, few.independent, few.p99, few.adjusted_p99) == (1000, 60, None, None)
     assert few.p95 == distribution(values).p95 and few.mean == distribution(values).mean
+
+
+def density(x: float, freedom: int) -> float:
+    """Of Student's t."""
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+    return scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 10, 17, 18, 60])
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0, 2.5, 9.0])
+def test_the_share_within_t_is_the_area_under_its_density(t: float, freedom: int) -> None:
+    steps = 2000
+    middles = [(step + 0.5) * t / steps for step in range(steps)]
+    area = 2 * sum(density(x, freedom) for x in middles) * t / steps
+    assert within_t(t, freedom) == pytest.approx(area, abs=1e-6)
+
+
+def test_chance_is_below_a_twentieth_where_the_interval_leaves_1_out() -> None:
+    for freedom, t in enumerate(stats._T975, start=1):
+        assert within_t(t, freedom) == pytest.approx(0.95, abs=1e-4)
+    draw = random.Random(4)
+    for _ in range(200):
+        pairs = [(1.0, math.exp(draw.gauss(0.05, 0.05))) for _ in range(6)]
+        ratio, found = paired_ratio(pairs, 0), chance(pairs)
+        assert ratio.low is not None and ratio.high is not None and found is not None
+        assert (found < 0.05) == (not ratio.low <= 1 <= ratio.high)
+    assert chance([(1.0, 2.0)]) is None and chance([(1.0, 2.0)] * 3) == 0.0 and chance([(2.0, 2.0)] * 3) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm({}) == {}
+    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert corrected == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_its_steps_reject(found: list[float]) -> None:
+    """From the least on, while each is at most 0.05 over how many are left; then all others stay."""
+    rejected, names = set(), sorted(range(len(found)), key=lambda name: found[name])
+    for rank, name in enumerate(names):
+        if found[name] * (len(found) - rank) > 0.05:
+            break
+        rejected.add(name)
+    corrected = holm(dict(enumerate(found)))
+    assert {name for name, value in corrected.items() if value <= 0.05} == rejected

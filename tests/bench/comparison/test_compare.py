@@ -16,6 +16,7 @@ import twofour.bench
 from twofour.bench.commands import INVALID
 from twofour.bench.commands import compare as compare_command
 from twofour.bench.comparison import compare as comparison
+from twofour.bench.comparison import served
 from twofour.bench.comparison.compare import compare
 from twofour.bench.comparison.experiment import Experiment
 from twofour.bench.load.run import CutOff
@@ -104,14 +105,14 @@ def test_the_idle_arms_are_frozen(scripted: Path, monkeypatch: pytest.MonkeyPatc
     def states() -> list[str | None]:
         return [state(int(path.read_text())) for path in sorted(scripted.glob("*.pid"))]  # dense, sparse, torch_dense
 
-    measure = comparison.measure
+    measure = served.measure
 
     def watched(load: Any, api_key: str | None) -> Any:
         soon(lambda: states().count("T") == 2)  # the signal has been sent; it takes effect soon
         seen.append(states())
         return measure(load, api_key)
 
-    monkeypatch.setattr(comparison, "measure", watched)
+    monkeypatch.setattr(served, "measure", watched)
     compare("dense", "sparse", SMALL, measure_quality=False)
     frozen = [[state == "T" for state in each] for each in seen]
     torch_dense, dense, sparse = ([True, True, False], [False, True, True], [True, False, True])
@@ -122,14 +123,14 @@ def test_an_interrupted_comparison_stops_all(scripted: Path, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparison, "measure", interrupted)
+    monkeypatch.setattr(served, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare("dense", "sparse", SMALL, measure_quality=False)
     assert len(list(scripted.glob("*.pid"))) == 3 and ended(scripted)
 
 
 def test_an_interrupted_comparison_reports_its_whole_rounds(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure, done = comparison.measure, []
+    measure, done = served.measure, []
 
     def until_the_second_round(load: Any, api_key: str | None) -> Any:
         if len(done) == 4:
@@ -137,7 +138,7 @@ def test_an_interrupted_comparison_reports_its_whole_rounds(scripted: Path, monk
         done.append(measure(load, api_key))
         return done[-1]
 
-    monkeypatch.setattr(comparison, "measure", until_the_second_round)
+    monkeypatch.setattr(served, "measure", until_the_second_round)
     report = compare("dense", "sparse", SMALL, measure_quality=False)
     assert ended(scripted)
     assert [each["round"] for each in report.document["runs"]] == [0, 0, 0]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from bench_findings import CLOSED, OF_URLS, PRICE, SPEEDS, findings, run
 
-from twofour.bench.comparison.document import document, verdict
+from twofour.bench.comparison.document import document
 from twofour.bench.comparison.experiment import ArmFacts
+from twofour.bench.comparison.figures import verdict
 from twofour.bench.load import metrics
 from twofour.bench.load.gates import Gate
 from twofour.bench.report import rows

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -76,3 +77,38 @@ def test_six_lines_look_different() -> None:
     assert len(set(looks)) == 6
     sheet = style()
     assert all(f"svg .curve.{look} {{" in sheet and f"svg .point.{look} {{" in sheet for look in looks)
+
+
+def sized(run: dict[str, Any], size: int, **changed: Any) -> dict[str, Any]:
+    return run | {"linear_bytes": size, "dense_linear_bytes": 1000} | changed
+
+
+def test_loss_against_bytes_of_runs_budgets_and_what_is_beside_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, svg = tmp_path / "results.json", tmp_path / "chart.svg"
+    runs = [sized(BEST, 562, seed=seed, kl_nats=0.4 + seed / 10) for seed in (0, 1)]
+    runs += [sized(BEST, 316, values="int8"), sized(BEST, 400, budget=0.4, kl_nats=0.2)]
+    arms = [sized(FAST, 281, name="dense 4-bit", kind="simulated", kl_nats=0.336)]
+    document = {"kind": pruning.KIND, "about": {"model": "m", "text": "t", "length": 512}, "runs": runs, "arms": arms}
+    results.write_text(json.dumps(document))
+    assert main(["bench", "report", str(results), "--bytes-svg", str(svg)]) == 0
+    drawn = svg.read_text()
+    kinds = re.findall(r'class="mark (\w+(?: hollow)?)"', drawn)[:4]
+    assert kinds == ["simulated", "sparse hollow", "sparse hollow", "mixture"]
+    assert all(f">{name}<" in drawn for name in ("dense 4-bit", "2:4", "2:4 int8", "0.4"))
+    assert "best, budget 0.4" in capsys.readouterr().out
+    several = [runs[0], sized(FAST, 562, calibration="first", kl_nats=0.9)]
+    names = charts.bytes_chart(document | {"runs": several})
+    assert ">2:4, best, self x 64<" in names and ">2:4, fast, first x 64<" in names
+    results.write_text(json.dumps(document | {"runs": [FAST, BEST], "arms": []}))
+    assert main(["bench", "report", str(results), "--bytes-svg", str(svg)]) == 1
+    assert "run bench pruning with --rivals" in capsys.readouterr().err
+
+
+def test_budgets_are_on_no_line_of_presets() -> None:
+    lines = [
+        charts.minutes_chart({"about": {"model": "m", "length": 512}, "runs": runs})
+        for runs in ([FAST, BEST], [FAST, BEST, sized(BEST, 400, budget=0.4, minutes=99.0)])
+    ]
+    assert lines[0] == lines[1]

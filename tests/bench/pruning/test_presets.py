@@ -111,3 +111,16 @@ def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:
     text.write_text("a line\n" * 4)
     with pytest.raises(ServerError, match="twofour prune ended with status 1"):
         compare_presets(Trials(str(tmp_path), text, ["fast"], ["first"], [0]), tmp_path / "work", tmp_path / "out.json")
+
+
+def test_a_budget_is_a_run_of_its_own() -> None:
+    asked = Trials("m", Path("t"), ["best", "fast"], ["self"], [0], values=["int8"], budgets=[0.4])
+    runs = list(asked.runs())
+    assert [(run["preset"], run["values"], run["budget"]) for run in runs] == [
+        *(("fast", "int8", None), ("fast", "model", 0.4), ("best", "int8", None), ("best", "model", 0.4)),
+    ]
+    assert pruning._options(asked, runs[3], ["self"])[4:] == [
+        *("--preset", "best", "--seed", "0", "--budget", "0.4", "--calibration", "self"),
+    ]
+    named = [pruning._folder_name(asked, run, ["self"]) for run in runs]
+    assert named[2:] == ["m-self-64-0-best-int8-512", "m-self-64-0-best-model-0.4-512"]

@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_findings import OF_URLS, PRICE, SPEEDS, findings
+from html_pages import HOSTILE, Page
 
 from twofour.bench.comparison.document import document
 from twofour.bench.comparison.quality import Quality
@@ -19,38 +18,11 @@ from twofour.cli import main
 from twofour.prune.errors import OutputError
 
 RESULTS = Path(__file__).parents[3] / "bench" / "results"
-HOSTILE = '<script src="https://evil.example/x.js"></script> & "quotes"'
 
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
     return document(findings(SPEEDS))
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and gathers what a reader without eyes, or an attacker, would care about."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "br"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def of(self, tag: str) -> Iterator[dict[str, str | None]]:
-        return (attributes for name, attributes in self.tags if name == tag)
 
 
 def test_the_page_is_one_small_file_with_six_described_charts(whole: dict[str, Any]) -> None:
