@@ -209,9 +209,17 @@ def _begun(token: str | None) -> str:
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    name, digest = source["source"], source.get("sha256")
-    written = {SELF: "text sampled from the dense model", CHAT: "conversations sampled from the dense model"}
-    return f"{name} (SHA-256 {digest[:12]}...)" if digest else written.get(name, name)
+    """Name a source, and what is known of it: its digest or commit, or who wrote it and what was dropped."""
+    written = {SELF: "text that the dense model wrote", CHAT: "conversations that the dense model wrote"}
+    name = written.get(source["source"], source["source"])
+    about = [source["written_by"]] if source.get("written_by") else []
+    if counts := source.get("conversations"):
+        about.append(f"{counts['kept']} of {counts['questions']} kept, {counts['cut']} of them without their end")
+    if commit := source.get("commit"):
+        about.append(f"commit {commit[:12]}")
+    if digest := source.get("sha256"):
+        about.append(f"SHA-256 {digest[:12]}...")
+    return f"{name} ({'; '.join(about)})" if about else name
 
 
 def _recovery(manifest: Mapping[str, Any]) -> str:
