@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from twofour.prune.config import PruneConfig
+from twofour.prune.format.dense import Dense
 from twofour.prune.format.schemes import Scheme, expanded
-from twofour.prune.format.weights import Weights
 from twofour.prune.model.batches import follow_dense, record
 from twofour.prune.policy import market as markets
 from twofour.prune.policy import sensitivity
@@ -71,7 +71,7 @@ class Judge:
     def sensitivity(self, progress: Progress) -> Sensitivity:
         """Measure what each linear loses. The model is another afterwards."""
         ready = self._ready
-        with Weights(ready.source, "dense") as weights:
+        with Dense(ready.source) as weights:
             return sensitivity.measure(
                 ready.anatomy.linears,
                 self.text,

@@ -16,8 +16,8 @@ import torch
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.format import schemes
+from twofour.prune.format.dense import Dense
 from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme, StoredWeight, expanded, scheme_of
-from twofour.prune.format.weights import Weights
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import TRIAL_TOKENS, propagate, record
 from twofour.prune.run.calibrate import collect
@@ -120,7 +120,7 @@ def _two_of_four(make: Make, scheme: Scheme, dtype: torch.dtype) -> StoredWeight
 
 
 def _dense(source: Path, name: str, scheme: Scheme) -> StoredWeight:
-    with Weights(source, "dense") as weights:
+    with Dense(source) as weights:
         weight = weights[f"{name}.weight"]
     return schemes.stored(weight, scheme, weight.dtype, name)
 
