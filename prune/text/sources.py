@@ -32,7 +32,7 @@ class Calibration:
     """
 
     ids: Tensor
-    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -59,7 +59,8 @@ def tokens(
         if source in (SELF, CHAT):
             parts[source] = _written(source, new_writer(), tokenizer, *wanted, len(shares) == 1, progress)
         elif source.startswith(HUB):
-            parts[source] = Calibration(*hub.drawn(tokenizer, source, *wanted))
+            ids, about = hub.drawn(tokenizer, source, *wanted)
+            parts[source] = Calibration(ids, about)
         else:
             parts[source] = Calibration(corpus.from_file(tokenizer, _file(source), *wanted))
     return Calibration(
