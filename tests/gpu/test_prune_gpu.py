@@ -9,7 +9,8 @@ import torch
 from pruned_families import tiny, tokens
 
 from twofour.prune import PruneConfig, check, prune
-from twofour.prune.config import Preset
+from twofour.prune.config import BudgetFor, Preset
+from twofour.prune.format.schemes import Scheme, scheme_bytes
 from twofour.prune.model import anatomy
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, follow_dense, record
@@ -21,6 +22,7 @@ from twofour.prune.run import calibrate
 from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.solving.statistics import Norms
+from twofour.serve.kernels import clock
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -56,6 +58,23 @@ def test_a_plan_moves_what_the_run_moves(tiny_model_folder: Path, tmp_path: Path
     assert min(planned.sampling_s, planned.pruning_s, planned.recovery_s) > 0 and planned.fallbacks == []
     prune(tiny_model_folder, tmp_path / "out", config)
     assert check(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize("budget_for", ["bytes", "decode"])
+def test_a_mixture_is_judged_on_the_device(
+    tiny_model_folder: Path, tmp_path: Path, text: str, budget_for: BudgetFor
+) -> None:
+    texts = {"calibration": text, "samples": 16, "length": 32, "device": "cuda"}
+    config = PruneConfig(
+        preset="balanced", budget=0.9 if budget_for == "decode" else 0.45, budget_for=budget_for, **texts
+    )
+
+    def by_bytes(shape: tuple[int, int], scheme: Scheme, tokens: int, dtype: torch.dtype) -> float:
+        assert clock.clock("cuda")(shape, scheme, tokens, dtype) > 0
+        return scheme_bytes(scheme, *shape, dtype) / 1e12 + (1.0 if scheme == "dense-int8" else 0.0)
+
+    policy = prune(tiny_model_folder, tmp_path / "out", config, clock=by_bytes).manifest["policy"]
+    assert check(tmp_path / "out").ok and policy["share"] <= config.budget and policy["kl"] > 0
 
 
 def distilled(dtype: torch.dtype) -> tuple[float, Outcome]:
