@@ -3,14 +3,15 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from pruned_families import tiny, tokens
 
 from twofour.prune import PruneConfig, check, prune
-from twofour.prune.config import BudgetFor, Preset
-from twofour.prune.format.schemes import Scheme, scheme_bytes
+from twofour.prune.config import Preset
+from twofour.prune.format.schemes import Scheme
 from twofour.prune.model import anatomy
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, follow_dense, record
@@ -60,21 +61,15 @@ def test_a_plan_moves_what_the_run_moves(tiny_model_folder: Path, tmp_path: Path
     assert check(tmp_path / "out").ok
 
 
-@pytest.mark.parametrize("budget_for", ["bytes", "decode"])
-def test_a_mixture_is_judged_on_the_device(
-    tiny_model_folder: Path, tmp_path: Path, text: str, budget_for: BudgetFor
-) -> None:
-    texts = {"calibration": text, "samples": 16, "length": 32, "device": "cuda"}
-    config = PruneConfig(
-        preset="balanced", budget=0.9 if budget_for == "decode" else 0.45, budget_for=budget_for, **texts
-    )
+def test_a_mixture_is_judged_on_the_device(tiny_model_folder: Path, tmp_path: Path, text: str) -> None:
+    config = PruneConfig(preset="balanced", calibration=text, samples=16, length=32, device="cuda", budget=0.45)
+    policy = prune(tiny_model_folder, tmp_path / "out", config).manifest["policy"]
+    assert check(tmp_path / "out").ok and policy["share"] <= 0.45 and policy["kl"] > 0
 
-    def by_bytes(shape: tuple[int, int], scheme: Scheme, tokens: int, dtype: torch.dtype) -> float:
-        assert clock.clock("cuda")(shape, scheme, tokens, dtype) > 0
-        return scheme_bytes(scheme, *shape, dtype) / 1e12 + (1.0 if scheme == "dense-int8" else 0.0)
 
-    policy = prune(tiny_model_folder, tmp_path / "out", config, clock=by_bytes).manifest["policy"]
-    assert check(tmp_path / "out").ok and policy["share"] <= config.budget and policy["kl"] > 0
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+def test_products_are_timed_on_the_device(scheme: Scheme) -> None:
+    assert 0 < clock.clock("cuda")((256, 512), scheme, 512, torch.bfloat16) < 1
 
 
 def distilled(dtype: torch.dtype) -> tuple[float, Outcome]:
