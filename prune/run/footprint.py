@@ -15,12 +15,8 @@ on the way back, which takes time and changes no bit, then moments are held in 8
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
-
-import torch
 
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
@@ -33,7 +29,6 @@ from twofour.prune.run import training_bytes
 from twofour.prune.run.training_bytes import Terms, eager_weights, element, is_eager, numbers, parted, passed
 from twofour.prune.text import plain, sources
 
-NO_MEMORY = "can't allocate memory"  # what torch's allocator says of the host
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator keeps
 FACTORS = 2  # float32 matrices [in, in] beside the Hessian in `inverse_factor`: two of lower, inverse, factor at a time
 WEIGHTS = 6  # float32 matrices [out, in] in `refit`: target, kept, slope, direction, bent, downhill
@@ -175,21 +170,6 @@ def states_on_disk(anatomy: Anatomy, config: PruneConfig) -> bool:
             f"them for the model, the limit is {_gib(limit)}; give a higher limit, a faster preset or shorter samples"
         )
     return True
-
-
-@contextmanager
-def shortage_named() -> Iterator[None]:
-    """Raise InputError, which says what to do, where memory ends in spite of the estimate."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch has an error class for the memory of a GPU, none for the host
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and NO_MEMORY not in str(error):
-            raise
-        said = str(error)
-        reason = said[max(0, said.find(NO_MEMORY)) :].partition(". ")[0] or "out of memory"
-        raise InputError(
-            f"memory ended ({reason}); free some and run again, or train less at a time with --train blocks"
-        ) from error
 
 
 def model_bytes(anatomy: Anatomy) -> int:

@@ -35,6 +35,7 @@ from twofour.prune.run.prune import (
 )
 from twofour.prune.run.report import About, Pruned, Report, write
 from twofour.prune.run.request import model_stamps, request
+from twofour.prune.run.shortage import shortage_named
 from twofour.prune.text.plain import PlainWriter
 from twofour.prune.text.writer import NewWriter
 
@@ -74,7 +75,7 @@ def frontier(
         folder.refuse_existing(out)
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), model_stamps(source)
-    with journal, footprint.shortage_named():
+    with journal, shortage_named():
         ready = prepare(source, config, journal.begun, clock)
         choose.refuse_impossible(ready)
         about = About(str(model), source, base | ready.tower, ready.config, described_text(ready), ready.head)

@@ -31,6 +31,7 @@ from twofour.prune.recovery.training import HELD_OUT, learn, step_tokens
 from twofour.prune.run import calibrate, choose, footprint, solvers
 from twofour.prune.run.footprint import Peak
 from twofour.prune.run.prepare import prepare
+from twofour.prune.run.shortage import shortage_named
 from twofour.prune.run.training_bytes import numbers
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources
@@ -100,7 +101,7 @@ def plan(
     """
     config = config or PruneConfig()
     source = folder.resolve(str(model), config.revision)
-    with footprint.shortage_named():
+    with shortage_named():
         ready = prepare(source, config, clock=clock)
         choose.refuse_impossible(ready)
         with heap.reused(), quick_attention(ready.anatomy.model), full_precision():

@@ -28,7 +28,7 @@ from twofour.prune.recovery.dense import DenseWeights
 from twofour.prune.recovery.distil import distil
 from twofour.prune.recovery.stream import Length, distil_stream
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
-from twofour.prune.run import calibrate, choose, footprint, mixture, solvers
+from twofour.prune.run import calibrate, choose, mixture, solvers
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.choose import Judge
 from twofour.prune.run.journal import Journal, OnDemand
@@ -36,6 +36,7 @@ from twofour.prune.run.mixture import Make
 from twofour.prune.run.prepare import Prepared, prepare
 from twofour.prune.run.report import About, Pruned, Report, write
 from twofour.prune.run.request import Stamps, model_stamps, request, threads_note
+from twofour.prune.run.shortage import shortage_named
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources, windows
 from twofour.prune.text.plain import PlainWriter
@@ -78,7 +79,7 @@ def prune(
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), model_stamps(source)
-    with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
+    with journal, shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config, journal.begun, clock)
         choose.refuse_impossible(ready)
         about = About(str(model), source, base | ready.tower, ready.config, described_text(ready), ready.head)

@@ -57,7 +57,7 @@ class Report:
             f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}",
             *([f"decoder blocks: {mixed_shares(self.manifest)}"] if len(self.manifest["shares"]) > 1 else []),
-            *([met(self.manifest["policy"])] if self.manifest["policy"] else []),
+            *([met(self.manifest["policy"])] if self.manifest.get("policy") else []),
             *([trained(self.manifest)] if recovery and recovery["model"] else []),
             *([f"lm_head: {head_kind(self.manifest['lm_head'])}"] if self.manifest["lm_head"] else []),
             *self.manifest["fallbacks"],
