@@ -28,7 +28,7 @@ from twofour.prune.recovery.dense import DenseWeights
 from twofour.prune.recovery.distil import distil
 from twofour.prune.recovery.stream import Length, distil_stream
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
-from twofour.prune.run import calibrate, choose, mixture, solvers
+from twofour.prune.run import calibrate, choose, footprint, mixture, solvers
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.choose import Judge
 from twofour.prune.run.journal import Journal, OnDemand
