@@ -135,4 +135,4 @@ def _backward(loss: Tensor, part: int, scale: float) -> None:
         raise NonFiniteError(
             f"no finite divergence on part {part} of the held-out text; check the model's weights and dtype"
         )
-    (loss * scale).backward()  # type: ignore[no-untyped-call]
+    (loss * scale).backward()
