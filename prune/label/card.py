@@ -15,8 +15,6 @@ from twofour.prune.format import Format
 from twofour.prune.format.dense_int8 import int8_bytes
 from twofour.prune.format.tower import Tower
 from twofour.prune.label import mixture
-from twofour.prune.label.mixture import left_dense as left_dense
-from twofour.prune.label.mixture import mixed_shares as mixed_shares
 
 ANSWERS_HEAD = ("questions", "answers", "KL, nats", "top-1 agreement")
 ANSWERS_NOTE = "On the tokens of the answers that the dense model gives greedily, through its chat template."
@@ -195,7 +193,7 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     yield "kept weights", _values(manifest["values"])
     if policy := manifest.get("policy"):
-        yield "mixture", met(policy)
+        yield "mixture", mixture.met(policy)
     if once := manifest.get("schemes_once"):
         yield "read back from int8", mixture.counts(once)
     if head := manifest.get("lm_head"):
@@ -275,17 +273,6 @@ def trained(manifest: Mapping[str, Any]) -> str:
     tokens = outcome.get("tokens")
     text = f"passes: {outcome['passes']}" if tokens is None else f"tokens of fresh text: {tokens}"
     return f"{gain}, {text}{before}"
-
-
-def met(policy: Mapping[str, Any]) -> str:
-    """Say what was asked of the mixture, what it costs, and how far it is from the dense model."""
-    asked = " and ".join(f"{name} {value:g}" for name, value in policy["asked"].items())
-    what = {"bytes": "bytes", "decode": "seconds of a token", "prefill": "seconds of a prompt"}[policy["budget_for"]]
-    return (
-        f"{asked}: met with {policy['share']:.4f} of the {what} of the dense linears ({policy['cost']}); KL to dense "
-        f"{policy['kl']:.4f} nats on {policy['samples']} held-out samples, {policy['predicted_kl']:.4f} predicted "
-        "before any training"
-    )
 
 
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:

@@ -58,3 +58,14 @@ def mixed_shares(manifest: Mapping[str, Any]) -> str:
 def counts(schemes: Mapping[str, str]) -> str:
     """Say how many linears have each scheme."""
     return ", ".join(f"{count} linears ({scheme})" for scheme, count in Counter(schemes.values()).items())
+
+
+def met(policy: Mapping[str, Any]) -> str:
+    """Say what was asked of the mixture, what it costs, and how far it is from the dense model."""
+    asked = " and ".join(f"{name} {value:g}" for name, value in policy["asked"].items())
+    what = {"bytes": "bytes", "decode": "seconds of a token", "prefill": "seconds of a prompt"}[policy["budget_for"]]
+    return (
+        f"{asked}: met with {policy['share']:.4f} of the {what} of the dense linears ({policy['cost']}); KL to dense "
+        f"{policy['kl']:.4f} nats on {policy['samples']} held-out samples, {policy['predicted_kl']:.4f} predicted "
+        "before any training"
+    )

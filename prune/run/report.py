@@ -12,8 +12,9 @@ from twofour.prune.config import PruneConfig
 from twofour.prune.format import checkpoint
 from twofour.prune.format.head import Head
 from twofour.prune.label import publish
-from twofour.prune.label.card import head_kind, left_dense, met, mixed_shares, trained
+from twofour.prune.label.card import head_kind, trained
 from twofour.prune.label.manifest import Result, Text, manifest
+from twofour.prune.label.mixture import is_mixed, left_dense, met, mixed_shares
 from twofour.prune.run.journal import OnDemand
 
 
@@ -56,7 +57,7 @@ class Report:
             f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}",
             f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
             f"largest {losses[worst]:.4f} at {worst}",
-            *([f"decoder blocks: {mixed_shares(self.manifest)}"] if len(self.manifest["shares"]) > 1 else []),
+            *([f"decoder blocks: {mixed_shares(self.manifest)}"] if is_mixed(self.manifest) else []),
             *([met(self.manifest["policy"])] if self.manifest.get("policy") else []),
             *([trained(self.manifest)] if recovery and recovery["model"] else []),
             *([f"lm_head: {head_kind(self.manifest['lm_head'])}"] if self.manifest["lm_head"] else []),
