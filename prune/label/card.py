@@ -14,6 +14,8 @@ from twofour.prune.config import CHAT, SELF
 from twofour.prune.format import Format
 from twofour.prune.format.dense_int8 import int8_bytes
 
+ANSWERS_HEAD = ("questions", "answers", "KL, nats", "top-1 agreement")
+ANSWERS_NOTE = "On the tokens of the answers that the dense model gives greedily, through its chat template."
 TASKS_HEAD = ("task", "metric", "dense", "2:4")
 QUALITY_HEAD = (
     *("text", "against calibration", "ppl dense", "ppl 2:4", "ratio"),
@@ -86,7 +88,21 @@ def _quality(manifest: Mapping[str, Any], name: str) -> list[str]:
         return [NOT_MEASURED.format(name=name)]
     gaps = [GAP_NOTE] if any(figures.get("gap_closed") is not None for figures in measured.values()) else []
     tasks = [_table(TASKS_HEAD, rows)] if (rows := list(_task_rows(manifest))) else []
-    return [_table(QUALITY_HEAD, quality_rows(manifest)), quality_note(manifest), *gaps, *tasks]
+    answers = [_table(ANSWERS_HEAD, asked), ANSWERS_NOTE] if (asked := answer_rows(manifest)) else []
+    return [_table(QUALITY_HEAD, quality_rows(manifest)), quality_note(manifest), *gaps, *answers, *tasks]
+
+
+def answer_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
+    """What was measured on answers, a row for all questions of one kind, under ANSWERS_HEAD."""
+    return [
+        [
+            questions,
+            f"{figures['answers']}, {figures['tokens']} tokens",
+            with_error(figures["kl_nats"], figures["kl_error"], ".4f"),
+            f"{figures['agreement']:.1%}",
+        ]
+        for questions, figures in (manifest.get("answers") or {}).items()
+    ]
 
 
 def quality_note(manifest: Mapping[str, Any]) -> str:
@@ -209,9 +225,17 @@ def _begun(token: str | None) -> str:
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    name, digest = source["source"], source.get("sha256")
-    written = {SELF: "text sampled from the dense model", CHAT: "conversations sampled from the dense model"}
-    return f"{name} (SHA-256 {digest[:12]}...)" if digest else written.get(name, name)
+    """Name a source, and what is known of it: its digest or commit, or who wrote it and what was dropped."""
+    written = {SELF: "text that the dense model wrote", CHAT: "conversations that the dense model wrote"}
+    name = written.get(source["source"], source["source"])
+    about = [source["written_by"]] if source.get("written_by") else []
+    if counts := source.get("conversations"):
+        about.append(f"{counts['kept']} of {counts['questions']} kept, {counts['cut']} of them without their end")
+    if commit := source.get("commit"):
+        about.append(f"commit {commit[:12]}")
+    if digest := source.get("sha256"):
+        about.append(f"SHA-256 {digest[:12]}...")
+    return f"{name} ({'; '.join(about)})" if about else name
 
 
 def _recovery(manifest: Mapping[str, Any]) -> str:

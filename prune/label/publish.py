@@ -29,16 +29,26 @@ def require_labelled(folder: Path) -> None:
         raise InputError(f"{folder} has no label of twofour prune to write into; leave out --label")
 
 
-def add_quality(folder: Path, text: str, figures: Mapping[str, Any], tasks: Mapping[str, Any] | None = None) -> None:
+def add_quality(
+    folder: Path,
+    text: str,
+    figures: Mapping[str, Any],
+    tasks: Mapping[str, Any] | None = None,
+    answers: Mapping[str, Any] | None = None,
+) -> None:
     """Write on the label what was measured on a text; it replaces what the label said of that text before.
 
-    tasks: scores of lm-eval by task, likewise. Card and report are made anew; the digests stay those of the run.
+    tasks: scores of lm-eval by task; answers: figures on answers to some `questions`; likewise. Card and report are
+    made anew; the digests stay those of the run.
     """
     require_labelled(folder)
     manifest = read_json(folder / MANIFEST)
     manifest["quality"] = manifest.get("quality", {}) | {text: {**figures, "versions": versions()}}
     if tasks:
         manifest["lm_eval"] = manifest.get("lm_eval", {}) | dict(tasks)
+    if answers:
+        about = {name: value for name, value in answers.items() if name != "questions"}
+        manifest["answers"] = manifest.get("answers", {}) | {answers["questions"]: about | {"versions": versions()}}
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
     _write_readable(folder, manifest, folder.resolve().name)
 

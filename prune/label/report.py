@@ -6,7 +6,17 @@ from statistics import fmean
 from typing import Any
 
 from twofour.prune.label import charts, pages
-from twofour.prune.label.card import NOT_MEASURED, QUALITY_HEAD, done, processor, quality_note, quality_rows
+from twofour.prune.label.card import (
+    ANSWERS_HEAD,
+    ANSWERS_NOTE,
+    NOT_MEASURED,
+    QUALITY_HEAD,
+    answer_rows,
+    done,
+    processor,
+    quality_note,
+    quality_rows,
+)
 
 REPORT = "report.html"
 WORST = 10
@@ -35,6 +45,9 @@ def page(manifest: Mapping[str, Any], name: str) -> str:
         outcomes=list(zip(*blocks.values(), strict=True)),
         quality_head=QUALITY_HEAD,
         quality=quality_rows(manifest),
+        answers_head=ANSWERS_HEAD,
+        answers=answer_rows(manifest),
+        answers_note=ANSWERS_NOTE,
         quality_note=quality_note(manifest) if manifest.get("quality") else NOT_MEASURED.format(name=name),
         done=list(done(manifest)),
     )

@@ -131,7 +131,7 @@ def require_unchanged(source: Path, before: Stamps) -> None:
         raise InputError(f"{source} changed while it was pruned; run again on a model that stays as it is")
 
 
-def pruned_model(ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter) -> Pruned:
+def pruned_model(ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter = PlainWriter) -> Pruned:
     """Prune the prepared model in place, and train what was kept."""
     text = Calibration(torch.empty(0))
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():

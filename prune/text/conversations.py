@@ -23,8 +23,8 @@ from twofour.prune.text.questions import HELD_OUT, plain_words
 from twofour.prune.text.writer import Passage, Writer, seed_of
 
 QUESTION_TOKENS, ANSWER_TOKENS = 96, 256
-ROUND_TOKENS = 128  # of the text that is missing, for each question that is drawn
-ROUNDS = 6  # of questions, at most
+ROUND_TOKENS = 96  # of the text that is missing, for each question that is drawn
+ROUNDS = 8  # of questions, at most; none is smaller than a quarter of the first
 SHORT_WORDS = 3  # a question has no fewer
 NEAR = 0.7  # of the words of two questions are the same: they count as one
 LOOP_TOKENS, LOOPS = 8, 0.2  # so large a share of an answer's runs of so many tokens stood in it before
@@ -68,8 +68,8 @@ def written(
     packing, sieve = Packing(samples, length), Sieve(tokenizer, template)
     for _ in range(ROUNDS):
         asked, kept = sieve.counts.questions, sieve.counts.kept
-        wanted = range(asked, asked - (-packing.missing * length // ROUND_TOKENS))
-        seeds = [seed_of(seed, "question", number) for number in wanted]
+        count = max(_first_round(packing.missing, length), _first_round(samples, length) // 4)
+        seeds = [seed_of(seed, "question", number) for number in range(asked, asked + count)]
         for conversation in _round(writer, template, seeds, length, sieve, progress):
             packing.add(conversation)
         if not packing.missing or sieve.counts.kept == kept:  # what yields nothing will not
@@ -79,7 +79,12 @@ def written(
 
 def expected(samples: int, length: int) -> tuple[int, int]:
     """Return about how many texts of how many tokens are written: those of a first round, which mostly suffices."""
-    return -(-samples * length // ROUND_TOKENS), min(length, (QUESTION_TOKENS + ANSWER_TOKENS) // 2)
+    return _first_round(samples, length), min(length, (QUESTION_TOKENS + ANSWER_TOKENS) // 2)
+
+
+def _first_round(samples: int, length: int) -> int:
+    """How many questions are drawn for so many windows."""
+    return -(-samples * length // ROUND_TOKENS)
 
 
 def _round(

@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against", metavar="PRUNED", help="the same model by SparseGPT: adds how much of its gap to dense is closed"
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="default: text sampled from the baseline")
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="for a chat model, a question or messages on each line; default: plain questions that twofour brings",
+    )
     parser.add_argument("--window", type=int, default=WINDOW_TOKENS, metavar="N", help="tokens (default: %(default)s)")
     parser.add_argument("--windows", type=int, metavar="N", help="score at most this many")
     parser.add_argument("--kernels", default="auto", metavar="NAME", help="as served (default: %(default)s)")
@@ -39,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune.label import publish
     from twofour.prune.out import claim, deliver
     from twofour.prune.progress import to_stderr
+    from twofour.serve.evaluation.conversation import Questions
     from twofour.serve.evaluation.evaluate import measure
     from twofour.serve.evaluation.harness import Tasks
 
@@ -53,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         publish.require_labelled(Path(args.model))
     if args.label and args.baseline is None:
         raise InputError("a label says what was lost against the dense model; give --baseline with --label")
+    if args.questions and args.baseline is None:
+        raise InputError("the dense model's answers are what is judged by; give --baseline with --questions")
     done = measure(
         args.model,
         args.baseline,
@@ -65,11 +74,14 @@ def run(args: argparse.Namespace) -> int:
         Tasks(args.lm_eval.split(","), args.lm_eval_path) if args.lm_eval else None,
         args.lm_head,
         args.dense_values,
+        Questions(args.questions),
     )
+    answers = done.answers_as_dict()
     if args.label:
-        publish.add_quality(Path(args.model), done.text, done.as_dict(), done.lm_eval)
+        publish.add_quality(Path(args.model), done.text, done.as_dict(), done.lm_eval, answers)
     rounded = {"lm_head": args.lm_head, "dense_values": args.dense_values}
-    document = done.as_dict() | {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval} | rounded
+    about = {"model": args.model, "baseline": args.baseline, "lm_eval": done.lm_eval, "answers": answers}
+    document = done.as_dict() | about | rounded
     deliver(json.dumps(document) if args.json else table(document), args.out, json.dumps(document, indent=2))
     return 0
 
@@ -90,6 +102,10 @@ def table(document: dict[str, Any]) -> str:
             f"  KL to it         {with_error(document['kl_nats'], document['kl_error'], '.4f')} nats per token"
         )
         lines.append(f"  top-1 agreement  {document['agreement']:.2%}")
+    if answers := document["answers"]:
+        kl = with_error(answers["kl_nats"], answers["kl_error"], ".4f")
+        lines.append(f"  its answers      KL {kl}, top-1 agreement {answers['agreement']:.2%} on those to")
+        lines.append(f"                   {answers['questions']}, greedy, {answers['tokens']} tokens")
     if document["head_kl_nats"] is not None:
         alone = with_error(document["head_kl_nats"], document["head_kl_error"], ".4f")
         lines.append(f"  of lm_head int8  KL {alone} alone, all else the same")

@@ -11,13 +11,16 @@ from twofour.prune.errors import InputError
 from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.folder import read_json, resolve
 from twofour.prune.label import quality
+from twofour.prune.label.answers import AnswerQuality
 from twofour.prune.label.quality import Quality, gaps_closed
 from twofour.prune.progress import Progress, silent
 from twofour.prune.text import corpus
 from twofour.prune.text.windows import bos
 from twofour.serve.evaluation import WINDOW_TOKENS, harness
+from twofour.serve.evaluation.conversation import Questions, judged
 from twofour.serve.model.dense_int8 import Int8Linear
 from twofour.serve.model.loading import load_model
+from twofour.serve.writing.fused_writer import new_writer
 
 SAMPLED_WINDOWS = 16
 SEED_STEP = 1_000_003  # added to the seed of calibration: text that calibration never saw
@@ -31,6 +34,7 @@ class Evaluation:
     head: what lm_head in int8 costs by itself; None where it is not int8, or there is no baseline.
     against_perplexity: of another pruned model, to compare with.
     lm_eval: the scores of both models by task and metric, as `harness.both` gives them.
+    questions, answers: what a chat model was asked, and how near its answers are; None where it was not.
     """
 
     quality: Quality
@@ -40,6 +44,8 @@ class Evaluation:
     head: Quality | None = None
     against_perplexity: float | None = None
     lm_eval: dict[str, Any] | None = None
+    questions: str | None = None
+    answers: AnswerQuality | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -50,6 +56,10 @@ class Evaluation:
         }
         against = {"against_perplexity": self.against_perplexity, **self._gaps()}
         return {**self.quality.as_dict(), **about, **head, **against}
+
+    def answers_as_dict(self) -> dict[str, Any] | None:
+        """Plain data for JSON, and for the label under what was asked."""
+        return None if self.answers is None else {"questions": self.questions, **self.answers.as_dict()}
 
     def _gaps(self) -> dict[str, float | None]:
         """How much of the gap between the other pruned model and the dense one is closed."""
@@ -77,11 +87,13 @@ def measure(
     tasks: harness.Tasks | None = None,
     lm_head: str | None = None,
     dense_values: str | None = None,
+    questions: Questions | None = None,
 ) -> Evaluation:
     """Measure, and say on what text. `limit`: the most windows that are scored.
 
     `against`: another pruned model, usually by SparseGPT, to tell how much of its gap to the baseline is closed.
     `lm_head`, `dense_values`: what of the model is rounded when it is loaded, as in `load_model`.
+    `questions`: that chat models are asked, if there is a baseline.
     """
     if against is not None and baseline is None:
         raise InputError("without a baseline there is no gap to close; give --baseline with --against")
@@ -90,21 +102,46 @@ def measure(
     model = load_model(path, kernels=kernels, lm_head=lm_head, dense_values=dense_values)
     dense = None if baseline is None else load_model(baseline)
     tokenizer = corpus.load_tokenizer(resolve(baseline or path))
-    if file is not None:
-        start = bos(tokenizer)
-        windows, source = quality.windows(corpus.tokens(tokenizer, file), window, limit, start), file.name
-    else:
-        seed, start = _fresh_seed(path), corpus.start_token(tokenizer)
-        count = min(limit or SAMPLED_WINDOWS, SAMPLED_WINDOWS)
-        windows = corpus.self_sampled(dense or model, tokenizer, count, window, seed, progress)
-        source = f"{count} windows sampled from {'the baseline' if dense else 'the model'}, seed {seed}"
+    windows, source, start = _text(path, model, dense, tokenizer, file, window, limit, progress)
     figures = quality.evaluate(_logits(model), windows, None if dense is None else _logits(dense), progress)
     head = None if dense is None else head_alone(model, dense, windows, progress)
+    answers = None
+    if questions and dense is not None:
+        answers = judged(questions, dense, _logits(model), _logits(dense), tokenizer, progress)
     scores = harness.both(model, dense, tokenizer, tasks) if tasks else None
     del model, dense  # the third model may have their memory
     other = None if against is None else quality.evaluate(_logits(load_model(against)), windows, progress=progress)
-    begins_with = None if start is None else tokenizer.convert_ids_to_tokens(start)
-    return Evaluation(figures, source, file is None, begins_with, head, other.perplexity if other else None, scores)
+    return Evaluation(
+        quality=figures,
+        text=source,
+        sampled=file is None,
+        begins_with=None if start is None else tokenizer.convert_ids_to_tokens(start),
+        head=head,
+        against_perplexity=other.perplexity if other else None,
+        lm_eval=scores,
+        questions=questions.name if questions and answers else None,
+        answers=answers,
+    )
+
+
+def _text(
+    path: str,
+    model: Any,
+    dense: Any,
+    tokenizer: Any,
+    file: Path | None,
+    window: int,
+    limit: int | None,
+    progress: Progress,
+) -> tuple[Tensor, str, int | None]:
+    """The windows to measure on, what they are called, and the token before their text."""
+    if file is not None:
+        start = bos(tokenizer)
+        return quality.windows(corpus.tokens(tokenizer, file), window, limit, start), file.name, start
+    seed, count = _fresh_seed(path), min(limit or SAMPLED_WINDOWS, SAMPLED_WINDOWS)
+    windows = corpus.self_sampled(new_writer(dense or model), tokenizer, count, window, seed, progress)
+    who = "the baseline" if dense else "the model"
+    return windows, f"{count} windows sampled from {who}, seed {seed}", corpus.start_token(tokenizer)
 
 
 def head_alone(model: Any, dense: Any, windows: Tensor, progress: Progress = silent) -> Quality | None:

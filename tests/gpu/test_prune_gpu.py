@@ -21,6 +21,8 @@ from twofour.prune.run import calibrate
 from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.solving.statistics import Norms
+from twofour.prune.text.plain import PlainWriter
+from twofour.prune.text.writer import Passage
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -101,3 +103,10 @@ def test_the_loss_of_a_block_is_computed_on_the_device(tiny_model_folder: Path) 
     follow_dense(parts.blocks[0], 0, batches)
     assert batches[0].dense is not None and batches[0].dense.device.type == "cpu"
     assert block_loss(parts.blocks[0], 0, batches)(0).device.type == "cuda"
+
+
+def test_a_gpu_writes_the_same_text_for_the_same_passages(tiny_model_folder: Path) -> None:
+    model = anatomy.load(tiny_model_folder).to("cuda")
+    passages = [Passage((5, 6), 30, seed) for seed in range(4)]
+    written = PlainWriter(model).write(passages)
+    assert written == PlainWriter(model).write(passages) and len({tuple(text) for text in written}) == 4

@@ -40,6 +40,8 @@ from twofour.prune.run.prepare import prepare
 from twofour.prune.run.prune import pruned_model
 from twofour.prune.run.solvers import solver
 from twofour.prune.text import corpus
+from twofour.prune.text.plain import PlainWriter
+from twofour.prune.text.sources import Calibration
 
 ORACLE = Path(__file__).with_name("oracle.py")
 METHODS: tuple[Method, ...] = ("sparsegpt", "wanda")
@@ -81,7 +83,7 @@ def main() -> int:
         dense = work / "dense"
         for part in (model, tokenizer):
             part.save_pretrained(dense)
-        ids = corpus.self_sampled(model, tokenizer, args.samples, args.length, 0, to_stderr())
+        ids = corpus.self_sampled(PlainWriter(model), tokenizer, args.samples, args.length, 0, to_stderr())
         unseen = _unseen(model, tokenizer, args.text, args.length)
         print(
             f"{args.model}: dense perplexity {perplexity(model, unseen):.4f}; pruned on {args.samples} x {args.length}"
@@ -120,7 +122,7 @@ def prune_here(dense: Path, ids: Tensor, method: Method) -> tuple[nn.Module, flo
     ready = prepare(dense, PruneConfig(method=method, samples=len(ids), length=ids.shape[1]))
     with Journal(dense.with_name(f"{method}-here")) as journal:
         journal.begin({})
-        journal.tokens(lambda: ids)  # what it has, the run does not sample
+        journal.text(lambda: Calibration(ids))  # what it has, the run does not sample
         start = time.perf_counter()
         pruned_model(ready, journal, to_stderr())
         return ready.anatomy.model, time.perf_counter() - start
@@ -153,7 +155,7 @@ def perplexity(model: nn.Module, windows: Tensor) -> float:
 def _unseen(model: nn.Module, tokenizer: Any, file: Path | None, length: int) -> Tensor:
     if file:
         return quality.windows(corpus.tokens(tokenizer, file), length, EVALUATION_WINDOWS)
-    return corpus.self_sampled(model, tokenizer, EVALUATION_WINDOWS, length, EVALUATION_SEED, to_stderr())
+    return corpus.self_sampled(PlainWriter(model), tokenizer, EVALUATION_WINDOWS, length, EVALUATION_SEED, to_stderr())
 
 
 def _arguments() -> argparse.Namespace:

@@ -20,7 +20,7 @@ from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.progress import silent
 from twofour.prune.run import footprint, prepare
 from twofour.prune.run import prune as run
-from twofour.prune.text import corpus
+from twofour.prune.text.plain import PlainWriter
 
 MODEL_BYTES = 2 * (320 * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96))  # of the tiny model, bfloat16
 
@@ -235,13 +235,14 @@ def test_text_that_is_written_elsewhere_is_said_to_be(
     monkeypatch.setattr(prepare, "require_device", lambda device: None)
     monkeypatch.setattr(footprint, "device_bytes", lambda device: 0)
     moved: list[str] = []
-    real = corpus.documents_sampled
-    monkeypatch.setattr(
-        corpus, "documents_sampled", lambda model, *rest: (moved.append(model.device.type), real(model, *rest))[1]
-    )
+
+    def new_writer(model: Any) -> PlainWriter:
+        moved.append(model.device.type)
+        return PlainWriter(model)
+
     asked = PruneConfig(preset="fast", samples=4, length=32, device="meta")
     ready = prepare.prepare(tiny_model_folder, asked)
-    assert run.calibration_tokens(ready, silent).shape == (4, 32) and moved == ["cpu"]
+    assert run.calibration(ready, new_writer, silent).ids.shape == (4, 32) and moved == ["cpu"]
     assert ready.fallbacks == ["text sampled on the CPU: the whole model, which writes it, had no room on meta"]
     plans = prepare.writer_notes(replace(asked, calibration="a.txt"), "cpu")
     assert plans == prepare.writer_notes(replace(asked, device="cpu"), "cpu") == []

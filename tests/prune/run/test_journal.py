@@ -19,6 +19,7 @@ from twofour.prune.run import calibrate, journal, solvers
 from twofour.prune.run import prune as run
 from twofour.prune.run.journal import Journal
 from twofour.prune.solving.statistics import Positions
+from twofour.prune.text.sources import Calibration
 
 SMALL: dict[str, Any] = {"samples": 4, "length": 32}
 CONFIGS = {
@@ -86,7 +87,7 @@ def test_what_is_done_is_not_done_again(
         return original(*args, **options)
 
     monkeypatch.setattr(solvers, "refine", count)
-    monkeypatch.setattr(run, "calibration_tokens", None)  # must not be called
+    monkeypatch.setattr(run, "calibration", None)  # must not be called
     manifest = prune(tiny_model_folder, tmp_path / "out", config).manifest
     assert solved == 4  # of the second block only
     assert len(manifest["recovery"]["blocks"]) == 2 and len(manifest["linears"]) == 14
@@ -188,7 +189,7 @@ def test_files_are_on_the_disk_before_what_they_replace_goes(tmp_path: Path, mon
         monkeypatch.setattr(os, "fsync", synced)
         monkeypatch.setattr(Path, "replace", named)
         monkeypatch.setattr(Path, "unlink", gone)
-        journal.tokens(lambda: torch.zeros(1, 2))
+        journal.text(lambda: Calibration(torch.zeros(1, 2)))
         journal.save(0, block, batches)
         journal.save(1, block, batches)
         journal.save_training(training.Training(3, 1.0, 0.5, 0, []))
@@ -240,7 +241,7 @@ def test_the_minutes_of_all_processes_count(tmp_path: Path) -> None:
 
     block = calibrate.PrunedBlock({"a": torch.zeros(2, 4)}, {})
     saves: list[Any] = [
-        lambda journal: journal.tokens(lambda: torch.zeros(1, 2)),
+        lambda journal: journal.text(lambda: Calibration(torch.zeros(1, 2))),
         lambda journal: journal.save(0, block, []),
         lambda journal: journal.save(1, block, []),
         lambda journal: journal.save_training(training.Training(3, 1.0, 0.5, 0, [])),
@@ -255,7 +256,7 @@ def test_the_minutes_of_all_processes_count(tmp_path: Path) -> None:
             raise KeyboardInterrupt
     with Journal(at, clock) as last:
         last.begin({})
-        last.tokens(lambda: torch.zeros(1, 2))
+        last.text(lambda: Calibration(torch.zeros(1, 2)))
         assert len(list(last.restore([]))) == 2 and last.restore_training() is not None and last.spent_s == 40.0
 
 

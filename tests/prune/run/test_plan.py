@@ -14,7 +14,6 @@ from twofour.prune.model import anatomy
 from twofour.prune.run import footprint
 from twofour.prune.run import plan as plans
 from twofour.prune.run.plan import Paces, Plan, estimate, measure, plan
-from twofour.prune.text import corpus
 
 PACES = Paces(write=50.0, collect=0.01, forward=0.002, solve=3.0, train=0.02, distil=0.1)
 
@@ -45,11 +44,11 @@ def test_magnitude_reads_nothing() -> None:
     assert estimate(paces, 10, PruneConfig(method="magnitude")) == (0.0, 30.0, 0.0)
 
 
-def test_every_batch_of_written_samples_is_counted(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "BATCH_TOKENS", 10)  # two samples
+def test_every_written_text_is_counted(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "WRITTEN", 2)  # are timed
     monkeypatch.setattr(plans, "_seconds", lambda work: (work(), 1.0)[1])  # whatever is timed takes a second
     parts = anatomy.dissect(anatomy.load(tiny_model_folder))
-    asked = {"a.txt": 0, ("self", "a.txt"): 3, ("self", "chat"): 3 + 2}  # batches; of 9 samples, chat has 4
+    asked = {"a.txt": 0, ("self", "a.txt"): 5 / 2, ("self", "chat"): 5 / 2 + 1}  # chat has a question
     for calibration, written in asked.items():
         config = PruneConfig(preset="fast", samples=9, length=5, calibration=calibration)  # type: ignore[arg-type]
         assert measure(parts, tiny_model_folder, config).write == pytest.approx(written)

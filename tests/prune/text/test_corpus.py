@@ -21,7 +21,8 @@ from twofour.prune.errors import InputError, ModelError, NonFiniteError, TextErr
 from twofour.prune.model import decoding
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.progress import Step
-from twofour.prune.text import corpus
+from twofour.prune.text import corpus, plain
+from twofour.prune.text.plain import PlainWriter
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_documents_of_a_jsonl_file(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "one\\nline"}\n\n{"text": "two\u2028lines", "id": 7}\r\n', encoding="utf-8")
     assert tokenizer.decode(corpus.tokens(tokenizer, path)) == "one\nline\n\ntwo\u2028lines"
-    for line in ('{"body": "no"}', '{"text": 7}', '["text"]', '"text"', "text"):
+    for line in ('{"body": "no"}', '{"text": 7}', '["text"]', '"text"', "text", '{"messages": []}'):
         path.write_text(f'{{"text": "one"}}\n{line}\n')
         with pytest.raises(
             TextError, match=r'text\.jsonl line 2 is no JSON object with a string "text"; give one a line'
@@ -92,13 +93,31 @@ def test_documents_of_a_jsonl_file(tmp_path: Path, tokenizer: Any) -> None:
             corpus.tokens(tokenizer, path)
 
 
+def test_conversations_of_a_jsonl_file(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "talks.jsonl"
+    talks = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}] for n in range(9)]
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    whole = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
+    assert tokenizer.decode(corpus.tokens(tokenizer, path)) == "".join(whole)
+    drawn, again, other = (corpus.from_file(tokenizer, path, 4, 50, seed) for seed in (0, 0, 1))
+    assert torch.equal(drawn, again) and not torch.equal(drawn, other)
+    size = len(tokenizer(whole[0])["input_ids"])  # 25: a window holds two
+    for row in drawn:
+        assert {tokenizer.decode(row[:size]), tokenizer.decode(row[size:])} < set(whole)
+    with pytest.raises(TextError, match=r"talks\.jsonl fill 4 windows of 50 tokens, 5 are asked for"):
+        corpus.from_file(tokenizer, path, 5, 50, 0)
+    path.write_text(path.read_text() + '{"text": "no"}\n')
+    with pytest.raises(TextError, match=r"talks\.jsonl line 10 holds no conversation"):
+        corpus.tokens(tokenizer, path)
+
+
 def test_a_batch_of_samples_keeps_to_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama()
     one = 2 * 2 * 2 * 8 * 20 * 4  # keys and values, 2 layers, 2 heads of 8, 20 tokens, float32
-    assert corpus.cache_bytes(model, 20) == one and corpus.batch_samples(model, 20) == corpus.BATCH_TOKENS // 20
+    assert plain.cache_bytes(model, 20) == one and plain.batch_samples(model, 20) == plain.BATCH_TOKENS // 20
     for limit, samples in ((10 * one, 10), (10 * one - 1, 9), (one - 1, 1)):
-        monkeypatch.setattr(corpus, "CACHE_BYTES", limit)
-        assert corpus.batch_samples(model, 20) == samples
+        monkeypatch.setattr(plain, "CACHE_BYTES", limit)
+        assert plain.batch_samples(model, 20) == samples
 
 
 def test_the_start_token_is_what_separates_documents(tokenizer: Any) -> None:
@@ -123,18 +142,18 @@ def test_the_start_token_is_what_separates_documents(tokenizer: Any) -> None:
 
 def test_sampled_text_has_its_shape_and_its_seed(tokenizer: Any) -> None:
     model, steps = llama(), list[Step]()
-    first = corpus.self_sampled(model, tokenizer, 3, 12, 0, steps.append)
+    first = corpus.self_sampled(PlainWriter(model), tokenizer, 3, 12, 0, steps.append)
     assert first.shape == (3, 12) and first.dtype == torch.int64 and (first[:, 0] == 0).all()
-    assert torch.equal(first, corpus.self_sampled(model, tokenizer, 3, 12, 0))
-    assert not torch.equal(first, corpus.self_sampled(model, tokenizer, 3, 12, 1))
+    assert torch.equal(first, corpus.self_sampled(PlainWriter(model), tokenizer, 3, 12, 0))
+    assert not torch.equal(first, corpus.self_sampled(PlainWriter(model), tokenizer, 3, 12, 1))
     assert len({tuple(row) for row in first.tolist()}) == 3
     assert steps[-1].done == steps[-1].total
     assert model.config._attn_implementation == "sdpa"  # as before
 
 
 def test_batches_of_samples_are_all_filled(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
-    monkeypatch.setattr(corpus, "BATCH_TOKENS", 20)
-    ids = corpus.self_sampled(llama(), tokenizer, 5, 10, 0)
+    monkeypatch.setattr(plain, "BATCH_TOKENS", 20)
+    ids = corpus.self_sampled(PlainWriter(llama()), tokenizer, 5, 10, 0)
     assert len({tuple(row) for row in ids.tolist()}) == 5
 
 
@@ -142,7 +161,7 @@ def test_a_sample_is_as_many_documents_as_it_takes(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(corpus, "DOCUMENT_TOKENS", 8)
     shapes = {(3, 8): (3, 8), (3, 7): (3, 7), (3, 9): (6, 5), (2, 24): (6, 8), (2, 20): (6, 7)}
     assert {asked: corpus.documents(*asked) for asked in shapes} == shapes
-    ids = corpus.documents_sampled(llama(), tokenizer, 2, 20, 0)
+    ids = corpus.documents_sampled(PlainWriter(llama()), tokenizer, 2, 20, 0)
     assert ids.shape == (2, 20) and (ids[:, ::7] == 0).all()
     assert len({tuple(row[at : at + 6]) for row in ids.tolist() for at in (0, 7, 14)}) == 6
 
@@ -153,23 +172,25 @@ def test_the_end_token_does_not_end_a_sample(tokenizer: Any) -> None:
         model.lm_head.weight.zero_()
         model.lm_head.weight[2] = 1e4 * torch.sign(model.model.norm.weight)
     model.generation_config.eos_token_id = 2
-    assert corpus.self_sampled(model, tokenizer, 2, 30, 0).shape == (2, 30)
+    assert corpus.self_sampled(PlainWriter(model), tokenizer, 2, 30, 0).shape == (2, 30)
 
 
 def test_samples_follow_the_probabilities_of_the_model() -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05])
-    generator = torch.Generator().manual_seed(0)
-    drawn = decoding.draw(probabilities.log().expand(20000, 5), generator).flatten()
-    shares = torch.bincount(drawn, minlength=5) / 20000
-    torch.testing.assert_close(shares, probabilities, atol=0.015, rtol=0)
-    assert shares[1] == 0
+    logits, uniform = probabilities.log().expand(20000, 5), torch.rand(20000, 1, generator=torch.Generator())
+    for temperature, expected in ((1.0, probabilities), (0.5, probabilities**2 / (probabilities**2).sum())):
+        drawn = decoding.draw(logits, uniform, torch.full((20000, 1), temperature)).flatten()
+        shares = torch.bincount(drawn, minlength=5) / 20000
+        torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
+        assert shares[1] == 0
+    assert (decoding.draw(logits, uniform, torch.zeros(20000, 1)) == 0).all()
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24])
-def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "rand", lambda *shape, generator: torch.full(shape, uniform))
+def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float) -> None:
     logits = torch.tensor([[-float("inf"), 0.0, 0.0, -float("inf")]])
-    assert int(decoding.draw(logits, torch.Generator())) == (1 if uniform == 0 else 2)
+    drawn = decoding.draw(logits, torch.tensor([[uniform]]), torch.ones(1, 1))
+    assert int(drawn) == (1 if uniform == 0 else 2)
 
 
 def logits_one_by_one(model: nn.Module, ids: Tensor) -> Tensor:
@@ -212,7 +233,7 @@ def test_decoding_past_a_sliding_window() -> None:
 
 def test_a_window_longer_than_the_context(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="length 65 exceeds the model's context of 64"):
-        corpus.self_sampled(llama(), tokenizer, 1, 65, 0)
+        corpus.self_sampled(PlainWriter(llama()), tokenizer, 1, 65, 0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -221,14 +242,14 @@ def test_a_model_that_gives_no_finite_logits_is_refused(tokenizer: Any, bad: flo
     with torch.no_grad():
         model.model.norm.weight[0] = bad
     with pytest.raises(NonFiniteError, match="logits are NaN or infinite at position 0"):
-        corpus.self_sampled(model, tokenizer, 2, 8, 0)
+        corpus.self_sampled(PlainWriter(model), tokenizer, 2, 8, 0)
 
 
 @pytest.mark.demo
 def test_the_demo_model_writes_words(demo_model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(demo_model_folder, dtype="auto").eval()
     tokenizer = AutoTokenizer.from_pretrained(demo_model_folder)
-    ids = corpus.self_sampled(model, tokenizer, 4, 24, 0)
+    ids = corpus.self_sampled(PlainWriter(model), tokenizer, 4, 24, 0)
     with torch.no_grad():
         nll = nn.functional.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
     assert float(nll) < 6.5  # random ids would give more than 10.8

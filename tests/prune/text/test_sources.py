@@ -1,8 +1,6 @@
-"""Sources of calibration text: how they mix, data sets of a local folder, and names that are wrong."""
+"""Sources of calibration text: how they mix, a stream of them, and names that are wrong."""
 
-import importlib.util
-import json
-import sys
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from twofour.prune import PruneConfig
-from twofour.prune.errors import InputError, TextError
+from twofour.prune.errors import TextError
 from twofour.prune.text import corpus, sources
-
-needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs the extra hub")
+from twofour.prune.text.plain import PlainWriter
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +22,6 @@ def tokenizer(tiny_model_folder: Path) -> Any:
 @pytest.fixture
 def model(tiny_model_folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype="auto").eval()
-
-
-@pytest.fixture
-def data_set(tmp_path: Path) -> Path:
-    """A folder with 40 documents of 30 times one letter, and the same in capitals under another name."""
-    rows = [{"text": chr(97 + i % 26) * 30, "loud": chr(65 + i % 26) * 30, "number": i} for i in range(40)]
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "data" / "test.jsonl").write_text(json.dumps(rows[0]) + "\n")
-    return tmp_path / "data"
 
 
 def test_samples_take_turns_and_the_end_has_all_of_them() -> None:
@@ -50,77 +37,36 @@ def test_samples_of_a_source_keep_their_order() -> None:
 
 def test_a_mix_holds_what_each_source_gives_alone(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("0123456789" * 100)
-    names = (str(tmp_path / "text.txt"), "self", "chat")
-    mixed = sources.tokens(model, tokenizer, PruneConfig(calibration=names, samples=11, length=16, seed=3))
-    assert mixed.shape == (11, 16)
-    from_file = corpus.from_file(tokenizer, Path(names[0]), 5, 16, 3)
+    (tmp_path / "other.txt").write_text("abcdefghij" * 100)
+    names, writer = (str(tmp_path / "text.txt"), "self", str(tmp_path / "other.txt")), PlainWriter(model)
+    mixed = sources.tokens(lambda: writer, tokenizer, PruneConfig(calibration=names, samples=11, length=16, seed=3))
+    assert mixed.ids.shape == (11, 16) and mixed.about["self"] == {"written_by": "transformers"}
     alone = [
-        from_file,
-        corpus.documents_sampled(model, tokenizer, 3, 16, 3),
-        corpus.chat_sampled(model, tokenizer, 3, 16, 3),
+        corpus.from_file(tokenizer, Path(names[0]), 5, 16, 3),
+        corpus.documents_sampled(writer, tokenizer, 3, 16, 3),
+        corpus.from_file(tokenizer, Path(names[2]), 3, 16, 3),
     ]
-    assert torch.equal(mixed, sources.in_turns(alone))
+    assert torch.equal(mixed.ids, sources.in_turns(alone))
 
 
-def test_files_are_read_before_anything_is_sampled(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "documents_sampled", None)  # must not be called
+def test_a_stream_is_fresh_and_each_chunk_depends_on_its_number_alone(model: Any, tokenizer: Any) -> None:
+    def chunks(first: int) -> list[Any]:
+        config = PruneConfig(calibration="self", length=16, seed=3)
+        stream = sources.stream(lambda: PlainWriter(model), tokenizer, config, windows=2, first=first)
+        return [chunk.ids for chunk in itertools.islice(stream, 4 - first)]
+
+    whole, rest = chunks(0), chunks(2)
+    assert all(chunk.shape == (2, 16) for chunk in whole)
+    assert [chunk.tolist() for chunk in rest] == [chunk.tolist() for chunk in whole[2:]]
+    rows = {tuple(row) for chunk in whole for row in chunk.tolist()}
+    first = sources.tokens(lambda: PlainWriter(model), tokenizer, PruneConfig(length=16, seed=3, samples=8)).ids
+    assert len(rows) == 8 and rows.isdisjoint(map(tuple, first.tolist()))
+
+
+def test_files_are_read_before_anything_is_written(tokenizer: Any) -> None:
+    def never() -> Any:
+        raise AssertionError("it must not be called")
+
     for name in ("selv", "missing.txt", "/"):
         with pytest.raises(TextError, match=f"^{name} is no file, nor self, chat or hub:OWNER/NAME; check its name"):
-            sources.tokens(model, tokenizer, PruneConfig(calibration=("self", name)))
-
-
-def test_names_of_data_sets(tmp_path: Path) -> None:
-    for name, expected in {
-        "hub:owner/name": ("owner/name", None, "train", "text"),
-        "hub:owner/name:validation": ("owner/name", None, "validation", "text"),
-        "hub:owner/name/en::body": ("owner/name", "en", "train", "body"),
-        f"hub:{tmp_path}:test": (str(tmp_path), None, "test", "text"),
-    }.items():
-        assert sources.parse(name) == expected
-    for name in ("hub:", "hub:name", "hub:a/b/c/d", "hub:a/b:train:text:more"):
-        with pytest.raises(InputError, match="does not name a data set; give hub:OWNER/NAME"):
-            sources.parse(name)
-
-
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r'hub:a/b needs the package datasets; pip install "twofour\[hub\]"'):
-        sources.from_hub(tokenizer, "hub:a/b", 1, 16, 0)
-
-
-@needs_datasets
-def test_a_data_set_is_shuffled_by_the_seed(data_set: Path, tokenizer: Any) -> None:
-    first, again, other = (sources.from_hub(tokenizer, f"hub:{data_set}", 8, 32, seed) for seed in (0, 0, 1))
-    assert first.shape == (8, 32) and torch.equal(first, again) and not torch.equal(first, other)
-    words = {word for row in first for word in tokenizer.decode(row).split("\n\n")}
-    assert all(set(word) <= {word[0]} for word in words if word) and len(words) >= 8
-
-
-@needs_datasets
-def test_another_column_and_split(data_set: Path, tokenizer: Any) -> None:
-    loud = sources.from_hub(tokenizer, f"hub:{data_set}::loud", 4, 16, 0)
-    assert tokenizer.decode(loud.flatten()).isupper()
-    test = sources.from_hub(tokenizer, f"hub:{data_set}:test", 1, 30, 0)
-    assert "aaaaaaaaaaaa" in tokenizer.decode(test[0])
-
-
-@needs_datasets
-@pytest.mark.parametrize(
-    ("rest", "why"),
-    [
-        (":nowhere", "cannot be loaded .*check its name, config and split"),
-        (":train:number", "no text in the column 'number' of text, loud, number; name another"),
-        (":train:body", "no text in the column 'body'"),
-        (":test", "holds 32 tokens, 2 samples of 30 need 60"),
-    ],
-)
-def test_data_sets_that_do_not_fit(data_set: Path, tokenizer: Any, rest: str, why: str) -> None:
-    with pytest.raises(TextError, match=why):
-        sources.from_hub(tokenizer, f"hub:{data_set}{rest}", 2, 30, 0)
-
-
-@needs_datasets
-def test_an_empty_data_set(tmp_path: Path, tokenizer: Any) -> None:
-    (tmp_path / "train.jsonl").write_text("")
-    with pytest.raises(TextError, match=r"(holds 0 tokens|cannot be loaded)"):
-        sources.from_hub(tokenizer, f"hub:{tmp_path}", 1, 16, 0)
+            sources.tokens(never, tokenizer, PruneConfig(calibration=("self", name)))

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from twofour.prune import PruneConfig, prune
 from twofour.prune.errors import TextError
 from twofour.prune.label import quality
-from twofour.prune.text import corpus, sources, windows
+from twofour.prune.text import chat, corpus, hub, sources, windows
+from twofour.prune.text.plain import PlainWriter
 
 LETTERS = "".join(chr(97 + i % 26) for i in range(480))
 
@@ -59,23 +60,22 @@ def test_windows_of_an_evaluation() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs the extra hub")
 def test_windows_of_a_data_set(with_bos: Any, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": 9 * letter}) + "\n" for letter in "abcdefgh"))
-    drawn = sources.from_hub(with_bos, f"hub:{tmp_path}", 4, 16, 0)
+    drawn, _ = hub.drawn(with_bos, f"hub:{tmp_path}", 4, 16, 0)
     assert drawn.shape == (4, 16) and (drawn[:, 0] == 1).all() and not (drawn[:, 1:] == 1).any()
 
 
 def test_text_that_the_model_writes(tiny_bos_folder: Path, with_bos: Any, plain: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_bos_folder, dtype="auto").eval()
     assert corpus.start_token(with_bos) == 1 and corpus.start_token(plain) == 0  # both have <|endoftext|>, 0
-    assert (corpus.documents_sampled(model, with_bos, 2, 16, 0)[:, 0] == 1).all()
-    assert (corpus.chat_sampled(model, with_bos, 2, 32, 0)[:, 0] == 1).all()  # once, by the template
+    assert (corpus.documents_sampled(PlainWriter(model), with_bos, 2, 16, 0)[:, 0] == 1).all()
     opening = with_bos("<|im_start|>user\n", add_special_tokens=False)["input_ids"]
-    assert corpus.chat_sampled(model, with_bos, 2, 32, 0)[0, : len(opening)].tolist() == opening
+    assert list(chat.template(with_bos).opening) == opening  # BOS once, by the template
 
 
 def test_every_sample_of_a_mix(tiny_bos_folder: Path, with_bos: Any, letters: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_bos_folder, dtype="auto").eval()
     config = PruneConfig(calibration=(str(letters), "self", "chat"), samples=9, length=32)
-    assert (sources.tokens(model, with_bos, config)[:, 0] == 1).all()
+    assert (sources.tokens(lambda: PlainWriter(model), with_bos, config).ids[:, 0] == 1).all()
 
 
 def test_the_label_says_which_texts_begin_with_bos(
@@ -88,5 +88,7 @@ def test_the_label_says_which_texts_begin_with_bos(
         said[name] = [source.get("begins_with") for source in made]
     assert said == {"with": ["<|im_start|>", None], "without": [None, None]}
     assert "text.txt" in (card := (tmp_path / "with" / "README.md").read_text())
-    assert "2 x 16 tokens, each after BOS; text sampled from the dense model, 2 x 16 tokens; seed 0" in card
+    assert (
+        "2 x 16 tokens, each after BOS; text that the dense model wrote (transformers), 2 x 16 tokens; seed 0" in card
+    )
     assert "each after BOS" not in (tmp_path / "without" / "README.md").read_text()
