@@ -11,17 +11,18 @@ from torch import Tensor
 from twofour.prune.format.folder import read_config, write_json
 
 LARGEST = 448.0  # of float8_e4m3fn
-GROUP = {"targets": ["Linear"], "output_activations": None, "input_activations": {"dynamic": True, "num_bits": 8}}
+GROUP = {"targets": ["Linear"], "output_activations": None}
 
 
 def compressed(strategy: str, **more: Any) -> dict[str, Any]:
     """quantization_config as compressed-tensors writes it."""
+    inputs = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": strategy != "tensor"}
     weights = {"num_bits": 8, "type": "float", "strategy": strategy, "symmetric": True, "dynamic": False, **more}
     return {
         "quant_method": "compressed-tensors",
         "format": "float-quantized",
         "quantization_status": "compressed",
-        "config_groups": {"group_0": GROUP | {"weights": weights}},
+        "config_groups": {"group_0": GROUP | {"weights": weights, "input_activations": inputs}},
         "ignore": ["lm_head"],
         "kv_cache_scheme": None,
     }

@@ -7,6 +7,7 @@ import pytest
 import torch
 from fp8_models import FORMATS, compressed, in_fp8, plain
 from multimodal_models import changed
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from twofour.prune.errors import CheckpointError, ModelError
@@ -35,6 +36,27 @@ def test_transformers_reads_the_same_out_of_blocks() -> None:
     scales = torch.rand(3, 4, generator=generator)
     theirs = Fp8Dequantize(None)._dequantize_one(values, scales, torch.bfloat16)
     assert torch.equal(fp8.dequantised(values, scales, (32, 16), "w"), theirs)
+
+
+@pytest.mark.parametrize("kind", ["fp8 blocks", "fp8 tensor"])
+def test_transformers_loads_the_same(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("accelerate")
+    meant = in_fp8(tiny_model_folder, tmp_path / "fp8", kind)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "fp8", dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(theirs[name], weight) for name, weight in meant.items())
+
+
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind.startswith("compressed")])
+def test_compressed_tensors_loads_the_same(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
+    for package in ("accelerate", "compressed_tensors"):
+        pytest.importorskip(package)
+    meant = in_fp8(tiny_model_folder, tmp_path / "fp8", kind)
+    expanded = CompressedTensorsConfig(run_compressed=False)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "fp8", dtype=torch.bfloat16, quantization_config=expanded
+    ).state_dict()
+    assert all(torch.equal(theirs[name], weight) for name, weight in meant.items())
 
 
 def test_rows_of_more_than_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """From a multimodal folder, or one in FP8, to a pruned text-only one: what it says of itself, and its baseline."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ def test_a_tower_in_fp8(tiny_model_folder: Path, tmp_path: Path) -> None:
         prune(tmp_path / name, tmp_path / f"{name}-2of4", FAST)
     one, other = (load_file(tmp_path / f"{name}-2of4" / "model.twofour.safetensors") for name in ("whole", "fp8"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    prune(tmp_path / "fp8", tmp_path / "zeros", replace(FAST, format="dense"))
+    assert check(tmp_path / "zeros").ok and torch.isfinite(logits(anatomy.load(tmp_path / "zeros"))).all()
     notes = read_json(tmp_path / "fp8-2of4" / "twofour.json")["fallbacks"]
     assert notes[0].startswith("of Mistral3For") and notes[1].startswith("dequantised from FP8")
 
