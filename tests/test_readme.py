@@ -25,7 +25,7 @@ from twofour import cli
 DOCS = ROOT / "docs"
 BUSY = 3  # of bench: it ran, but the machine was too busy for the figures to count
 PORT = "8024"  # of the server in the documentation
-CHARTS = ("--svg", "--tokens-svg")
+CHARTS = ("--svg", "--tokens-svg", "--bytes-svg", "--speed-svg", "--cost-svg")
 COMMANDS = ("twofour", "curl", "make", "pip")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=name)

@@ -265,3 +265,22 @@ def test_a_2_4_model_that_was_not_multiplied_as_one_says_so(kernels: dict[str, i
     notes = document(replace(found, arms=arms))["notes"]
     told = [note for note in notes if "linears of the 2:4 model" in note]
     assert told == [] if said is None else said in told[0]
+
+
+def test_where_2_4_does_not_pay_a_note_says_so(whole: dict[str, Any]) -> None:
+    assert not any("at this load, and dense loses nothing" in note for note in whole["notes"])
+    slow = document(findings({**SPEEDS, "sparse": [0.014, 0.029, 0.017, 0.016]}))["notes"][0]
+    assert slow == "Attention: 2:4 does not pay at this load, and dense loses nothing: take dense."
+    alike = document(
+        findings({**SPEEDS, "dense": [0.010, 0.011, 0.010, 0.011], "sparse": [0.011, 0.010, 0.011, 0.010]})
+    )
+    assert alike["notes"][0].startswith("Attention: 2:4 buys nothing clear at this load")
+
+
+def test_the_rival_in_bytes_is_named_where_it_was_no_arm() -> None:
+    found = findings(SPEEDS)
+    for flags, said in ((["--kernels", "auto"], True), (["--dense-values", "int8"], False)):
+        dense = replace(found.arms["dense"], command=["python", "-m", "twofour", "serve", "m", *flags])
+        notes = document(replace(found, arms={**found.arms, "dense": dense}))["notes"]
+        assert any("Dense in int8 (--dense-values int8) was no arm here" in note for note in notes) == said
+    assert not any("was no arm here" in note for note in document(found)["notes"])  # not our servers
