@@ -4,6 +4,6 @@ In come a dense model and a `PruneConfig`; out comes a folder that is whole, or 
 goes on. `prune` tells the story, `frontier` that of several results. Then read `prepare` and `request` (what is checked
 before), `footprint`, `training_bytes`, `shortage` and `plan` (the memory and time that it takes), `calibrate` (one
 decoder block at a time), `solvers` (what a config means for one weight), `mixture` and `choose` (which linear is stored
-how, and which is best), `journal` (what is kept for the case that it is cut off), `report` (what is written and said at
-the end).
+how, and which is best), `recover` (the whole trained), `journal` and `block_files` (what is kept for the case that it
+is cut off), `report` (what is written and said at the end).
 """

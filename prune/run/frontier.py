@@ -30,9 +30,9 @@ from twofour.prune.run.prune import (
     pruned_as,
     recorded,
     require_unchanged,
-    trainer,
     walked,
 )
+from twofour.prune.run.recover import trainer
 from twofour.prune.run.report import About, Pruned, Report, write
 from twofour.prune.run.request import model_stamps, request
 from twofour.prune.run.shortage import shortage_named

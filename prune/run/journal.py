@@ -19,24 +19,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from twofour.prune.errors import CheckpointError, InputError
-from twofour.prune.format.dense_int8 import SCALES, VALUES, DenseInt8
 from twofour.prune.format.folder import making, put, read_json, sync, write_whole
-from twofour.prune.format.packed import Packed
-from twofour.prune.format.schemes import Scheme, StoredWeight, parts
-from twofour.prune.label.manifest import PrunedLinear
+from twofour.prune.format.schemes import Scheme, StoredWeight
 from twofour.prune.model.batches import STATES, Batch
-from twofour.prune.recovery.training import Outcome, Training
+from twofour.prune.recovery.training import Training
+from twofour.prune.run import block_files
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.request import DECIDED, GO_ON, THREADS, Begun, Decided, merged
 from twofour.prune.text.sources import Calibration
@@ -113,8 +109,8 @@ class Journal:
             made = make()
             self._write(TOKENS, {"tokens": made.ids}, {"about": made.about, "notes": made.notes})
             sync(self.folder)
-        with _opened(self.folder / TOKENS) as file:
-            return Calibration(file.get_tensor("tokens"), **_about_of(file))
+        with block_files.opened(self.folder / TOKENS) as file:
+            return Calibration(file.get_tensor("tokens"), **block_files.about_of(file))
 
     def save(self, index: int, pruned: PrunedBlock, batches: list[Batch]) -> None:
         """Keep a pruned block and the states behind it."""
@@ -123,7 +119,7 @@ class Journal:
             states = {"hidden": batch.hidden} | ({} if dense is None else {"dense": dense})
             self._write(_states(index, number), states, {})
         sync(self.folder)
-        self._write(_block(index), _tensors(pruned), _about(pruned))
+        self._write(_block(index), block_files.tensors(pruned), block_files.about(pruned))
         sync(self.folder)
         for number in range(len(batches)):
             (self.folder / _states(index - 1, number)).unlink(missing_ok=True)
@@ -132,8 +128,8 @@ class Journal:
         """Give the blocks that are done, and set the states of the batches to those behind the last one."""
         done = self._done()
         for path in done:
-            with _opened(path) as file:
-                yield _pruned(file, _about_of(file))
+            with block_files.opened(path) as file:
+                yield block_files.pruned(file, block_files.about_of(file))
         if done:
             self._restore_states(len(done) - 1, batches)
 
@@ -141,8 +137,11 @@ class Journal:
         """Return what reads each of the pruned weights that are kept here, by name."""
         makers: dict[str, Callable[[], StoredWeight]] = {}
         for path in self._done():
-            with _opened(path) as file:
-                makers |= {name: partial(_read_weight, path, name) for name in _about_of(file)["scale_columns"]}
+            with block_files.opened(path) as file:
+                makers |= {
+                    name: partial(block_files.read_weight, path, name)
+                    for name in block_files.about_of(file)["scale_columns"]
+                }
         return makers
 
     def schemes(self, choose: Callable[[], Mapping[str, Scheme]]) -> dict[str, Scheme]:
@@ -166,7 +165,7 @@ class Journal:
 
     def _restore_states(self, index: int, batches: list[Batch]) -> None:
         for number, batch in enumerate(batches):
-            with _opened(self.folder / _states(index, number)) as file:
+            with block_files.opened(self.folder / _states(index, number)) as file:
                 batch.hidden = file.get_tensor("hidden")
                 batch.dense = file.get_tensor("dense") if "dense" in file.keys() else None  # noqa: SIM118
 
@@ -179,8 +178,8 @@ class Journal:
         """Return how far the training of the whole model was."""
         if not (self.folder / (self.point + TRAINING)).exists():
             return None
-        with _opened(self.folder / (self.point + TRAINING)) as file:
-            about = _about_of(file)
+        with block_files.opened(self.folder / (self.point + TRAINING)) as file:
+            about = block_files.about_of(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Training(state=tensors, **about)
 
@@ -209,7 +208,7 @@ class Journal:
         spent_s = [0.0]
         for path in [self.folder / TOKENS, *self._done(), *self.folder.glob(f"*{TRAINING}")]:
             if path.exists():
-                with _opened(path) as file:
+                with block_files.opened(path) as file:
                     spent_s.append(float(file.metadata()["spent_s"]))
         return max(spent_s)
 
@@ -259,59 +258,3 @@ def _block(index: int) -> str:
 
 def _states(index: int, number: int) -> str:
     return f"states-{index}.{number}.safetensors"
-
-
-def _tensors(pruned: PrunedBlock) -> dict[str, Tensor]:
-    stored = {name: parts(weight) for name, weight in pruned.weights.items()}
-    return {f"{name}.{part}": tensor for name, each in stored.items() for part, tensor in each.items()}
-
-
-def _about(pruned: PrunedBlock) -> dict[str, Any]:
-    columns = {name: w.scale_columns if isinstance(w, Packed) else None for name, w in pruned.weights.items()}
-    return {
-        "linears": {name: asdict(linear) for name, linear in pruned.linears.items()},
-        "recovered": None if pruned.recovered is None else asdict(pruned.recovered),
-        "scale_columns": columns,  # by weight; None: not packed
-    }
-
-
-def _pruned(file: Any, about: Mapping[str, Any]) -> PrunedBlock:
-    linears = {
-        name: PrunedLinear(tuple(linear["shape"]), linear["loss"], linear["tokens"])
-        for name, linear in about["linears"].items()
-    }
-    weights = {name: _weight(file, about, name) for name in about["scale_columns"]}
-    return PrunedBlock(weights, linears, Outcome(**about["recovered"]) if about["recovered"] else None)
-
-
-def _read_weight(path: Path, name: str) -> StoredWeight:
-    with _opened(path) as file:
-        return _weight(file, _about_of(file), name)
-
-
-def _weight(file: Any, about: Mapping[str, Any], name: str) -> StoredWeight:
-    scale_columns = about["scale_columns"][name]
-    held = set(file.keys())
-    if f"{name}.{VALUES}" in held:
-        return DenseInt8(*(file.get_tensor(f"{name}.{part}") for part in (VALUES, SCALES)))
-    if scale_columns is None:
-        weight: Tensor = file.get_tensor(f"{name}.weight")
-        return weight
-    values, positions = (file.get_tensor(f"{name}.{part}") for part in ("values", "positions"))
-    scales = file.get_tensor(f"{name}.scales") if f"{name}.scales" in held else None
-    return Packed(values, positions, scales, scale_columns)
-
-
-def _about_of(file: Any) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads(file.metadata()["about"])
-    return about
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file of the run for reading, one tensor at a time."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not intact ({error}); remove its folder to start anew") from error

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
@@ -36,6 +38,18 @@ class Kept:
     scheme: Scheme = "dense"
     why: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The walked model as a mixture: the scheme of each linear, and what makes its weight before all are trained.
+
+    policy: why it is this one, for the label, where it was chosen.
+    """
+
+    schemes: Mapping[str, Scheme]
+    makers: Mapping[str, Make]
+    policy: Mapping[str, Any] | None = None
 
 
 def kept(config: PruneConfig, anatomy: Anatomy, names: Mapping[str, str]) -> Kept:
@@ -130,3 +144,18 @@ def put_in_place(anatomy: Anatomy, makers: Mapping[str, Make]) -> None:
     """Give linears of the model these weights."""
     for name, make in makers.items():
         anatomy.linears[name].weight.copy_(expanded(make()))
+
+
+def trained_weights(anatomy: Anatomy, mixed: Mixed) -> dict[str, Make]:
+    """Return what makes each 2:4 weight of the model in memory as it will be stored."""
+    linears, dtype = anatomy.linears, anatomy.stored_dtype
+    return {
+        name: partial(_trained_weight, linears[name], scheme, dtype)
+        for name, scheme in mixed.schemes.items()
+        if scheme in TWO_OF_FOUR
+    }
+
+
+def _trained_weight(linear: nn.Linear, scheme: Scheme, dtype: torch.dtype) -> StoredWeight:
+    """Return a weight of the model in memory as it will be stored."""
+    return schemes.stored(linear.weight.float(), scheme, dtype).cpu()

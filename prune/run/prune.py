@@ -1,39 +1,35 @@
 """The story of a pruning run: `prune`, and below it each of its steps."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twofour.prune.config import PruneConfig
 from twofour.prune.errors import InputError
 from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.origin import origin
-from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme, StoredWeight
-from twofour.prune.format.schemes import stored as stored_as
+from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme
 from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests
 from twofour.prune.machine import heap
 from twofour.prune.machine.precision import full_precision
-from twofour.prune.model.anatomy import Anatomy, dissect, load
+from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.batches import Batch, record
 from twofour.prune.policy.prices import Clock
 from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.blocks import recover_block
-from twofour.prune.recovery.dense import DenseWeights
-from twofour.prune.recovery.distil import distil
-from twofour.prune.recovery.stream import Length, distil_stream
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
-from twofour.prune.run import calibrate, choose, footprint, mixture, solvers
+from twofour.prune.run import calibrate, choose, mixture, solvers
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.choose import Judge
 from twofour.prune.run.journal import Journal, OnDemand
-from twofour.prune.run.mixture import Make
+from twofour.prune.run.mixture import Mixed
 from twofour.prune.run.prepare import Prepared, prepare
+from twofour.prune.run.recover import Train, trainer
 from twofour.prune.run.report import About, Pruned, Report, write
 from twofour.prune.run.request import Stamps, model_stamps, request, threads_note
 from twofour.prune.run.shortage import shortage_named
@@ -44,21 +40,6 @@ from twofour.prune.text.sources import Calibration
 from twofour.prune.text.writer import NewWriter
 
 FEW_TOKENS = 32  # that an expert saw
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """The scheme of each linear of the decoder blocks, and what makes its weight before the whole model is trained.
-
-    policy: why it is this one, for the label, where it was chosen.
-    """
-
-    schemes: Mapping[str, Scheme]
-    makers: Mapping[str, Make]
-    policy: Mapping[str, Any] | None = None
-
-
-Train = Callable[[Mixture], Outcome | None]  # the whole model, in place
 
 
 def prune(
@@ -122,19 +103,19 @@ def pruned_as(
     ready: Prepared,
     text: Calibration,
     blocks: list[PrunedBlock],
-    mixed: Mixture,
+    mixed: Mixed,
     whole: Outcome | None,
     journal: Journal,
 ) -> Pruned:
     """Gather a mixture for writing. whole: what training the whole model won back; the model in memory is it then."""
-    weights = {**mixed.makers, **(trained_weights(ready, mixed) if whole else {})}
+    weights = {**mixed.makers, **(mixture.trained_weights(ready.anatomy, mixed) if whole else {})}
     named = {ready.names[name]: make for name, make in weights.items()}
     return Pruned(OnDemand(named), result(ready, text, blocks, mixed, whole, journal.threads))
 
 
 def pruned_by_weights(
     ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter
-) -> tuple[Calibration, list[PrunedBlock], Mixture, Outcome | None]:
+) -> tuple[Calibration, list[PrunedBlock], Mixed, Outcome | None]:
     """Prune every block by its weights alone."""
     to_stored = solvers.to_stored(ready.config, ready.anatomy.stored_dtype)
     blocks = list(calibrate.prune_without_text(ready.anatomy, magnitude, progress, to_stored, journal))
@@ -143,7 +124,7 @@ def pruned_by_weights(
 
 def pruned_on_text(
     ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter
-) -> tuple[Calibration, list[PrunedBlock], Mixture, Outcome | None]:
+) -> tuple[Calibration, list[PrunedBlock], Mixed, Outcome | None]:
     """Prune block by block on the calibration text, give each linear its scheme, then train the whole where asked."""
     text, ids, judged = both_texts(ready, journal, progress, new_writer)
     batches = recorded(ready, ids, journal)
@@ -168,7 +149,7 @@ def as_mixture(
     train: Train,
     journal: Journal,
     progress: Progress,
-) -> tuple[Mixture, Outcome | None]:
+) -> tuple[Mixed, Outcome | None]:
     """Give each linear of the walked model its scheme, chosen for a budget where there is a judge; then train all."""
     if judge is None:
         plain = mixed(ready, journal)
@@ -179,16 +160,6 @@ def as_mixture(
     whole = train(chosen)
     policy = choose.described(ready, found, choice, budget, judge.divergence())
     return replace(chosen, policy=policy), whole
-
-
-def trainer(
-    ready: Prepared, ids: Tensor, batches: list[Batch], journal: Journal, progress: Progress, new_writer: NewWriter
-) -> Train:
-    """Return what trains a mixture as a whole: on a stream of fresh text, or again on the text that was walked on."""
-    if ready.config.stages.streams:
-        batches.clear()  # their states are not needed any more
-        return partial(streamed, ready, journal, progress, new_writer)
-    return partial(distilled, ready, ids, batches, journal, progress)
 
 
 def calibration(ready: Prepared, new_writer: NewWriter, progress: Progress) -> Calibration:
@@ -231,7 +202,7 @@ def walked(ready: Prepared, batches: list[Batch], journal: Journal, progress: Pr
     return list(blocks)
 
 
-def mixed(ready: Prepared, journal: Journal, chosen: Mapping[str, Scheme] | None = None) -> Mixture:
+def mixed(ready: Prepared, journal: Journal, chosen: Mapping[str, Scheme] | None = None) -> Mixed:
     """Give each linear of the walked model its scheme, in place. chosen: None where the user chooses."""
     walked, anatomy = solvers.walked_scheme(ready.config), ready.anatomy
     schemes = journal.schemes(lambda: chosen or mixture.mixture(anatomy.linears, walked, ready.kept))
@@ -239,62 +210,14 @@ def mixed(ready: Prepared, journal: Journal, chosen: Mapping[str, Scheme] | None
     # What keeps the scheme of the walk is in place, unless mixtures were tried.
     changed = {name: make for name, make in makers.items() if chosen or schemes[name] != walked}
     mixture.put_in_place(anatomy, changed)
-    return Mixture(schemes, makers)
-
-
-def distilled(
-    ready: Prepared, ids: Tensor, batches: list[Batch], journal: Journal, progress: Progress, mixed: Mixture
-) -> Outcome | None:
-    """Train all kept weights of the model together; None where that is not asked for."""
-    config, anatomy = ready.config, ready.anatomy
-    if not config.stages.model_passes:
-        return None
-    anatomy.model.to(config.device)
-    passes, lean, recompute = config.stages.model_passes, config.lean, config.recompute
-    return distil(anatomy, ids, batches, passes, config.seed, progress, journal, mixed.schemes, lean, recompute)
-
-
-def streamed(ready: Prepared, journal: Journal, progress: Progress, new_writer: NewWriter, mixed: Mixture) -> Outcome:
-    """Train all kept weights of the model together on fresh text of the sources."""
-    config, anatomy = ready.config, ready.anatomy
-    tokenizer = corpus.load_tokenizer(ready.source)
-
-    def new_chunk(number: int, windows: int) -> Tensor:
-        some = max(windows, len(config.sources), 2)  # of each source at least one, and as many as any config has
-        return next(sources.stream(lambda: new_writer(anatomy.model), tokenizer, config, some, number)).ids
-
-    dense = dense_weights(ready)
-    anatomy.model.to(config.device)
-    length = Length(config.length, config.stages.tokens, 60 * config.stages.minutes)
-    lean, recompute = config.lean, config.recompute
-    return distil_stream(anatomy, dense, new_chunk, length, progress, journal, mixed.schemes, lean, recompute)
-
-
-def dense_weights(ready: Prepared) -> DenseWeights:
-    """Load the dense weights once more, to stand beside the pruned ones."""
-    place = footprint.teacher(ready.anatomy, ready.config)
-    dense = dissect(load(ready.source)).linears
-    weights = {name: linear.weight.data.to(place, ready.forward_dtype) for name, linear in dense.items()}
-    return DenseWeights(ready.anatomy, weights)
-
-
-def trained_weights(ready: Prepared, mixed: Mixture) -> dict[str, Make]:
-    """Return what makes each 2:4 weight of the model in memory as it will be stored."""
-    schemes = {name: scheme for name, scheme in mixed.schemes.items() if scheme in TWO_OF_FOUR}
-    linears, dtype = ready.anatomy.linears, ready.anatomy.stored_dtype
-    return {name: partial(trained_weight, linears[name], scheme, dtype) for name, scheme in schemes.items()}
-
-
-def trained_weight(linear: nn.Linear, scheme: Scheme, dtype: torch.dtype) -> StoredWeight:
-    """Return a weight of the model in memory as it will be stored."""
-    return stored_as(linear.weight.float(), scheme, dtype).cpu()
+    return Mixed(schemes, makers)
 
 
 def result(
     ready: Prepared,
     text: Calibration,
     blocks: list[PrunedBlock],
-    mixed: Mixture,
+    mixed: Mixed,
     whole: Outcome | None,
     threads: list[int],
 ) -> Result:
@@ -318,7 +241,7 @@ def result(
     )
 
 
-def why_dense(ready: Prepared, mixed: Mixture) -> Mapping[str, str]:
+def why_dense(ready: Prepared, mixed: Mixed) -> Mapping[str, str]:
     """Say why linears of the decoder blocks are dense."""
     if mixed.policy is None:
         return ready.kept.why
