@@ -5,15 +5,19 @@ standard error comes from the spread between answers, as of a ratio of two sums.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from twofour.prune.errors import TextError
-from twofour.prune.label.quality import Logits, Scores, score_window
+from twofour.prune.label.quality import Logits, Scores, score_window, with_error
 from twofour.prune.progress import Progress, silent, track
+
+HEAD = ("questions", "answers", "KL, nats", "top-1 agreement")
+NOTE = "On the tokens of the answers that the dense model gives greedily, through its chat template."
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,16 @@ def _error(errors: Sequence[float], total: int) -> float | None:
     if number < 2:
         return None
     return math.sqrt(sum(error**2 for error in errors) * number / (number - 1)) / total
+
+
+def rows(manifest: Mapping[str, Any]) -> list[list[str]]:
+    """What was measured on answers, a row for all questions of one kind, under HEAD."""
+    return [
+        [
+            questions,
+            f"{figures['answers']}, {figures['tokens']} tokens",
+            with_error(figures["kl_nats"], figures["kl_error"], ".4f"),
+            f"{figures['agreement']:.1%}",
+        ]
+        for questions, figures in (manifest.get("answers") or {}).items()
+    ]

@@ -14,10 +14,9 @@ from twofour.prune.config import CHAT, SELF
 from twofour.prune.format import Format
 from twofour.prune.format.dense_int8 import int8_bytes
 from twofour.prune.format.tower import Tower
-from twofour.prune.label import mixture
+from twofour.prune.label import answers, mixture
+from twofour.prune.label.quality import with_error
 
-ANSWERS_HEAD = ("questions", "answers", "KL, nats", "top-1 agreement")
-ANSWERS_NOTE = "On the tokens of the answers that the dense model gives greedily, through its chat template."
 TASKS_HEAD = ("task", "metric", "dense", "2:4")
 QUALITY_HEAD = (
     *("text", "against calibration", "ppl dense", "ppl 2:4", "ratio"),
@@ -101,21 +100,8 @@ def _quality(manifest: Mapping[str, Any], name: str) -> list[str]:
         return [NOT_MEASURED.format(name=name)]
     gaps = [GAP_NOTE] if any(figures.get("gap_closed") is not None for figures in measured.values()) else []
     tasks = [_table(TASKS_HEAD, rows)] if (rows := list(_task_rows(manifest))) else []
-    answers = [_table(ANSWERS_HEAD, asked), ANSWERS_NOTE] if (asked := answer_rows(manifest)) else []
-    return [_table(QUALITY_HEAD, quality_rows(manifest)), quality_note(manifest), *gaps, *answers, *tasks]
-
-
-def answer_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
-    """What was measured on answers, a row for all questions of one kind, under ANSWERS_HEAD."""
-    return [
-        [
-            questions,
-            f"{figures['answers']}, {figures['tokens']} tokens",
-            with_error(figures["kl_nats"], figures["kl_error"], ".4f"),
-            f"{figures['agreement']:.1%}",
-        ]
-        for questions, figures in (manifest.get("answers") or {}).items()
-    ]
+    asked_of = [_table(answers.HEAD, asked), answers.NOTE] if (asked := answers.rows(manifest)) else []
+    return [_table(QUALITY_HEAD, quality_rows(manifest)), quality_note(manifest), *gaps, *asked_of, *tasks]
 
 
 def quality_note(manifest: Mapping[str, Any]) -> str:
@@ -161,11 +147,6 @@ def _quality_row(text: str, figures: Mapping[str, Any], calibration: Mapping[str
         f"{figures['agreement']:.1%}",
         "-" if gap is None or log_gap is None else f"{gap:.2f} ({log_gap:.2f})",
     ]
-
-
-def with_error(value: float, error: float | None, form: str) -> str:
-    """Write a figure with its standard error; None: unknown, as of a single window."""
-    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
 
 
 def likeness(text: str, sampled: bool, calibration: Mapping[str, Any] | None) -> str:

@@ -115,6 +115,11 @@ def summarise(scores: Sequence[Scores], window_tokens: int, compared: bool) -> Q
     )
 
 
+def with_error(value: float, error: float | None, form: str) -> str:
+    """Write a figure with its standard error; None: unknown, as of a single window."""
+    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
+
+
 def gap_closed(found: float, dense: float, reference: float) -> float | None:
     """Return how much of the way from a reference's loss to the dense one is made; None where there is no way.
 

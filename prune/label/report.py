@@ -5,13 +5,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from twofour.prune.label import charts, mixture, pages
+from twofour.prune.label import answers, charts, mixture, pages
 from twofour.prune.label.card import (
-    ANSWERS_HEAD,
-    ANSWERS_NOTE,
     NOT_MEASURED,
     QUALITY_HEAD,
-    answer_rows,
     done,
     processor,
     quality_note,
@@ -50,9 +47,9 @@ def page(manifest: Mapping[str, Any], name: str) -> str:
         outcomes=list(zip(*blocks.values(), strict=True)),
         quality_head=QUALITY_HEAD,
         quality=quality_rows(manifest),
-        answers_head=ANSWERS_HEAD,
-        answers=answer_rows(manifest),
-        answers_note=ANSWERS_NOTE,
+        answers_head=answers.HEAD,
+        answers=answers.rows(manifest),
+        answers_note=answers.NOTE,
         quality_note=quality_note(manifest) if manifest.get("quality") else NOT_MEASURED.format(name=name),
         done=list(done(manifest)),
     )

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 def table(document: dict[str, Any]) -> str:
     """The figures as a person reads them."""
-    from twofour.prune.label.card import with_error
+    from twofour.prune.label.quality import with_error
     from twofour.serve.evaluation import harness
 
     first = document["begins_with"] or "the first of each"
