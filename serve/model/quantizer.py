@@ -93,10 +93,13 @@ class TwofourQuantizer(HfQuantizer):  # type: ignore[misc]
         stored_int8.make_ready(model)
         return model
 
-    def update_weight_conversions(self, weight_conversions: list[Any], model: nn.Module) -> list[Any]:
-        """Leave out what would join the dense weights of experts to one: here they are linears of their own."""
+    def update_weight_conversions(self, weight_conversions: list[Any], *model: nn.Module) -> list[Any]:
+        """Leave out what would join the dense weights of experts to one: here they are linears of their own.
+
+        model: newer transformers hand it over.
+        """
         kept = [each for each in weight_conversions if not experts.joins(getattr(each, "source_patterns", ()))]
-        updated: list[Any] = super().update_weight_conversions(kept, model)
+        updated: list[Any] = super().update_weight_conversions(kept, *model)
         return updated
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
