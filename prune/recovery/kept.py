@@ -76,7 +76,7 @@ class KeptWeights:
         same loss computed anew: it will be scaled by less.
         """
         self._share, self._overflowed = share, False
-        (loss * float(self._scale) if self._is_scaled else loss).backward()  # type: ignore[no-untyped-call]
+        (loss * float(self._scale) if self._is_scaled else loss).backward()
         if self._overflowed:
             self._scale /= 2
             self._good_steps.zero_()

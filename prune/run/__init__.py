@@ -2,6 +2,6 @@
 
 In come a dense model and a `PruneConfig`; out comes a folder that is whole, or a journal from which the same command
 goes on. `prune` tells the story. Then read `prepare` and `request` (what is checked before), `footprint` with
-`training_bytes`, and `plan` (the memory and time that it takes), `calibrate` (one decoder block at a time), `solvers` (what a config means for one
-weight), `journal` (what is kept for the case that it is cut off).
+`training_bytes`, and `plan` (the memory and time that it takes), `calibrate` (one decoder block at a time), `solvers`
+(what a config means for one weight), `journal` (what is kept for the case that it is cut off).
 """
