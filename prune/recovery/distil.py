@@ -101,10 +101,11 @@ class _Divergence(torch.autograd.Function):
         slope, sums = torch.empty_like(found, dtype=wide), []
         size = max(1, CHUNK_BYTES // (4 * found.shape[-1]))
         for chunk, some, goal in zip(slope.split(size), found.split(size), wanted.split(size), strict=True):
-            log_q, log_p = some.float().log_softmax(-1), goal.float().log_softmax(-1)
-            p = log_p.exp()
-            sums.append(torch.where(p == 0, 0.0, p * (log_p - log_q)).sum())  # 0 log 0 is 0, and NaN is NaN
-            chunk.copy_(log_q.exp_().sub_(p).div_(len(found)))
+            own, other = some.float(), goal.float()
+            q, p = own.softmax(-1), other.softmax(-1)
+            terms = torch.where(p == 0, 0.0, p * (other - own)).sum(-1)  # 0 log 0 is 0, and NaN is NaN
+            sums.append((terms + _log_sum(own, q) - _log_sum(other, p)).sum())
+            chunk.copy_(q.sub_(p).div_(len(found)))
         ctx.save_for_backward(slope)
         ctx.dtype = found.dtype
         return torch.stack(sums).sum() / len(found)
@@ -114,3 +115,8 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         return torch.mul(slope, gradient, out=torch.empty_like(slope, dtype=ctx.dtype)), None
+
+
+def _log_sum(logits: Tensor, probabilities: Tensor) -> Tensor:  # [tokens, vocabulary] twice -> [tokens]
+    """The logarithm of the sum of exponentials, from the likeliest: an exponential less for each logit."""
+    return logits.amax(-1) - probabilities.amax(-1).log()

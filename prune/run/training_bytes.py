@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from twofour.prune.config import PruneConfig
+from twofour.prune.format.pattern import GROUP, KEEP
 from twofour.prune.model import attention
 from twofour.prune.model.anatomy import Anatomy, Block
+from twofour.prune.recovery.eight_bit import block_columns
 from twofour.prune.recovery.optimiser import CHUNK
 from twofour.prune.recovery.stream import Length
 from twofour.prune.recovery.training import step_tokens
@@ -25,9 +27,9 @@ Terms = dict[str, int]  # what is held -> its bytes
 
 # of a weight, as every second is kept
 FULL = (4 + 4 + 4 + 4) / 2  # its master, two moments and its place
-LEAN = (2 + 1 + 1 + 2 * 4 / 96 + 1 / 4) / 2  # half its master, two moments, their scales, its place
-LEAN_WHOLE = LEAN + 2 / 2  # with the whole master, where the weight in the model is no half of it
-FULL_SAVED, LEAN_SAVED = (4 + 4 + 4) / 2, LEAN + 2 / 2  # of those, what a journal keeps; and the weight's own half
+LEAN = (2 + 1 + 1 + 1 / 4) / 2  # half its master, two moments without their scales, its place
+OTHER_HALF = 2 / 2  # of the master: in the optimiser, where the weight in the model is no half of it; and saved
+FULL_SAVED = (4 + 4 + 4) / 2  # what a journal keeps of it
 # of a weight that is in a step of the optimiser, as every second is kept
 FULL_STEP = (2 + 4 + 8 + 4 + 4) / 2  # its slope, as it is and in float32; its place, int64; its new value, twice
 LEAN_STEP = (2 + 5 * 4 + 4 * 8 + 2 * 4) / 2  # slope, five float32 in between, places in int64, new value and residue
@@ -50,7 +52,7 @@ def of_the_model(anatomy: Anatomy, config: PruneConfig) -> Terms:
     """The terms of training the whole model."""
     linears = list(anatomy.linears.values())
     return {
-        "masters, moments and places": round(numbers(linears) * _optimiser(anatomy, config)),
+        "masters, moments and places": _optimiser(anatomy, config),
         "a step of the optimiser": _step_bytes(linears, anatomy, config, config.lean),
         "activations of a step": _activations(anatomy, config),
         "logits of a step": _logits(anatomy, config),
@@ -85,7 +87,10 @@ def dense_bytes(anatomy: Anatomy) -> int:
 
 def saved(anatomy: Anatomy, config: PruneConfig) -> int:
     """What a journal keeps of the training of the whole model: the state of the optimiser."""
-    return round(numbers(anatomy.linears.values()) * (LEAN_SAVED if config.lean else FULL_SAVED))
+    linears = anatomy.linears.values()
+    if not config.lean:
+        return round(numbers(linears) * FULL_SAVED)
+    return round(numbers(linears) * (LEAN + OTHER_HALF)) + sum(map(_scales, linears))
 
 
 def best(anatomy: Anatomy) -> int:
@@ -93,13 +98,19 @@ def best(anatomy: Anatomy) -> int:
     return numbers(anatomy.linears.values()) * element(anatomy) // 2
 
 
-def _optimiser(anatomy: Anatomy, config: PruneConfig) -> float:
-    """The bytes of a weight in the optimiser."""
+def _optimiser(anatomy: Anatomy, config: PruneConfig) -> int:
+    linears = anatomy.linears.values()
     if not config.lean:
-        return FULL
+        return round(numbers(linears) * FULL)
     may_be_int8 = config.values == "int8" or (config.values is None and config.chooses)
     halved = dtype(anatomy) == anatomy.stored_dtype == torch.bfloat16 and not may_be_int8
-    return LEAN if halved else LEAN_WHOLE
+    return round(numbers(linears) * (LEAN if halved else LEAN + OTHER_HALF)) + sum(map(_scales, linears))
+
+
+def _scales(linear: nn.Linear) -> int:
+    """The float32 scales of both moments, one for each block of kept weights of a row."""
+    columns = linear.in_features * KEEP // GROUP
+    return 2 * 4 * linear.out_features * columns // block_columns(columns)
 
 
 def _step_bytes(linears: Iterable[nn.Linear], anatomy: Anatomy, config: PruneConfig, lean: bool) -> int:

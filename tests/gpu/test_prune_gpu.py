@@ -1,6 +1,7 @@
 """Pruning with one block at a time on the GPU, the model in the memory of the host."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -16,10 +17,10 @@ from twofour.prune.model import anatomy
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, follow_dense, record
 from twofour.prune.recovery.blocks import block_loss
-from twofour.prune.recovery.distil import distil, divergence
+from twofour.prune.recovery.distil import distil, divergence, recomputed
 from twofour.prune.recovery.kept import KeptWeights
 from twofour.prune.recovery.training import Outcome, learn
-from twofour.prune.run import calibrate
+from twofour.prune.run import calibrate, footprint, training_bytes
 from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.solving.statistics import Norms
@@ -74,14 +75,14 @@ def test_products_are_timed_on_the_device(scheme: Scheme) -> None:
     assert 0 < clock.clock("cuda")((256, 512), scheme, 512, torch.bfloat16) < 1
 
 
-def distilled(dtype: torch.dtype) -> tuple[float, Outcome]:
+def distilled(dtype: torch.dtype, **options: bool) -> tuple[float, Outcome]:
     """The loss of a pruned random model after training, measured in float32, and what training says."""
     dense, ids = tiny("llama", initializer_range=0.2, vocab_size=8192), tokens(24)
     parts = anatomy.dissect(copy.deepcopy(dense).to(dtype))
     batches = record(parts, ids, batch_tokens=32)
     list(calibrate.walk(parts, batches, lambda w, _: magnitude(w), Norms, recover=train_nothing, device="cuda"))
     parts.model.to("cuda")
-    outcome = distil(parts, ids, batches, passes=4, seed=0)
+    outcome = distil(parts, ids, batches, passes=4, seed=0, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         found = divergence(parts.model.cpu().float()(ids).logits, dense(ids).logits)  # type: ignore[operator]
     return float(found), outcome
@@ -95,6 +96,60 @@ def test_float16_is_trained_as_well_as_float32() -> None:
     (half, outcome), (full, expected) = distilled(torch.float16), distilled(torch.float32)
     assert outcome.after < outcome.before and half == pytest.approx(full, rel=0.02)
     assert outcome.before - outcome.after == pytest.approx(expected.before - expected.after, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("options", [{"lean": True}, {"recompute": True}, {"lean": True, "recompute": True}])
+def test_little_memory_trains_as_well(dtype: torch.dtype, options: dict[str, bool]) -> None:
+    (found, outcome), (wanted, usual) = distilled(dtype, **options), distilled(dtype)
+    assert outcome.after < outcome.before and found == pytest.approx(wanted, rel=0.01)
+    assert outcome.before - outcome.after == pytest.approx(usual.before - usual.after, rel=0.1)
+
+
+def held_by_training(lean: bool, recompute: bool) -> tuple[int, int]:
+    """The most bytes that a GPU held in some steps of a large random model, and those that are planned."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 16}
+    parts = anatomy.dissect(tiny("llama", **sizes, vocab_size=32000, max_position_embeddings=512).to(torch.bfloat16))
+    for linear in parts.linears.values():
+        linear.weight.copy_(magnitude(linear.weight.float()))
+    parts.model.to("cuda")
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    asked = PruneConfig(preset="best", samples=8, length=512, device="cuda", lean=lean, recompute=recompute)
+    planned = footprint.model_bytes(parts) + sum(training_bytes.of_the_model(parts, asked).values())
+    ids = torch.randint(1, 32000, (1, 512), device="cuda")
+    kept = KeptWeights(parts.linears.values(), torch.bfloat16, 0.001, lean=lean)
+    wanted = parts.model(ids).logits  # type: ignore[operator]
+
+    def loss(part: int) -> torch.Tensor:
+        with recomputed(parts) if recompute else nullcontext():
+            return divergence(parts.model(ids).logits, wanted)  # type: ignore[operator]
+
+    for _ in range(3):
+        learn(kept, loss, 0, 1.0)
+    return torch.cuda.max_memory_allocated(), planned
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("lean", [False, True])
+def test_training_holds_no_more_than_is_planned(lean: bool, recompute: bool) -> None:
+    held, planned = held_by_training(lean, recompute)
+    assert planned / 2 < held < planned
+
+
+def test_a_stream_is_trained_with_its_dense_weights_on_the_device_or_beside_it(
+    tiny_model_folder: Path, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = PruneConfig(preset="fast", tokens=1024, calibration=text, samples=8, length=32, device="cuda")
+    losses = []
+    for place in ("cuda", "cpu"):
+        monkeypatch.setattr(footprint, "teacher", lambda anatomy, config, place=place: place)
+        report = prune(tiny_model_folder, tmp_path / place, asked)
+        outcome = report.manifest["recovery"]["model"]
+        assert check(tmp_path / place).ok and outcome["tokens"] == 1024 and outcome["after"] <= outcome["before"]
+        losses.append(outcome["after"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
 def test_a_loss_too_small_for_float16_moves_weights_as_in_float32() -> None:

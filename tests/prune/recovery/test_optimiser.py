@@ -4,14 +4,19 @@ import math
 
 import pytest
 import torch
+from pruned_families import tiny
 from torch import Tensor, nn
 
+from twofour.prune import PruneConfig
+from twofour.prune.config import Values
 from twofour.prune.format import pattern
 from twofour.prune.format.rounding import as_int8
+from twofour.prune.model import anatomy
 from twofour.prune.recovery import eight_bit, optimiser
 from twofour.prune.recovery.kept import KeptWeights
 from twofour.prune.recovery.optimiser import BETAS, Full, Lean, Rounding, halves, joined
 from twofour.prune.recovery.training import learn
+from twofour.prune.run import training_bytes
 from twofour.prune.solving.magnitude import magnitude
 
 
@@ -150,6 +155,19 @@ def test_a_kept_weight_takes_what_the_docstring_says() -> None:
     kept = 256 * 512 // 2
     for make, rounding, expected in ((Full, None, 16), (Lean, None, 4.3), (Lean, as_int8, 6.3)):
         assert held(make(pruned(256, 512), torch.bfloat16, rounding)) / kept == pytest.approx(expected, abs=0.02)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("lean", "values"), [(False, "model"), (True, "model"), (True, "int8")])
+def test_what_a_model_takes_is_not_more_than_is_planned(lean: bool, values: Values) -> None:
+    parts = anatomy.dissect(tiny("llama", hidden_size=128, intermediate_size=384).to(torch.bfloat16))
+    for linear in parts.linears.values():
+        linear.weight.copy_(magnitude(linear.weight.float()))
+    kept = KeptWeights(parts.linears.values(), torch.bfloat16, 0.01, as_int8 if values == "int8" else None, lean)
+    asked = PruneConfig(lean=lean, values=values)
+    planned = training_bytes.of_the_model(parts, asked)["masters, moments and places"]
+    found = sum(held(each) for each in kept._optimisers)  # type: ignore[arg-type]
+    assert 0.95 * planned < found < 1.001 * planned
+    assert sum(tensor.nbytes for tensor in kept.state().values()) <= 1.01 * training_bytes.saved(parts, asked)
 
 
 def test_no_gradient_outlives_its_step() -> None:
