@@ -165,14 +165,12 @@ class PruneConfig:
             _require(all(0 < value < float("inf") for value in values), self, name, "a positive number")
         once = len(set(self.frontier)) == len(self.frontier)
         _require(once, self, "frontier", "budgets, each once")
-        for name in ("card", "keep_dense"):
-            both = 'nothing, or "budget" without it' if name == "keep_dense" else "a budget with it"
-            fits = not asked if name == "keep_dense" else bool(asked) and self.budget_for != "bytes"
-            _require(not getattr(self, name) or fits, self, name, both)
-        _require(bool(asked) or self.budget_for == "bytes", self, "budget_for", "a budget with it")
-        _require(
-            not asked or self.stages.needs_text, self, "method", "one that calibrates: a budget is met by measuring"
-        )
+        has_seconds = self.chooses and self.budget_for != "bytes"
+        _require(self.card is None or has_seconds, self, "card", "a budget for decode or prefill with it")
+        _require(self.chooses or self.budget_for == "bytes", self, "budget_for", "a budget with it")
+        _require(not (self.chooses and self.keep_dense), self, "keep_dense", "either that or a budget")
+        judges = self.stages.needs_text or not self.chooses
+        _require(judges, self, "method", "one that calibrates with a budget, which is met by measuring")
 
     @property
     def chooses(self) -> bool:

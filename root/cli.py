@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if passed_on and not hasattr(args, "passed_on"):
         parser.error(f"{verb} passes no flags on: nothing may follow --")
     args.passed_on = passed_on
+    if args.verb == "prune":  # products are timed by the kernels, which are of a floor above
+        args.new_clock = import_module("twofour.serve.kernels.clock").clock
     if arguments is None:
         huge_pages.adopt()
     try:

@@ -28,8 +28,16 @@ def memory_size(text: str) -> int:  # bytes
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give one as 8GiB or 500MB") from None
 
 
+def budgets(text: str) -> tuple[float, ...]:
+    """Read budgets as 0.33,0.40. Raises argparse.ArgumentTypeError, for the parser to show."""
+    try:
+        return tuple(float(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are no budgets; give them as 0.33,0.40") from None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from twofour.prune.config import PRESETS, Method, Preset, PruneConfig, Train, Values
+    from twofour.prune.config import PRESETS, BudgetFor, Method, Preset, PruneConfig, Train, Values
     from twofour.prune.format import Format
 
     default, best = PruneConfig(), PRESETS["best"]
@@ -66,8 +74,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--values",
         choices=get_args(Values),
-        default=default.values,
-        help="of kept weights: the model's own dtype, or int8 with a scale for each row (default: %(default)s)",
+        help="of kept weights: the model's own dtype, or int8 with a scale for each row (default: model; with a budget "
+        "whichever is best, of each linear)",
+    )
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--budget",
+        type=float,
+        metavar="SHARE",
+        help="of what the dense linears cost, as 0.40: those that lose least for it become 2:4, or int8",
+    )
+    asked.add_argument(
+        "--max-kl", type=float, metavar="NATS", help="the cheapest mixture that is so close to dense before training"
+    )
+    asked.add_argument(
+        "--frontier", type=budgets, metavar="SHARE,...", help="several budgets: OUT/0.33, OUT/0.40 and so on"
+    )
+    parser.add_argument(
+        "--budget-for",
+        choices=get_args(BudgetFor),
+        default=default.budget_for,
+        help="what costs: bytes, seconds of a token, or of a prompt (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--card", metavar="GPU", help="whose seconds are estimated, as H100 (default: they are timed on --device)"
     )
     parser.add_argument(
         "--lm-head",
@@ -117,6 +147,11 @@ def run(args: argparse.Namespace) -> int:
         lm_head=args.lm_head,
         keep_dense=tuple(args.keep_dense or ()),
         keep_dense_values=args.keep_dense_values,
+        budget=args.budget,
+        max_kl=args.max_kl,
+        frontier=args.frontier or (),
+        budget_for=args.budget_for,
+        card=args.card,
         device=args.device,
         memory_limit_bytes=args.memory_limit,
         revision=args.revision,
@@ -124,9 +159,16 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         from twofour.prune.run.plan import plan
 
-        planned = plan(args.model, config)
+        planned = plan(args.model, config, args.new_clock(args.device))
         print(json.dumps(planned.as_dict()) if args.json else planned)
         return 0
-    report = prune(args.model, args.out, config, to_stderr())
+    clock = args.new_clock(args.device)
+    if config.frontier:
+        from twofour.prune.run.frontier import frontier
+
+        found = frontier(args.model, args.out, config, to_stderr(), clock)
+        print(json.dumps(found.as_dict(), allow_nan=False) if args.json else found)
+        return 0
+    report = prune(args.model, args.out, config, to_stderr(), clock)
     print(json.dumps(report.manifest, allow_nan=False) if args.json else report)
     return 0

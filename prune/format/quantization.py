@@ -58,15 +58,15 @@ def named_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
 
 def quantization_config(kinds: Mapping[str, Kind], ignore: list[str], int8_head: bool = False) -> dict[str, Any]:
     """What a loader needs to know, for config.json. kinds: of the linears. ignore: modules as in the dense model."""
-    default, has_int8 = _default(kinds.values())
+    rest, has_int8 = _default(kinds.values())
     apart = {scheme: [name for name in kinds if kinds[name].scheme == scheme] for scheme in get_args(Scheme)}
-    apart = {scheme: sorted(names) for scheme, names in apart.items() if names and scheme not in ("dense", default[0])}
+    apart = {scheme: sorted(names) for scheme, names in apart.items() if names and scheme not in ("dense", rest.scheme)}
     version = MIXED_VERSION if apart else HEAD_VERSION if int8_head else PLAIN_VERSION
     return {
         "quant_method": VARIANT,
         "format_version": version,
         "pattern": "2:4",
-        "values_dtype": default.dtype,
+        "values_dtype": rest.dtype,
         **({} if has_int8 is None else {"scale_columns": has_int8.scale_columns}),
         **({"lm_head": "int8"} if int8_head else {}),
         **({"schemes": apart} if apart else {}),
@@ -100,14 +100,29 @@ def has_int8_head(config: Mapping[str, Any]) -> bool:
 
 
 def stated(quantization: Mapping[str, Any], names: Iterable[str]) -> dict[str, Kind]:
-    """What linears of the decoder blocks are stored as, by the names they are stored under; "" is no dtype."""
-    dtype, columns = quantization["values_dtype"], int(quantization.get("scale_columns", 0))
-    int8, default = Kind("2:4-int8", "int8", columns), Kind("2:4", dtype)
-    known = {name: Kind("dense", "") for name in quantization.get("ignore", ())}
+    """What linears of the decoder blocks are stored as, by the names they are stored under."""
+    known, rest = named(quantization), default(quantization)
+    return {name: known.get(name, rest) for name in names}
+
+
+def default(quantization: Mapping[str, Any]) -> Kind:
+    """What the linears are stored as that are not named one by one."""
+    dtype = quantization["values_dtype"]
+    return _int8(quantization) if dtype == "int8" else Kind("2:4", dtype)
+
+
+def named(quantization: Mapping[str, Any]) -> dict[str, Kind]:
+    """What the modules are stored as that are named one by one; a dense one in whatever dtype the model has ("")."""
     schemes = quantization.get("schemes") or {}
-    known |= dict.fromkeys(schemes.get("2:4-int8", ()), int8)
-    known |= dict.fromkeys(schemes.get("dense-int8", ()), Kind("dense-int8", "int8"))
-    return {name: known.get(name, int8 if dtype == "int8" else default) for name in names}
+    return {
+        **dict.fromkeys(quantization.get("ignore", ()), Kind("dense", "")),
+        **dict.fromkeys(schemes.get("2:4-int8", ()), _int8(quantization)),
+        **dict.fromkeys(schemes.get("dense-int8", ()), Kind("dense-int8", "int8")),
+    }
+
+
+def _int8(quantization: Mapping[str, Any]) -> Kind:
+    return Kind("2:4-int8", "int8", int(quantization.get("scale_columns", 0)))
 
 
 def require_known(quantization: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from twofour.prune.config import CHAT, SELF
 from twofour.prune.format import Format
 from twofour.prune.format.dense_int8 import int8_bytes
+from twofour.prune.label import mixture
 
 TASKS_HEAD = ("task", "metric", "dense", "2:4")
 QUALITY_HEAD = (
@@ -38,8 +39,9 @@ GAP_NOTE = (
 def card(manifest: Mapping[str, Any], name: str, form: Format) -> str:
     """Write the card of a pruned model. `name`: of its folder."""
     origin = manifest["origin"]
+    linears = f"{len(manifest['linears'])}{_of_all(manifest)} linears"
     opening = (
-        f"{origin['name']} with {len(manifest['linears'])} linears pruned to strict 2:4 by twofour "
+        f"{origin['name']} with {linears} pruned to strict 2:4 by twofour "
         f"{manifest['versions']['twofour']}: of every four neighbouring weights of a row, two are zero."
     )
     parts = [
@@ -47,6 +49,7 @@ def card(manifest: Mapping[str, Any], name: str, form: Format) -> str:
         ["## Use", *_use(name, form)],
         ["## Quality", *_quality(manifest, name)],
         ["## What was done", _table(("", ""), list(done(manifest)))],
+        *([["## How the decoder blocks are stored", *_mixture(manifest)]] if mixture.is_mixed(manifest) else []),
         [
             "## Loss by kind of linear",
             f"Relative loss: {manifest['loss_kind']}. By block: report.html.",
@@ -57,6 +60,14 @@ def card(manifest: Mapping[str, Any], name: str, form: Format) -> str:
     ]
     body = "\n\n".join(text for part in parts for text in part)
     return f"---\n{_front(origin, form)}\n---\n{body}\n"
+
+
+def _of_all(manifest: Mapping[str, Any]) -> str:
+    return f" of the {len(manifest['schemes'])} decoder" if mixture.is_mixed(manifest) else ""
+
+
+def _mixture(manifest: Mapping[str, Any]) -> list[str]:
+    return [mixture.NOTE, _table(mixture.HEAD, mixture.share_rows(manifest))]
 
 
 def _front(origin: Mapping[str, Any], form: Format) -> str:
@@ -161,6 +172,10 @@ def done(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{preset} (masks by {manifest['method']})" if preset else manifest["method"],
     )
     yield "kept weights", _values(manifest["values"])
+    if policy := manifest.get("policy"):
+        yield "mixture", mixture.met(policy)
+    if once := manifest.get("schemes_once"):
+        yield "read back from int8", mixture.counts(once)
     if head := manifest.get("lm_head"):
         yield "lm_head", head_kind(head)
     yield "calibration", _calibration(manifest["calibration"])
@@ -230,30 +245,6 @@ def trained(manifest: Mapping[str, Any]) -> str:
     return f"{gain}, passes: {outcome['passes']}{before}"
 
 
-def left_dense(manifest: Mapping[str, Any]) -> str:
-    """Name what is dense outside the decoder blocks, and count the linears inside that are."""
-    inside = manifest.get("schemes", {})
-    names = [name for name in manifest["dense"] if name not in inside]
-    count = len(manifest["dense"]) - len(names)
-    return ", ".join(names + ([f"{count} linears of the decoder blocks"] if count else []))
-
-
-def share_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Of each scheme in the decoder blocks the linears, and its shares of their weights and bytes."""
-    found: Mapping[str, Mapping[str, int]] = manifest.get("shares", {})
-    sums = {key: sum(share[key] for share in found.values()) for key in ("weights", "bytes")}
-    return [
-        (scheme, str(share["linears"]), *(f"{share[key] / total:.1%}" for key, total in sums.items()))  # type: ignore[misc]
-        for scheme, share in found.items()
-    ]
-
-
-def mixed_shares(manifest: Mapping[str, Any]) -> str:
-    """Say which share of the decoder blocks is stored how."""
-    rows = share_rows(manifest)
-    return "; ".join(f"{scheme} {weights} of the weights, {size} of the bytes" for scheme, _, weights, size in rows)
-
-
 def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:
     kinds: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for name, linear in linears.items():
@@ -266,7 +257,7 @@ def _losses(linears: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _exceptions(manifest: Mapping[str, Any]) -> list[str]:
-    dense = "\n".join(f"- `{name}`: {why}" for name, why in manifest["dense"].items()) or "No linear."
+    dense = "\n".join(f"- {line}" for line in mixture.dense_lines(manifest)) or "No linear."
     fallbacks = "\n".join(f"- {fallback}" for fallback in manifest["fallbacks"]) or "none."
     return [dense, f"Fallbacks from what was asked: {fallbacks}"]
 

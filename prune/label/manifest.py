@@ -88,7 +88,7 @@ def manifest(
         "origin": dict(origin),
         "preset": config.chosen,
         "method": config.stages.solver,
-        "values": _values(result),
+        "values": _values(config, result),
         "lm_head": _head(result.head) if result.head else None,
         "calibration": _calibration(config, text),
         "solver": _solver(config),
@@ -127,9 +127,10 @@ def shares(
     return found
 
 
-def _values(result: Result) -> dict[str, Any]:
+def _values(config: PruneConfig, result: Result) -> dict[str, Any]:
     """How the kept weights were rounded, but those that are named apart. scale_columns 0: one scale for each row."""
-    is_int8 = "2:4-int8" in result.schemes.values() and "2:4" not in result.schemes.values()
+    chosen = set(result.schemes.values())
+    is_int8 = config.values == "int8" or ("2:4-int8" in chosen and "2:4" not in chosen)
     return {"dtype": "int8", "scale_columns": 0} if is_int8 else {"dtype": result.stored_dtype}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from twofour.prune.label import charts, pages
+from twofour.prune.label import charts, mixture, pages
 from twofour.prune.label.card import NOT_MEASURED, QUALITY_HEAD, done, processor, quality_note, quality_rows
 
 REPORT = "report.html"
@@ -24,6 +24,11 @@ def page(manifest: Mapping[str, Any], name: str) -> str:
         name=name,
         manifest=manifest,
         figures=_figures(manifest),
+        left_dense=mixture.left_dense(manifest) or "none",
+        schemes_note=mixture.NOTE,
+        schemes_head=mixture.HEAD,
+        schemes=mixture.share_rows(manifest) if mixture.is_mixed(manifest) else [],
+        dense_lines=mixture.dense_lines(manifest),
         map=charts.cells(
             "Loss by kind of linear and by block", "The stronger the colour, the more is lost.", losses, "block"
         ),

@@ -93,8 +93,17 @@ def is_router(module: nn.Module) -> bool:
 
 def stored_name(name: str, stored: Collection[str]) -> str | None:
     """The name of a module in a checkpoint that holds the tensors `stored`; None if its weight is not among them."""
-    candidates = (name, name.replace(*RENAMED))
-    return next((candidate for candidate in candidates if f"{candidate}.weight" in stored), None)
+    return next((candidate for candidate in stored_names(name) if f"{candidate}.weight" in stored), None)
+
+
+def stored_names(name: str) -> tuple[str, str]:
+    """The names that a module of this name can have in a checkpoint."""
+    return name, name.replace(*RENAMED)
+
+
+def joins(patterns: Collection[str]) -> bool:
+    """Whether transformers would make one tensor of the experts' that have these names in a checkpoint."""
+    return any(".experts." in pattern and pattern.endswith(".weight") for pattern in patterns)
 
 
 def _linear(weight: Tensor) -> nn.Linear:

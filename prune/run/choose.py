@@ -143,8 +143,7 @@ def market_of(ready: Prepared, found: Mapping[str, Any]) -> Market:
 def _market(ready: Prepared, prices: Prices, losses: Sensitivity) -> Market:
     linears = ready.anatomy.linears.items()
     shapes = {name: (linear.out_features, linear.in_features) for name, linear in linears}
-    groups = markets.merged(mixture.shared_inputs(ready.anatomy))
-    return markets.market(groups, shapes, allowed(ready.config), prices, losses)
+    return markets.market(ready.groups, shapes, allowed(ready.config), prices, losses)
 
 
 def allowed(config: PruneConfig) -> tuple[Scheme, ...]:

@@ -12,8 +12,7 @@ limit asks for it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +28,6 @@ from twofour.prune.model.batches import BATCH_TOKENS
 from twofour.prune.recovery.training import step_tokens
 from twofour.prune.text import corpus, sources
 
-NO_MEMORY = "can't allocate memory"  # what torch's allocator says of the host
 PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator keeps
 FACTORS = 2  # float32 matrices [in, in] beside the Hessian in `inverse_factor`: two of lower, inverse, factor at a time
 WEIGHTS = 6  # float32 matrices [out, in] in `refit`: target, kept, slope, direction, bent, downhill
@@ -110,21 +108,6 @@ def states_on_disk(anatomy: Anatomy, config: PruneConfig) -> bool:
     return True
 
 
-@contextmanager
-def shortage_named() -> Iterator[None]:
-    """Raise InputError, which says what to do, where memory ends in spite of the estimate."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch has an error class for the memory of a GPU, none for the host
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and NO_MEMORY not in str(error):
-            raise
-        said = str(error)
-        reason = said[max(0, said.find(NO_MEMORY)) :].partition(". ")[0] or "out of memory"
-        raise InputError(
-            f"memory ended ({reason}); free some and run again, or train less at a time with --train blocks"
-        ) from error
-
-
 def model_bytes(anatomy: Anatomy) -> int:
     """The size of the model."""
     return sum(parameter.nbytes for parameter in anatomy.model.parameters())
@@ -154,6 +137,11 @@ def result_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
     saved = round(linears * (1 - PACKED_SHARE)) if config.format == "packed" and not config.keep_dense else 0
     added = head.added_bytes(anatomy.model) if config.lm_head == "int8" else 0
     return model_bytes(anatomy) - saved + added
+
+
+def more_results_bytes(anatomy: Anatomy, config: PruneConfig) -> int:
+    """Estimate the size of all results but one."""
+    return max(0, len(config.frontier) - 1) * result_bytes(anatomy, config)
 
 
 def _sampling(anatomy: Anatomy, config: PruneConfig) -> int:

@@ -23,12 +23,15 @@ from twofour.prune.model import batches
 from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.attention import quick_attention
 from twofour.prune.model.batches import Batch
+from twofour.prune.policy.market import LADDER
+from twofour.prune.policy.prices import Clock
 from twofour.prune.recovery.blocks import BLOCK_RATE, block_loss
 from twofour.prune.recovery.kept import KeptWeights
 from twofour.prune.recovery.training import HELD_OUT, learn, step_tokens
-from twofour.prune.run import calibrate, footprint, solvers
+from twofour.prune.run import calibrate, choose, footprint, solvers
 from twofour.prune.run.footprint import numbers
 from twofour.prune.run.prepare import prepare
+from twofour.prune.run.shortage import shortage_named
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources
 
@@ -46,6 +49,7 @@ class Paces:
     solve: float = 0.0  # one block
     train: float = 0.0  # a token through one block, forward, back, and its share of a step of the optimiser
     distil: float = 0.0  # the same through the model
+    judge: float = 0.0  # a token through the model, and the divergence
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,12 @@ class Plan:
     peak_memory_bytes: int
     disk_bytes: int
     fallbacks: list[str]  # what will be done otherwise than asked, and why
+    choosing_s: float = 0.0  # which linears become 2:4
 
     def __str__(self) -> str:
-        stages = {"sampling": self.sampling_s, "pruning": self.pruning_s, "recovery": self.recovery_s}
+        stages = {"sampling": self.sampling_s, "pruning": self.pruning_s}
+        stages |= {"choosing": self.choosing_s} if self.choosing_s else {}
+        stages["recovery"] = self.recovery_s
         each = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in stages.items())
         lines = [
             f"about {sum(stages.values()) / 60:.1f} minutes ({each})",
@@ -73,16 +80,23 @@ class Plan:
         return asdict(self)
 
 
-def plan(model: str | Path, config: PruneConfig | None = None) -> Plan:
-    """Time the steps of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing."""
+def plan(model: str | Path, config: PruneConfig | None = None, clock: Clock | None = None) -> Plan:
+    """Time the steps of a run on a model, a folder or a hub id, and say what the whole would take. Writes nothing.
+
+    clock: as for `prune`.
+    """
     config = config or PruneConfig()
     source = folder.resolve(str(model), config.revision)
-    with footprint.shortage_named():
-        ready = prepare(source, config)
+    with shortage_named():
+        ready = prepare(source, config, clock=clock)
+        choose.refuse_impossible(ready)
         with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
             paces = measure(ready.anatomy, ready.source, ready.config, ready.decided.writer)
     sampling_s, pruning_s, recovery_s = estimate(paces, len(ready.anatomy.blocks), ready.config)
-    return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, ready.disk_bytes, ready.fallbacks)
+    choosing_s = choosing(paces, ready.config)
+    recovery_s *= max(1, len(ready.config.frontier))
+    disk_bytes = ready.disk_bytes + footprint.more_results_bytes(ready.anatomy, ready.config)
+    return Plan(sampling_s, pruning_s, recovery_s, ready.memory_bytes, disk_bytes, ready.fallbacks, choosing_s)
 
 
 def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, float, float]:
@@ -92,6 +106,13 @@ def estimate(paces: Paces, blocks: int, config: PruneConfig) -> tuple[float, flo
     block_s = paces.solve + (tokens * (paces.collect + forwards) if stages.needs_text else 0.0)
     passes_s = blocks * stages.block_passes * (paces.train * (1 - 1 / HELD_OUT) + paces.forward / HELD_OUT)
     return paces.write, blocks * block_s, tokens * (passes_s + stages.model_passes * paces.distil)
+
+
+def choosing(paces: Paces, config: PruneConfig) -> float:
+    """Add up the seconds of the choice: the losses of linears, some mixtures, and each that is written."""
+    tokens, written = config.judged_samples * config.length, max(1, len(config.frontier))
+    passes = 2 + len(LADDER) + written  # the dense model, and it in int8, beside the mixtures
+    return tokens * (paces.distil + passes * paces.judge)
 
 
 def measure(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str = "cpu") -> Paces:
@@ -113,10 +134,14 @@ def measure(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str = "
         forward_s = _seconds(lambda: batches.follow_dense(block, index, some))
         solve_s = _seconds(lambda: calibrate.prune_block(block, observer, solve, to_stored))
         paces = Paces(write_s, collect_s / tokens, forward_s / tokens, solve_s)
-        return replace(paces, **_training(anatomy, index, some, config)) if config.stages.trains else paces
+        if not (config.stages.trains or config.chooses):
+            return paces
+        return replace(paces, **_training(anatomy, index, some, config, paces.forward))
 
 
-def _training(anatomy: Anatomy, index: int, some: list[Batch], config: PruneConfig) -> dict[str, float]:
+def _training(
+    anatomy: Anatomy, index: int, some: list[Batch], config: PruneConfig, forward_s: float
+) -> dict[str, float]:
     block, tokens = anatomy.blocks[index], some[0].hidden[..., 0].numel()
     kept = KeptWeights(block.linears.values(), anatomy.stored_dtype, BLOCK_RATE, solvers.rounding(config))
     loss = block_loss(block, index, some)
@@ -127,7 +152,8 @@ def _training(anatomy: Anatomy, index: int, some: list[Batch], config: PruneConf
     hidden = some[0].hidden.to(config.device)
     head_s = _seconds(lambda: head(hidden)) / tokens
     # the head forward for both models, back for one, and the divergence, which is of its size
-    return {"train": train_s, "distil": len(anatomy.blocks) * train_s + 4 * head_s}
+    blocks = len(anatomy.blocks)
+    return {"train": train_s, "distil": blocks * train_s + 4 * head_s, "judge": blocks * forward_s + 3 * head_s}
 
 
 def _trial_text(anatomy: Anatomy, config: PruneConfig) -> Tensor:  # int64 [samples, length]
@@ -139,7 +165,7 @@ def _trial_text(anatomy: Anatomy, config: PruneConfig) -> Tensor:  # int64 [samp
 
 def _write_s(anatomy: Anatomy, source: Path, config: PruneConfig, writer: str) -> float:
     """Time a few tokens of a whole batch of each source that the model writes."""
-    written = sources.written(config)
+    written = sources.written(config.drawn)
     if not written:
         return 0.0
     tokenizer = corpus.load_tokenizer(source)

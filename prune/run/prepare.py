@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.head import Head
 from twofour.prune.model import head as heads
 from twofour.prune.model.anatomy import Anatomy, dissect, load, refuse_config, stored_names
+from twofour.prune.policy.market import merged
 from twofour.prune.policy.prices import Clock, Prices, price, priced
 from twofour.prune.run import footprint, mixture
 from twofour.prune.run.mixture import Kept
@@ -34,7 +35,8 @@ class Prepared:
     forward_dtype: torch.dtype
     head: Head | None = None  # lm_head, to be stored in int8
     kept: Kept = field(default_factory=Kept)
-    prices: Prices = field(default_factory=dict)  # of the linears, where it is chosen which become 2:4
+    groups: list[list[str]] = field(default_factory=list)  # linears that are decided together, where it is chosen
+    prices: Prices = field(default_factory=dict)  # of the linears, likewise
 
     @property
     def fallbacks(self) -> list[str]:
@@ -75,8 +77,11 @@ def prepare(source: Path, config: PruneConfig, begun: Begun | None = None, clock
     decided = go_on(config, decide(anatomy, config), begun)
     config = decided.config(config)
     on_disk = footprint.states_on_disk(anatomy, config)
-    prices = linear_prices(anatomy, config, clock) if config.chooses else {}
-    return Prepared(source, anatomy, names, config, decided, on_disk, forward, head, kept, prices)
+    ready = Prepared(source, anatomy, names, config, decided, on_disk, forward, head, kept)
+    if not config.chooses:
+        return ready
+    groups = merged(mixture.shared_inputs(anatomy))
+    return replace(ready, groups=groups, prices=linear_prices(anatomy, config, clock))
 
 
 def linear_prices(anatomy: Anatomy, config: PruneConfig, clock: Clock | None) -> Prices:

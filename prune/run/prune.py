@@ -1,6 +1,5 @@
 """The story of a pruning run: `prune`, and below it each of its steps."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +15,7 @@ from twofour.prune.format import checkpoint, folder
 from twofour.prune.format.origin import origin
 from twofour.prune.format.schemes import TWO_OF_FOUR, Scheme, StoredWeight
 from twofour.prune.format.schemes import stored as stored_as
-from twofour.prune.label import publish
-from twofour.prune.label.card import head_kind, left_dense, mixed_shares, trained
-from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests, manifest
+from twofour.prune.label.manifest import PrunedLinear, Result, Text, file_digests
 from twofour.prune.machine import heap
 from twofour.prune.machine.precision import full_precision
 from twofour.prune.model.anatomy import Anatomy
@@ -29,25 +26,19 @@ from twofour.prune.progress import Progress, silent
 from twofour.prune.recovery.blocks import recover_block
 from twofour.prune.recovery.distil import distil
 from twofour.prune.recovery.training import Outcome, Recovery, step_tokens
-from twofour.prune.run import calibrate, choose, footprint, mixture, solvers
+from twofour.prune.run import calibrate, choose, mixture, solvers
 from twofour.prune.run.calibrate import PrunedBlock
 from twofour.prune.run.choose import Judge
 from twofour.prune.run.journal import Journal, OnDemand
 from twofour.prune.run.mixture import Make
 from twofour.prune.run.prepare import Prepared, prepare
+from twofour.prune.run.report import About, Pruned, Report, write
 from twofour.prune.run.request import Stamps, model_stamps, request, threads_note
+from twofour.prune.run.shortage import shortage_named
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.text import corpus, sources, windows
 
 FEW_TOKENS = 32  # that an expert saw
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A model that was pruned: its new weights, by the names they are stored under, and what the label says of it."""
-
-    weights: OnDemand
-    result: Result
 
 
 @dataclass(frozen=True)
@@ -60,35 +51,6 @@ class Mixture:
     schemes: Mapping[str, Scheme]
     makers: Mapping[str, Make]
     policy: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """Where the pruned model is, and its manifest. Printed, it is the summary of the run."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    def __str__(self) -> str:
-        linears = self.manifest["linears"]
-        losses = {name: linear["loss"] for name, linear in linears.items()}
-        worst = max(losses, key=lambda name: losses[name])
-        how = f"{self.manifest['method']}, {self.manifest['values']['dtype']} values"
-        kept = left_dense(self.manifest) or "none"
-        recovery = self.manifest["recovery"]
-        when = " before kept weights were trained" if recovery else ""
-        lines = [
-            f"{self.folder}: {len(linears)} linears are 2:4 ({how}), left dense: {kept}",
-            f"relative loss{when}: mean {sum(losses.values()) / len(losses):.4f}, "
-            f"largest {losses[worst]:.4f} at {worst}",
-            *([f"decoder blocks: {mixed_shares(self.manifest)}"] if len(self.manifest["shares"]) > 1 else []),
-            *([trained(self.manifest)] if recovery and recovery["model"] else []),
-            *([f"lm_head: {head_kind(self.manifest['lm_head'])}"] if self.manifest["lm_head"] else []),
-            *self.manifest["fallbacks"],
-            f"{self.manifest['minutes']:.1f} minutes, peak memory {self.manifest['peak_memory_bytes'] / 2**30:.2f} GiB",
-            f"what it lost: twofour eval {shlex.quote(str(self.folder))} --baseline DENSE --label",
-        ]
-        return "\n".join(lines)
 
 
 def prune(
@@ -107,21 +69,16 @@ def prune(
     folder.refuse_existing(Path(out))
     source = folder.resolve(str(model), config.revision)
     base, before = origin(str(model), source), model_stamps(source)
-    with journal, footprint.shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
+    with journal, shortage_named(), folder.new_folder(Path(out), inside=journal.folder) as part:
         ready = prepare(source, config, journal.begun, clock)
-        config, text = ready.config, described_text(ready)
         choose.refuse_impossible(ready)
-        journal.begin(request(config, ready.forward_dtype, before, ready.decided))
+        about = About(str(model), source, base, ready.config, described_text(ready), ready.head)
+        journal.begin(request(ready.config, ready.forward_dtype, before, ready.decided))
         folder.require_space(part, ready.disk_bytes - journal.size)
         pruned = pruned_model(ready, journal, progress)
         require_unchanged(source, before)
-        head = ready.head
         del ready  # where the model is not needed for the weights, writing has its memory
-        checkpoint.write_model(part, source, pruned.weights, config.format, head)
-        threads, seconds = torch.get_num_threads(), journal.spent_s
-        label = manifest(str(model), base, config, text, pruned.result, threads, seconds)
-        publish.write(part, label, Path(out).name)
-    return Report(Path(out), label)
+        return write(part, Path(out), about, pruned, journal.spent_s)
 
 
 def described_text(ready: Prepared) -> Text:
@@ -148,7 +105,13 @@ def pruned_model(ready: Prepared, journal: Journal, progress: Progress) -> Prune
     """Prune the prepared model in place, and train what was kept."""
     with heap.reused(), quick_attention(ready.anatomy.model), full_precision():
         prune_all = pruned_on_text if ready.config.stages.needs_text else pruned_by_weights
-        blocks, mixed, whole = prune_all(ready, journal, progress)
+        return pruned_as(ready, *prune_all(ready, journal, progress), journal)
+
+
+def pruned_as(
+    ready: Prepared, blocks: list[PrunedBlock], mixed: Mixture, whole: Outcome | None, journal: Journal
+) -> Pruned:
+    """Gather a mixture for writing. whole: what training the whole model won back; the model in memory is it then."""
     weights = {**mixed.makers, **(trained_weights(ready, mixed) if whole else {})}
     named = {ready.names[name]: make for name, make in weights.items()}
     return Pruned(OnDemand(named), result(ready, blocks, mixed, whole, journal.threads))

@@ -75,6 +75,7 @@ def request(config: PruneConfig, forward: torch.dtype, model: Stamps, decided: D
         "text": _stamps({source: Path(source) for source in config.sources}),
         "config": {name: value for name, value in asdict(config).items() if name not in FREE},
         "forward dtype": str(forward),
+        "format": config.format if config.chooses else None,  # which allows the schemes that are chosen from
         "versions": versions(),
         DECIDED: asdict(decided),
         THREADS: [torch.get_num_threads()],

@@ -35,6 +35,7 @@ class AsServed:
         return self.multiply(x, bias)
 
 
+@cache
 def clock(device: str) -> Callable[[tuple[int, int], Scheme, int, torch.dtype], float]:
     """Return what tells the seconds of one product: by shape [out, in], scheme, tokens and dtype of the activations."""
 

@@ -128,12 +128,14 @@ def require_known(lm_head: str | None, dense_values: str | None, device: torch.d
 def notes(model: Any) -> Iterator[str]:
     """What a user must know of them."""
     head, linears = lm_head_of(model), [linear for _, linear in int8_linears(model)]
-    others = sum(linear is not head for linear in linears)
+    others = [linear.at_load for linear in linears if linear is not head]
     if isinstance(head, Int8Linear):
         yield (
             "lm_head is rounded to int8 at load, as asked for" if head.at_load else "lm_head is int8 in the checkpoint"
         )
-    if others:
-        yield f"{others} dense linears are rounded to int8 at load, as asked for"
+    if at_load := sum(others):
+        yield f"{at_load} dense linears are rounded to int8 at load, as asked for"
+    if stored := len(others) - at_load:
+        yield f"{stored} dense linears are int8 in the checkpoint"
     if expanded := sum(linear.kernel is None for linear in linears):
         yield f"{expanded} dense linears in int8 are expanded: they take as much memory and time as {model.dtype}"

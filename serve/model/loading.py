@@ -20,7 +20,7 @@ from twofour.prune.model.skeleton import misfits, skeleton
 from twofour.serve.kernels import select
 from twofour.serve.kernels.cusparselt import kernel as cusparselt
 from twofour.serve.kernels.dense import DenseKernel, DenseLinear
-from twofour.serve.model import dense_int8, head
+from twofour.serve.model import dense_int8, stored_int8
 from twofour.serve.model.dense_int8 import INT8, Int8Linear, int8_linears, lm_head_of
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.quantizer import sparse_linears, without_kernels
@@ -57,7 +57,7 @@ def load_model(
     checkpoint.require_loaded(report, path_or_id)
     _require_ends(model)
     loaded: PreTrainedModel = model.to(to).eval().requires_grad_(False)
-    head.make_ready(loaded, kernels)
+    stored_int8.make_ready(loaded, kernels)
     dense_int8.round_linears(loaded, lm_head, dense_values, kernels)
     give_kernels(loaded, decide(loaded) if decide else kernels)
     return loaded

@@ -2,9 +2,9 @@
 
 In comes a folder as `twofour prune` wrote it, or a dense one with `-q twofour`; out come vLLM's linears, multiplying by
 our kernels. Read `versions` (which vLLM), `config` (what the folder says), `layers` (which layer is loaded how),
-`linear` (parameters as they are on disk, then a kernel), `from_dense` (packed while loading), `head` (lm_head in int8),
-`dense` (what stays dense), `intact` (what was not loaded, or is corrupt, by name) and `op` (the one operator that a
-compiled model sees).
+`linear` (parameters as they are on disk, then a kernel), `from_dense` (packed while loading), `dense_int8` and `head`
+(what is dense in int8), `dense` (what stays dense), `intact` (what was not loaded, or is corrupt, by name) and `op`
+(the one operator that a compiled model sees).
 
 vLLM calls `register` in each of its processes, also where it serves a model that has nothing to do with us: it imports
 little, and whatever goes wrong is a warning.

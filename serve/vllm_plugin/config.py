@@ -2,7 +2,7 @@
 
 A folder that `twofour prune` wrote says what it is in config.json, and names the modules that stay dense. Without that,
 and with `-q twofour`, the folder is dense with zeros: linears are packed while they are loaded, those that its
-twofour.json names, or all. vLLM makes one linear of several (q, k and v; gate and up): all of them are 2:4, or none.
+twofour.json names, or all. vLLM makes one linear of several (q, k and v; gate and up): they are stored alike.
 """
 
 import json
@@ -17,8 +17,9 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 
 from twofour.prune.errors import TwofourError
 from twofour.prune.format.checkpoint import FLOATS, MANIFEST, VARIANT
-from twofour.prune.format.quantization import require_known
+from twofour.prune.format.quantization import Kind, default, named, require_known
 
+DENSE, SPARSE = Kind("dense", ""), Kind("2:4", "")  # in the dtype of the model
 CAPABILITY = 80  # of a GPU: the first with 2:4 tensor cores
 
 
@@ -29,7 +30,7 @@ class TwofourVllmConfig(QuantizationConfig):  # type: ignore[misc]
     def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.stored = stored
-        self.ignore: list[str] = list(stored.get("ignore", ())) if stored else ["lm_head"]
+        self.named = named(stored) if stored else {"lm_head": DENSE}
         self.only: list[str] | None = None  # of a dense folder: what is 2:4; None: not known
 
     @classmethod
@@ -67,7 +68,7 @@ class TwofourVllmConfig(QuantizationConfig):  # type: ignore[misc]
 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
         """vLLM gives some modules other names than transformers."""
-        self.ignore = hf_to_vllm_mapper.apply_list(self.ignore)
+        self.named = hf_to_vllm_mapper.apply_dict(self.named)
         self.only = None if self.only is None else hf_to_vllm_mapper.apply_list(self.only)
 
     def get_quant_method(self, layer: nn.Module, prefix: str) -> Any:
@@ -80,13 +81,20 @@ class TwofourVllmConfig(QuantizationConfig):  # type: ignore[misc]
         parent, dot, last = prefix.rpartition(".")
         return [f"{parent}{dot}{name}" for name in self.packed_modules_mapping.get(last, [last])]
 
-    def is_sparse(self, prefix: str) -> bool:
-        """Whether a layer is 2:4. Raises ValueError where only a part of it is."""
-        parts = self.linears(prefix)
-        dense = [name for name in parts if name in self.ignore or (self.only is not None and name not in self.only)]
-        if dense and len(dense) < len(parts):
+    def kind(self, prefix: str) -> Kind:
+        """What a layer is stored as. Raises ValueError where its parts are stored in different ways."""
+        kinds = {name: self._kind(name) for name in self.linears(prefix)}
+        if len(set(kinds.values())) > 1:
+            parts = ", ".join(f"{name} is {kind.scheme}" for name, kind in kinds.items())
             raise ValueError(
-                f"vLLM makes one linear, {prefix}, of {', '.join(parts)}, but {', '.join(dense)} is dense and the "
-                'others are 2:4; prune all of them or none, or serve it with "twofour serve"'
+                f"vLLM makes one linear, {prefix}, of several that are stored in different ways: {parts}; store them "
+                'alike, or serve it with "twofour serve"'
             )
-        return not dense
+        return next(iter(kinds.values()))
+
+    def _kind(self, name: str) -> Kind:
+        if name in self.named:
+            return self.named[name]
+        if self.stored:
+            return default(self.stored)
+        return DENSE if self.only is not None and name not in self.only else SPARSE

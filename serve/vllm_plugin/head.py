@@ -6,16 +6,16 @@ Where no kernel takes it (on GPUs), it is expanded to the dtype of the model and
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.parameter import ModelWeightParameter
 
 from twofour.prune.errors import TwofourError
 from twofour.prune.format.dense_int8 import PARTS, RUN, SCALES, VALUES, DenseInt8, validate
-from twofour.serve.kernels.dense_int8 import DenseInt8Kernel, takes
 from twofour.serve.vllm_plugin import intact
-from twofour.serve.vllm_plugin.linear import apply, checked, hold
+from twofour.serve.vllm_plugin.dense_int8 import give_kernel
+from twofour.serve.vllm_plugin.linear import apply, checked
 
 
 class TwofourHeadMethod(QuantizeMethodBase):  # type: ignore[misc]
@@ -50,11 +50,7 @@ class TwofourHeadMethod(QuantizeMethodBase):  # type: ignore[misc]
             raise ValueError(f"{error} (or the checkpoint lacks {' or '.join(PARTS)})") from error
         for part in PARTS:
             delattr(layer, part)
-        if takes(packed, "auto"):
-            hold(layer, DenseInt8Kernel.from_int8(packed), packed.values.shape[0])
-            return
-        layer.weight = nn.Parameter(packed.unpack(layer.params_dtype), requires_grad=False)
-        self.dense.process_weights_after_loading(layer)
+        give_kernel(layer, packed, self.dense)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return apply(layer, x, bias, self.dense)

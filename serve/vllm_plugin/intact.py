@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from twofour.prune.errors import TwofourError
+from twofour.prune.format import dense_int8
+from twofour.prune.format.dense_int8 import DenseInt8
 from twofour.prune.format.packed import Packed, validate
 from twofour.prune.format.weights import is_finite
 
@@ -31,6 +33,19 @@ def require(packed: Packed, names: Sequence[str], sizes: Sequence[int]) -> None:
         for part, tensor in rows.tensors().items():
             require_loaded(tensor, f"{name}.{part}")
         _require_valid(rows, name)
+
+
+def require_int8(packed: DenseInt8, names: Sequence[str], sizes: Sequence[int]) -> None:
+    """The same for dense weights in int8."""
+    rows = zip(packed.values.split(list(sizes)), packed.scales.split(list(sizes)), strict=True)
+    for name, (values, scales) in zip(names, rows, strict=True):
+        part = DenseInt8(values, scales)
+        for suffix, tensor in part.tensors().items():
+            require_loaded(tensor, f"{name}.{suffix}")
+        try:
+            dense_int8.validate(part, name)
+        except TwofourError as error:
+            raise ValueError(str(error)) from error
 
 
 def require_loaded(tensor: Tensor, name: str) -> None:

@@ -6,7 +6,7 @@ way to a kernel. Its tensors are `weight_packed` (the name by which vLLM's LoRA 
 `weight_packed_1` and so on. Where dense was faster, or no kernel takes the weight, it is vLLM's own dense linear.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,9 +21,9 @@ from vllm.model_executor.layers.linear import (
 from vllm.model_executor.parameter import ChannelQuantScaleParameter, ModelWeightParameter
 from vllm.model_executor.utils import set_weight_attrs
 
-from twofour.prune.format.checkpoint import value_dtype
 from twofour.prune.format.packed import Packed, scale_count
 from twofour.prune.format.pattern import GROUP, KEEP
+from twofour.prune.format.quantization import Kind, value_dtype
 from twofour.serve.kernels import select
 from twofour.serve.kernels.dense import DenseKernel
 from twofour.serve.kernels.reference import ReferenceKernel
@@ -37,13 +37,13 @@ log = init_logger("vllm.twofour")  # vLLM shows what its own loggers say
 
 @register_weight_loader_v2_supported_method
 class TwofourLinearMethod(LinearMethodBase):  # type: ignore[misc]
-    """names: of the linears that the layer is made of. stored: the quantization_config of the checkpoint."""
+    """names: of the linears that the layer is made of. kind: what they are stored as."""
 
-    def __init__(self, names: Sequence[str], stored: Mapping[str, Any]) -> None:
+    def __init__(self, names: Sequence[str], kind: Kind) -> None:
         self.names = names
-        self.is_int8 = stored["values_dtype"] == "int8"
-        self.dtype = value_dtype(stored["values_dtype"])
-        self.scale_columns = int(stored.get("scale_columns", 0))
+        self.is_int8 = kind.scheme == "2:4-int8"
+        self.dtype = value_dtype(kind.dtype)
+        self.scale_columns = kind.scale_columns
         self.dense = UnquantizedLinearMethod()
 
     def create_weights(

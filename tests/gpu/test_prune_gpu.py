@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pruned_families import tiny, tokens
 
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.config import Preset
+from twofour.prune.format.schemes import Scheme
 from twofour.prune.model import anatomy
 from twofour.prune.model.anatomy import Block
 from twofour.prune.model.batches import Batch, follow_dense, record
@@ -21,6 +23,7 @@ from twofour.prune.run import calibrate
 from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude
 from twofour.prune.solving.statistics import Norms
+from twofour.serve.kernels import clock
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -56,6 +59,17 @@ def test_a_plan_moves_what_the_run_moves(tiny_model_folder: Path, tmp_path: Path
     assert min(planned.sampling_s, planned.pruning_s, planned.recovery_s) > 0 and planned.fallbacks == []
     prune(tiny_model_folder, tmp_path / "out", config)
     assert check(tmp_path / "out").ok
+
+
+def test_a_mixture_is_judged_on_the_device(tiny_model_folder: Path, tmp_path: Path, text: str) -> None:
+    config = PruneConfig(preset="balanced", calibration=text, samples=16, length=32, device="cuda", budget=0.45)
+    policy = prune(tiny_model_folder, tmp_path / "out", config).manifest["policy"]
+    assert check(tmp_path / "out").ok and policy["share"] <= 0.45 and policy["kl"] > 0
+
+
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+def test_products_are_timed_on_the_device(scheme: Scheme) -> None:
+    assert 0 < clock.clock("cuda")((256, 512), scheme, 512, torch.bfloat16) < 1
 
 
 def distilled(dtype: torch.dtype) -> tuple[float, Outcome]:

@@ -1,11 +1,15 @@
 """Small random models of several families, pruned, in all the forms in which vLLM can be given them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from vllm_runs import PROMPTS, TOKENS
 
 from twofour.prune.format import Format, checkpoint
 from twofour.prune.format.folder import new_folder
@@ -14,6 +18,9 @@ from twofour.prune.format.packed import pack
 from twofour.prune.format.rounding import to_int8
 from twofour.prune.format.schemes import StoredWeight
 from twofour.prune.solving.magnitude import magnitude
+from twofour.serve.model.loading import load_model
+
+Tensors = dict[str, Tensor]
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 320,
@@ -88,3 +95,25 @@ def greedy(folder: Path, prompts: list[list[int]], tokens: int) -> list[list[int
     with torch.inference_mode():
         answers = [model.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False)[0] for ids in prompts]
     return [answer[len(ids) :].tolist() for answer, ids in zip(answers, prompts, strict=True)]
+
+
+def damaged(folder: Path, source: Path, change: Callable[[Tensors], object]) -> Path:
+    """A copy of a model folder with other tensors."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+            change(tensors)
+            save_file(tensors, folder / path.name, metadata={"format": "pt"})
+        else:
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def ours(folder: Path) -> list[list[int]]:
+    """What our own model answers in float32."""
+    model = load_model(str(folder))
+    assert model.dtype == torch.float32 and model.generation_config is not None
+    model.generation_config.eos_token_id = None
+    answers = [model.generate(torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False)[0] for ids in PROMPTS]
+    return [answer[len(ids) :].tolist() for answer, ids in zip(answers, PROMPTS, strict=True)]

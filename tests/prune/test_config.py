@@ -32,6 +32,10 @@ BAD: dict[str, Any] = {
     "block_columns": 6,
     "calibration": "",
     "memory_limit_bytes": 0,
+    "budget": -0.4,
+    "max_kl": 0.0,
+    "budget_for": "decode",
+    "card": "H100",
 }
 
 
@@ -60,6 +64,28 @@ def test_a_preset_names_its_solver_and_a_method_trains_nothing() -> None:
 def test_a_preset_and_a_method_exclude_each_other() -> None:
     with pytest.raises(InputError, match="preset fast and method wanda exclude each other"):
         PruneConfig(preset="fast", method="wanda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"budget": 0.4, "max_kl": 0.1}, "budget and max_kl exclude each other"),
+        ({"frontier": (0.4, 0.4)}, "budgets, each once"),
+        ({"budget": 0.4, "card": "H100"}, "card is 'H100'; give a budget for decode or prefill"),
+        ({"budget": 0.4, "keep_dense": ("*",)}, "either that or a budget"),
+        ({"budget": 0.4, "method": "magnitude"}, "one that calibrates"),
+    ],
+)
+def test_budgets_that_make_no_sense(asked: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        PruneConfig(**asked)
+
+
+def test_a_choice_draws_samples_to_judge_on() -> None:
+    plain, chosen = PruneConfig(), PruneConfig(budget=0.4)
+    assert (plain.judged_samples, plain.drawn.text_samples) == (0, 64)
+    assert (chosen.judged_samples, chosen.drawn.text_samples, chosen.text_samples) == (12, 76, 64)
+    assert PruneConfig(budget=0.4, samples=8, length=4096).judged_samples == 1
 
 
 def test_training_needs_text_to_validate_on() -> None:

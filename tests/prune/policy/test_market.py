@@ -8,6 +8,7 @@ from twofour.prune.format.schemes import Scheme
 from twofour.prune.policy.curve import through
 from twofour.prune.policy.market import Market, market, merged
 from twofour.prune.policy.prices import price
+from twofour.prune.policy.prices import priced as priced_in
 from twofour.prune.policy.sensitivity import Sensitivity
 
 ALL: tuple[Scheme, ...] = ("2:4", "2:4-int8", "dense", "dense-int8")
@@ -17,14 +18,14 @@ LOSSES = {name: 0.01 * (number + 1) * (-1 if number == 3 else 1) for number, nam
 
 
 def priced(schemes: tuple[Scheme, ...] = ALL, kind: str = "bytes", card: str | None = None) -> Market:
-    of = price(kind, torch.bfloat16, card)  # type: ignore[arg-type]
-    return market(GROUPS, SHAPES, schemes, of, Sensitivity(LOSSES, 0.003))
+    prices = priced_in(SHAPES.values(), price(kind, torch.bfloat16, card))  # type: ignore[arg-type]
+    return market(GROUPS, SHAPES, schemes, prices, Sensitivity(LOSSES, 0.003))
 
 
-@pytest.mark.parametrize("budget", [0.35, 0.4, 0.45, 0.5, 0.7, 0.99])
+@pytest.mark.parametrize("budget", [0.35, 0.4, 0.45, 0.5])
 def test_a_budget_is_kept_and_more_of_it_loses_less(budget: float) -> None:
     known = priced()
-    found, more = known.for_budget(budget), known.for_budget(min(0.999, budget + 0.05))
+    found, more = known.for_budget(budget), known.for_budget(budget + 0.03)
     assert found.cost <= budget * known.dense_cost and found.loss >= more.loss
     dense = known.dense_cost // len(SHAPES)
     assert dense == 64 * 64 * 2
@@ -32,7 +33,7 @@ def test_a_budget_is_kept_and_more_of_it_loses_less(budget: float) -> None:
 
 
 def test_in_bytes_16_bits_of_2_of_4_never_pay() -> None:
-    assert all("2:4" not in priced().for_budget(budget).schemes.values() for budget in (0.35, 0.45, 0.55, 0.9))
+    assert all("2:4" not in priced().for_budget(budget).schemes.values() for budget in (0.35, 0.4, 0.45, 0.5))
 
 
 def test_in_arithmetic_int8_never_pays() -> None:
@@ -51,6 +52,8 @@ def test_impossible_budgets_are_refused_with_what_is_possible() -> None:
         known.for_budget(0.3)
     with pytest.raises(InputError, match="below that"):
         known.for_budget(1.0)
+    with pytest.raises(InputError, match="nothing would be 2:4"):
+        known.for_budget(0.54)
     assert set(known.for_budget(known.least_share).schemes.values()) == {"2:4-int8"}
 
 

@@ -6,7 +6,7 @@ import torch
 from twofour.prune.errors import InputError
 from twofour.prune.format.schemes import Scheme, parts, stored
 from twofour.prune.policy.cards import CARDS, SPARSE_SHARE, seconds
-from twofour.prune.policy.prices import price
+from twofour.prune.policy.prices import price, priced
 from twofour.prune.solving.magnitude import magnitude
 
 SCHEMES: tuple[Scheme, ...] = ("2:4", "2:4-int8", "dense", "dense-int8")
@@ -46,9 +46,14 @@ def test_a_shape_is_timed_once() -> None:
         asked.append((shape, scheme, tokens, dtype))
         return 3e-6
 
-    timed = price("decode", torch.bfloat16, clock=clock)
-    assert [timed((8, 4), "dense"), timed((8, 4), "dense"), timed((8, 4), "2:4")] == [3_000_000] * 3
-    assert asked == [((8, 4), "dense", 1, torch.bfloat16), ((8, 4), "2:4", 1, torch.bfloat16)]
+    timed = priced([(8, 4), (8, 4), (4, 8)], price("decode", torch.bfloat16, clock=clock))
+    assert timed == {name: dict.fromkeys(SCHEMES, 3_000_000) for name in ("8 x 4", "4 x 8")}
+    assert len(asked) == 8 and ((8, 4), "2:4", 1, torch.bfloat16) in asked
+
+
+def test_an_unknown_card_is_refused() -> None:
+    with pytest.raises(InputError, match="no card is named 'H900'; give one of A10, "):
+        price("prefill", torch.bfloat16, "H900")
 
 
 def test_seconds_need_a_clock_or_a_card() -> None:

@@ -1,9 +1,8 @@
-"""Losses on the way from dense to pruned: they add up, and each is the slope that differences give."""
+"""Losses on the way from dense to pruned: small ones add up, and each is the slope that differences give."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pruned_families import tiny, tokens
@@ -55,28 +54,25 @@ class Subject:
 
 
 @pytest.mark.parametrize("family", ["llama", "phi", "gemma3"])
-def test_losses_add_up_to_the_divergence_of_the_pruned_model(family: str) -> None:
+def test_losses_of_small_changes_add_up_to_the_divergence(family: str) -> None:
     subject = Subject(family)
+    subject.pruned = {name: torch.lerp(subject.dense[name], far, 0.1) for name, far in subject.pruned.items()}
     losses = subject.way()
     subject.put(subject.pruned)
     assert losses.keys() == subject.dense.keys()
-    assert sum(losses.values()) == pytest.approx(divergence(subject.text), rel=0.02)
+    assert sum(losses.values()) == pytest.approx(divergence(subject.text), rel=0.1)
 
 
 def test_a_loss_is_the_slope_that_differences_give() -> None:
     subject = Subject()
     losses, (name, *_) = subject.way(), [name for name in subject.dense if name.endswith("down_proj")]
-    places, shares = np.polynomial.legendre.leggauss(sensitivity.NODES)
-    expected = 0.0
-    for place, share in zip((places + 1) / 2, shares / 2, strict=True):
-        here = {key: torch.lerp(subject.dense[key], subject.pruned[key], float(place)) for key in subject.dense}
-        moved = 1e-2 * (subject.pruned[name] - subject.dense[name])
-        ends = []
-        for sign in (1, -1):
-            subject.put({**here, name: here[name] + sign * moved})
-            ends.append(divergence(subject.text))
-        expected += share * (ends[0] - ends[1]) / 2e-2
-    assert losses[name] == pytest.approx(expected, rel=0.02, abs=1e-4)
+    here = {key: torch.lerp(subject.dense[key], subject.pruned[key], sensitivity.PLACE) for key in subject.dense}
+    moved = 1e-2 * (subject.pruned[name] - subject.dense[name])
+    ends = []
+    for sign in (1, -1):
+        subject.put({**here, name: here[name] + sign * moved})
+        ends.append(divergence(subject.text))
+    assert losses[name] == pytest.approx((ends[0] - ends[1]) / 2e-2 / (2 * sensitivity.PLACE), rel=0.02)
 
 
 def test_what_is_not_pruned_loses_nothing_and_gradients_are_gone() -> None:
@@ -105,7 +101,7 @@ def test_rounding_is_measured_once_and_shared_by_weights() -> None:
     assert sum(by["dense-int8"].values()) == pytest.approx(found.rounded)
     for name in weights:
         assert by["2:4-int8"][name] == pytest.approx(by["2:4"][name] + by["dense-int8"][name])
-    assert steps[-1].done == steps[-1].total == (sensitivity.NODES + 1) * PARTS
+    assert steps[-1].done == steps[-1].total == 2 * PARTS
 
 
 def test_a_divergence_that_is_not_finite_is_named() -> None:

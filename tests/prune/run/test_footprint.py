@@ -20,6 +20,7 @@ from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.progress import silent
 from twofour.prune.run import footprint, prepare
 from twofour.prune.run import prune as run
+from twofour.prune.run.shortage import shortage_named
 from twofour.prune.text import corpus
 
 MODEL_BYTES = 2 * (320 * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96))  # of the tiny model, bfloat16
@@ -251,9 +252,9 @@ def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_made(
 )
 def test_memory_that_ends_is_said_to_have_ended(shortage: Callable[[], Any]) -> None:
     said = r"memory ended \((CUDA out of|can't allocate|out of) memory.*\); free some .* --train blocks"
-    with pytest.raises(InputError, match=said), footprint.shortage_named():
+    with pytest.raises(InputError, match=said), shortage_named():
         list(shortage())
-    with pytest.raises(RuntimeError, match="another"), footprint.shortage_named():
+    with pytest.raises(RuntimeError, match="another"), shortage_named():
         raise RuntimeError("another")
 
 

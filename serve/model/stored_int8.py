@@ -1,4 +1,4 @@
-"""lm_head in int8: held as it is stored while a checkpoint is loaded, then a linear that multiplies by it."""
+"""Dense weights in int8, lm_head and others: held as stored until a checkpoint is loaded, then multiplied by."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from twofour.prune.format import dense_int8, head
 from twofour.prune.format.dense_int8 import RUN, DenseInt8
 from twofour.serve.model.dense_int8 import Int8Linear
 
-NAME = head.NAMES[0]
+HEAD = head.NAMES[0]
 
 
-class StoredHead(nn.Module):
-    """The stored tensors of lm_head, without values yet, in the place of a dense one."""
+class StoredInt8(nn.Module):
+    """The stored tensors of a linear in int8, without values yet, in the place of a dense one."""
 
     int8_values: Tensor
     int8_scales: Tensor
@@ -23,27 +23,31 @@ class StoredHead(nn.Module):
         rows, columns = linear.weight.shape
         self.bias = linear.bias
         self.register_buffer(dense_int8.VALUES, torch.empty(rows, columns, dtype=torch.int8, device="meta"))
-        self.register_buffer(
-            dense_int8.SCALES, torch.empty(rows, -(-columns // RUN), dtype=torch.float32, device="meta")
-        )
+        scales = torch.empty(rows, -(-columns // RUN), dtype=torch.float32, device="meta")
+        self.register_buffer(dense_int8.SCALES, scales)
 
-    def loaded(self, dtype: torch.dtype, kernels: str) -> Int8Linear:
+    def loaded(self, name: str, dtype: torch.dtype, kernels: str) -> Int8Linear:
         """Return the linear. dtype: of its activations. Raises CheckpointError if the stored tensors are corrupt."""
         packed = DenseInt8(self.int8_values, self.int8_scales)
-        dense_int8.validate(packed, NAME)
+        dense_int8.validate(packed, name)
         return Int8Linear.from_int8(packed, self.bias, dtype, kernels)
 
 
-def expect(model: Any) -> None:
+def expect(model: Any, name: str) -> None:
+    """Make room for a linear in int8."""
+    model.set_submodule(name, StoredInt8(model.get_submodule(name)))
+
+
+def expect_head(model: Any) -> None:
     """Make room for lm_head in int8; it is not tied to the embeddings, now or when transformers ties weights again."""
-    model.set_submodule(NAME, StoredHead(model.get_submodule(NAME)))
-    own = f"{NAME}.weight"
+    expect(model, HEAD)
+    own = f"{HEAD}.weight"
     model._tied_weights_keys = {name: other for name, other in (model._tied_weights_keys or {}).items() if name != own}
     model.all_tied_weights_keys.pop(own, None)
 
 
 def make_ready(model: Any, kernels: str = "auto") -> None:
-    """Give a stored lm_head to its kernel, if there is one in the model."""
-    stored = model.get_submodule(NAME) if hasattr(model, NAME) else None
-    if isinstance(stored, StoredHead) and not stored.int8_values.is_meta:
-        model.set_submodule(NAME, stored.loaded(model.dtype, kernels))
+    """Give each stored weight to its kernel."""
+    for name, stored in list(model.named_modules()):
+        if isinstance(stored, StoredInt8) and not stored.int8_values.is_meta:
+            model.set_submodule(name, stored.loaded(name, model.dtype, kernels))
