@@ -7,6 +7,7 @@ from twofour.bench.comparison.experiment import Findings
 from twofour.bench.comparison.figures import METRICS, Values, cost_of, mean, of_metric, of_runs, paired
 from twofour.bench.report import rows
 
+UNCLEAR = ("buys nothing clear", ", or measure more rounds")
 Losses = Mapping[str, Mapping[str, Any] | None]  # by arm; None: not measured
 
 
@@ -49,8 +50,8 @@ def _against(rival: str, name: str, values: Values, losses: Losses, what: str, s
     if compared["verdict"] == "better":
         yield f"2:4 pays at this load: {said}. No arm of dense that loses less is cheaper than {rival}."
     else:
-        pays = "does not pay" if compared["verdict"] == "worse" else "buys nothing clear"
-        yield f"2:4 {pays} at this load: {said}. Take {rival}."
+        pays, more = ("does not pay", "") if compared["verdict"] == "worse" else UNCLEAR
+        yield f"2:4 {pays} at this load: {said}. Take {rival}{more}."
 
 
 def _lost(rival: str, name: str, losses: Losses) -> str:

@@ -35,8 +35,8 @@ class Picture:
 
 
 def fronts(document: Document) -> dict[str, list[str]]:
-    """By cost, the arms that no other beats in cost and loss together."""
-    return {cost: picture.front for cost, picture in pictures(document).items()}
+    """By cost, the arms that no other beats in cost and loss together; none where there is nobody to beat."""
+    return {cost: picture.front if len(picture.places) > 1 else [] for cost, picture in pictures(document).items()}
 
 
 def pictures(document: Document) -> dict[str, Picture]:

@@ -61,6 +61,7 @@ def dated(document: Document) -> str:
 
 
 def price_dated(as_of: str | None, started: str) -> str:
+    """The same, of a price and a run by their days."""
     if not as_of:
         return ""
     days = (datetime.fromisoformat(started).date() - date.fromisoformat(as_of)).days

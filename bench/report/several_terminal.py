@@ -87,12 +87,12 @@ def _dollars(document: Document, name: str) -> str:
 def _figures(document: Document) -> Iterator[str]:
     """A block for each figure. Verdicts are corrected for how many are looked at."""
     first, width = next(iter(document["arms"])), max(map(len, document["arms"]))
-    yield f"{'Speed':36}{'':>12}{'over ' + first:>14}  {'95 % interval':16} is"
+    yield f"{'Speed':36}{'':>14}{'over ' + first:>14}  {'95 % interval':16} is"
     for metric, (label, form) in rows.speed_shown(document).items():
         for number, (name, figure) in enumerate(document["metrics"][metric]["arms"].items()):
             ratio = ratio_of(figure)
             head = f"  {'' if number else label:34}{name:{width}}"
-            yield f"{head}{form(figure['value']):>12}{ratio.times:>9}  {ratio.interval:16} {ratio.word}".rstrip()
+            yield f"{head}{form(figure['value']):>14}{ratio.times:>9}  {ratio.interval:16} {ratio.word}".rstrip()
 
 
 def _answers(document: Document) -> Iterator[str]:

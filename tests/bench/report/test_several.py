@@ -54,7 +54,11 @@ def test_nothing_known_is_said_as_that(whole: dict[str, Any]) -> None:
     little["arms"][SPARSE]["answer"] = little["arms"][SPARSE]["kernels"] = None
     report = Report(little)
     assert "not measured (no chat)" in report.table() and "No price: no GPU was found" in report.table()
-    assert len(list(Page(report.html()).of("svg"))) == 0 and "None" not in report.table() + report.html()
+    assert (
+        "  * " not in report.table()
+        and len(list(Page(report.html()).of("svg"))) == 0
+        and "None" not in report.table() + report.html()
+    )
 
 
 def test_an_open_loop_has_no_dollars() -> None:

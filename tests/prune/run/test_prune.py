@@ -22,7 +22,7 @@ from twofour.prune.model.anatomy import Anatomy
 from twofour.prune.model.batches import Batch
 from twofour.prune.recovery.training import Outcome
 from twofour.prune.run import prune as run
-from twofour.prune.run import solvers
+from twofour.prune.run import mixture, recover, solvers
 from twofour.prune.run.plan import plan
 from twofour.prune.solving.magnitude import magnitude
 
@@ -109,13 +109,13 @@ def test_presets_are_2_of_4_and_on_the_label(
 def test_a_weight_is_made_once_to_be_written(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, original = list[nn.Linear](), run.trained_weight
+    made, original = list[nn.Linear](), mixture._trained_weight
 
     def counted(linear: nn.Linear, *how: Any) -> StoredWeight:
         made.append(linear)
         return original(linear, *how)
 
-    monkeypatch.setattr(run, "trained_weight", counted)
+    monkeypatch.setattr(mixture, "_trained_weight", counted)
     prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="best", **SMALL))
     assert len(made) == 14
 
@@ -130,7 +130,7 @@ def test_what_the_last_training_made_is_what_is_stored(
             made[f"{name}.weight"] = linear.weight.mul_(2).clone()
         return Outcome(1.0, 0.5, 1)
 
-    monkeypatch.setattr(run, "distil", distil)
+    monkeypatch.setattr(recover, "distil", distil)
     prune(tiny_model_folder, tmp_path / "out", PruneConfig(preset="best", format="dense", **SMALL))
     with Weights(tmp_path / "out") as stored:
         assert len(made) == 14 and all(torch.equal(stored[name], weight) for name, weight in made.items())
