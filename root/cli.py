@@ -30,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if passed_on and not hasattr(args, "passed_on"):
         parser.error(f"{verb} passes no flags on: nothing may follow --")
     args.passed_on = passed_on
-    if args.verb == "prune":  # what is of a floor above is handed in: the engine writes text, the kernels are timed
-        args.new_writer = import_module("twofour.serve.writing.fused_writer").new_writer
-        args.new_clock = import_module("twofour.serve.kernels.clock").clock
     if arguments is None:
         huge_pages.adopt()
     try:
+        if args.verb == "prune":  # what is of a floor above is handed in: the engine writes text, kernels are timed
+            args.new_writer = import_module("twofour.serve.writing.fused_writer").new_writer
+            args.new_clock = import_module("twofour.serve.kernels.clock").clock
         status: int = import_module(VERBS[args.verb][0]).run(args)
         sys.stdout.flush()
         return status

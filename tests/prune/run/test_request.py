@@ -12,8 +12,8 @@ from safetensors import safe_open
 from twofour.cli import main
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.errors import InputError, NonFiniteError
-from twofour.prune.format.packed import Packed
 from twofour.prune.format.checkpoint import Weights, digests
+from twofour.prune.format.packed import Packed
 from twofour.prune.progress import Step
 from twofour.prune.recovery import distil
 from twofour.prune.run import footprint
