@@ -46,7 +46,7 @@ def read_named(given: Sequence[str], flags: Sequence[str] = ()) -> list[NamedArm
     """Read [NAME=]MODEL each, and NAME=FLAGS. Raises InputError."""
     models = dict[str, str]()
     for text in given:
-        name, model = _split(text) if is_named(text) else (Path(text).name, text)
+        name, model = _split(text) if is_named(text) else (Path(text).resolve().name, text)
         if "://" in model:
             raise InputError(f"{text} is a URL; bench peers compares more than two servers that run already")
         if name in models:

@@ -41,6 +41,11 @@ def test_arms_have_names_kinds_and_flags(models: Path) -> None:
     assert named.kind_of(f"{models}/kept") == "mixture"
 
 
+def test_a_folder_gives_its_name(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(models / "2of4")
+    assert [(arm.name, arm.kind) for arm in read_named([".", "../dense/"])] == [("2of4", "sparse"), ("dense", "dense")]
+
+
 def test_what_is_no_arm_is_refused(models: Path) -> None:
     dense = str(models / "dense")
     for given, flags, said in (
