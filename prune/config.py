@@ -71,7 +71,7 @@ class Stages(NamedTuple):
 
 PRESETS: Mapping[Preset, Stages] = {
     "fast": Stages("sparsegpt"),
-    "balanced": Stages("refine", block_passes=1, model_passes=1),
+    "balanced": Stages("refine", block_passes=1, model_passes=1, samples=128),
     "best": Stages("refine", block_passes=1, model_passes=4, samples=256),
 }
 

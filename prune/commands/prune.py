@@ -8,7 +8,7 @@ from typing import get_args
 PRESET_HELP = (
     "fast: the solver alone; balanced (default): a better solver, kept weights trained block by block, then all of "
     "them to predict what the dense model predicts, each once through the text; best: the latter {passes} times, on "
-    "{samples} samples"
+    "more text"
 )
 CALIBRATION_HELP = (
     "self: text that the model writes; chat: conversations that it writes, through its chat template; FILE: .txt, or "
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from twofour.prune.format import Format
 
     default, best = PruneConfig(), PRESETS["best"]
-    presets = PRESET_HELP.format(passes=best.model_passes, samples=best.samples)
+    presets = PRESET_HELP.format(passes=best.model_passes)
+    by_preset = ", ".join(f"{stages.samples} for {name}" for name, stages in PRESETS.items())
     parser.add_argument("model", metavar="MODEL", help="a dense model: a folder or a hub id")
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the folder to make")
     how = parser.add_mutually_exclusive_group()
@@ -74,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help=CALIBRATION_HELP,
     )
-    parser.add_argument(
-        "--samples", type=int, metavar="N", help=f"of the text (default: {default.text_samples}; best: {best.samples})"
-    )
+    parser.add_argument("--samples", type=int, metavar="N", help=f"of the text (default: {by_preset})")
     parser.add_argument(
         "--length",
         type=int,
