@@ -30,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if passed_on and not hasattr(args, "passed_on"):
         parser.error(f"{verb} passes no flags on: nothing may follow --")
     args.passed_on = passed_on
-    if args.verb == "prune":  # text is written quickest by the engine, which is of a floor above
-        args.new_writer = import_module("twofour.serve.writing.fused_writer").new_writer
     if arguments is None:
         huge_pages.adopt()
     try:
+        if args.verb == "prune":  # text is written quickest by the engine, which is of a floor above
+            args.new_writer = import_module("twofour.serve.writing.fused_writer").new_writer
         status: int = import_module(VERBS[args.verb][0]).run(args)
         sys.stdout.flush()
         return status

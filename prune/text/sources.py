@@ -7,10 +7,10 @@ sources take turns, so that the end of the text, on which training is validated,
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,14 @@ class Calibration:
     notes: list[str] = field(default_factory=list)
 
 
+class Part(NamedTuple):
+    """The tokens of one source, what the label says of it, and what was done otherwise than asked."""
+
+    ids: Tensor
+    about: Mapping[str, Any]
+    notes: Sequence[str] = ()
+
+
 def settled(config: PruneConfig, folder: Path) -> PruneConfig:
     """Return the config with its sources named: those of a model in this folder, unless some were asked for."""
     if config.calibration is not None or not config.stages.needs_text:
@@ -53,15 +61,15 @@ def tokens(
     Raises TextError or InputError, naming the source.
     """
     shares = config.shares
-    parts: dict[str, Calibration] = {}
+    parts: dict[str, Part] = {}
     for source in sorted(shares, key=lambda source: source in (SELF, CHAT)):
         wanted = (shares[source], config.length, config.seed)
         if source in (SELF, CHAT):
             parts[source] = _written(source, new_writer(), tokenizer, *wanted, len(shares) == 1, progress)
         elif source.startswith(HUB):
-            parts[source] = Calibration(*hub.drawn(tokenizer, source, *wanted))
+            parts[source] = Part(*hub.drawn(tokenizer, source, *wanted))
         else:
-            parts[source] = Calibration(corpus.from_file(tokenizer, _file(source), *wanted))
+            parts[source] = Part(corpus.from_file(tokenizer, _file(source), *wanted), {})
     return Calibration(
         in_turns([parts[source].ids for source in shares]),
         {source: part.about for source, part in parts.items()},
@@ -89,19 +97,19 @@ def stream(
 
 def _written(
     source: str, writer: Writer, tokenizer: Any, samples: int, length: int, seed: int, alone: bool, progress: Progress
-) -> Calibration:
+) -> Part:
     """Let the model write. Where its conversations are too few, text of the kind of `self` fills their place.
 
     Raises TextError where a source that is alone would have none at all.
     """
     about: dict[str, Any] = {"written_by": writer.name}
     if source == SELF:
-        return Calibration(corpus.documents_sampled(writer, tokenizer, samples, length, seed, progress), about)
+        return Part(corpus.documents_sampled(writer, tokenizer, samples, length, seed, progress), about)
     found = conversations.written(writer, tokenizer, samples, length, seed, progress)
     about["conversations"] = found.counts.as_dict()
     lacking = samples - len(found.windows)
     if not lacking:
-        return Calibration(found.windows, about)
+        return Part(found.windows, about)
     if alone and lacking == samples:
         raise TextError(
             f"the model writes no conversations that are fit to calibrate on ({found.counts}); calibrate on {SELF}, "
@@ -109,7 +117,7 @@ def _written(
         )
     rest = corpus.documents_sampled(writer, tokenizer, lacking, length, seed_of(seed, "rest"), progress)
     note = f"{lacking} of {samples} samples of conversations are text as of {SELF}: too few were fit ({found.counts})"
-    return Calibration(torch.cat([found.windows, rest]), about, [note])
+    return Part(torch.cat([found.windows, rest]), about, [note])
 
 
 def require(config: PruneConfig) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from twofour.prune.errors import InputError, ModelError
 from twofour.prune.progress import Progress, silent
-from twofour.prune.text.plain import CACHE_BYTES, PlainWriter, cache_bytes, refuse_length
+from twofour.prune.text.plain import PlainWriter, batch_samples, refuse_length
 from twofour.prune.text.writer import Passage, Writer, meter, not_finite
 from twofour.serve.engine.blocks import Blocks
 from twofour.serve.engine.loop import Loop
@@ -99,7 +99,7 @@ class FusedWriter:
 
 def sequences(model: nn.Module, length: int, texts: int) -> int:
     """How many texts of this length are written at a time: fewer where their keys and values would take much memory."""
-    return max(1, min(SEQUENCES, texts, CACHE_BYTES // cache_bytes(model, length + BLOCK)))
+    return min(SEQUENCES, texts, batch_samples(model, length + BLOCK))
 
 
 def _prompt(id: str, passage: Passage) -> Prompt:

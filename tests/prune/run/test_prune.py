@@ -235,3 +235,17 @@ def test_padding_is_not_calibrated_on(tiny_float32_folder: Path) -> None:
     (batch,) = batches.record(parts, ids, mask)
     observer = calibrate.collect(parts.blocks[0], 0, [batch], Norms)
     assert {statistic.tokens for _, statistic in observer.groups()} == {13}
+
+
+def test_a_chat_model_is_calibrated_on_conversations_and_the_label_says_what_became_of_them(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """A random model ends few questions: its own text takes their place, which is a fallback."""
+    label = prune(tiny_model_folder, tmp_path / "out", PruneConfig(method="wanda", samples=4, length=128)).manifest
+    own, chat = label["calibration"]["sources"]
+    assert (own["source"], chat["source"]) == ("self", "chat") and own["samples"] == chat["samples"] == 2
+    assert own["written_by"] == chat["written_by"] == "transformers"
+    counts = chat["conversations"]
+    assert counts["questions"] == counts["kept"] + sum(counts["dropped"].values()) > 0
+    assert any("samples of conversations are text as of self" in fallback for fallback in label["fallbacks"])
+    assert f"{counts['kept']} of {counts['questions']} kept" in (tmp_path / "out" / "README.md").read_text()

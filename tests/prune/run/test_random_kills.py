@@ -11,7 +11,7 @@ import torch
 from twofour.prune import PruneConfig, check, prune
 from twofour.prune.format.checkpoint import digests
 
-CONFIG = {"preset": "best", "samples": 64, "length": 128}
+CONFIG = {"preset": "best", "calibration": "self", "samples": 64, "length": 128}
 RUN = f"""
 import sys
 import torch
