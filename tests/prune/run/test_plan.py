@@ -13,6 +13,7 @@ from twofour.prune.errors import InputError
 from twofour.prune.model import anatomy
 from twofour.prune.run import footprint
 from twofour.prune.run import plan as plans
+from twofour.prune.run.footprint import Peak
 from twofour.prune.run.plan import Paces, Plan, estimate, measure, plan
 
 PACES = Paces(write=50.0, collect=0.01, forward=0.002, solve=3.0, train=0.02, distil=0.1)
@@ -37,6 +38,23 @@ def test_presets_that_train_follow_the_dense_model_and_pay_for_their_passes() ->
     assert best.recovery_s == pytest.approx(by_blocks + 4 * 800 * 0.1)
     blocks = planned(preset="balanced", train="blocks", samples=8, length=100)
     assert blocks.recovery_s == pytest.approx(2 * by_blocks)
+
+
+def test_a_stream_pays_for_its_tokens_or_takes_its_minutes() -> None:
+    fast, tokens, minutes = (
+        planned(preset="fast", samples=8, length=100, **asked) for asked in ({}, {"tokens": 5000}, {"minutes": 2.0})
+    )
+    fresh = 0.1 + 10 * 0.002 + 50.0 / 800  # trained on, seen by the dense model, written
+    assert tokens.recovery_s == pytest.approx(5000 * fresh) and minutes.recovery_s == pytest.approx(120)
+    assert fast.pruning_s == tokens.pruning_s == minutes.pruning_s
+
+
+def test_a_plan_prints_the_terms_of_its_memory() -> None:
+    host, gpu = Peak("pruning a block", {"masks": 0, "model": 1 << 30, "solver": 3 << 29}), Peak("x", {"y": 5 << 30})
+    text = str(Plan(60.0, 90.0, 30.0, host.size, 10**9, ["said"], host, gpu)).splitlines()
+    assert text[1].startswith("about 2.5 GiB of memory")
+    assert text[2] == "memory in pruning a block: solver 1.50 GiB, model 1.00 GiB"
+    assert text[3:] == ["about 5.0 GiB of the GPU, in x: y 5.00 GiB", "said"]
 
 
 def test_magnitude_reads_nothing() -> None:
