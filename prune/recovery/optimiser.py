@@ -96,7 +96,8 @@ class Full:
         if self._places is None:
             weight.view(-1).copy_(kept)
         else:
-            weight.view(-1).scatter_(0, self._places.long(), kept.to(weight))
+            places = self._places if weight.device.type == "cpu" else self._places.long()  # there it takes int32
+            weight.view(-1).scatter_(0, places, kept.to(weight))
         _round(weight, self._rounding)
 
     def state(self, weight: Tensor) -> dict[str, Tensor]:
