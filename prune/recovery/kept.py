@@ -98,7 +98,8 @@ class KeptWeights:
         if self._is_scaled and not bool(torch.isfinite(gradient).all()):
             self._overflowed = True
             return
-        self._optimisers[number].step(weight.detach(), gradient, float(self._scale), self._rates[number] * self._share)
+        # `data` counts no change: experts are parts of one tensor, and the others are still needed on the way back.
+        self._optimisers[number].step(weight.data, gradient, float(self._scale), self._rates[number] * self._share)
         self._moved.add(number)
 
     def state(self) -> dict[str, Tensor]:

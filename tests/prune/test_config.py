@@ -83,8 +83,8 @@ def test_budgets_that_make_no_sense(asked: dict[str, Any], match: str) -> None:
 
 def test_a_choice_draws_samples_to_judge_on() -> None:
     plain, chosen = PruneConfig(), PruneConfig(budget=0.4)
-    assert (plain.judged_samples, plain.drawn.text_samples) == (0, 64)
-    assert (chosen.judged_samples, chosen.drawn.text_samples, chosen.text_samples) == (12, 76, 64)
+    assert (plain.judged_samples, plain.drawn.text_samples) == (0, 128)
+    assert (chosen.judged_samples, chosen.drawn.text_samples, chosen.text_samples) == (12, 140, 128)
     assert PruneConfig(budget=0.4, samples=8, length=4096).judged_samples == 1
 
 

@@ -51,7 +51,7 @@ def test_a_stream_pays_for_its_tokens_or_takes_its_minutes() -> None:
 
 def test_a_plan_prints_the_terms_of_its_memory() -> None:
     host, gpu = Peak("pruning a block", {"masks": 0, "model": 1 << 30, "solver": 3 << 29}), Peak("x", {"y": 5 << 30})
-    text = str(Plan(60.0, 90.0, 30.0, host.size, 10**9, ["said"], host, gpu)).splitlines()
+    text = str(Plan(60.0, 90.0, 30.0, host.size, 10**9, ["said"], memory=host, device=gpu)).splitlines()
     assert text[1].startswith("about 2.5 GiB of memory")
     assert text[2] == "memory in pruning a block: solver 1.50 GiB, model 1.00 GiB"
     assert text[3:] == ["about 5.0 GiB of the GPU, in x: y 5.00 GiB", "said"]

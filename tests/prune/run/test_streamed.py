@@ -63,10 +63,14 @@ def test_a_run_that_was_cut_off_in_its_stream_goes_on_to_the_same_bytes(
 def test_a_stream_takes_the_place_of_passes() -> None:
     assert PruneConfig(preset="best", tokens=5000).stages == PRESETS["best"]._replace(model_passes=0, tokens=5000)
     assert PruneConfig(method="refine", minutes=2.5).stages == Stages("refine", minutes=2.5)
-    by_blocks = PruneConfig(preset="balanced", tokens=5000, train="blocks").stages
-    assert by_blocks == Stages("refine", block_passes=2) and by_blocks.trains and not by_blocks.trains_whole
+    by_blocks, balanced = PruneConfig(preset="balanced", tokens=5000, train="blocks").stages, PRESETS["balanced"]
+    assert (
+        by_blocks == balanced._replace(block_passes=2, model_passes=0)
+        and by_blocks.trains
+        and not by_blocks.trains_whole
+    )
     left_out = PruneConfig(preset="balanced", minutes=5.0, train="blocks", blocks_as_begun=True).stages
-    assert left_out == Stages("refine", block_passes=1)
+    assert left_out == balanced._replace(model_passes=0)
 
 
 @pytest.mark.parametrize(
