@@ -34,6 +34,7 @@ def page(document: Document) -> str:
         {"quantity": quantity, "kernels": rows.kernels_text},
         document=document,
         first=next(iter(document["arms"])),
+        arms={name: name for name in document["arms"]},
         pictures=[_shown(document, picture) for picture in offers.pictures(document).values()],
         losses=_losses(document),
         groups=_groups(document),
