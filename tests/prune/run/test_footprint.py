@@ -134,13 +134,18 @@ def test_without_a_limit_the_memory_of_the_host_decides(parts: Anatomy, monkeypa
         assert footprint.states_on_disk(parts, config()) is on_disk
 
 
-def qwen3(hidden: int, inner: int, blocks: int, heads: int) -> Anatomy:
+def qwen3(hidden: int, inner: int, blocks: int, heads: int, tied: bool = False) -> Anatomy:
     """A model of such a size without weights, in bfloat16."""
     sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": blocks}
     with torch.device("meta"):
         model = transformers.Qwen3ForCausalLM(
             transformers.Qwen3Config(
-                **sizes, num_attention_heads=heads, num_key_value_heads=8, head_dim=128, vocab_size=151936
+                **sizes,
+                num_attention_heads=heads,
+                num_key_value_heads=8,
+                head_dim=128,
+                vocab_size=151936,
+                tie_word_embeddings=tied,
             )
         )
     return anatomy.dissect(model.to(torch.bfloat16))
@@ -148,32 +153,21 @@ def qwen3(hidden: int, inner: int, blocks: int, heads: int) -> Anatomy:
 
 def published(kind: str) -> Anatomy:
     """A model of the config that its makers have published, without weights, in bfloat16."""
+    if kind == "Qwen/Qwen3-4B":
+        return qwen3(2560, 9728, 36, 32, tied=True)
+    assert kind == "meta-llama/Llama-3.1-8B"
     with torch.device("meta"):
-        model = {
-            "Qwen/Qwen3-4B": lambda: transformers.Qwen3ForCausalLM(
-                transformers.Qwen3Config(
-                    hidden_size=2560,
-                    intermediate_size=9728,
-                    num_hidden_layers=36,
-                    num_attention_heads=32,
-                    num_key_value_heads=8,
-                    head_dim=128,
-                    vocab_size=151936,
-                    tie_word_embeddings=True,
-                )
-            ),
-            "meta-llama/Llama-3.1-8B": lambda: transformers.LlamaForCausalLM(
-                transformers.LlamaConfig(
-                    hidden_size=4096,
-                    intermediate_size=14336,
-                    num_hidden_layers=32,
-                    num_attention_heads=32,
-                    num_key_value_heads=8,
-                    vocab_size=128256,
-                    tie_word_embeddings=False,
-                )
-            ),
-        }[kind]()
+        model = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(
+                hidden_size=4096,
+                intermediate_size=14336,
+                num_hidden_layers=32,
+                num_attention_heads=32,
+                num_key_value_heads=8,
+                vocab_size=128256,
+                tie_word_embeddings=False,
+            )
+        )
     return anatomy.dissect(model.to(torch.bfloat16))
 
 
