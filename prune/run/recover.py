@@ -10,12 +10,13 @@ from twofour.prune.model.batches import Batch
 from twofour.prune.progress import Progress
 from twofour.prune.recovery.dense import DenseWeights
 from twofour.prune.recovery.distil import distil
-from twofour.prune.recovery.stream import Length, distil_stream
+from twofour.prune.recovery.stream import distil_stream
 from twofour.prune.recovery.training import Outcome
 from twofour.prune.run import footprint
 from twofour.prune.run.journal import Journal
 from twofour.prune.run.mixture import Mixed
 from twofour.prune.run.prepare import Prepared
+from twofour.prune.run.training_bytes import stream_length
 from twofour.prune.text import corpus, sources
 from twofour.prune.text.writer import NewWriter
 
@@ -55,8 +56,7 @@ def streamed(ready: Prepared, journal: Journal, progress: Progress, new_writer: 
 
     dense = dense_weights(ready)
     anatomy.model.to(config.device)
-    length = Length(config.length, config.stages.tokens, 60 * config.stages.minutes)
-    lean, recompute = config.lean, config.recompute
+    length, lean, recompute = stream_length(config), config.lean, config.recompute
     return distil_stream(anatomy, dense, new_chunk, length, progress, journal, mixed.schemes, lean, recompute)
 
 

@@ -81,10 +81,14 @@ def of_a_stream(anatomy: Anatomy, config: PruneConfig) -> Terms:
     stages, sizes = config.stages, cast(Any, anatomy.model.config)
     if not stages.streams:
         return {}
-    length = Length(config.length, stages.tokens, stages.minutes)
-    windows = length.chunk("cpu" if config.device == "cpu" else "cuda", LATE)
+    windows = stream_length(config).chunk("cpu" if config.device == "cpu" else "cuda", LATE)
     states = windows * config.length * int(sizes.hidden_size) * element(anatomy)
     return {"dense weights": dense_bytes(anatomy), "states of a chunk": states}
+
+
+def stream_length(config: PruneConfig) -> Length:
+    """How long the stream is that a config asks for."""
+    return Length(config.length, config.stages.tokens, 60 * config.stages.minutes)
 
 
 def dense_bytes(anatomy: Anatomy) -> int:
