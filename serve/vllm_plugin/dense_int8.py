@@ -3,7 +3,7 @@
 Where no kernel takes it (on GPUs), it is expanded to the dtype of the model and is vLLM's own dense linear.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,31 +40,38 @@ class TwofourDenseInt8Method(LinearMethodBase):  # type: ignore[misc]
         params_dtype: torch.dtype,
         **extra_weight_attrs: Any,
     ) -> None:
-        rows, columns = sum(output_partition_sizes), input_size_per_partition
-        require_whole(layer.prefix, (output_size, input_size), columns, RUN)
-        load = extra_weight_attrs.pop("weight_loader")
-        empty = {VALUES: (columns, torch.int8), SCALES: (-(-columns // RUN), torch.float32)}
-        for part, (width, dtype) in empty.items():
-            data = intact.untouched(rows, width, dtype)
-            loader = checked(load, layer.prefix, part)
-            layer.register_parameter(
-                part, ModelWeightParameter(data=data, input_dim=1, output_dim=0, weight_loader=loader)
-            )
+        require_whole(layer.prefix, (output_size, input_size), input_size_per_partition, RUN)
+        expect(layer, sum(output_partition_sizes), input_size_per_partition, extra_weight_attrs.pop("weight_loader"))
+        for part in PARTS:
             set_weight_attrs(getattr(layer, part), extra_weight_attrs)
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        packed = DenseInt8(getattr(layer, VALUES).data, getattr(layer, SCALES).data)
+        packed = loaded(layer)
         intact.require_int8(packed, *parts_of(layer, self.names))
-        for part in PARTS:
-            delattr(layer, part)
         give_kernel(layer, packed, self.dense)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return apply(layer, x, bias, self.dense)
 
 
+def expect(layer: Any, rows: int, columns: int, load: Callable[..., Any]) -> None:
+    """Give a layer the parameters that a weight [rows, columns] is stored in."""
+    empty = {VALUES: (columns, torch.int8), SCALES: (-(-columns // RUN), torch.float32)}
+    for part, (width, dtype) in empty.items():
+        data, loader = intact.untouched(rows, width, dtype), checked(load, layer.prefix, part)
+        parameter = ModelWeightParameter(data=data, input_dim=1, output_dim=0, weight_loader=loader)
+        layer.register_parameter(part, parameter)
+
+
+def loaded(layer: Any) -> DenseInt8:
+    """The weight that vLLM has loaded into these parameters."""
+    return DenseInt8(getattr(layer, VALUES).data, getattr(layer, SCALES).data)
+
+
 def give_kernel(layer: Any, packed: DenseInt8, dense: Any) -> None:
-    """Lay a weight out for our kernel, or for vLLM's own dense layer."""
+    """Lay a weight out for our kernel, or for vLLM's own dense layer; its parameters give way to that."""
+    for part in PARTS:
+        delattr(layer, part)
     is_ours = takes(packed, "auto")
     log.info_once("dense int8 %s: %s", tuple(packed.values.shape), DenseInt8Kernel.name if is_ours else "expanded")
     if is_ours:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.model_executor.parameter import ModelWeightParameter
 
 from twofour.prune.errors import TwofourError
-from twofour.prune.format.dense_int8 import PARTS, RUN, SCALES, VALUES, DenseInt8, validate
-from twofour.serve.vllm_plugin import intact
-from twofour.serve.vllm_plugin.dense_int8 import give_kernel
-from twofour.serve.vllm_plugin.linear import apply, checked
+from twofour.prune.format.dense_int8 import PARTS, validate
+from twofour.serve.vllm_plugin.dense_int8 import expect, give_kernel, loaded
+from twofour.serve.vllm_plugin.linear import apply
 
 
 class TwofourHeadMethod(QuantizeMethodBase):  # type: ignore[misc]
@@ -32,24 +30,14 @@ class TwofourHeadMethod(QuantizeMethodBase):  # type: ignore[misc]
         params_dtype: torch.dtype,
         **extra_weight_attrs: Any,
     ) -> None:
-        rows, columns = sum(output_partition_sizes), input_size_per_partition
-        parts = {
-            VALUES: intact.untouched(rows, columns, torch.int8),
-            SCALES: intact.untouched(rows, -(-columns // RUN), torch.float32),
-        }
-        for part, data in parts.items():
-            load = checked(extra_weight_attrs["weight_loader"], layer.prefix, part)
-            parameter = ModelWeightParameter(data=data, input_dim=1, output_dim=0, weight_loader=load)
-            layer.register_parameter(part, parameter)
+        expect(layer, sum(output_partition_sizes), input_size_per_partition, extra_weight_attrs["weight_loader"])
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        packed = DenseInt8(getattr(layer, VALUES).data, getattr(layer, SCALES).data)
+        packed = loaded(layer)
         try:
             validate(packed, layer.prefix)
         except TwofourError as error:
             raise ValueError(f"{error} (or the checkpoint lacks {' or '.join(PARTS)})") from error
-        for part in PARTS:
-            delattr(layer, part)
         give_kernel(layer, packed, self.dense)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
