@@ -29,7 +29,7 @@ from twofour.prune.run import training_bytes
 from twofour.prune.run.training_bytes import Terms, eager_weights, element, is_eager, numbers, parted, passed
 from twofour.prune.text import plain, sources
 
-PROCESS_BYTES = 600 << 20  # Python, torch and transformers, and what the allocator keeps
+PROCESS_BYTES = 720 << 20  # Python, torch and transformers, and what the allocator keeps
 FACTORS = 2  # float32 matrices [in, in] beside the Hessian in `inverse_factor`: two of lower, inverse, factor at a time
 WEIGHTS = 6  # float32 matrices [out, in] in `refit`: target, kept, slope, direction, bent, downhill
 WHOLE = "training the model"
