@@ -13,7 +13,8 @@ from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
     from twofour.bench.load.run import Run
-    from twofour.bench.load.workload import Load
+    from twofour.bench.load.service import Service
+    from twofour.bench.load.workload import Schedule
     from twofour.prune.progress import Progress
 
 
@@ -70,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)
-    api_key = read_key(args.api_key_file)
     about = provenance()
+    _refuse_impossible(args)
+    schedule, service = _schedule(args), _service(args)
     with interrupt.in_order() as ending:
-        done = _measured(_load(args, api_key), api_key, to_stderr())
+        done = _measured(service, schedule, args.nonce, to_stderr())
     document, full = (
         json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
         for with_records in (False, args.out is not None)
@@ -86,39 +88,45 @@ def run(args: argparse.Namespace) -> int:
     return 0 if done.valid else INVALID
 
 
-def _measured(load: "Load", api_key: str | None, progress: "Progress") -> "Run":
+def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress") -> "Run":
     """The run, or what there is of it when it is interrupted."""
     from twofour.bench.load.run import CutOff, measure
 
     try:
-        return measure(load, api_key, progress)
+        return measure(service, schedule, nonce, progress)
     except CutOff as interrupt:
         return interrupt.run
 
 
-def _load(args: argparse.Namespace, api_key: str | None) -> "Load":
-    from twofour.bench.load.endpoint import served_model
-    from twofour.bench.load.workload import Load, lengths
-
+def _refuse_impossible(args: argparse.Namespace) -> None:
     if args.concurrency is not None and args.concurrency < 1:
         raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
     if not 0 < args.timeout < inf:
         raise InputError(f"a time-out of {args.timeout:g} s; --timeout is a number above 0")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
-    return Load(
-        url=args.url,
-        model=args.model or served_model(args.url, api_key),
-        requests=args.requests,
+
+
+def _schedule(args: argparse.Namespace) -> "Schedule":
+    from twofour.bench.load.workload import lengths, synthetic
+
+    return synthetic(
+        args.requests,
+        lengths(args.prompt_tokens),
+        lengths(args.output_tokens),
+        args.seed,
         concurrency=args.concurrency or (4 if args.rate is None else None),
         rate=args.rate,
-        prompt_tokens=lengths(args.prompt_tokens),
-        output_tokens=lengths(args.output_tokens),
-        seed=args.seed,
-        timeout_s=args.timeout,
-        plain=args.plain,
-        nonce=args.nonce,
     )
+
+
+def _service(args: argparse.Namespace) -> "Service":
+    from twofour.bench.load.endpoint import served_model
+    from twofour.bench.load.service import Service
+
+    api_key = read_key(args.api_key_file)
+    model = args.model or served_model(args.url, api_key)
+    return Service(args.url, model, api_key, args.plain, args.timeout)
 
 
 def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware
 from twofour.bench.load.endpoint import State
 from twofour.bench.load.run import Run
-from twofour.bench.load.workload import Lengths, Load
+from twofour.bench.load.workload import Lengths, Schedule, synthetic
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
 from twofour.prune.errors import InputError
@@ -43,20 +43,15 @@ class Experiment:
         """The one metric that decides, declared before anything is measured."""
         return "cost" if self.rate is None else "e2e_p50"
 
-    def load(self, url: str, model: str, round_: int, nonce: str | None = None, plain: bool = False) -> Load:
-        """What one server gets in one round: the same schedule as all. Every second seed is the warm-up's."""
-        return Load(
-            url=url,
-            model=model,
-            requests=self.requests,
+    def schedule(self, round_: int) -> Schedule:
+        """What all servers get in one round."""
+        return synthetic(
+            self.requests,
+            self.prompt_tokens,
+            self.output_tokens,
+            self.seed + round_,
             concurrency=self.concurrency,
             rate=self.rate,
-            prompt_tokens=self.prompt_tokens,
-            output_tokens=self.output_tokens,
-            seed=self.seed + 2 * round_,
-            timeout_s=self.timeout_s,
-            plain=plain,
-            nonce=nonce,
         )
 
     def __str__(self) -> str:

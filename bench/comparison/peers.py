@@ -19,6 +19,7 @@ from twofour.bench.comparison.experiment import Experiment
 from twofour.bench.load import gates, metrics
 from twofour.bench.load.endpoint import Endpoint, served_model
 from twofour.bench.load.run import Run, measure
+from twofour.bench.load.service import Service
 from twofour.bench.load.wire import shown
 from twofour.bench.load.workload import Lengths
 from twofour.bench.stats import Distribution, paired_ratio
@@ -145,9 +146,9 @@ def _rounds(
     for round_ in range(rounds):
         for each in experiments:
             for peer in order(servers, round_):
-                load = each.load(peer.url, peer.model, round_, plain=peer.plain)
+                service = Service(peer.url, peer.model, api_key, peer.plain, each.timeout_s)
                 with peer.awake(api_key):
-                    runs[_at_a_time(each), peer.name].append(measure(load, api_key))
+                    runs[_at_a_time(each), peer.name].append(measure(service, each.schedule(round_)))
                 step(f"round {round_ + 1} of {rounds}, {peer.name}, {each.concurrency} at a time")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment
 from twofour.bench.load.endpoint import Endpoint, State, served_model
 from twofour.bench.load.run import measure
+from twofour.bench.load.service import Service
 from twofour.bench.load.wire import shown
 from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Options, Placement, Server
@@ -95,9 +96,9 @@ def take_rounds(
         for round_ in range(experiment.rounds):
             for name in order(list(arms), round_):
                 arm = arms[name]
-                load = experiment.load(arm.endpoint.url, arm.endpoint.model, round_, _nonce(arm, round_))
+                service = Service(arm.endpoint.url, arm.endpoint.model, api_key, timeout_s=experiment.timeout_s)
                 with arm.awake():
-                    run = measure(load, api_key)
+                    run = measure(service, experiment.schedule(round_), _nonce(arm, round_))
                 runs.append(ArmRun(name, round_, run))
                 step(f"round {round_ + 1} of {experiment.rounds}, {label(name)}")
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 """One server under one load. The way of a load, from what is asked to whether it counts:
 
     run.measure              the story
-      workload, arrivals     a Load becomes a schedule: Requests with their texts, lengths and times
+      service                the server under test
+      workload, arrivals     a Schedule is made: Requests with their texts, lengths and times
       client                 each Request becomes a Job, its bytes made beforehand; a Session sends them, open or closed
         connection, wire     one socket, HTTP/1.1: what arrives, and when, is noted in the Job's Exchange
       decode                 when the clock has stopped, an Exchange becomes a Record (records)

@@ -22,6 +22,7 @@ from twofour.bench.load import wire, workload
 from twofour.bench.load.connection import Connection
 from twofour.bench.load.decode import Exchange
 from twofour.bench.load.records import Request
+from twofour.bench.load.service import Service
 from twofour.serve.http.crowd import raise_open_files
 
 TICK_S = 0.005
@@ -74,29 +75,28 @@ class Job:
         self.exchange = Exchange(self.request.index)
 
 
-def jobs(
-    url: str, model: str, requests: Sequence[Request], nonce: str, *, api_key: str | None = None, plain: bool = False
-) -> list[Job]:
+def jobs(service: Service, requests: Sequence[Request], nonce: str) -> list[Job]:
     """The requests as bytes.
 
-    `plain`: with nothing that OpenAI's API does not have, so the model itself must not end an answer early.
+    Where the service is `plain`, with nothing that OpenAI's API does not have, so the model itself must not end an
+    answer early.
     """
-    to = wire.target(url)
-    bodies = [json.dumps(_body(model, request, nonce, plain)).encode() for request in requests]
-    messages = [wire.post(to, "/completions", body, api_key) for body in bodies]
+    to = wire.target(service.url)
+    bodies = [json.dumps(_body(service, request, nonce)).encode() for request in requests]
+    messages = [wire.post(to, "/completions", body, service.api_key) for body in bodies]
     return list(map(Job, requests, messages))
 
 
-def _body(model: str, request: Request, nonce: str, plain: bool) -> dict[str, Any]:
+def _body(service: Service, request: Request, nonce: str) -> dict[str, Any]:
     body: dict[str, Any] = {
-        "model": model,
+        "model": service.model,
         "prompt": workload.marked(request, nonce),
         "max_tokens": request.output_tokens,
         "temperature": 0.0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if not plain:
+    if not service.plain:
         body |= {"min_tokens": request.output_tokens, "ignore_eos": True}
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return body

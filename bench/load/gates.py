@@ -15,6 +15,7 @@ import numpy as np
 from twofour.bench.load.metrics import error_kind, first_token, sent, steady
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.steadiness import latency_drift, rate_shortfall
+from twofour.bench.load.workload import Schedule
 
 PRESSURE = Path("/proc/pressure/cpu")
 
@@ -59,19 +60,18 @@ def stalled_s(source: Path = PRESSURE) -> float | None:
 
 
 def check(
-    requests: Sequence[Request],
+    schedule: Schedule,
     records: Sequence[Record],
     *,
     lags: Sequence[float],
     pressure: float | None,
-    concurrency: int | None,
     prefix_hits: float | None = None,
 ) -> list[Gate]:
-    """The gates of one run. concurrency: None for an open loop.
+    """The gates of one run.
 
     `lags` as `Session.send` fills it, `pressure` from `Pressure.share`, `prefix_hits` from `prefix_hit_share`.
     """
-    lag_s = lag_limit_s(records)
+    lag_s, requests, concurrency = lag_limit_s(records), schedule.requests, schedule.concurrency
     # A closed loop begins with one request alone, which does not count. In an open loop all count: where the server
     # falls behind, the steady window would begin late.
     alike = records if concurrency is None else steady(records)

@@ -2,18 +2,20 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import cycle
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, gates, metrics, wire, workload
-from twofour.bench.load.client import Job, Session
+from twofour.bench.load import client, decode, gates, metrics, wire
+from twofour.bench.load.client import Session
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.records import Record, Request
-from twofour.bench.load.workload import Load
+from twofour.bench.load.service import Service
+from twofour.bench.load.workload import Schedule
 from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, counter, silent
 
@@ -24,11 +26,11 @@ _WARM_UP_AT_ONCE = 4  # in an open loop, which sets no such number
 
 @dataclass(frozen=True)
 class Run:
-    load: Load
+    service: Service
+    schedule: Schedule
     nonce: str
     started: datetime  # the wall clock at `started_at`
     started_at: float
-    requests: Sequence[Request]
     records: Sequence[Record]  # of those requests that were sent
     summary: Summary
     gates: Sequence[Gate]
@@ -47,74 +49,66 @@ class CutOff(KeyboardInterrupt):
         self.run = run
 
 
-def measure(load: Load, api_key: str | None = None, progress: Progress = silent) -> Run:
-    """Load-test a server that is up.
+def measure(service: Service, schedule: Schedule, nonce: str | None = None, progress: Progress = silent) -> Run:
+    """Load-test a server that is up. nonce: what no prompt of another run begins with; None: drawn.
 
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
-    requests = workload.schedule(load.requests, load.prompt_tokens, load.output_tokens, load.seed, load.rate)
-    nonce, lags, cut_off = load.nonce or secrets.token_hex(4), list[float](), False
-    with client.connected(load.url, load.timeout_s) as session:
-        warm_up(session, load, nonce, api_key, progress)
-        jobs, before = _jobs(load, requests, nonce, api_key), _state(load, api_key)
+    nonce, lags, cut_off = nonce or secrets.token_hex(4), list[float](), False
+    with client.connected(service.url, service.timeout_s) as session:
+        warm_up(session, service, schedule, nonce, progress)
+        jobs, before = client.jobs(service, schedule.requests, nonce), _state(service)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
         try:
-            session.send(jobs, load.concurrency, lags, counter("load", len(jobs), progress))
+            session.send(jobs, schedule.concurrency, lags, counter("load", len(jobs), progress))
         except KeyboardInterrupt:
             cut_off = True
         share = pressure.share()
-    records = [decode.record(job.exchange, api_key) for job in jobs if job.exchange.done_at is not None]
-    hits = None if cut_off else prefix_hit_share(before, _state(load, api_key))
-    checked = gates.check(requests, records, lags=lags, pressure=share, concurrency=load.concurrency, prefix_hits=hits)
+    records = [decode.record(job.exchange, service.api_key) for job in jobs if job.exchange.done_at is not None]
+    hits = None if cut_off else prefix_hit_share(before, _state(service))
+    checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits)
     summary = metrics.summarise(records, started_at)
-    run = Run(load, nonce, started, started_at, requests, records, summary, checked, cut_off)
+    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off)
     if cut_off:
         raise CutOff(run)
     return run
 
 
-def _state(load: Load, api_key: str | None) -> State | None:
+def _state(service: Service) -> State | None:
     """What the server counts, where it says so."""
     try:
-        return Endpoint(load.url, load.model, api_key).scrape()
+        return Endpoint(service.url, service.model, service.api_key).scrape()
     except ServerError:
         return None
 
 
-def warm_up(session: Session, load: Load, nonce: str, api_key: str | None, progress: Progress) -> None:
+def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
-    count = min(load.concurrency or _WARM_UP_AT_ONCE, load.requests) + 1  # the first runs alone
-    requests = workload.schedule(count, load.prompt_tokens, load.output_tokens, load.seed + 1)
-    jobs = _jobs(load, requests, f"warm-up {nonce}", api_key)
+    count = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests)) + 1  # the first runs alone
+    like = [replace(each, index=i) for i, each in zip(range(count), cycle(schedule.requests), strict=False)]
+    jobs = client.jobs(service, like, f"warm-up {nonce}")
     session.send(jobs, count, on_end=counter("warm-up", count, progress))
-    records = [decode.record(job.exchange, api_key) for job in jobs]
+    records = [decode.record(job.exchange, service.api_key) for job in jobs]
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key")
 
 
-def _jobs(load: Load, requests: Sequence[Request], nonce: str, api_key: str | None) -> list[Job]:
-    return client.jobs(load.url, load.model, requests, nonce, api_key=api_key, plain=load.plain)
-
-
 def document(run: Run, with_records: bool) -> dict[str, Any]:
     """The run as JSON, without what ran it on which machine: what was asked, what came of it, whether it counts."""
-    load = asdict(run.load) | {
-        "url": wire.shown(run.load.url),
-        "prompt_tokens": str(run.load.prompt_tokens),
-        "output_tokens": str(run.load.output_tokens),
-    }
+    service = {name: value for name, value in asdict(run.service).items() if name != "api_key"}
+    load = service | run.schedule.made_of | {"url": wire.shown(run.service.url), "nonce": run.nonce}
     result = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
-        "load": load | {"nonce": run.nonce},
+        "load": load,
         "valid": run.valid,
         "cut_off": run.cut_off,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
     }
     if with_records:
-        planned = {request.index: request for request in run.requests}
+        planned = {request.index: request for request in run.schedule.requests}
         result["records"] = [_planned(planned[r.index]) | timeline(r, run.started_at) for r in run.records]
     return result
 

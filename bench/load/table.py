@@ -4,7 +4,6 @@ from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
 from twofour.bench.load.wire import shown
-from twofour.bench.load.workload import Load
 from twofour.bench.stats import FEWEST, Distribution
 
 _ROWS = {
@@ -21,11 +20,11 @@ _ROWS = {
 
 
 def table(done: Run) -> str:
-    load, summary = done.load, done.summary
-    pace = f"{load.concurrency} at a time" if load.concurrency else f"{load.rate:g} requests/s, Poisson"
+    load, summary = done.schedule.made_of, done.summary
+    pace = f"{load['concurrency']} at a time" if load["concurrency"] else f"{load['rate']:g} requests/s, Poisson"
     lines = [
-        f"{load.model} at {shown(load.url)}: {load.requests} requests, {pace}, prompts {load.prompt_tokens}, "
-        f"outputs {load.output_tokens} tokens, seed {load.seed}, nonce {done.nonce}",
+        f"{done.service.model} at {shown(done.service.url)}: {load['requests']} requests, {pace}, prompts "
+        f"{load['prompt_tokens']}, outputs {load['output_tokens']} tokens, seed {load['seed']}, nonce {done.nonce}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured {_window(summary)}",
         *_errors(done),
         f"prompts {_each(summary.prompt_tokens, summary)} and answers {_each(summary.output_tokens, summary)} tokens "
@@ -36,7 +35,8 @@ def table(done: Run) -> str:
         *(_row(label, getattr(summary, name)) for name, label in _ROWS.items()),
         "",
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
-        f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s{_offered(load)}",
+        f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s"
+        f"{_offered(load['rate'])}",
         "real n: how many independent values the gaps amount to, as those of one request are alike",
         f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
         "",
@@ -74,8 +74,8 @@ def _on_the_wire(summary: Summary) -> list[str]:
     return said
 
 
-def _offered(load: Load) -> str:
-    return f" of {load.rate:g} offered" if load.rate else ""
+def _offered(rate: float | None) -> str:
+    return f" of {rate:g} offered" if rate else ""
 
 
 def _row(label: str, values: Distribution) -> str:

@@ -33,14 +33,14 @@ def flat(run: Run, with_records: bool) -> dict[str, Any]:
 
 
 def _totals(run: Run, summary: Summary) -> dict[str, Any]:
-    load = run.load
+    schedule, rate = run.schedule, run.schedule.made_of.get("rate")
     return {
         "date": run.started.strftime("%Y%m%d-%H%M%S"),
         "backend": "openai",
-        "model_id": load.model,
-        "num_prompts": load.requests,
-        "request_rate": "inf" if load.rate is None else load.rate,
-        "max_concurrency": load.concurrency,
+        "model_id": run.service.model,
+        "num_prompts": len(schedule.requests),
+        "request_rate": "inf" if rate is None else rate,
+        "max_concurrency": schedule.concurrency,
         "duration": summary.duration_s,
         "completed": summary.completed,
         "failed": summary.failed,

@@ -1,4 +1,4 @@
-"""What is asked of one server: a load, and its seeded schedule of prompts, lengths and arrival times.
+"""What is asked of one server: a seeded schedule of prompts, lengths and arrival times.
 
 Prompts are plain English words, about one token each; no tokenizer is asked, the server's usage tells the truth. Every
 prompt begins with `NONCE_WORDS` words that depend on the run and on the request, so that no request finds the beginning
@@ -9,9 +9,10 @@ random streams of their own: another rate does not change the prompts.
 import hashlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
+from typing import Any
 
 from twofour.bench.load import arrivals
 from twofour.bench.load.records import Request
@@ -71,20 +72,33 @@ def lengths(text: str) -> Lengths:
 
 
 @dataclass(frozen=True)
-class Load:
-    """What one server is asked in one run. A `rate` makes it an open loop, `concurrency` a closed one."""
+class Schedule:
+    """What one server is asked in one run, whichever server it is."""
 
-    url: str
-    model: str
-    requests: int
-    concurrency: int | None
-    rate: float | None  # requests per second
-    prompt_tokens: Lengths
-    output_tokens: Lengths
-    seed: int
-    timeout_s: float
-    plain: bool = False  # see client.jobs
-    nonce: str | None = None  # what no prompt of another run begins with; None: drawn for the run
+    requests: Sequence[Request]
+    concurrency: int | None  # so many at a time; None: an open loop, each request at its time
+    made_of: Mapping[str, Any]  # plain data, for documents
+
+
+def synthetic(
+    requests: int,
+    prompt_tokens: Lengths,
+    output_tokens: Lengths,
+    seed: int,
+    *,
+    concurrency: int | None = None,
+    rate: float | None = None,
+) -> Schedule:
+    """Prompts of plain words, at so many a time, or Poisson arrivals at `rate` requests per second."""
+    made_of = {
+        "requests": requests,
+        "concurrency": concurrency,
+        "rate": rate,
+        "prompt_tokens": str(prompt_tokens),
+        "output_tokens": str(output_tokens),
+        "seed": seed,
+    }
+    return Schedule(schedule(requests, prompt_tokens, output_tokens, seed, rate), concurrency, made_of)
 
 
 def schedule(

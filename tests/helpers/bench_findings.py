@@ -7,11 +7,12 @@ from typing import Any
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment, Findings
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware
-from twofour.bench.load import gates, metrics, workload
+from twofour.bench.load import gates, metrics
 from twofour.bench.load.endpoint import Memory, State
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.records import Chunk, Record
 from twofour.bench.load.run import Run
+from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Lengths
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
@@ -23,19 +24,18 @@ CLOSED = Experiment(requests=12, rounds=4, prompt_tokens=Lengths(20), output_tok
 
 def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None = None) -> Run:
     """One request after another, each with a first token after 2 token_s and then one every token_s."""
-    load = experiment.load("http://127.0.0.1:1", "m", round_)
-    requests = workload.schedule(load.requests, load.prompt_tokens, load.output_tokens, load.seed)
+    service, schedule = Service("http://127.0.0.1:1", "m"), experiment.schedule(round_)
     records, now = [], 100.0
-    for request in requests:
+    for request in schedule.requests:
         chunks = [Chunk(now + (2 + token) * token_s, 1) for token in range(request.output_tokens)]
         record = Record(request.index, now, now, now, chunks, chunks[-1].at)
         record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
         records.append(record)
         now = chunks[-1].at
-    checked = gates.check(requests, records, lags=[0.001], pressure=0.01, concurrency=load.concurrency)
+    checked = gates.check(schedule, records, lags=[0.001], pressure=0.01)
     checked = [failed if failed and gate.name == failed.name else gate for gate in checked]
     summary = metrics.summarise(records, 100.0)
-    return Run(load, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, requests, records, summary, checked)
+    return Run(service, schedule, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, records, summary, checked)
 
 
 def arm(name: str, linears: int) -> ArmFacts:

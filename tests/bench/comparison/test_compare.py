@@ -107,10 +107,10 @@ def test_the_idle_arms_are_frozen(scripted: Path, monkeypatch: pytest.MonkeyPatc
 
     measure = served.measure
 
-    def watched(load: Any, api_key: str | None) -> Any:
+    def watched(*asked: Any) -> Any:
         soon(lambda: states().count("T") == 2)  # the signal has been sent; it takes effect soon
         seen.append(states())
-        return measure(load, api_key)
+        return measure(*asked)
 
     monkeypatch.setattr(served, "measure", watched)
     compare("dense", "sparse", SMALL, measure_quality=False)
@@ -132,10 +132,10 @@ def test_an_interrupted_comparison_stops_all(scripted: Path, monkeypatch: pytest
 def test_an_interrupted_comparison_reports_its_whole_rounds(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure, done = served.measure, []
 
-    def until_the_second_round(load: Any, api_key: str | None) -> Any:
+    def until_the_second_round(*asked: Any) -> Any:
         if len(done) == 4:
             raise CutOff(done[0])
-        done.append(measure(load, api_key))
+        done.append(measure(*asked))
         return done[-1]
 
     monkeypatch.setattr(served, "measure", until_the_second_round)

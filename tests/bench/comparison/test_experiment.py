@@ -16,8 +16,9 @@ def test_dense_is_called_the_best_only_beside_torchs() -> None:
 
 
 def test_all_arms_get_one_schedule_and_each_round_another() -> None:
-    seeds = [CLOSED.load("u", "m", round_).seed for round_ in range(4)]
-    assert len({*seeds, *(seed + 1 for seed in seeds)}) == 8  # the warm-up takes the next seed
+    rounds = [CLOSED.schedule(round_) for round_ in range(4)]
+    assert rounds[1] == CLOSED.schedule(1)
+    assert len({each.requests[0].prompt for each in rounds}) == 4
 
 
 @pytest.mark.parametrize(

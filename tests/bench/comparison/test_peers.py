@@ -21,7 +21,8 @@ from twofour.bench.comparison import peers
 from twofour.bench.comparison.peers import Peer, experiment
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.run import Run
-from twofour.bench.load.workload import Lengths, Load
+from twofour.bench.load.service import Service
+from twofour.bench.load.workload import Lengths, Schedule
 from twofour.bench.proof.mock import Script, serving
 from twofour.bench.targets import frozen, servers
 from twofour.bench.targets.servers import Server
@@ -123,16 +124,16 @@ def test_what_cannot_be_frozen_is_refused(pid: str) -> None:
 
 
 def test_all_get_the_same_schedule_and_each_begins_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Load] = []
-    monkeypatch.setattr(peers, "measure", lambda load, key: seen.append(load))
+    seen: list[tuple[Service, Schedule]] = []
+    monkeypatch.setattr(peers, "measure", lambda *asked: seen.append(asked))
     asked = [experiment(n, Lengths(8), Lengths(6), rounds=2, seed=5) for n in (1, 8)]
     found = peers.compare_peers([PAIR[0], replace(PAIR[1], plain=True)], asked, silent)
-    assert all(load.plain == (load.url[-1] == "b") for load in seen)
-    assert [(load.seed, load.concurrency, load.url[-1]) for load in seen] == [
+    assert all(service.plain == (service.url[-1] == "b") for service, _ in seen)
+    assert [(load.made_of["seed"], load.concurrency, service.url[-1]) for service, load in seen] == [
         *((5, 1, "a"), (5, 1, "b"), (5, 8, "a"), (5, 8, "b")),
-        *((7, 1, "b"), (7, 1, "a"), (7, 8, "b"), (7, 8, "a")),
+        *((6, 1, "b"), (6, 1, "a"), (6, 8, "b"), (6, 8, "a")),
     ]
-    assert [load.requests for load in seen[:4]] == [8, 8, 16, 16]
+    assert [len(load.requests) for _, load in seen[:4]] == [8, 8, 16, 16]
     assert {cell: len(runs) for cell, runs in found.runs.items()} == dict.fromkeys(
         [(1, "a"), (1, "b"), (8, "a"), (8, "b")], 2
     )
@@ -180,11 +181,11 @@ def runs_of(peer: str, concurrency: int, round_: int, failed: Gate | None = None
 def test_a_failed_gate_of_any_run_makes_the_whole_invalid(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    late, seen = Gate("errors", 0.5, 0.01, "share", "look at the errors"), list[Load]()
+    late, seen = Gate("errors", 0.5, 0.01, "share", "look at the errors"), list[Service]()
 
-    def measured(load: Load, api_key: str | None) -> Run:
-        seen.append(load)
-        return runs_of(load.url[-1], 1, 0, late if len(seen) == 4 else None)
+    def measured(service: Service, schedule: Schedule) -> Run:
+        seen.append(service)
+        return runs_of(service.url[-1], 1, 0, late if len(seen) == 4 else None)
 
     monkeypatch.setattr(peers, "measure", measured)
     words = ["bench", "peers", "a=http://a#m", "b=http://b#m", "--concurrency", "1", "--rounds"]
@@ -210,10 +211,11 @@ def test_what_was_measured_is_kept_when_it_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def measured(load: Load, api_key: str | None) -> Run:
-        if load.seed == 2 and load.url[-1] == "a":  # the second round begins with b
+    def measured(service: Service, schedule: Schedule) -> Run:
+        round_ = schedule.made_of["seed"]
+        if round_ == 1 and service.url[-1] == "a":  # the second round begins with b
             ending()
-        return runs_of(load.url[-1], 1, load.seed // 2)
+        return runs_of(service.url[-1], 1, round_)
 
     monkeypatch.setattr(peers, "measure", measured)
     out = tmp_path / "peers.json"
@@ -227,7 +229,7 @@ def test_what_was_measured_is_kept_when_it_is_cut_off(
 
 
 def test_a_cut_before_the_first_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "measure", lambda load, key: raising(KeyboardInterrupt()))
+    monkeypatch.setattr(peers, "measure", lambda *asked: raising(KeyboardInterrupt()))
     out = tmp_path / "peers.json"
     assert ended(["bench", "peers", "a=http://a#m", "--out", str(out)]) == 130
     assert not out.exists()

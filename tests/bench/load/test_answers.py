@@ -1,6 +1,7 @@
 """Answers that are no stream, or an odd one, through a real socket: each has its own name, and none is a truncation."""
 
 from twofour.bench.load import client, decode
+from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Lengths, schedule
 from twofour.bench.proof.mock import Script, serving
 
@@ -39,7 +40,7 @@ ANSWERS = {
 def test_every_answer_is_called_what_it_is() -> None:
     requests = schedule(len(ANSWERS), Lengths(8), Lengths(1), seed=0)
     with serving(Script(answers=tuple(ANSWERS))) as mock:
-        jobs = client.jobs(mock.url, "mock", requests, "nonce")
+        jobs = client.jobs(Service(mock.url, "mock"), requests, "nonce")
         with client.connected(mock.url, 5.0) as session:
             session.send(jobs, 1)
     records = [decode.record(job.exchange) for job in jobs]

@@ -13,6 +13,7 @@ import pytest
 from twofour.bench.load import client, decode, metrics
 from twofour.bench.load.client import Session
 from twofour.bench.load.records import Record, Request
+from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Lengths, lengths, marked, schedule
 from twofour.bench.proof.mock import Mock, Script, serving
 from twofour.prune.errors import InputError
@@ -36,7 +37,7 @@ def send(
     nonce: str = "nonce",
     **more: Any,
 ) -> list[Record]:
-    jobs = client.jobs(url, "mock", requests, nonce, plain=plain)
+    jobs = client.jobs(Service(url, "mock", plain=plain), requests, nonce)
     session.send(jobs, concurrency, **more)
     return [decode.record(job.exchange) for job in jobs]
 
@@ -267,7 +268,7 @@ def test_an_interrupt_ends_what_is_under_way_and_leaves_the_rest_unsent() -> Non
             os.kill(os.getpid(), signal.SIGINT)
 
     with serving(Script(token_s=0.02)) as mock:
-        jobs = client.jobs(mock.url, "mock", requests, "nonce")
+        jobs = client.jobs(Service(mock.url, "mock"), requests, "nonce")
         with pytest.raises(KeyboardInterrupt), client.connected(mock.url, 10.0) as session:
             session.send(jobs, 1, on_end=on_end)
     records = [decode.record(job.exchange) for job in jobs]

@@ -6,6 +6,7 @@ import pytest
 from twofour.bench.load import gates
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.records import Chunk, Record, Request
+from twofour.bench.load.workload import Schedule
 
 
 def requests(n: int) -> list[Request]:
@@ -26,7 +27,7 @@ def judged(
     hits: float | None = None,
 ) -> dict[str, Gate]:
     checked = gates.check(
-        requests(len(got)), got, lags=lags, pressure=pressure, concurrency=concurrency, prefix_hits=hits
+        Schedule(requests(len(got)), concurrency, {}), got, lags=lags, pressure=pressure, prefix_hits=hits
     )
     return {gate.name: gate for gate in checked}
 

@@ -16,6 +16,7 @@ from twofour.bench.load.decode import Exchange
 from twofour.bench.load.endpoint import Endpoint, served_model
 from twofour.bench.load.keys import read_key
 from twofour.bench.load.records import Request
+from twofour.bench.load.service import Service
 from twofour.bench.proof.mock import Script, serving
 from twofour.cli import main
 from twofour.prune.errors import InputError
@@ -99,5 +100,5 @@ def test_addresses_are_kept_without_what_opens_them(text: str, kept: str, monkey
 
 def test_a_password_in_an_address_is_refused_and_not_quoted() -> None:
     with pytest.raises(InputError, match="user or a password") as caught:
-        client.jobs(f"http://me:{KEY}@h", "m", [], "n")
+        client.jobs(Service(f"http://me:{KEY}@h", "m"), [], "n")
     assert KEY not in str(caught.value)
