@@ -36,6 +36,7 @@ class Exchange:
     done_at: float | None = None
     error: str | None = None
     reconnected: bool = False
+    held: bool = False
 
 
 def record(exchange: Exchange, api_key: str | None = None) -> Record:
@@ -50,6 +51,7 @@ def record(exchange: Exchange, api_key: str | None = None) -> Record:
         done_at=exchange.done_at,
         status=exchange.status,
         reconnected=exchange.reconnected,
+        held=exchange.held,
     )
     if exchange.status is not None and exchange.status >= 300:
         known.error = _refusal(exchange, api_key)
