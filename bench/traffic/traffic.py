@@ -23,7 +23,7 @@ from twofour.prune.errors import InputError
 PROMPTS, ANSWERS, ONE_TURN = Lengths(128, 0.3), Lengths(64, 0.3), Lengths(1)
 AT_ONCE = Pause(0.0)
 _MOST_REQUESTS = 20_000  # of a closed loop that only the time ends: they are made before it begins
-_MOST_TOKENS = 20_000_000
+_MOST_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True)
