@@ -157,11 +157,11 @@ def _rate(text: str, arrivals: str | None) -> "Rate":
     """Read `8` or `2..20`, and `poisson`, `constant` or `gamma:0.5`."""
     from twofour.bench.traffic.traffic import Rate
 
-    first, _, last = text.partition("..")
+    first, ramp, last = text.partition("..")
     kind, _, shape = (arrivals or "poisson").partition(":")
     try:
         shapes = {"poisson": 1.0, "constant": None, "gamma": float(shape) if kind == "gamma" else 1.0}
-        return Rate(float(first), float(last) if last else None, shapes[kind])
+        return Rate(float(first), float(last) if ramp else None, shapes[kind])
     except (ValueError, KeyError):
         raise InputError(
             f"--rate {text} --arrivals {arrivals or 'poisson'} is no process of arrivals; write 8 or 2..20, and "
