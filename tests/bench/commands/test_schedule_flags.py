@@ -1,5 +1,6 @@
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_a_schedule_is_replayed_as_it_was(files: Path) -> None:
         "--prompts said.jsonl --shared-prefix 0.5",
         "--speed-up 2",
         "--keep-shared",
+        "--tokenizer said.jsonl",
         "--think 2",
         "--prefixes 2",
         "--arrivals constant",
@@ -150,3 +152,10 @@ def test_flags_that_would_do_nothing_beside_another_are_refused(files: Path, wor
 def test_impossible_values_are_refused(words: str) -> None:
     with pytest.raises(InputError):
         made(*words.split())
+
+
+def test_all_flags_are_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "load-testing.md").read_text()
+    known = argparse.ArgumentParser(add_help=False)
+    schedule_flags.add_arguments(known)
+    assert set(re.findall(r"--[a-z][a-z-]+", known.format_help())) <= set(re.findall(r"--[a-z][a-z-]+", page))

@@ -3,6 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from twofour.bench.traffic import conversations
 from twofour.bench.traffic.conversations import Conversation, Turn
@@ -83,3 +86,15 @@ def test_what_is_no_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "f").write_text(text)
     with pytest.raises(InputError, match=r"cannot be read|no prompt"):
         conversations.read(tmp_path / "f")
+
+
+def test_a_tokenizer_counts_what_is_in_the_file(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "f").write_text(json.dumps(said(("human", "a b a"), ("gpt", "b"), ("human", "a a"))))
+    for given in (tmp_path, tmp_path / "tokenizer.json"):
+        turns = conversations.read(tmp_path / "f", given).all[0].turns
+        assert turns == [Turn("a b a", "b", 3, 1), Turn("a a", None, 2, None)]
+    with pytest.raises(InputError, match="tokenizer"):
+        conversations.read(tmp_path / "f", tmp_path / "f")

@@ -32,7 +32,7 @@ def of_words(
 
 
 def test_a_turn_is_sent_with_all_that_was_said_before() -> None:
-    session = Session([Turn("a", 9, 3, "A"), Turn("b", 4, 2, "B"), Turn("c", 5, 1)], [0.5, 0.7], "be short")
+    session = Session([Turn("a", 9, 3, "A", 3), Turn("b", 4, 2, "B", 2), Turn("c", 5, 1)], [0.5, 0.7], "be short")
     one, two, three = sessions.requests(session, 7, 1.5)
     assert [each.index for each in (one, two, three)] == [7, 8, 9]
     assert [each.after for each in (one, two, three)] == [None, 7, 8]
@@ -95,6 +95,13 @@ def test_conversations_again_and_again_up_to_so_many_turns() -> None:
     requests = sent(made)
     assert [request.prompt_tokens for request in requests] == [None] * 5
     assert len({marked(request, "n").split()[0] for request in requests if request.after is None}) == 3
+
+
+def test_counted_answers_are_as_long_as_in_the_file_and_prompts_are_planned() -> None:
+    told = [Conversation(None, [Said("a b", "A B C", 2, 3), Said("c", None, 1, None)])]
+    one, two = sent(list(islice(sessions.of_conversations(told, Lengths(5), Lengths(2), Pause(0.0), False, 0), 1)))
+    assert (one.output_tokens, two.output_tokens) == (3, 5)
+    assert (one.prompt_tokens, two.prompt_tokens) == (2 + NONCE_WORDS, 2 + NONCE_WORDS + 3 + 1)
 
 
 def test_what_the_prompts_of_a_file_share_may_be_kept() -> None:

@@ -105,6 +105,13 @@ def test_texts_of_a_file() -> None:
     )
 
 
+def test_where_lengths_of_answers_come_from() -> None:
+    counted = Conversations("said", [Conversation(None, [Turn("a", "A", 1, 7)])], 0)
+    made = Traffic(2, 2, conversations=counted, output_tokens=Lengths(4)).schedule()
+    assert [request.output_tokens for request in made.requests] == [7, 7]
+    assert made.made_of["output_tokens"] == "as in said or 4"
+
+
 def test_only_what_was_asked_for_is_said() -> None:
     plain = Traffic(5, 2).schedule().made_of
     assert set(plain) == {"requests", "concurrency", "rate", "prompt_tokens", "output_tokens", "seed"}
