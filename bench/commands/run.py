@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID, service_flags
+from twofour.bench.commands import INVALID, schedule_flags, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,18 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="http://host:port, https too; or the full address of /completions or /chat/completions",
     )
     service_flags.add_arguments(parser)
-    pace = parser.add_mutually_exclusive_group()
-    pace.add_argument("--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)")
-    pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
-    parser.add_argument("--requests", type=int, default=64, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument(
-        "--prompt-tokens",
-        default="128~0.3",
-        metavar="L",
-        help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
-    )
-    parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule and the texts (default: 0)")
+    schedule_flags.add_arguments(parser)
     parser.add_argument(
         "--nonce",
         metavar="TEXT",
@@ -54,15 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
+    from twofour.bench.load import schedule_file
     from twofour.bench.load.gates import failed
     from twofour.bench.load.table import table
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)
+    out.claim(args.schedule_out)
     about = provenance()
     _refuse_impossible(args)
-    schedule, service = _schedule(args), service_flags.read(args)
+    schedule = schedule_flags.read(args)
+    if args.schedule_out:
+        schedule_file.write(schedule, args.schedule_out)
+    service = service_flags.read(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr())
     document, full = (
@@ -88,23 +82,8 @@ def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progr
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:
-    if args.concurrency is not None and args.concurrency < 1:
-        raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
-
-
-def _schedule(args: argparse.Namespace) -> "Schedule":
-    from twofour.bench.load.workload import lengths, synthetic
-
-    return synthetic(
-        args.requests,
-        lengths(args.prompt_tokens),
-        lengths(args.output_tokens),
-        args.seed,
-        concurrency=args.concurrency or (4 if args.rate is None else None),
-        rate=args.rate,
-    )
 
 
 def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:
