@@ -26,11 +26,12 @@ _ROWS = {
 def table(done: Run) -> str:
     summary = done.summary
     lines = [
-        f"{done.service.model} at {shown(done.service.url)}: {asked(done.schedule)}, nonce {done.nonce}",
+        f"{done.service.model} at {shown(done.service.url)}{_form(done)}: {asked(done.schedule)}, nonce {done.nonce}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured {_window(summary)}",
         *_errors(done),
         f"prompts {_each(summary.prompt_tokens, summary)} and answers {_each(summary.output_tokens, summary)} tokens "
         "each by the server's count",
+        *_kinds(summary),
         *_on_the_wire(summary),
         "",
         f"{'ms':28}{'n':>8}{'real n':>8}{'mean':>10}" + "".join(f"{f'p{p}':>10}" for p in FEWEST),
@@ -108,6 +109,25 @@ def _window(summary: Summary) -> str:
 
 def _each(tokens: int | None, summary: Summary) -> str:
     return "of unknown" if tokens is None else f"of {tokens / summary.completed:.1f}"
+
+
+def _form(done: Run) -> str:
+    """How it was asked, where not as usual."""
+    chat, trust = done.service.api == "chat", done.service.described()["tls"]
+    said = [*(["chat"] if chat else []), *([f"TLS, certificates {trust}"] if trust else [])]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _kinds(summary: Summary) -> list[str]:
+    """What the answers were made of, where it was not text alone."""
+    said = []
+    if set(summary.kinds) - {"text"}:
+        said.append("of what was sent " + ", ".join(f"{share:.1%} {kind}" for kind, share in summary.kinds.items()))
+    if summary.unsent_tokens:
+        said.append(
+            f"{summary.unsent_tokens} tokens of reasoning were counted and not sent: no time per token has them"
+        )
+    return said
 
 
 def _on_the_wire(summary: Summary) -> list[str]:

@@ -9,6 +9,7 @@ the machine allows.
 import asyncio
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,7 @@ class Script:
     cached_tokens: int | None = None
     drop_reused: bool = False  # a second request on a connection: closed without an answer
     close_after: bool = False  # closed after every response, unannounced
+    certificate: str | None = None  # a PEM file, with its key: TLS
     answers: Sequence[str] = ()  # whole responses, which are given in turn instead of streams
 
 
@@ -48,7 +50,7 @@ class Served:
 
     received_at: float
     path: str
-    authorization: str | None
+    headers: dict[str, str]  # by names in lower case
     body: dict[str, Any]
     status: int = 200
     written: list[tuple[float, int]] = field(default_factory=list)  # a chunk was written: when, tokens
@@ -72,13 +74,21 @@ class Server:
 
     async def serve(self) -> None:
         """Print where it listens, and serve until the input ends."""
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=2**24)
-        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        tls = self._tls()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=2**24, ssl=tls)
+        print(f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         await asyncio.to_thread(sys.stdin.read)
         server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.script.certificate is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.script.certificate)
+        return context
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -87,7 +97,7 @@ class Server:
             heard = 0
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                body = await reader.readexactly(int(_field(head, b"content-length") or 0))
+                body = await reader.readexactly(int(_fields(head).get("content-length", 0)))
                 heard += 1
                 if self.script.drop_reused and heard > 1:
                     break
@@ -99,7 +109,7 @@ class Server:
     async def _answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         if head.startswith(b"GET "):
             return _plain(writer, 200, {"object": "list", "data": [{"id": "mock", "object": "model"}]})
-        served = Served(perf_counter(), head.split()[1].decode(), _field(head, b"authorization"), json.loads(body))
+        served = Served(perf_counter(), head.split()[1].decode(), _fields(head), json.loads(body))
         self.served.append(served)
         every = self.script.refuse_every
         if every and len(self.served) % every == 0:
@@ -180,10 +190,9 @@ def main() -> None:
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def _field(head: bytes, name: bytes) -> str | None:
-    lines = [line.partition(b":") for line in head.split(b"\r\n")]
-    values = [value.strip().decode() for key, _, value in lines if key.lower() == name]
-    return values[0] if values else None
+def _fields(head: bytes) -> dict[str, str]:
+    lines = [line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]]
+    return {name.lower(): value.strip() for name, colon, value in lines if colon}
 
 
 def _event(data: dict[str, Any]) -> bytes:
