@@ -55,7 +55,7 @@ class Session:
         client, lags = self._client, [] if lags is None else lags
         client.on_end, client.seen = on_end, Seen()
         load = pace.drive(client.send, jobs, concurrency, limits)
-        return self._runner.run(_observed(load, lags, look and partial(look, seen=client.seen)))
+        return self._runner.run(_observed(load, lags, partial(look, client.seen) if look else None))
 
     @property
     def seen(self) -> Seen:

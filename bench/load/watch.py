@@ -53,7 +53,7 @@ class Level:
     ended: int
 
 
-Look = Callable[[float, Seen], bool]  # called every few milliseconds with the time; True: the load is to be ended
+Look = Callable[[Seen, float], bool]  # called every few milliseconds with the time; True: the load is to be ended
 
 
 class Watch:
@@ -71,7 +71,7 @@ class Watch:
         self._first: set[int] = set()
         self._settled: int | None = None  # looks until the first requests had ended
 
-    def look(self, now: float, seen: Seen) -> bool:
+    def look(self, seen: Seen, now: float) -> bool:
         if self._started_at is None:
             self._started_at = self._looked_at = self._said_at = now
         if now - self._said_at >= LINE_S:

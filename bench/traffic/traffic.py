@@ -190,7 +190,7 @@ def _refuse_short(prompts: Lengths | Mixture) -> None:
 
 
 def _lengths_of(source: Trace | Conversations | None) -> str | None:
-    return source and f"as in {source.name}"
+    return f"as in {source.name}" if source else None
 
 
 def _process(rate: Rate) -> str:
