@@ -99,6 +99,14 @@ def nearest_rank(ranked: Sequence[float], percent: int) -> float:
     return ranked[-(-percent * len(ranked) // 100) - 1]
 
 
+def wilson(found: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share of independent values, by Wilson's score."""
+    share, squared = found / of, _Z975**2 / of
+    centre, half = share + squared / 2, _Z975 * math.sqrt((share * (1 - share) + squared / 4) / of)
+    low, high = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
+    return (low if found else 0.0), (high if found < of else 1.0)  # exactly, whatever rounding says
+
+
 def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
     """The slope of values over `at`, which ascends, and its standard error; by least squares.
 
@@ -163,6 +171,7 @@ _T975 = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622),
     *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
 )
+_Z975 = 1.959964  # of the normal distribution
 _RESAMPLES = 4000
 _MOST_ALIKE = 0.95
 

@@ -5,3 +5,4 @@
 """
 
 INVALID = 3  # the exit status of a result that failed a gate, or that is not whole
+SLO_HELP = "what is promised, such as ttft_p95=500ms,tpot_p95=50ms,e2e=2s: goodput, and whether it was kept"

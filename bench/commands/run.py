@@ -3,11 +3,12 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID
+from twofour.bench.commands import INVALID, SLO_HELP
 from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.prune.errors import InputError
 
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="give a request up when nothing has come for so long (default: %(default)s)",
     )
+    parser.add_argument("--slo", metavar="SLO", help=SLO_HELP)
     parser.add_argument("--api-key-file", type=Path, metavar="F", help=KEY_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
+    from twofour.bench.load import slo
     from twofour.bench.load.gates import failed
     from twofour.bench.load.table import table
     from twofour.prune import out
@@ -73,9 +76,11 @@ def run(args: argparse.Namespace) -> int:
     out.claim(args.out)
     about = provenance()
     _refuse_impossible(args)
+    promised = slo.parse(args.slo) if args.slo else None
     schedule, service = _schedule(args), _service(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr())
+    done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
     document, full = (
         json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
         for with_records in (False, args.out is not None)

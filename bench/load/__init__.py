@@ -7,6 +7,7 @@
         connection, wire     one socket, HTTP/1.1: what arrives, and when, is noted in the Job's Exchange
       decode                 when the clock has stopped, an Exchange becomes a Record (records)
       metrics                Records become a Summary: the quantities by their definitions, and the window that counts
+      slo                    whether it keeps what is promised, and how many of its requests are good
       gates, steadiness      whether the run may be quoted
     table, vllm_json         a Run for people, and for other tools; run.document is its own form
 

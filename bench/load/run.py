@@ -15,6 +15,7 @@ from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.service import Service
+from twofour.bench.load.slo import Attainment
 from twofour.bench.load.workload import Schedule
 from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, counter, silent
@@ -35,6 +36,7 @@ class Run:
     summary: Summary
     gates: Sequence[Gate]
     cut_off: bool = False  # interrupted: what was measured until then
+    slo: Attainment | None = None  # where one was asked for
 
     @property
     def valid(self) -> bool:
@@ -106,6 +108,7 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "cut_off": run.cut_off,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
+        "slo": run.slo.as_dict() if run.slo else None,
     }
     if with_records:
         planned = {request.index: request for request in run.schedule.requests}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench import stats
-from twofour.bench.stats import FEWEST, chance, distribution, holm, independent, paired_ratio, trend, within_t
+from twofour.bench.stats import FEWEST, chance, distribution, holm, independent, paired_ratio, trend, wilson, within_t
 from twofour.prune.errors import InputError
 
 
@@ -196,3 +196,18 @@ def test_holm_rejects_what_its_steps_reject(found: list[float]) -> None:
         rejected.add(name)
     corrected = holm(dict(enumerate(found)))
     assert {name for name, value in corrected.items() if value <= 0.05} == rejected
+
+
+@pytest.mark.parametrize(
+    ("found", "of", "low", "high"), [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 263, 0.2553, 0.3662)]
+)
+def test_wilsons_interval_as_published(found: int, of: int, low: float, high: float) -> None:
+    assert wilson(found, of) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_the_ends_of_wilsons_interval_solve_its_equation(found: int, of: int) -> None:
+    found = min(found, of)
+    for end in wilson(found, of):
+        if 0 < end < 1:  # so far from the end is the share, in standard errors of the end
+            assert abs(found / of - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-9)
