@@ -98,7 +98,7 @@ def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
     """The run as JSON, without what ran it on which machine: what was asked, what came of it, whether it counts."""
     service = {name: value for name, value in asdict(run.service).items() if name != "api_key"}
-    load = service | run.schedule.made_of | {"url": wire.shown(run.service.url), "nonce": run.nonce}
+    load = service | dict(run.schedule.made_of) | {"url": wire.shown(run.service.url), "nonce": run.nonce}
     result = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,

@@ -89,7 +89,7 @@ class _Search:
         if seen.client_is_late:
             self.why = "client"
             return None
-        kept = False if seen.over_capacity else seen.run.slo and seen.run.slo.attained
+        kept = False if seen.over_capacity else seen.run.slo.attained if seen.run.slo else None
         self.why = "unknown" if kept is None else None
         return kept
 
