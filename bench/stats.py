@@ -134,6 +134,40 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
     return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
 
 
+def unpaired_ratio(base: Sequence[float], other: Sequence[float], share: float = 0.95) -> Ratio:
+    """Other over base, of runs that do not pair up: Welch's interval of the logarithms, its freedom rounded down."""
+    logs = [[math.log(value) for value in values] for values in (base, other)]
+    centre, n = fmean(logs[1]) - fmean(logs[0]), min(map(len, logs))
+    if n < 2:
+        return Ratio(math.exp(centre), None, None, n)
+    errors = [stdev(each) ** 2 / len(each) for each in logs]
+    parts = sum(error**2 / (len(each) - 1) for error, each in zip(errors, logs, strict=True))
+    freedom = math.floor(sum(errors) ** 2 / parts) if parts else 2 * n - 2
+    half = student(share, freedom) * math.sqrt(sum(errors))
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+
+
+def matched_ratio(base: Sequence[float], other: Sequence[float], share: float = 0.95) -> Ratio:
+    """The same of runs that pair up in their order: Student's interval of the log-ratios."""
+    logs = [math.log(second / first) for first, second in zip(base, other, strict=True)]
+    centre, n = fmean(logs), len(logs)
+    if n < 2:
+        return Ratio(math.exp(centre), None, None, n)
+    half = student(share, n - 1) * stdev(logs) / math.sqrt(n)
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+
+
+def student(share: float, freedom: int) -> float:
+    """The t between which and -t so large a share of Student's t lies."""
+    low, high = 0.0, 1.0
+    while within_t(high, freedom) < share:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within_t(middle, freedom) < share else (low, middle)
+    return high
+
+
 def chance(pairs: Sequence[tuple[float, float]]) -> float | None:
     """How likely chance alone gives log-ratios as far from 0, by Student's t; None below two pairs."""
     logs = [math.log(second / first) for first, second in pairs]
