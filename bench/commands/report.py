@@ -58,12 +58,15 @@ def _tables() -> dict[str, Callable[[Document], str]]:
     from twofour.bench.kernels import table as kernels
     from twofour.bench.pruning import presets
     from twofour.bench.report import arms, several_terminal, terminal
+    from twofour.bench.sweep import document as sweep
+    from twofour.bench.sweep import table as sweep_table
     from twofour.bench.vllm import document as vllm
     from twofour.bench.vllm import table as vllm_table
 
     return {
         comparison.KIND: terminal.table,
         arms.SEVERAL: several_terminal.table,
+        sweep.KIND: sweep_table.table,
         grid.KIND: kernels.table,
         decode.KIND: decode_table.table,
         vllm.KIND: vllm_table.table,

@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID, schedule_flags, service_flags
+from twofour.bench.commands import INVALID, SLO_HELP, schedule_flags, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="makes prompts begin like no others; the same seed and nonce send the same again, which a server may have "
         "cached (default: drawn, and printed)",
     )
+    parser.add_argument("--slo", metavar="SLO", help=SLO_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
     parser.add_argument(
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
-    from twofour.bench.load import schedule_file
+    from twofour.bench.load import schedule_file, slo
     from twofour.bench.load.gates import failed
     from twofour.bench.load.table import table
     from twofour.prune import out
@@ -53,12 +55,14 @@ def run(args: argparse.Namespace) -> int:
     out.claim(args.schedule_out)
     about = provenance()
     _refuse_impossible(args)
+    promised = slo.parse(args.slo) if args.slo else None
     schedule = schedule_flags.read(args)
     if args.schedule_out:
         schedule_file.write(schedule, args.schedule_out)
     service = service_flags.read(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr())
+    done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
     document, full = (
         json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
         for with_records in (False, args.out is not None)

@@ -15,6 +15,7 @@ from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.service import Service
+from twofour.bench.load.slo import Attainment
 from twofour.bench.load.watch import Watch
 from twofour.bench.load.workload import Schedule
 from twofour.prune.errors import ServerError
@@ -38,6 +39,7 @@ class Run:
     cut_off: bool = False  # interrupted: what was measured until then
     over_saturated: bool = False  # ended early, as the schedule allows, for the server did not keep up
     template_tokens: int | None = 0  # that a chat template adds to each prompt
+    slo: Attainment | None = None  # where one was asked for
 
     @property
     def valid(self) -> bool:
@@ -142,6 +144,7 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "schedule_sha256": schedule_file.digest(run.schedule),
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
+        "slo": run.slo.as_dict() if run.slo else None,
     }
     if with_records:
         planned = {request.index: request for request in run.schedule.requests}

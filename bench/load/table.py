@@ -6,6 +6,7 @@ from typing import Any
 from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
+from twofour.bench.load.slo import Attainment, Kept
 from twofour.bench.load.wire import shown
 from twofour.bench.load.workload import Schedule
 from twofour.bench.stats import FEWEST, Distribution
@@ -40,6 +41,7 @@ def table(done: Run) -> str:
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
         f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s"
         f"{_offered(done.schedule)}",
+        *(promised(done.slo) if done.slo else []),
         "real n: how many independent values the gaps amount to, as those of one request are alike",
         f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
         "",
@@ -92,6 +94,21 @@ def _pace(load: Mapping[str, Any]) -> list[str]:
         return []
     rate = f"{load['rate']:g} to {load['rate_to']:g}" if "rate_to" in load else f"{load['rate']:g}"
     return [f"{rate} {'sessions' if 'turns' in load else 'requests'}/s, {load.get('arrivals', 'Poisson')}"]
+
+
+def promised(slo: Attainment) -> list[str]:
+    """What was kept of an Slo."""
+    word = {True: "kept", False: "MISSED", None: "not known, of too few requests or tokens that were not counted"}
+    goodput = f"goodput: {_number(slo.goodput_per_s)} requests/s"
+    if slo.good_share:
+        share, low, high = (100 * each for each in slo.good_share)
+        goodput += f", {share:.1f} % of {slo.requests} requests good [{low:.1f}, {high:.1f}]"
+    return [f"SLO {word[slo.attained]}", *map(_term, slo.terms), goodput]
+
+
+def _term(term: Kept) -> str:
+    missed = "" if term.kept is not False else "  MISSED"
+    return f"  {term.term:26}{_milliseconds(term.found_s):>10} ms, at most {_milliseconds(term.limit_s)} ms{missed}"
 
 
 def _errors(done: Run) -> list[str]:
