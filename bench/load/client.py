@@ -125,11 +125,11 @@ async def _open_loop(client: "Client", jobs: Sequence[Job]) -> None:
     async with asyncio.TaskGroup() as group:
         for job in sorted(jobs, key=lambda job: job.request.at_s):
             job.exchange.scheduled_at = started_at + job.request.at_s
-            await _until(job.exchange.scheduled_at)
+            await until(job.exchange.scheduled_at)
             group.create_task(client.send(job))
 
 
-async def _until(due_at: float) -> None:
+async def until(due_at: float) -> None:
     # A loop's timers count whole milliseconds, so the last millisecond is spent in turns of the loop that do not wait.
     while (left_s := due_at - perf_counter()) > 0:
         await asyncio.sleep(max(0.0, left_s - TIMER_S))
