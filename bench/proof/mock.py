@@ -37,6 +37,7 @@ class Script:
     stop_after: int | None = None  # tokens: an early end, whatever was asked for
     reset_after: int | None = None  # chunks: the connection is cut
     hang_after: int | None = None  # chunks: nothing follows
+    broken_every: int = 1  # of so many requests one is cut or hangs
     refuse_every: int | None = None  # every so many requests: status 503
     refused_fields: Sequence[str] = ()  # of a body: status 400, as from servers that know OpenAI's API only
     cached_tokens: int | None = None

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any, cast
 
@@ -145,7 +145,9 @@ class Connection(asyncio.Protocol):
             self.write(script.answers[(len(heard) - 1) % len(script.answers)].encode())
             self._ended()
         else:
-            self._task = asyncio.create_task(self._answer(served))
+            broken = len(heard) % script.broken_every == 0
+            script = script if broken else replace(script, reset_after=None, hang_after=None)
+            self._task = asyncio.create_task(self._answer(script, served))
             self._server.tasks.add(self._task)
             self._task.add_done_callback(self._server.tasks.discard)
 
@@ -154,13 +156,13 @@ class Connection(asyncio.Protocol):
         self.write(_plain(status, {"error": {"message": why, "code": status}}))
         self._ended()
 
-    async def _answer(self, served: Served) -> None:
+    async def _answer(self, script: Script, served: Served) -> None:
         streamed = bool(served.body.get("stream"))
-        answer = Answer(self._script, served, self.write if streamed else lambda _: None)
+        answer = Answer(script, served, self.write if streamed else lambda _: None)
         if streamed:
             self.write(_STREAM_HEAD)
             answer.begin()
-        await (self._server.engine.answer(answer) if self._server.engine else self._paced(answer))
+        await (self._server.engine.answer(answer) if self._server.engine else _paced(script, answer))
         if answer.cut:
             return self._transport.abort()
         answer.end()
@@ -168,21 +170,22 @@ class Connection(asyncio.Protocol):
             self.write(_plain(200, answer.whole()))
         self._ended()
 
-    async def _paced(self, answer: Answer) -> None:
-        """Every token at the time that the script says."""
-        script, due_at = self._script, perf_counter()
-        while not answer.complete:
-            if answer.chunks == script.hang_after:
-                await asyncio.Event().wait()  # until the mock is stopped
-            fresh = answer.next_chunk()
-            due_at += script.token_s * fresh if answer.sent else script.first_token_s
-            await asyncio.sleep(max(0.0, due_at - perf_counter()))
-            for _ in range(fresh):
-                answer.token()
-
     def _ended(self) -> None:
         if self._script.close_after:
             self._later(self._transport.close)
+
+
+async def _paced(script: Script, answer: Answer) -> None:
+    """Every token at the time that the script says."""
+    due_at = perf_counter()
+    while not answer.complete:
+        if answer.chunks == script.hang_after:
+            await asyncio.Event().wait()  # until the mock is stopped
+        fresh = answer.next_chunk()
+        due_at += script.token_s * fresh if answer.sent else script.first_token_s
+        await asyncio.sleep(max(0.0, due_at - perf_counter()))
+        for _ in range(fresh):
+            answer.token()
 
 
 def main() -> None:

@@ -90,5 +90,5 @@ def test_a_distance_is_in_every_time_and_in_no_gap_of_the_server() -> None:
     mock, records = drive(Script(distance_s=0.05), 1, n=3)
     for served, record in zip(mock.served, records, strict=True):
         assert record.sent_at is not None
-        assert record.chunks[0].at - record.sent_at > 0.05
-        assert served.received_at - record.sent_at > 0.025
+        assert record.chunks[0].at - record.sent_at > 0.045  # timers count milliseconds
+        assert served.received_at - record.sent_at > 0.02
