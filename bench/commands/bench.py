@@ -2,7 +2,7 @@
 
 import argparse
 
-from twofour.bench.commands import compare, decode, http, kernels, overhead, peers, pruning, report, vllm
+from twofour.bench.commands import compare, decode, http, kernels, overhead, peers, pruning, report, selftest, vllm
 from twofour.bench.commands import run as run_verb
 
 _VERBS = {
@@ -15,6 +15,7 @@ _VERBS = {
     "overhead": (overhead, "what the engine adds to a decode step of the model"),
     "http": (http, "what the HTTP layer alone sustains, with a scripted engine"),
     "peers": (peers, "running servers of any make, under the same load in turns"),
+    "selftest": (selftest, "what load can be measured honestly on this machine"),
     "report": (report, "the table of a report that was written before"),
 }
 

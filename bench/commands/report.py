@@ -56,6 +56,7 @@ def _tables() -> dict[str, Callable[[Document], str]]:
     from twofour.bench.gpu import table as gpu
     from twofour.bench.kernels import grid
     from twofour.bench.kernels import table as kernels
+    from twofour.bench.proof import selftest
     from twofour.bench.pruning import presets
     from twofour.bench.report import arms, several_terminal, terminal
     from twofour.bench.vllm import document as vllm
@@ -69,6 +70,7 @@ def _tables() -> dict[str, Callable[[Document], str]]:
         vllm.KIND: vllm_table.table,
         presets.KIND: presets.table,
         sheet.KIND: gpu.table,
+        selftest.KIND: selftest.table,
     }
 
 

@@ -34,24 +34,29 @@ class Added:
 
 @contextmanager
 def apart() -> Iterator[int | None]:
-    """Keep this process off one CPU for the length of a `with` block: the mock's. None where there is only one."""
-    mine = usable_cpus()
-    if len(mine) < 2:
+    """Keep this process off one CPU for the length of a `with` block: the mock's.
+
+    None where there is only one, or where the system pins nothing.
+    """
+    *own, last = sorted(usable_cpus())
+    if not own or not hasattr(os, "sched_setaffinity"):
         yield None
         return
-    *own, last = sorted(mine)
+    before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, own)
     try:
         yield last
     finally:
-        os.sched_setaffinity(0, mine)
+        os.sched_setaffinity(0, before)
 
 
 def closed(requests: int, prompt: int, output: int, concurrency: int, sigma: float = 0.3) -> Schedule:
     return synthetic(requests, Lengths(prompt, sigma), Lengths(output, sigma), 0, concurrency=concurrency)
 
 
-def against(script: Script, schedule: Schedule, cpu: int | None = None, progress: Progress = silent) -> tuple[Run, Mock]:
+def against(
+    script: Script, schedule: Schedule, cpu: int | None = None, progress: Progress = silent
+) -> tuple[Run, Mock]:
     """One run against a mock, and what the mock says of it."""
     with serving(script, cpu) as mock:
         run = measure(Service(mock.url, MODEL), schedule, progress=progress)
