@@ -1,8 +1,8 @@
 """The verbs of `twofour bench`: flags in, a table or a document out.
 
 `bench` names them; each has a file: `run`, `sweep`, `compare`, `gate`, `decode`, `vllm`, `kernels`, `pruning`,
-`overhead`, `http`, `report`. `service_flags` says how a server is asked, for those that ask one, `schedule_flags` what
-it is asked.
+`overhead`, `http`, `selftest`, `report`. `service_flags` says how a server is asked, for those that ask one,
+`schedule_flags` what it is asked.
 """
 
 INVALID = 3  # the exit status of a result that failed a gate, or that is not whole

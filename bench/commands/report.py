@@ -56,6 +56,7 @@ def _tables() -> dict[str, Callable[[Document], str]]:
     from twofour.bench.gpu import table as gpu
     from twofour.bench.kernels import grid
     from twofour.bench.kernels import table as kernels
+    from twofour.bench.proof import selftest
     from twofour.bench.pruning import presets
     from twofour.bench.report import arms, several_terminal, terminal
     from twofour.bench.sweep import document as sweep
@@ -72,6 +73,7 @@ def _tables() -> dict[str, Callable[[Document], str]]:
         vllm.KIND: vllm_table.table,
         presets.KIND: presets.table,
         sheet.KIND: gpu.table,
+        selftest.KIND: selftest.table,
     }
 
 
