@@ -4,7 +4,7 @@ from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
 from twofour.bench.load.wire import shown
-from twofour.bench.stats import FEWEST, Distribution
+from twofour.bench.stats import FEWEST, Distribution, named
 
 _ROWS = {
     "ttft": "time to first token",
@@ -17,6 +17,7 @@ _ROWS = {
     "tpot_incl": "  with the first (GuideLLM)",
     "e2e": "end to end",
 }
+_PERCENTILES = [f"p{p}" for p in FEWEST]
 
 
 def table(done: Run) -> str:
@@ -31,7 +32,7 @@ def table(done: Run) -> str:
         "each by the server's count",
         *_on_the_wire(summary),
         "",
-        f"{'ms':28}{'n':>8}{'real n':>8}{'mean':>10}" + "".join(f"{f'p{p}':>10}" for p in FEWEST),
+        f"{'ms':28}{'n':>7}{'real n':>8}" + "".join(f"{name:>9}" for name in ("mean", "min", *_PERCENTILES, "max")),
         *(_row(label, getattr(summary, name)) for name, label in _ROWS.items()),
         "",
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
@@ -79,11 +80,12 @@ def _offered(rate: float | None) -> str:
 
 
 def _row(label: str, values: Distribution) -> str:
-    cells = [_milliseconds(values.mean) if values.n else "-"]
+    cells = [_milliseconds(values.mean), _milliseconds(values.min)]
     for p, fewest in FEWEST.items():
-        percentile = getattr(values, f"p{p}")
+        percentile = getattr(values, named(p))
         cells.append(f"n < {fewest}" if percentile is None else _milliseconds(percentile))
-    return f"{label:28}{values.n:>8}{values.independent:>8}" + "".join(f"{cell:>10}" for cell in cells)
+    cells.append(_milliseconds(values.max))
+    return f"{label:28}{values.n:>7}{values.independent:>8}" + "".join(f"{cell:>9}" for cell in cells)
 
 
 def _milliseconds(seconds: float | None) -> str:
