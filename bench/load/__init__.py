@@ -9,6 +9,7 @@
       metrics                Records become a Summary: the quantities by their definitions, and the window that counts
       gates, steadiness      whether the run may be quoted
     table, vllm_json         a Run for people, and for other tools; run.document is its own form
+    stored, per_request      a Run read again from its document; its requests as rows
 
 `endpoint` is what a server says of itself and answers untimed, `keys` where the API key comes from.
 """
