@@ -10,6 +10,7 @@
       gates, steadiness      whether the run may be quoted
     table, vllm_json         a Run for people, and for other tools; run.document is its own form
     stored, per_request      a Run read again from its document; its requests as rows
+    over_time                what happened when, in bins, for pictures
 
 `endpoint` is what a server says of itself and answers untimed, `keys` where the API key comes from.
 """

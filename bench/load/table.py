@@ -1,12 +1,16 @@
 """A run as text for a person: latencies in milliseconds, throughput, gates, verdict."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
+from twofour.bench.load.stored import read
 from twofour.bench.load.wire import shown
 from twofour.bench.stats import FEWEST, Distribution, named
 
-_ROWS = {
+ROWS = {
     "ttft": "time to first token",
     "ttft_sched": "  from the scheduled time",
     "first_byte": "time to headers",
@@ -22,10 +26,8 @@ _PERCENTILES = [f"p{p}" for p in FEWEST]
 
 def table(done: Run) -> str:
     load, summary = done.schedule.made_of, done.summary
-    pace = f"{load['concurrency']} at a time" if load["concurrency"] else f"{load['rate']:g} requests/s, Poisson"
     lines = [
-        f"{done.service.model} at {shown(done.service.url)}: {load['requests']} requests, {pace}, prompts "
-        f"{load['prompt_tokens']}, outputs {load['output_tokens']} tokens, seed {load['seed']}, nonce {done.nonce}",
+        f"{done.service.model} at {shown(done.service.url)}: {asked(done)}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured {_window(summary)}",
         *_errors(done),
         f"prompts {_each(summary.prompt_tokens, summary)} and answers {_each(summary.output_tokens, summary)} tokens "
@@ -33,7 +35,7 @@ def table(done: Run) -> str:
         *_on_the_wire(summary),
         "",
         f"{'ms':28}{'n':>7}{'real n':>8}" + "".join(f"{name:>9}" for name in ("mean", "min", *_PERCENTILES, "max")),
-        *(_row(label, getattr(summary, name)) for name, label in _ROWS.items()),
+        *(_row(label, getattr(summary, name)) for name, label in ROWS.items()),
         "",
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
         f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s"
@@ -46,6 +48,21 @@ def table(done: Run) -> str:
         "VALID" if done.valid else "INVALID: do not quote these numbers",
     ]
     return "\n".join(lines)
+
+
+def of_document(document: Mapping[str, Any]) -> str:
+    """The table of a run that was kept."""
+    return table(read(document))
+
+
+def asked(done: Run) -> str:
+    """The load in words."""
+    load = done.schedule.made_of
+    pace = f"{load['concurrency']} at a time" if load["concurrency"] else f"{load['rate']:g} requests/s, Poisson"
+    return (
+        f"{load['requests']} requests, {pace}, prompts {load['prompt_tokens']}, outputs {load['output_tokens']} "
+        f"tokens, seed {load['seed']}, nonce {done.nonce}"
+    )
 
 
 def _errors(done: Run) -> list[str]:
