@@ -49,17 +49,18 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.comparison.peers import compare_peers, document, experiment, read_peers, table
     from twofour.bench.hardware import provenance
+    from twofour.bench.load.access import Access
     from twofour.bench.load.workload import lengths
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)
-    api_key, about = read_key(args.api_key_file), provenance()
+    access, about = Access(read_key(args.api_key_file)), provenance()
     sizes = lengths(args.prompt_tokens), lengths(args.output_tokens)
     experiments = [experiment(n, *sizes, args.rounds, args.seed) for n in args.concurrency]
     with interrupt.in_order():
-        servers = read_peers(args.peers, args.plain, args.pid, api_key)
-        found = compare_peers(servers, experiments, to_stderr(), api_key)
+        servers = read_peers(args.peers, args.plain, args.pid, access)
+        found = compare_peers(servers, experiments, to_stderr(), access)
         result = document(found, servers, experiments) | about
         text = json.dumps(result, allow_nan=False)
         out.deliver(text if args.json else table(result), args.out, text)

@@ -3,12 +3,10 @@
 import argparse
 import json
 import sys
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID, run_forms
-from twofour.bench.load.keys import KEY_HELP, read_key
+from twofour.bench.commands import INVALID, run_forms, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Load-test one server through its OpenAI-compatible API. Exit status 3: a validity gate failed."
     )
-    parser.add_argument("url", metavar="URL", help="http://host:port")
-    parser.add_argument("--model", metavar="NAME", help="which of the server's models (default: its only one)")
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        help="http://host:port, https too; or the full address of /completions or /chat/completions",
+    )
+    service_flags.add_arguments(parser)
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)")
     pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
@@ -42,19 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="makes prompts begin like no others; the same seed and nonce send the same again, which a server may have "
         "cached (default: drawn, and printed)",
     )
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="without ignore_eos and the like, which some servers refuse; serve a model there that has no end token",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=600,
-        metavar="SECONDS",
-        help="give a request up when nothing has come for so long (default: %(default)s)",
-    )
-    parser.add_argument("--api-key-file", type=Path, metavar="F", help=KEY_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as one page")
@@ -76,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         out.claim(file)
     about = provenance()
     _refuse_impossible(args)
-    schedule, service = _schedule(args), _service(args)
+    schedule, service = _schedule(args), service_flags.read(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr())
     document, full = (
@@ -115,8 +104,6 @@ def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progr
 def _refuse_impossible(args: argparse.Namespace) -> None:
     if args.concurrency is not None and args.concurrency < 1:
         raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
-    if not 0 < args.timeout < inf:
-        raise InputError(f"a time-out of {args.timeout:g} s; --timeout is a number above 0")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
 
@@ -132,15 +119,6 @@ def _schedule(args: argparse.Namespace) -> "Schedule":
         concurrency=args.concurrency or (4 if args.rate is None else None),
         rate=args.rate,
     )
-
-
-def _service(args: argparse.Namespace) -> "Service":
-    from twofour.bench.load.endpoint import served_model
-    from twofour.bench.load.service import Service
-
-    api_key = read_key(args.api_key_file)
-    model = args.model or served_model(args.url, api_key)
-    return Service(args.url, model, api_key, args.plain, args.timeout)
 
 
 def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from urllib.parse import urldefrag
 
 from twofour.bench.comparison.experiment import Experiment
 from twofour.bench.load import gates, metrics
+from twofour.bench.load.access import OPEN, Access
 from twofour.bench.load.endpoint import Endpoint, served_model
 from twofour.bench.load.run import Run, measure
 from twofour.bench.load.service import Service
@@ -46,11 +47,11 @@ class Peer:
     plain: bool = False
     group: int | None = None
 
-    def awake(self, api_key: str | None = None) -> AbstractContextManager[None]:
+    def awake(self, access: Access = OPEN) -> AbstractContextManager[None]:
         """Not frozen for the length of a `with` block. Raises ServerError where it is not ready again soon."""
         if self.group is None:
             return nullcontext()
-        return frozen.awake(self.group, Endpoint(self.url, self.model, api_key), self._give_up)
+        return frozen.awake(self.group, Endpoint(self.url, self.model, access), self._give_up)
 
     def _give_up(self, too_late: bool) -> None:
         if too_late:
@@ -81,7 +82,7 @@ class Found:
 
 
 def read_peers(
-    given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] = (), api_key: str | None = None
+    given: Sequence[str], plain: Sequence[str] = (), pids: Sequence[str] = (), access: Access = OPEN
 ) -> list[Peer]:
     """Read NAME=URL or NAME=URL#MODEL, names, and NAME=PID. Raises InputError for anything else."""
     parts = [text.partition("=") for text in given]
@@ -95,7 +96,7 @@ def read_peers(
         raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain and --pid")
     addresses = [urldefrag(url) for _, _, url in parts]
     return [
-        Peer(name, url, model or served_model(url, api_key), name in plain, groups.get(name))
+        Peer(name, url, model or served_model(url, access), name in plain, groups.get(name))
         for name, (url, model) in zip(names, addresses, strict=True)
     ]
 
@@ -116,7 +117,7 @@ def _leads(pid: int) -> bool:
 
 
 def compare_peers(
-    servers: Sequence[Peer], experiments: Sequence[Experiment], progress: Progress, api_key: str | None = None
+    servers: Sequence[Peer], experiments: Sequence[Experiment], progress: Progress, access: Access = OPEN
 ) -> Found:
     """Measure all servers by all experiments, which differ in their concurrency only.
 
@@ -126,7 +127,7 @@ def compare_peers(
     runs: dict[Cell, list[Run]] = {(_at_a_time(each), peer.name): [] for each in experiments for peer in servers}
     try:
         with frozen.frozen([peer.group for peer in servers if peer.group is not None]):
-            _rounds(runs, servers, experiments, progress, api_key)
+            _rounds(runs, servers, experiments, progress, access)
     except (KeyboardInterrupt, ServerError) as cut_off:
         if not any(runs.values()):
             raise
@@ -139,15 +140,15 @@ def _rounds(
     servers: Sequence[Peer],
     experiments: Sequence[Experiment],
     progress: Progress,
-    api_key: str | None,
+    access: Access,
 ) -> None:
     rounds = experiments[0].rounds
     step = counter("measuring", rounds * len(runs), progress)
     for round_ in range(rounds):
         for each in experiments:
             for peer in order(servers, round_):
-                service = Service(peer.url, peer.model, api_key, peer.plain, each.timeout_s)
-                with peer.awake(api_key):
+                service = Service(peer.url, peer.model, access, peer.plain, each.timeout_s)
+                with peer.awake(access):
                     runs[_at_a_time(each), peer.name].append(measure(service, each.schedule(round_)))
                 step(f"round {round_ + 1} of {rounds}, {peer.name}, {each.concurrency} at a time")
 

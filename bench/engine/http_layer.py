@@ -113,7 +113,7 @@ def _command(model: str) -> list[str]:
 
 def _lap(server: Server, url: str, cell: Cell, seconds: float) -> Lap:
     to, numbers = wire.target(url), itertools.count()
-    message = wire.post(to, "/completions", json.dumps(_body(cell)).encode(), None)
+    message = wire.post(to, "/completions", json.dumps(_body(cell)).encode(), {})
     done: list[Exchange] = []
 
     async def work(client: Client, end_at: float) -> None:

@@ -11,6 +11,7 @@ from one load to the next, so that a warm-up leaves them for the run.
 import asyncio
 import gc
 import json
+import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from time import perf_counter
 from typing import Any
 
 from twofour.bench.load import wire, workload
+from twofour.bench.load.access import OPEN, Access, tls_error
 from twofour.bench.load.connection import Connection
 from twofour.bench.load.decode import Exchange
 from twofour.bench.load.records import Request
@@ -54,9 +56,10 @@ class Session:
 
 
 @contextmanager
-def connected(url: str, idle_s: float) -> Iterator[Session]:
+def connected(url: str, idle_s: float, access: Access = OPEN) -> Iterator[Session]:
     """A session for the length of a `with` block. idle_s: see Connection."""
-    client = Client(wire.target(url), idle_s, None)
+    to = wire.target(url)
+    client = Client(to, idle_s, access.context() if to.tls else None)
     raise_open_files()
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
@@ -81,17 +84,17 @@ def jobs(service: Service, requests: Sequence[Request], nonce: str) -> list[Job]
     Where the service is `plain`, with nothing that OpenAI's API does not have, so the model itself must not end an
     answer early.
     """
-    to = wire.target(service.url)
+    to, fields = wire.target(service.url), service.access.fields()
     bodies = [json.dumps(_body(service, request, nonce)).encode() for request in requests]
-    messages = [wire.post(to, "/completions", body, service.api_key) for body in bodies]
+    messages = [wire.post(to, service.path, body, fields) for body in bodies]
     return list(map(Job, requests, messages))
 
 
 def _body(service: Service, request: Request, nonce: str) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": service.model,
-        "prompt": workload.marked(request, nonce),
-        "max_tokens": request.output_tokens,
+        **_question(service, workload.marked(request, nonce)),
+        service.length_field: request.output_tokens,
         "temperature": 0.0,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -99,7 +102,11 @@ def _body(service: Service, request: Request, nonce: str) -> dict[str, Any]:
     if not service.plain:
         body |= {"min_tokens": request.output_tokens, "ignore_eos": True}
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    return body
+    return {name: value for name, value in {**body, **service.body}.items() if value is not None}
+
+
+def _question(service: Service, prompt: str) -> dict[str, Any]:
+    return {"prompt": prompt} if service.api == "completions" else {"messages": [{"role": "user", "content": prompt}]}
 
 
 async def _observed(load: Coroutine[None, None, None], lags: list[float]) -> None:
@@ -162,10 +169,11 @@ async def _send_now(client: "Client", job: Job) -> None:
 class Client:
     """The connections to one server. `send` gives every exchange its one ending; it raises nothing of its own."""
 
-    def __init__(self, to: wire.Target, idle_s: float, on_end: Callable[[], None] | None) -> None:
+    def __init__(self, to: wire.Target, idle_s: float, tls: ssl.SSLContext | None) -> None:
         self._to = to
         self._idle_s = idle_s
-        self.on_end = on_end
+        self._tls = tls
+        self.on_end: Callable[[], None] | None = None
         self._idle: list[Connection] = []
 
     async def send(self, job: Job) -> None:
@@ -181,6 +189,8 @@ class Client:
             exchange.error = f"protocol: {error}"
         except ConnectionResetError as error:
             exchange.error = f"reset: {error}"
+        except ssl.SSLError as error:
+            exchange.error = f"TLS: {tls_error(error)}"
         except OSError as error:
             exchange.error = f"connect: {error}"
         finally:
@@ -219,7 +229,9 @@ class Client:
     async def _connect(self, exchange: Exchange) -> Connection:
         loop, exchange.connecting_at = asyncio.get_running_loop(), perf_counter()
         async with asyncio.timeout(self._idle_s):
-            _, connection = await loop.create_connection(lambda: Connection(self._idle_s), self._to.host, self._to.port)
+            _, connection = await loop.create_connection(
+                lambda: Connection(self._idle_s), self._to.host, self._to.port, ssl=self._tls
+            )
         exchange.connected_at = perf_counter()
         return connection
 

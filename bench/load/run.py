@@ -8,7 +8,7 @@ from itertools import cycle
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, gates, metrics, wire
+from twofour.bench.load import client, decode, gates, metrics, workload
 from twofour.bench.load.client import Session
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
@@ -35,6 +35,7 @@ class Run:
     summary: Summary
     gates: Sequence[Gate]
     cut_off: bool = False  # interrupted: what was measured until then
+    template_tokens: int | None = 0  # that a chat template adds to each prompt
 
     @property
     def valid(self) -> bool:
@@ -55,8 +56,9 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
     nonce, lags, cut_off = nonce or secrets.token_hex(4), list[float](), False
-    with client.connected(service.url, service.timeout_s) as session:
+    with client.connected(service.url, service.timeout_s, service.access) as session:
         warm_up(session, service, schedule, nonce, progress)
+        template = template_tokens(session, service, nonce) if service.api == "chat" else 0
         jobs, before = client.jobs(service, schedule.requests, nonce), _state(service)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
         try:
@@ -64,11 +66,11 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
         except KeyboardInterrupt:
             cut_off = True
         share = pressure.share()
-    records = [decode.record(job.exchange, service.api_key) for job in jobs if job.exchange.done_at is not None]
+    records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
     hits = None if cut_off else prefix_hit_share(before, _state(service))
-    checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits)
+    checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits, template_tokens=template)
     summary = metrics.summarise(records, started_at)
-    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off)
+    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, template)
     if cut_off:
         raise CutOff(run)
     return run
@@ -77,7 +79,7 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
 def _state(service: Service) -> State | None:
     """What the server counts, where it says so."""
     try:
-        return Endpoint(service.url, service.model, service.api_key).scrape()
+        return Endpoint(service.url, service.model, service.access).scrape()
     except ServerError:
         return None
 
@@ -88,20 +90,42 @@ def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, 
     like = [replace(each, index=i) for i, each in zip(range(count), cycle(schedule.requests), strict=False)]
     jobs = client.jobs(service, like, f"warm-up {nonce}")
     session.send(jobs, count, on_end=counter("warm-up", count, progress))
-    records = [decode.record(job.exchange, service.api_key) for job in jobs]
+    records = [decode.record(job.exchange, service.access.secrets) for job in jobs]
     if all(record.error for record in records):
-        raise ServerError(f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key")
+        raise ServerError(f"every request of the warm-up failed ({records[0].error}); {_remedy(service, records[0])}")
+
+
+def _remedy(service: Service, refused: Record) -> str:
+    """What to change so that the server takes the requests."""
+    said = refused.error or ""
+    if service.length_field == "max_tokens" and "max_completion_tokens" in said:
+        return "give --length-field max_completion_tokens"
+    if service.api == "completions" and "chat/completions" in said:
+        return "give --api chat"
+    if not service.plain and any(name in said for name in ("ignore_eos", "min_tokens", "continuous_usage_stats")):
+        return "give --plain, and have a model there that has no end token"
+    if not service.plain and refused.status in (400, 422):
+        return "a server that knows nothing beyond OpenAI's API needs --plain"
+    return "check URL, --model, --api and the key"
+
+
+def template_tokens(session: Session, service: Service, nonce: str) -> int | None:
+    """How many tokens a chat template adds: those of a short prompt beyond its words. None: the server does not say."""
+    short = Request(0, 0.0, workload.WORDS[0], workload.NONCE_WORDS + 1, 1)
+    (job,) = client.jobs(service, [short], f"template {nonce}")
+    session.send([job], 1)
+    counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
+    return None if counted is None else max(0, counted - short.prompt_tokens)
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
     """The run as JSON, without what ran it on which machine: what was asked, what came of it, whether it counts."""
-    service = {name: value for name, value in asdict(run.service).items() if name != "api_key"}
-    load = service | run.schedule.made_of | {"url": wire.shown(run.service.url), "nonce": run.nonce}
+    asked = {**run.service.described(), **run.schedule.made_of}
     result = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
-        "load": load,
+        "load": asked | {"nonce": run.nonce, "template_tokens": run.template_tokens},
         "valid": run.valid,
         "cut_off": run.cut_off,
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],

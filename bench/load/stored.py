@@ -5,14 +5,11 @@ Its clock begins with the run: `started_at` is 0. Prompts are not kept, and neit
 
 from collections.abc import Mapping
 from dataclasses import fields
-from datetime import datetime
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-from twofour.bench.load.gates import Gate
-from twofour.bench.load.metrics import Summary
-from twofour.bench.load.records import Record, Request
+from twofour.bench.load.records import Request
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Schedule
@@ -23,20 +20,23 @@ def read(document: Mapping[str, Any]) -> Run:
     """Raises InputError where the document holds no requests."""
     if "records" not in document:
         raise InputError('the document holds no requests, as "bench run --json" prints it; give what --out wrote')
-    load, records = dict(document["load"]), document["records"]
-    nonce = load.pop("nonce")
-    service = Service(**{each.name: load.pop(each.name) for each in fields(Service) if each.name in load})
-    return Run(
-        service,
-        Schedule([_request(record) for record in records], load["concurrency"], load),
-        nonce,
-        datetime.fromisoformat(document["started"]),
-        0.0,
-        TypeAdapter(list[Record]).validate_python(records),
-        TypeAdapter(Summary).validate_python(document["summary"]),
-        TypeAdapter(list[Gate]).validate_python(document["gates"]),
-        document["cut_off"],
-    )
+    load, records = document["load"], document["records"]
+    own: dict[str, Any] = {
+        "service": Service(**{each.name: load[each.name] for each in fields(Service) if each.name in load}),
+        "schedule": Schedule([_request(each) for each in records], load["concurrency"], _made_of(load)),
+        "nonce": load["nonce"],
+        "template_tokens": load.get("template_tokens", 0),
+        "started_at": 0.0,
+    }
+    kinds = get_type_hints(Run)
+    kept = [each.name for each in fields(Run) if each.name in document]
+    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(document[name]) for name in kept})
+
+
+def _made_of(load: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document says of the load, without the server and what belongs to the run."""
+    others = Service(load["url"], load["model"]).described().keys() | {"nonce", "template_tokens"}
+    return {name: value for name, value in load.items() if name not in others}
 
 
 def _request(record: Mapping[str, Any]) -> Request:

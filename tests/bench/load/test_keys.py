@@ -11,9 +11,10 @@ from twofour.bench.commands import INVALID
 from twofour.bench.comparison.compare import compare
 from twofour.bench.hardware import command_line
 from twofour.bench.load import client, decode, wire
+from twofour.bench.load.access import Access
 from twofour.bench.load.client import Job
 from twofour.bench.load.decode import Exchange
-from twofour.bench.load.endpoint import Endpoint, served_model
+from twofour.bench.load.endpoint import Endpoint
 from twofour.bench.load.keys import read_key
 from twofour.bench.load.records import Request
 from twofour.bench.load.service import Service
@@ -43,9 +44,7 @@ def test_what_is_no_key_is_refused_and_not_quoted(content: bytes, tmp_path: Path
 
 def test_no_message_and_no_traceback_quotes_a_key_that_no_header_can_carry() -> None:
     calls = [
-        lambda: served_model("http://127.0.0.1:1", TWO_LINES),
-        lambda: Endpoint("http://127.0.0.1:1", "m", TWO_LINES).scrape(),
-        lambda: wire.post(wire.target("h"), "/completions", b"", TWO_LINES),
+        lambda: Access(TWO_LINES),
         lambda: compare("http://127.0.0.1:1", "http://127.0.0.1:1", api_key=TWO_LINES),
     ]
     for call in calls:
@@ -55,11 +54,11 @@ def test_no_message_and_no_traceback_quotes_a_key_that_no_header_can_carry() -> 
 
 
 def test_nothing_that_holds_a_key_shows_it() -> None:
-    message = wire.post(wire.target("h"), "/completions", b"{}", KEY)
+    message = wire.post(wire.target("h"), "/completions", b"{}", Access(KEY).fields())
     assert KEY.encode() in message
     held = [
         Job(Request(0, 0.0, "a", 1, 1), message),
-        Endpoint("http://h", "m", KEY),
+        Endpoint("http://h", "m", Access(KEY)),
         wire.target(f"http://h?key={KEY}"),
     ]
     assert KEY not in repr(held)
@@ -67,8 +66,8 @@ def test_nothing_that_holds_a_key_shows_it() -> None:
 
 def test_a_server_that_sends_the_key_back_does_not_get_it_into_a_result() -> None:
     echo = json.dumps({"error": {"message": "x" * 290 + f"wrong key {KEY}"}}).encode()
-    refused = decode.record(Exchange(0, status=401, reads=[(1.0, echo)]), KEY)
-    failed = decode.record(Exchange(0, status=200, reads=[(1.0, b"data: " + echo + b"\n\n")]), KEY)
+    refused = decode.record(Exchange(0, status=401, reads=[(1.0, echo)]), (KEY,))
+    failed = decode.record(Exchange(0, status=200, reads=[(1.0, b"data: " + echo + b"\n\n")]), (KEY,))
     assert refused.error and failed.error
     assert "sk-" not in refused.error + failed.error
 
