@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID, SLO_HELP, schedule_flags, service_flags
+from twofour.bench.commands import INVALID, SLO_HELP, run_forms, schedule_flags, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slo", metavar="SLO", help=SLO_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as one page")
+    run_forms.add_arguments(parser)
     parser.add_argument(
         "--format", choices=("twofour", "vllm-json"), default="twofour", help="of the JSON (default: twofour)"
     )
@@ -51,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
-    out.claim(args.out)
-    out.claim(args.schedule_out)
+    for file in (args.out, args.schedule_out, *run_forms.wanted(args).values()):
+        out.claim(file)
     about = provenance()
     _refuse_impossible(args)
     promised = slo.parse(args.slo) if args.slo else None
@@ -68,11 +70,22 @@ def run(args: argparse.Namespace) -> int:
         for with_records in (False, args.out is not None)
     )
     out.deliver(document if args.json else table(done), args.out, full)
+    _write_forms(args, done, about)
     for gate in failed(done.gates):
         print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
     if done.cut_off:
         return ending.status
     return 0 if done.valid else INVALID
+
+
+def _write_forms(args: argparse.Namespace, done: "Run", about: dict[str, Any]) -> None:
+    from twofour.prune.format.folder import write_whole
+
+    if files := run_forms.wanted(args):
+        # As it is read again: infinite is null there.
+        whole = json.loads(json.dumps(_document(done, "twofour", True) | about, allow_nan=False))
+        for file, text in run_forms.written(whole, files).items():
+            write_whole(file, text)
 
 
 def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress") -> "Run":

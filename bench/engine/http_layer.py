@@ -34,7 +34,7 @@ from twofour.prune.errors import ServerError
 from twofour.prune.machine.processors import usable_cpus
 from twofour.prune.progress import Progress, track
 
-KIND = "twofour bench http"
+KIND = "twofour.bench.http"
 SCHEMA_VERSION = 1
 TIMEOUT_S = 60.0
 PROMPT = "The quick brown fox jumps over the lazy dog near the bank of the river."

@@ -12,6 +12,8 @@
       slo                    whether it keeps what is promised, and how many of its requests are good
       gates, steadiness      whether the run may be quoted
     table, vllm_json         a Run for people, and for other tools; run.document is its own form
+    stored, per_request      a Run read again from its document; its requests as rows
+    over_time                what happened when, in bins, for pictures
 
 `endpoint` is what a server says of itself and answers untimed, `keys` where keys and headers come from.
 `schedule_file` is a Schedule as a file, and its digest.

@@ -137,6 +137,7 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
+        "limits": asdict(run.schedule.limits),
         "load": asked | {"nonce": run.nonce, "template_tokens": run.template_tokens},
         "valid": run.valid,
         "cut_off": run.cut_off,

@@ -7,11 +7,12 @@ from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
 from twofour.bench.load.slo import Attainment, Kept
+from twofour.bench.load.stored import read
 from twofour.bench.load.wire import shown
 from twofour.bench.load.workload import Schedule
-from twofour.bench.stats import FEWEST, Distribution
+from twofour.bench.stats import FEWEST, Distribution, named
 
-_ROWS = {
+ROWS = {
     "ttft": "time to first token",
     "ttft_sched": "  from the scheduled time",
     "first_byte": "time to headers",
@@ -22,6 +23,7 @@ _ROWS = {
     "tpot_incl": "  with the first (GuideLLM)",
     "e2e": "end to end",
 }
+_PERCENTILES = [f"p{p}" for p in FEWEST]
 
 
 def table(done: Run) -> str:
@@ -35,8 +37,8 @@ def table(done: Run) -> str:
         *_kinds(summary),
         *_on_the_wire(summary),
         "",
-        f"{'ms':28}{'n':>8}{'real n':>8}{'mean':>10}" + "".join(f"{f'p{p}':>10}" for p in FEWEST),
-        *(_row(label, getattr(summary, name)) for name, label in _ROWS.items()),
+        f"{'ms':28}{'n':>7}{'real n':>8}" + "".join(f"{name:>9}" for name in ("mean", "min", *_PERCENTILES, "max")),
+        *(_row(label, getattr(summary, name)) for name, label in ROWS.items()),
         "",
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
         f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s"
@@ -55,6 +57,11 @@ def table(done: Run) -> str:
         "VALID" if done.valid else "INVALID: do not quote these numbers",
     ]
     return "\n".join(lines)
+
+
+def of_document(document: Mapping[str, Any]) -> str:
+    """The table of a run that was kept."""
+    return table(read(document))
 
 
 def asked(schedule: Schedule) -> str:
@@ -165,11 +172,12 @@ def _offered(schedule: Schedule) -> str:
 
 
 def _row(label: str, values: Distribution) -> str:
-    cells = [_milliseconds(values.mean) if values.n else "-"]
+    cells = [_milliseconds(values.mean), _milliseconds(values.min)]
     for p, fewest in FEWEST.items():
-        percentile = getattr(values, f"p{p}")
+        percentile = getattr(values, named(p))
         cells.append(f"n < {fewest}" if percentile is None else _milliseconds(percentile))
-    return f"{label:28}{values.n:>8}{values.independent:>8}" + "".join(f"{cell:>10}" for cell in cells)
+    cells.append(_milliseconds(values.max))
+    return f"{label:28}{values.n:>7}{values.independent:>8}" + "".join(f"{cell:>9}" for cell in cells)
 
 
 def _milliseconds(seconds: float | None) -> str:
