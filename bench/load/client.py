@@ -9,6 +9,7 @@ warm-up leaves them for the run.
 import asyncio
 import gc
 import json
+import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,6 +17,7 @@ from time import perf_counter
 from typing import Any
 
 from twofour.bench.load import pace, wire, workload
+from twofour.bench.load.access import OPEN, Access, tls_error
 from twofour.bench.load.connection import Connection
 from twofour.bench.load.decode import Exchange
 from twofour.bench.load.pace import Job
@@ -62,9 +64,10 @@ class Session:
 
 
 @contextmanager
-def connected(url: str, idle_s: float) -> Iterator[Session]:
+def connected(url: str, idle_s: float, access: Access = OPEN) -> Iterator[Session]:
     """A session for the length of a `with` block. idle_s: see Connection."""
-    client = Client(wire.target(url), idle_s, None)
+    to = wire.target(url)
+    client = Client(to, idle_s, access.context() if to.tls else None)
     raise_open_files()
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
@@ -79,17 +82,17 @@ def jobs(service: Service, requests: Sequence[Request], nonce: str) -> list[Job]
     Where the service is `plain`, with nothing that OpenAI's API does not have, so the model itself must not end an
     answer early.
     """
-    to = wire.target(service.url)
+    to, fields = wire.target(service.url), service.access.fields()
     bodies = [json.dumps(_body(service, request, nonce)).encode() for request in requests]
-    messages = [wire.post(to, "/completions", body, service.api_key) for body in bodies]
+    messages = [wire.post(to, service.path, body, fields) for body in bodies]
     return list(map(Job, requests, messages))
 
 
 def _body(service: Service, request: Request, nonce: str) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": service.model,
-        "prompt": workload.marked(request, nonce),
-        "max_tokens": request.output_tokens,
+        **_question(service, request, nonce),
+        service.length_field: request.output_tokens,
         "temperature": 0.0,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -97,7 +100,13 @@ def _body(service: Service, request: Request, nonce: str) -> dict[str, Any]:
     if not service.plain:
         body |= {"min_tokens": request.output_tokens, "ignore_eos": True}
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    return body
+    return {name: value for name, value in {**body, **service.body}.items() if value is not None}
+
+
+def _question(service: Service, request: Request, nonce: str) -> dict[str, Any]:
+    if service.api == "completions":
+        return {"prompt": workload.marked(request, nonce)}
+    return {"messages": [message._asdict() for message in workload.messages(request, nonce)]}
 
 
 async def _observed(load: Coroutine[None, None, None], lags: list[float], look: Callable[[float], bool] | None) -> bool:
@@ -129,10 +138,11 @@ async def _tick(lags: list[float], look: Callable[[float], bool] | None, end: Ca
 class Client:
     """The connections to one server. `send` gives every exchange its one ending; it raises nothing of its own."""
 
-    def __init__(self, to: wire.Target, idle_s: float, on_end: Callable[[], None] | None) -> None:
+    def __init__(self, to: wire.Target, idle_s: float, tls: ssl.SSLContext | None) -> None:
         self._to = to
         self._idle_s = idle_s
-        self.on_end = on_end
+        self._tls = tls
+        self.on_end: Callable[[], None] | None = None
         self.seen = Seen()
         self._idle: list[Connection] = []
 
@@ -150,6 +160,8 @@ class Client:
             exchange.error = f"protocol: {error}"
         except ConnectionResetError as error:
             exchange.error = f"reset: {error}"
+        except ssl.SSLError as error:
+            exchange.error = f"TLS: {tls_error(error)}"
         except OSError as error:
             exchange.error = f"connect: {error}"
         finally:
@@ -189,7 +201,9 @@ class Client:
     async def _connect(self, exchange: Exchange) -> Connection:
         loop, exchange.connecting_at = asyncio.get_running_loop(), perf_counter()
         async with asyncio.timeout(self._idle_s):
-            _, connection = await loop.create_connection(lambda: Connection(self._idle_s), self._to.host, self._to.port)
+            _, connection = await loop.create_connection(
+                lambda: Connection(self._idle_s), self._to.host, self._to.port, ssl=self._tls
+            )
         exchange.connected_at = perf_counter()
         return connection
 

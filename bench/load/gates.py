@@ -66,10 +66,12 @@ def check(
     lags: Sequence[float],
     pressure: float | None,
     prefix_hits: float | None = None,
+    template_tokens: int | None = 0,
 ) -> list[Gate]:
     """The gates of one run.
 
     `lags` as `Session.send` fills it, `pressure` from `Pressure.share`, `prefix_hits` from `prefix_hit_share`.
+    template_tokens: those that the server adds to every prompt, and may find in its prefix cache; None: nobody knows.
     """
     lag_s, requests, concurrency = lag_limit_s(records), schedule.requests, schedule.concurrency
     # A closed loop begins with one request alone, which does not count. In an open loop all count: where the server
@@ -82,9 +84,15 @@ def check(
         Gate("cpu_pressure", pressure, 0.10, "share", "something waits for a CPU; stop it, or pin threads"),
         *([] if concurrency else [Gate("rate_shortfall", rate_shortfall(records), 0.05, "share", _SHORTFALL_REMEDY)]),
         Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY),
-        Gate("prompt_length", _wrong_prompts(requests, records), 0.10, "share", _PROMPT_REMEDY),
+        Gate("prompt_length", _wrong_prompts(requests, records, template_tokens), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
-        Gate("prefix_cache", _cached(records, prefix_hits), 0.01 + _shared(requests, records), "share", _CACHE_REMEDY),
+        Gate(
+            "prefix_cache",
+            _cached(records, prefix_hits, template_tokens),
+            0.01 + _shared(requests, records),
+            "share",
+            _CACHE_REMEDY,
+        ),
         *([Gate("held_back", _held(records), 0.01, "share", _HELD_REMEDY)] if schedule.limits.max_in_flight else []),
     ]
 
@@ -109,8 +117,8 @@ _SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower
 _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"
 _HELD_REMEDY = "requests left late, as --max-in-flight were under way; raise it, or lower --rate"
 _CACHE_REMEDY = "turn the server's prefix cache off, restart it, or let the run choose its --nonce"
-_GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
 _OWN_TOKENS = 2  # that a server may add to a prompt, such as one that begins a text
+_GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
 
 
 def lag_limit_s(records: Sequence[Record]) -> float:
@@ -154,13 +162,15 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
     return wrong / len(known) if known else None
 
 
-def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record]) -> float | None:
-    """How far the server's count of prompt tokens is from the planned one; two tokens of each prompt may be its own."""
+def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record], template_tokens: int | None) -> float | None:
+    """How far the server's count of prompt tokens is from the planned one, beyond its own."""
     planned = {request.index: request.prompt_tokens for request in requests}
     both = [(planned[record.index], record.prompt_tokens) for record in records]
     known = [(asked, counted) for asked, counted in both if asked is not None and counted is not None]
-    asked, counted = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
-    return max(0, abs(counted - asked) - _OWN_TOKENS * len(known)) / asked if asked else None
+    if not known or template_tokens is None:
+        return None
+    asked, counted = (sum(column) for column in zip(*known, strict=True))
+    return max(0, abs(counted - asked - template_tokens * len(known)) - _OWN_TOKENS * len(known)) / asked
 
 
 def _shared(requests: Sequence[Request], records: Sequence[Record]) -> float:
@@ -173,9 +183,20 @@ def _held(records: Sequence[Record]) -> float | None:
     return sum(record.held for record in records) / len(records) if records else None
 
 
-def _cached(records: Sequence[Record], by_counters: float | None) -> float | None:
-    """Share of the prompt tokens that the server found in its prefix cache, by its answers or its counters."""
-    known = [record for record in records if record.cached_tokens is not None and record.prompt_tokens]
-    prompts = sum(record.prompt_tokens or 0 for record in known)
-    by_answers = sum(record.cached_tokens or 0 for record in known) / prompts if prompts else None
-    return max((share for share in (by_answers, by_counters) if share is not None), default=None)
+def _cached(records: Sequence[Record], by_counters: float | None, template_tokens: int | None) -> float | None:
+    """Share of the prompt tokens that the server found in its prefix cache, by its answers or its counters.
+
+    A chat template, which all prompts begin with, may be found there.
+    """
+    known = [record for record in records if record.prompt_tokens]
+    told = [record for record in known if record.cached_tokens is not None]
+    by_answers = sum(record.cached_tokens or 0 for record in told) / _prompts(told) if told else None
+    shares = [share for share in (by_answers, by_counters) if share is not None]
+    if not shares or template_tokens is None:
+        return None
+    of_template = template_tokens * len(known) / _prompts(known) if template_tokens else 0.0
+    return max(0.0, max(shares) - of_template)
+
+
+def _prompts(records: Sequence[Record]) -> int:
+    return sum(record.prompt_tokens or 0 for record in records)

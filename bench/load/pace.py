@@ -76,7 +76,7 @@ async def _open_loop(send: Send, jobs: Sequence[Job], limits: Limits) -> None:
             first.exchange.scheduled_at = due_at = started_at + first.request.at_s
             if due_at >= ends_at:
                 return
-            await _until(due_at)
+            await until(due_at)
             group.create_task(_session(send, first, later, ends_at) if later else send(first))
 
 
@@ -91,12 +91,12 @@ async def _continue(send: Send, before: Job, later: Turns, ends_at: float) -> No
         due_at = (before.exchange.done_at or perf_counter()) + job.request.think_s
         if due_at >= ends_at:
             return
-        await _until(due_at)
+        await until(due_at)
         job.exchange.scheduled_at, before = due_at, job
         await send(job)
 
 
-async def _until(due_at: float) -> None:
+async def until(due_at: float) -> None:
     # A loop's timers count whole milliseconds, so the last millisecond is spent in turns of the loop that do not wait.
     while (left_s := due_at - perf_counter()) > 0:
         await asyncio.sleep(max(0.0, left_s - TIMER_S))

@@ -31,7 +31,7 @@ class Request:
 
 
 class Chunk(NamedTuple):
-    """A server-sent event that carried text."""
+    """A server-sent event that carried tokens."""
 
     at: float
     tokens: int
@@ -50,6 +50,8 @@ class Record:
     prompt_tokens: int | None = None  # from the server's usage, as the next two
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int | None = None  # of the output tokens, sent or not
+    kinds: dict[str, int] = field(default_factory=dict)  # tokens of the chunks: "text", "reasoning", "tool call"
     finish_reason: str | None = None
     status: int | None = None
     error: str | None = None  # None: it ended well

@@ -6,11 +6,13 @@ from typing import Any
 from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
+from twofour.bench.load.slo import Attainment, Kept
+from twofour.bench.load.stored import read
 from twofour.bench.load.wire import shown
 from twofour.bench.load.workload import Schedule
-from twofour.bench.stats import FEWEST, Distribution
+from twofour.bench.stats import FEWEST, Distribution, named
 
-_ROWS = {
+ROWS = {
     "ttft": "time to first token",
     "ttft_sched": "  from the scheduled time",
     "first_byte": "time to headers",
@@ -21,24 +23,27 @@ _ROWS = {
     "tpot_incl": "  with the first (GuideLLM)",
     "e2e": "end to end",
 }
+_PERCENTILES = [f"p{p}" for p in FEWEST]
 
 
 def table(done: Run) -> str:
     summary = done.summary
     lines = [
-        f"{done.service.model} at {shown(done.service.url)}: {asked(done.schedule)}, nonce {done.nonce}",
+        f"{done.service.model} at {shown(done.service.url)}{_form(done)}: {asked(done.schedule)}, nonce {done.nonce}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured {_window(summary)}",
         *_errors(done),
         f"prompts {_each(summary.prompt_tokens, summary)} and answers {_each(summary.output_tokens, summary)} tokens "
         "each by the server's count",
+        *_kinds(summary),
         *_on_the_wire(summary),
         "",
-        f"{'ms':28}{'n':>8}{'real n':>8}{'mean':>10}" + "".join(f"{f'p{p}':>10}" for p in FEWEST),
-        *(_row(label, getattr(summary, name)) for name, label in _ROWS.items()),
+        f"{'ms':28}{'n':>7}{'real n':>8}" + "".join(f"{name:>9}" for name in ("mean", "min", *_PERCENTILES, "max")),
+        *(_row(label, getattr(summary, name)) for name, label in ROWS.items()),
         "",
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
         f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s"
         f"{_offered(done.schedule)}",
+        *(promised(done.slo) if done.slo else []),
         "real n: how many independent values the gaps amount to, as those of one request are alike",
         f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
         "",
@@ -47,6 +52,11 @@ def table(done: Run) -> str:
         "VALID" if done.valid else "INVALID: do not quote these numbers",
     ]
     return "\n".join(lines)
+
+
+def of_document(document: Mapping[str, Any]) -> str:
+    """The table of a run that was kept."""
+    return table(read(document))
 
 
 def asked(schedule: Schedule) -> str:
@@ -101,6 +111,21 @@ def _pace(load: Mapping[str, Any]) -> list[str]:
     return [f"{rate} {'sessions' if 'turns' in load else 'requests'}/s, {load.get('arrivals', 'Poisson')}"]
 
 
+def promised(slo: Attainment) -> list[str]:
+    """What was kept of an Slo."""
+    word = {True: "kept", False: "MISSED", None: "not known, of too few requests or tokens that were not counted"}
+    goodput = f"goodput: {_number(slo.goodput_per_s)} requests/s"
+    if slo.good_share:
+        share, low, high = (100 * each for each in slo.good_share)
+        goodput += f", {share:.1f} % of {slo.requests} requests good [{low:.1f}, {high:.1f}]"
+    return [f"SLO {word[slo.attained]}", *map(_term, slo.terms), goodput]
+
+
+def _term(term: Kept) -> str:
+    missed = "" if term.kept is not False else "  MISSED"
+    return f"  {term.term:26}{_milliseconds(term.found_s):>10} ms, at most {_milliseconds(term.limit_s)} ms{missed}"
+
+
 def _errors(done: Run) -> list[str]:
     """Every kind of error: how often, and the first of its kind in full."""
     examples = {error_kind(record): record.error for record in reversed(done.records) if record.error}
@@ -116,6 +141,25 @@ def _window(summary: Summary) -> str:
 
 def _each(tokens: int | None, summary: Summary) -> str:
     return "of unknown" if tokens is None else f"of {tokens / summary.completed:.1f}"
+
+
+def _form(done: Run) -> str:
+    """How it was asked, where not as usual."""
+    chat, trust = done.service.api == "chat", done.service.described()["tls"]
+    said = [*(["chat"] if chat else []), *([f"TLS, certificates {trust}"] if trust else [])]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _kinds(summary: Summary) -> list[str]:
+    """What the answers were made of, where it was not text alone."""
+    said = []
+    if set(summary.kinds) - {"text"}:
+        said.append("of what was sent " + ", ".join(f"{share:.1%} {kind}" for kind, share in summary.kinds.items()))
+    if summary.unsent_tokens:
+        said.append(
+            f"{summary.unsent_tokens} tokens of reasoning were counted and not sent: no time per token has them"
+        )
+    return said
 
 
 def _on_the_wire(summary: Summary) -> list[str]:
@@ -136,11 +180,12 @@ def _offered(schedule: Schedule) -> str:
 
 
 def _row(label: str, values: Distribution) -> str:
-    cells = [_milliseconds(values.mean) if values.n else "-"]
+    cells = [_milliseconds(values.mean), _milliseconds(values.min)]
     for p, fewest in FEWEST.items():
-        percentile = getattr(values, f"p{p}")
+        percentile = getattr(values, named(p))
         cells.append(f"n < {fewest}" if percentile is None else _milliseconds(percentile))
-    return f"{label:28}{values.n:>8}{values.independent:>8}" + "".join(f"{cell:>10}" for cell in cells)
+    cells.append(_milliseconds(values.max))
+    return f"{label:28}{values.n:>7}{values.independent:>8}" + "".join(f"{cell:>9}" for cell in cells)
 
 
 def _milliseconds(seconds: float | None) -> str:

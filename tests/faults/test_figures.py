@@ -41,7 +41,7 @@ def connect(server: Server, receive_bytes: int | None = None, **fields: Any) -> 
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.connect(server.address)
-    connection.sendall(wire.post(to, "/completions", json.dumps({**LONG, "stream": True, **fields}).encode(), None))
+    connection.sendall(wire.post(to, "/completions", json.dumps({**LONG, "stream": True, **fields}).encode(), {}))
     return connection
 
 
@@ -156,7 +156,7 @@ ASK = {**LONG, "prompt": "There was", "max_tokens": 40}
 async def clients(server: Server, count: int, seconds: float) -> tuple[list[Exchange], float]:
     """So many at a time ask again and again, a second after a refusal; all exchanges, and how long it took."""
     to, done = wire.target(server.url), list[Exchange]()
-    client, message = Client(to, 60 * SLACK, None), wire.post(to, "/completions", json.dumps(ASK).encode(), None)
+    client, message = Client(to, 60 * SLACK, None), wire.post(to, "/completions", json.dumps(ASK).encode(), {})
     begun = time.perf_counter()
 
     async def work() -> None:
