@@ -118,6 +118,7 @@ _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or l
 _HELD_REMEDY = "requests left late, as --max-in-flight were under way; raise it, or lower --rate"
 _CACHE_REMEDY = "turn the server's prefix cache off, restart it, or let the run choose its --nonce"
 _OWN_TOKENS = 2  # that a server may add to a prompt, such as one that begins a text
+_MESSAGE_TOKENS = 8  # that a chat template may put around each message before the prompt
 _GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
 
 
@@ -164,13 +165,17 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
 
 def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record], template_tokens: int | None) -> float | None:
     """How far the server's count of prompt tokens is from the planned one, beyond its own."""
-    planned = {request.index: request.prompt_tokens for request in requests}
-    both = [(planned[record.index], record.prompt_tokens) for record in records]
-    known = [(asked, counted) for asked, counted in both if asked is not None and counted is not None]
+    planned = {request.index: request for request in requests}
+    known, asked, counted, before = 0, 0, 0, 0
+    for record in records:
+        request = planned[record.index]
+        if request.prompt_tokens is not None and record.prompt_tokens is not None:
+            known, before = known + 1, before + len(request.history)
+            asked, counted = asked + request.prompt_tokens, counted + record.prompt_tokens
     if not known or template_tokens is None:
         return None
-    asked, counted = (sum(column) for column in zip(*known, strict=True))
-    return max(0, abs(counted - asked - template_tokens * len(known)) - _OWN_TOKENS * len(known)) / asked
+    allowed = _OWN_TOKENS * known + (_MESSAGE_TOKENS * before if template_tokens else 0)
+    return max(0, abs(counted - asked - template_tokens * known) - allowed) / asked
 
 
 def _shared(requests: Sequence[Request], records: Sequence[Record]) -> float:
