@@ -106,7 +106,7 @@ def token_counts(good: Sequence[Record]) -> str:
 
 
 def steady_window(records: Sequence[Record]) -> tuple[float, float] | None:
-    steps = _under_way(records)
+    steps = under_way(records)
     spans = sorted((count, after - at) for (at, count), (after, _) in pairwise(steps))
     half_s = sum(span for _, span in spans) / 2
     for count, span in spans:
@@ -134,7 +134,7 @@ def whole_window(records: Sequence[Record]) -> tuple[float, float] | None:
     return (min(begun), max(ended)) if begun and ended else None
 
 
-def _under_way(records: Sequence[Record]) -> list[tuple[float, int]]:
+def under_way(records: Sequence[Record]) -> list[tuple[float, int]]:
     """The moments at which requests began or ended, in order, and how many were under way from then on."""
     changes: Counter[float] = Counter()
     for record in records:
@@ -205,7 +205,7 @@ def tpot(record: Record) -> float | None:
     total = _sent_tokens(record)
     if total is None or total < 2:
         return None
-    later = total - record.chunks[0].tokens * _scale(record)
+    later = total - record.chunks[0].tokens * scale(record)
     return (last_token(record) - first_token(record)) / later if later > 0 else None
 
 
@@ -227,7 +227,7 @@ def _throughputs(good: Sequence[Record], window: tuple[float, float] | None, cou
         return dict.fromkeys(["output_tokens_per_s", "total_tokens_per_s", "requests_per_s"])
     start, end = window
     span = end - start
-    output = sum(chunk.tokens * _scale(record) for record in good for chunk in record.chunks if start < chunk.at <= end)
+    output = sum(chunk.tokens * scale(record) for record in good for chunk in record.chunks if start < chunk.at <= end)
     prompts = [record.prompt_tokens for record in good if start < first_token(record) <= end]
     known = counts != "none" and None not in prompts
     return {
@@ -254,7 +254,7 @@ def _shares(good: Sequence[Record]) -> dict[str, float]:
     return {kind: tokens / kinds.total() for kind, tokens in kinds.items()}
 
 
-def _scale(record: Record) -> float:
+def scale(record: Record) -> float:
     """What to multiply the tokens of a chunk by: 1 where the server says how many each holds."""
     counted = sum(chunk.tokens for chunk in record.chunks)
     return (_sent_tokens(record) or 0) / counted

@@ -12,10 +12,10 @@ from twofour.bench.comparison.compare import compare
 from twofour.bench.hardware import command_line
 from twofour.bench.load import client, decode, wire
 from twofour.bench.load.access import Access
-from twofour.bench.load.client import Job
 from twofour.bench.load.decode import Exchange
 from twofour.bench.load.endpoint import Endpoint
 from twofour.bench.load.keys import read_key
+from twofour.bench.load.pace import Job
 from twofour.bench.load.records import Request
 from twofour.bench.load.service import Service
 from twofour.bench.proof.mock import Script, serving
