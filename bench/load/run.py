@@ -13,7 +13,7 @@ from twofour.bench.load.client import Session
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
-from twofour.bench.load.records import Record, Request
+from twofour.bench.load.records import Message, Record, Request
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import Attainment
 from twofour.bench.load.watch import Watch
@@ -38,7 +38,8 @@ class Run:
     gates: Sequence[Gate]
     cut_off: bool = False  # interrupted: what was measured until then
     over_saturated: bool = False  # ended early, as the schedule allows, for the server did not keep up
-    template_tokens: int | None = 0  # that a chat template adds to each prompt
+    template_tokens: int | None = 0  # that a chat template adds to a prompt
+    message_tokens: float | None = 0.0  # and to each message before it
     slo: Attainment | None = None  # where one was asked for
 
     @property
@@ -64,7 +65,7 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
     cut_off, kept_up = False, True
     with client.connected(service.url, service.timeout_s, service.access) as session:
         warm_up(session, service, schedule, nonce, progress)
-        template = template_tokens(session, service, nonce) if service.api == "chat" else 0
+        own = own_tokens(session, service, schedule, nonce) if service.api == "chat" else gates.NOTHING_OWN
         jobs, before = client.jobs(service, schedule.requests, nonce), _state(service)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
         try:
@@ -76,9 +77,9 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
             watch.last(session.seen)
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
     hits = None if cut_off else prefix_hit_share(before, _state(service))
-    checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits, template_tokens=template)
+    checked = gates.check(schedule, records, lags, share, hits, own)
     summary = metrics.summarise(records, started_at)
-    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, template)
+    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, *own)
     if cut_off:
         raise CutOff(run)
     return run
@@ -121,13 +122,22 @@ def _remedy(service: Service, refused: Record) -> str:
     return "check URL, --model, --api and the key"
 
 
-def template_tokens(session: Session, service: Service, nonce: str) -> int | None:
-    """How many tokens a chat template adds: those of a short prompt beyond its words. None: the server does not say."""
-    short = Request(0, 0.0, workload.WORDS[0], workload.NONCE_WORDS + 1, 1)
+def own_tokens(session: Session, service: Service, schedule: Schedule, nonce: str) -> gates.Own:
+    """What a chat template adds."""
+    alone = _added(session, service, nonce)
+    if alone is None or not any(request.history for request in schedule.requests):
+        return gates.Own(alone)
+    after_two = _added(session, service, nonce, [Message("user", "hello"), Message("assistant", "hello")])
+    return gates.Own(alone, None if after_two is None else (after_two - alone) / 2)
+
+
+def _added(session: Session, service: Service, nonce: str, history: Sequence[Message] = ()) -> int | None:
+    """Those of a short question beyond its words."""
+    short = Request(0, 0.0, workload.WORDS[0], None, 1, history=history)
     (job,) = client.jobs(service, [short], f"template {nonce}")
     session.send([job], 1)
     counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
-    return None if counted is None else max(0, counted - short.prompt_tokens)
+    return None if counted is None else max(0, counted - len(workload.marked(short, nonce).split()))
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
@@ -138,7 +148,8 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
         "limits": asdict(run.schedule.limits),
-        "load": asked | {"nonce": run.nonce, "template_tokens": run.template_tokens},
+        "load": asked
+        | {"nonce": run.nonce, "template_tokens": run.template_tokens, "message_tokens": run.message_tokens},
         "valid": run.valid,
         "cut_off": run.cut_off,
         "over_saturated": run.over_saturated,

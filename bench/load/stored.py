@@ -29,6 +29,7 @@ def read(document: Mapping[str, Any]) -> Run:
         ),
         "nonce": load["nonce"],
         "template_tokens": load.get("template_tokens", 0),
+        "message_tokens": load.get("message_tokens", 0.0),
         "started_at": 0.0,
     }
     kinds = get_type_hints(Run)
@@ -42,7 +43,7 @@ def _known(load: Mapping[str, Any]) -> dict[str, Any]:
 
 def _made_of(load: Mapping[str, Any]) -> dict[str, Any]:
     """What the document says of the load, without the server and what belongs to the run."""
-    others = Service(load["url"], load["model"]).described().keys() | {"nonce", "template_tokens"}
+    others = Service(load["url"], load["model"]).described().keys() | {"nonce", "template_tokens", "message_tokens"}
     return {name: value for name, value in load.items() if name not in others}
 
 

@@ -32,9 +32,9 @@ def test_what_is_read_again_is_what_was_written() -> None:
 def test_how_a_server_was_asked_and_opened_is_still_known(trust: dict[str, Any]) -> None:
     opened = Access("key", {"X-Org": "secret", "api-key": "secret"}, **trust)
     asked = Service("https://h", "m", opened, api="chat", plain=True, body={"top_k": 20, "stop": None})
-    done = replace(run(CLOSED, 0, 0.01), service=asked, template_tokens=7)
+    done = replace(run(CLOSED, 0, 0.01), service=asked, template_tokens=7, message_tokens=5.5)
     again = read(json.loads(json.dumps(document(done, with_records=True))))
-    assert again.service.described() == asked.described() and again.template_tokens == 7
+    assert again.service.described() == asked.described() and (again.template_tokens, again.message_tokens) == (7, 5.5)
     assert table(again) == table(done) and "secret" not in str(again.service.access.fields())
 
 
