@@ -6,15 +6,15 @@ What a figure is, `figures` says. A percentile for which a round alone has too f
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
+from twofour.bench.comparison import costs
 from twofour.bench.comparison.experiment import ArmFacts, Findings
 from twofour.bench.comparison.figures import (
     METRICS,
     Metric,
     Values,
-    cost_of,
     gates,
     kernels,
     known,
@@ -26,9 +26,10 @@ from twofour.bench.comparison.figures import (
     runs_of,
 )
 from twofour.bench.comparison.notes import notes
+from twofour.bench.comparison.views import kept, with_costs
 from twofour.bench.load import run as single
 from twofour.bench.load.endpoint import prefix_hit_share
-from twofour.bench.money.cost import Cost, Price
+from twofour.bench.money.cost import Price
 from twofour.bench.report.arms import ARMS
 from twofour.bench.turns import order
 
@@ -41,6 +42,7 @@ def document(found: Findings) -> dict[str, Any]:
     metrics = {name: _metric(found, metric) for name, metric in METRICS.items()}
     cost = _cost(found)
     decides = metrics[primary] if cost is None else cost["blended"]
+    paid_back = costs.paid_back(found, "sparse", "dense", cost and cost["blended"]["ratio"])
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -54,9 +56,12 @@ def document(found: Findings) -> dict[str, Any]:
         "memory": _memory(found.arms),
         "quality": _quality(found),
         "cost": cost,
+        "step_cost": {arm: costs.by_steps(found, arm) for arm in found.arms},
+        "payback": paid_back,
+        "views": [kept(with_costs(view, found.price)) for view in found.views],
         "baselines": baselines,
         "samples": _samples(found),
-        "notes": notes(found, baselines, decides["verdict"]),
+        "notes": notes(found, baselines, decides["verdict"], paid_back),
         "runs": runs(found),
     }
 
@@ -76,7 +81,8 @@ def circumstances(found: Findings) -> dict[str, Any]:
 
 def is_valid(found: Findings) -> bool:
     """No run failed a gate, and all rounds are there."""
-    return not found.cut_off and all(each.run.valid for each in found.runs)
+    whole = not found.cut_off and all(view["valid"] for view in found.views)
+    return whole and all(each.run.valid for each in found.runs)
 
 
 def runs(found: Findings) -> list[dict[str, Any]]:
@@ -95,7 +101,8 @@ def _load(found: Findings) -> dict[str, Any]:
     experiment = found.experiment
     lengths = {"prompt_tokens": str(experiment.prompt_tokens), "output_tokens": str(experiment.output_tokens)}
     orders = [order(list(found.arms), round_) for round_ in range(experiment.rounds)]
-    return asdict(experiment) | lengths | {"order": orders, "summary": str(experiment)}
+    slo = str(experiment.slo) if experiment.slo else None
+    return asdict(experiment) | lengths | {"slo": slo, "order": orders, "summary": str(experiment)}
 
 
 def arm_facts(arm: ArmFacts) -> dict[str, Any]:
@@ -151,12 +158,11 @@ def _cost(found: Findings) -> dict[str, Any] | None:
     """Null in an open loop, which offers all arms the same rate and so says nothing about capacity."""
     if found.experiment.rate:
         return None
-    kinds = [field.name for field in fields(Cost)]
-    return {"price": priced(found.price), **{kind: _cost_kind(found, kind) for kind in kinds}}
+    return {"price": priced(found.price), **{kind: _cost_kind(found, kind) for kind in costs.kinds(found)}}
 
 
 def _cost_kind(found: Findings, kind: str) -> dict[str, Any]:
-    compared = _compared(found, of_runs(found, lambda run: cost_of(run, kind, found.price)), "lower")
+    compared = _compared(found, of_runs(found, lambda run: costs.cost_of(run, kind, found.price)), "lower")
     ratio = compared["ratio"]
     compared["dense_over_sparse"] = ratio and _inverse(ratio)
     # The ratio does not depend on the price; the figures do.

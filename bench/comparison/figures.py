@@ -12,7 +12,6 @@ from typing import Any
 
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Findings
 from twofour.bench.load.metrics import latencies, steady, token_counts
-from twofour.bench.money.cost import Price, cost
 from twofour.bench.stats import paired_ratio
 
 SAME_WITHIN = 0.005  # for what has no interval because it does not vary
@@ -113,14 +112,6 @@ def runs_of(runs: Sequence[ArmRun], arm: str) -> list[ArmRun]:
 def quotient(dense: float | None, sparse: float | None) -> dict[str, Any]:
     ratio = sparse / dense if dense and sparse else None
     return {"ratio": ratio, "verdict": verdict(ratio, "lower")}
-
-
-def cost_of(each: ArmRun, kind: str, price: Price | None) -> float | None:
-    output, total = each.run.summary.output_tokens_per_s, each.run.summary.total_tokens_per_s
-    if not output or not total:
-        return None
-    figure: float = getattr(cost(price.usd_per_hour if price else 1.0, total - output, output), kind)
-    return figure
 
 
 def gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
