@@ -18,7 +18,7 @@ from twofour.prune.errors import InputError
 K = TypeVar("K")
 
 # The fewest values for which a 95 % interval of the percentile exists that assumes no distribution.
-FEWEST = {50: 6, 90: 29, 95: 59, 99: 299}
+FEWEST = {50: 6, 90: 29, 95: 59, 99: 299, 99.9: 2995}
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ class Distribution:
     p90: float | None = None
     p95: float | None = None
     p99: float | None = None
+    p999: float | None = None
+    min: float | None = None
+    max: float | None = None
     adjusted_p50: float | None = None
     adjusted_p90: float | None = None
     adjusted_p95: float | None = None
     adjusted_p99: float | None = None
+    adjusted_p999: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,21 @@ def distribution(values: Sequence[float], failed: int = 0, independent: int | No
     independent = len(values) if independent is None else independent
     cuts = np.percentile(values, list(FEWEST))
     plain = {
-        f"p{p}": float(cut) if independent >= fewest else None
+        named(p): float(cut) if independent >= fewest else None
         for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
     }
     ranked = sorted(values) + [math.inf] * failed
     adjusted = {
-        f"adjusted_p{p}": nearest_rank(ranked, p) if independent + failed >= fewest else None
+        f"adjusted_{named(p)}": nearest_rank(ranked, p) if independent + failed >= fewest else None
         for p, fewest in FEWEST.items()
     }
-    mean, sd = float(np.mean(values)), float(np.std(values))
-    return Distribution(len(values), failed, independent, mean, sd, **plain, **adjusted)
+    mean, sd, ends = float(np.mean(values)), float(np.std(values)), {"min": min(values), "max": max(values)}
+    return Distribution(len(values), failed, independent, mean, sd, **plain, **ends, **adjusted)
+
+
+def named(percent: float) -> str:
+    """The field of a Distribution: p50, and p999 for 99.9 %."""
+    return f"p{percent:g}".replace(".", "")
 
 
 def independent(groups: Sequence[Sequence[float]]) -> int:
@@ -94,9 +103,9 @@ def independent(groups: Sequence[Sequence[float]]) -> int:
     return max(k, int(n / (1 + (weighted - 1) * alike)))
 
 
-def nearest_rank(ranked: Sequence[float], percent: int) -> float:
-    """The percentile of ascending values that is one of them."""
-    return ranked[-(-percent * len(ranked) // 100) - 1]
+def nearest_rank(ranked: Sequence[float], percent: float) -> float:
+    """The percentile of ascending values that is one of them; in whole tenths of a percent."""
+    return ranked[-(-round(percent * 10) * len(ranked) // 1000) - 1]
 
 
 def wilson(found: int, of: int) -> tuple[float, float]:

@@ -2,7 +2,19 @@
 
 import argparse
 
-from twofour.bench.commands import compare, decode, gate, http, kernels, overhead, pruning, report, sweep, vllm
+from twofour.bench.commands import (
+    compare,
+    decode,
+    gate,
+    http,
+    kernels,
+    overhead,
+    pruning,
+    report,
+    selftest,
+    sweep,
+    vllm,
+)
 from twofour.bench.commands import run as run_verb
 
 _VERBS = {
@@ -16,6 +28,7 @@ _VERBS = {
     "pruning": (pruning, "presets of pruning, by quality and minutes"),
     "overhead": (overhead, "what the engine adds to a decode step of the model"),
     "http": (http, "what the HTTP layer alone sustains, with a scripted engine"),
+    "selftest": (selftest, "what load can be measured honestly on this machine"),
     "report": (report, "the table of a report that was written before"),
 }
 

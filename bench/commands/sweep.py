@@ -75,6 +75,7 @@ def _add_servers(group: "argparse._ArgumentGroup") -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
+    from twofour.bench.load.access import Access
     from twofour.bench.sweep.table import table
     from twofour.bench.targets.running import read_running
     from twofour.prune import out
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     out.claim(args.out)
     about = provenance()
     with interrupt.in_order():
-        servers = read_running(args.servers, args.plain, args.pid, read_key(args.api_key_file))
+        servers = read_running(args.servers, args.plain, args.pid, Access(read_key(args.api_key_file)))
         result, cut_off = _swept(args, servers, load, paces, to_stderr())
         text = json.dumps(result | about, allow_nan=False)
         out.deliver(text if args.json else table(result), args.out, text)

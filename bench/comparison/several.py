@@ -16,6 +16,7 @@ from twofour.bench.comparison.served import ELSEWHERE, QUESTION, Arm, running_al
 from twofour.bench.comparison.several_document import document
 from twofour.bench.comparison.views import NOTHING_ELSE, Also, refuse_without_slo, views
 from twofour.bench.hardware import hardware, versions
+from twofour.bench.load.access import Access
 from twofour.bench.money.cost import Price, price_of
 from twofour.bench.report.forms import Report
 from twofour.bench.targets import servers
@@ -50,8 +51,8 @@ def compare_several(
     if measure_quality:
         lost = measured_qualities(arms, lost, text)
     require_one_text(lost)
-    with _served(arms, placement, logs, api_key, progress) as served, servers.pinned(placement.client_cpus):
-        runs, cut_off = take_rounds(served, experiment, progress, api_key=api_key)
+    with _served(arms, placement, logs, Access(api_key), progress) as served, servers.pinned(placement.client_cpus):
+        runs, cut_off = take_rounds(served, experiment, progress)
         facts = {name: arm.facts(talk=not cut_off) for name, arm in served.items()}
         seen, cut_off = ([], True) if cut_off else views(served, experiment, also, progress)
     priced = price or (price_of(machine, on_gpu=bool(machine.gpus)) if _ours(arms) else ELSEWHERE)
@@ -77,7 +78,7 @@ def compare_several(
 
 @contextmanager
 def _served(
-    arms: Sequence[NamedArm], placement: Placement, logs: Path | None, api_key: str | None, progress: Progress
+    arms: Sequence[NamedArm], placement: Placement, logs: Path | None, access: Access, progress: Progress
 ) -> Iterator[Mapping[str, Arm]]:
     """All arms, ready and frozen. They are stopped in the end, whatever happens."""
     with ExitStack() as stack:
@@ -85,7 +86,7 @@ def _served(
         options = {arm.name: Options(placement.threads, "auto", arm.flags) for arm in arms}
         wanted = {arm.name: (arm.model, options[arm.name]) for arm in arms if not arm.runs}
         started = start(stack, wanted, folder, placement, progress)
-        yield {arm.name: started.get(arm.name) or running_already(arm.model, api_key) for arm in arms}
+        yield {arm.name: started.get(arm.name) or running_already(arm.model, access) for arm in arms}
 
 
 def _ours(arms: Sequence[NamedArm]) -> bool:

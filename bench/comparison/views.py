@@ -90,7 +90,7 @@ def _load(asked: Experiment) -> Load:
 
 
 def _running(name: str, arm: Arm, asked: Experiment) -> Running:
-    service = Service(arm.endpoint.url, arm.endpoint.model, arm.endpoint.api_key, timeout_s=asked.timeout_s)
+    service = Service(arm.endpoint.url, arm.endpoint.model, arm.endpoint.access, timeout_s=asked.timeout_s)
     return Running(name, service, arm.server.pid if arm.server else None)
 
 

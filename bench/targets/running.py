@@ -4,10 +4,11 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
+from twofour.bench.load.access import OPEN, Access
 from twofour.bench.load.endpoint import Endpoint, served_model
 from twofour.bench.load.service import Service
 from twofour.bench.load.wire import shown
@@ -28,7 +29,7 @@ class Running:
         if self.group is None:
             return nullcontext()
         asked = self.service
-        return frozen.awake(self.group, Endpoint(asked.url, asked.model, asked.api_key), self._give_up)
+        return frozen.awake(self.group, Endpoint(asked.url, asked.model, asked.access), self._give_up)
 
     def _give_up(self, too_late: bool) -> None:
         if too_late:
@@ -36,15 +37,14 @@ class Running:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for documents, without the key."""
-        service = asdict(self.service) | {"url": shown(self.service.url)}
-        return {"name": self.name, "group": self.group} | {key: service[key] for key in service if key != "api_key"}
+        return {"name": self.name, "group": self.group} | self.service.described()
 
 
 def read_running(
     given: Sequence[str],
     plain: Sequence[str] = (),
     pids: Sequence[str] = (),
-    api_key: str | None = None,
+    access: Access = OPEN,
     timeout_s: float = Service.timeout_s,
 ) -> list[Running]:
     """Read [NAME=]URL or [NAME=]URL#MODEL, names, and NAME=PID. Raises InputError for anything else."""
@@ -58,7 +58,7 @@ def read_running(
     if unknown := {*plain, *groups} - set(names):
         raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain and --pid")
     return [
-        Running(name, _service(address, api_key, name in plain, timeout_s), groups.get(name)) for name, address in parts
+        Running(name, _service(address, access, name in plain, timeout_s), groups.get(name)) for name, address in parts
     ]
 
 
@@ -73,9 +73,9 @@ def _named(given: str) -> tuple[str, str]:
     return (name, address) if equals and "/" not in name else (urlsplit(given).netloc.rpartition("@")[2], given)
 
 
-def _service(address: str, api_key: str | None, plain: bool, timeout_s: float) -> Service:
+def _service(address: str, access: Access, plain: bool, timeout_s: float) -> Service:
     url, model = urldefrag(address)
-    return Service(url, model or served_model(url, api_key), api_key, plain, timeout_s)
+    return Service(url, model or served_model(url, access), access, plain, timeout_s)
 
 
 def _group(given: str) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from twofour.bench.stats import (
     holm,
     independent,
     matched_ratio,
+    named,
     paired_ratio,
     student,
     trend,
@@ -25,7 +26,7 @@ from twofour.bench.stats import (
 from twofour.prune.errors import InputError
 
 
-def type7(values: list[float], p: int) -> float:
+def type7(values: list[float], p: float) -> float:
     ranked, rank = sorted(values), p / 100 * (len(values) - 1)
     below = math.floor(rank)
     above = min(below + 1, len(ranked) - 1)
@@ -38,8 +39,9 @@ def test_percentiles_against_their_definitions(values: list[float], failed: int)
     ranked = sorted(values) + [math.inf] * failed
     assert (got.n, got.failed) == (len(values), failed)
     assert got.mean == pytest.approx(sum(values) / len(values))
+    assert (got.min, got.max) == (min(values), max(values))
     for p, fewest in FEWEST.items():
-        plain, adjusted = getattr(got, f"p{p}"), getattr(got, f"adjusted_p{p}")
+        plain, adjusted = getattr(got, named(p)), getattr(got, f"adjusted_{named(p)}")
         assert plain == (pytest.approx(type7(values, p), abs=1e-9) if len(values) >= fewest else None)
         if len(ranked) < fewest:
             assert adjusted is None
@@ -49,8 +51,16 @@ def test_percentiles_against_their_definitions(values: list[float], failed: int)
 
 def test_the_fewest_values_are_those_of_a_distribution_free_interval() -> None:
     assert 1 - 2 * 0.5 ** FEWEST[50] >= 0.95 > 1 - 2 * 0.5 ** (FEWEST[50] - 1)
-    for p in (90, 95, 99):
+    for p in (90, 95, 99, 99.9):
         assert 1 - (p / 100) ** FEWEST[p] >= 0.95 > 1 - (p / 100) ** (FEWEST[p] - 1)
+
+
+def test_one_in_a_thousand_needs_thousands() -> None:
+    values = [float(value) for value in range(1, 2996)]
+    got = distribution(values, failed=2)
+    assert got.p999 == pytest.approx(type7(values, 99.9)) and got.p999 == pytest.approx(2992.006)
+    assert got.adjusted_p999 == 2995.0  # the 2995th of 2997: 99.9 % are 2994.003
+    assert distribution(values[1:]).p999 is None and distribution(values[1:], 1).adjusted_p999 is not None
 
 
 def test_nothing_measured_has_no_numbers() -> None:

@@ -55,6 +55,17 @@ def test_a_run_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert [sum(tokens for _, tokens in record["chunks"]) for record in records] == [6] * 12
 
 
+def test_forms_beside_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, rows, lines, kept = (tmp_path / name for name in ("run.html", "run.csv", "run.jsonl", "run.json"))
+    with serving(Script()) as mock:
+        bench(mock.url, "--html", str(page), "--csv", str(rows), "--jsonl", str(lines), "--out", str(kept))
+    assert "12 completed" in capsys.readouterr().out
+    records = json.loads(kept.read_text())["records"]
+    assert [json.loads(line)["sent_at"] for line in lines.read_text().splitlines()] == [r["sent_at"] for r in records]
+    assert len(rows.read_text().splitlines()) == 13
+    assert f"mock at {mock.url}" in page.read_text()
+
+
 def test_warm_up_and_run_share_no_prompt() -> None:
     with serving(Script()) as mock:
         bench(mock.url)
@@ -181,6 +192,7 @@ def test_wrong_calls_are_refused_before_any_load(tmp_path: Path) -> None:
         for arguments, error in (
             (["--out", str(taken)], OutputError),
             (["--out", str(tmp_path / "missing" / "run.json")], OutputError),
+            (["--html", str(taken)], OutputError),
             (["--api-key-file", str(tmp_path / "none")], InputError),
             (["--concurrency", "0"], InputError),
             (["--rate", "-1"], InputError),

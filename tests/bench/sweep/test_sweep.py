@@ -290,6 +290,6 @@ def test_the_key_goes_to_every_server(tmp_path: Path, capsys: pytest.CaptureFixt
     with serving(Script()) as mock:
         words = ["bench", "sweep", f"a={mock.url}", "--concurrency", "2", "--rounds", "1", "--api-key-file", str(keys)]
         main([*words, "--prompt-tokens", "8", "--output-tokens", "3", "--out", str(out)])
-    assert {served.authorization for served in mock.served} == {"Bearer sk-SECRET-0123"}
+    assert {served.headers["authorization"] for served in mock.served} == {"Bearer sk-SECRET-0123"}
     said = capsys.readouterr()
     assert "SECRET" not in out.read_text() + said.out + said.err
