@@ -21,6 +21,7 @@ from twofour.bench.sweep.ladder import climb
 from twofour.bench.sweep.limit import find_limits
 from twofour.bench.sweep.load import Load, Pace
 from twofour.bench.targets.running import Running
+from twofour.bench.traffic.traffic import Traffic
 from twofour.prune.errors import InputError
 from twofour.prune.progress import Progress
 
@@ -86,7 +87,8 @@ def _search(running: Sequence[Running], asked: Experiment, progress: Progress) -
 
 
 def _load(asked: Experiment) -> Load:
-    return Load(asked.prompt_tokens, asked.output_tokens, asked.seed, asked.slo)
+    traffic = Traffic(prompt_tokens=asked.prompt_tokens, output_tokens=asked.output_tokens, seed=asked.seed)
+    return Load(traffic, asked.slo)
 
 
 def _running(name: str, arm: Arm, asked: Experiment) -> Running:
