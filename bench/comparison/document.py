@@ -2,7 +2,8 @@
 
 What a figure is, `figures` says. A percentile for which a round alone has too few requests is that of all rounds
 `pooled`, without an interval. Every ratio is 2:4 over dense: over the best dense where it is known, and under
-`to_torch_dense` over torch dense. An arm that did not run has null figures.
+`to_torch_dense` over torch dense. An arm that did not run has null figures. Verdicts are by `corrected` chances (Holm):
+what decides is one family, all other figures the other.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from twofour.bench.comparison.figures import (
     METRICS,
     Metric,
     Values,
+    correct,
     gates,
     kernels,
     known,
@@ -41,6 +43,7 @@ def document(found: Findings) -> dict[str, Any]:
     baselines, primary = _baselines(found), found.experiment.primary
     metrics = {name: _metric(found, metric) for name, metric in METRICS.items()}
     cost = _cost(found)
+    _correct(metrics, cost, primary)
     decides = metrics[primary] if cost is None else cost["blended"]
     paid_back = costs.paid_back(found, "sparse", "dense", cost and cost["blended"]["ratio"])
     return {
@@ -130,6 +133,19 @@ def _compared(found: Findings, values: Values, better: str) -> dict[str, Any]:
         if "torch_dense" in values
         else None,
     }
+
+
+def _correct(metrics: Mapping[str, Any], cost: Mapping[str, Any] | None, primary: str) -> None:
+    """Verdicts by how many ratios are looked at: what decides is one family, all else the other."""
+    named = {name: (metric, metric["better"]) for name, metric in metrics.items()}
+    named |= {f"cost {kind}": (figure, "lower") for kind, figure in (cost or {}).items() if kind != "price"}
+    decides = "cost blended" if primary == "cost" else primary
+    for family in ([decides], [name for name in named if name != decides]):
+        against = [(each, named[name][1]) for name in family for each in (named[name][0], named[name][0][_TORCH])]
+        correct([(figure, better) for figure, better in against if figure])
+
+
+_TORCH = "to_torch_dense"
 
 
 def _memory(arms: Mapping[str, ArmFacts]) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from twofour.bench.comparison.experiment import ArmFacts, Findings
 from twofour.bench.comparison.figures import (
     METRICS,
     Values,
+    correct,
     gates,
     mean,
     of_metric,
     of_runs,
     paired,
     quotient,
-    verdict,
 )
 from twofour.bench.comparison.named import NamedArm
 from twofour.bench.comparison.notes import several_notes
@@ -30,11 +30,9 @@ from twofour.bench.comparison.quality import Quality
 from twofour.bench.comparison.views import kept, with_costs
 from twofour.bench.report.arms import SEVERAL
 from twofour.bench.report.offers import fronts
-from twofour.bench.stats import chance, holm
 
 SCHEMA_VERSION = 1
 NOTHING_LOST = {"perplexity_ratio": 1.0, "kl": 0.0, "agreement": 1.0}
-SURE = 0.05  # chance below which a difference is said to be one
 
 Figures = dict[str, dict[str, Any]]  # by arm
 
@@ -106,34 +104,18 @@ def _paid_back(found: Findings, arm: str, cost: Mapping[str, Figures] | None) ->
 def _against_first(values: Values, better: str, seed: int) -> Figures:
     base = next(iter(values.values()))
     return {
-        arm: {"value": mean(each), "chance": _chance(base, each), "corrected": None}
-        | (paired(base, each, better, seed) if number else {"ratio": None, "verdict": None})
+        arm: {"value": mean(each)} | paired(base if number else None, each, better, seed)
         for number, (arm, each) in enumerate(values.items())
     }
 
 
-def _chance(base: list[float] | None, of: list[float] | None) -> float | None:
-    known = base is not None and of is not None and base is not of
-    return chance(list(zip(base or (), of or (), strict=True))) if known else None
-
-
 def _correct(metrics: Mapping[str, Any], cost: Mapping[str, Figures] | None, primary: str) -> None:
-    """Put corrected chances, and verdicts by them, into the figures of both families."""
+    """Both families: what decides, over all arms, and all else."""
     named = {name: (metric["arms"], metric["better"]) for name, metric in metrics.items()}
     named |= {f"cost {kind}": (figures, "lower") for kind, figures in (cost or {}).items()}
     decides = "cost blended" if primary == "cost" else primary
-    for family in ({decides}, named.keys() - {decides}):
-        chances = {
-            (name, arm): figure["chance"]
-            for name in family
-            for arm, figure in named[name][0].items()
-            if figure["chance"] is not None
-        }
-        for (name, arm), corrected in holm(chances).items():
-            figures, better = named[name]
-            figure = figures[arm]
-            figure["corrected"] = corrected
-            figure["verdict"] = "unclear" if corrected > SURE else verdict(figure["ratio"]["point"], better)
+    for family in ([decides], [name for name in named if name != decides]):
+        correct([(figure, named[name][1]) for name in family for figure in named[name][0].values()])
 
 
 def _bytes(arms: Mapping[str, ArmFacts]) -> dict[str, Figures]:
