@@ -75,6 +75,15 @@ class Endpoint:
         except (ValueError, OverflowError):
             return None
 
+    def step_log(self) -> Mapping[str, Any] | None:
+        """The latest steps of the engine, oldest first, a list for each quantity; None where it keeps no such log."""
+        status, body = self._get("/debug/steps")
+        try:
+            found = json.loads(body) if status == 200 else None
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) and isinstance(found.get("total"), int) else None
+
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """POST to an API path such as /v1/completions."""
         payload = json.dumps({"model": self.model, **question}).encode()
