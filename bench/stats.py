@@ -55,6 +55,16 @@ class Ratio:
     n: int
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A figure of `n` runs with its 95 % interval, None below two runs."""
+
+    point: float
+    low: float | None
+    high: float | None
+    n: int
+
+
 def distribution(values: Sequence[float], failed: int = 0, independent: int | None = None) -> Distribution:
     """independent: how many of the values are; None: all."""
     if not values:
@@ -126,6 +136,24 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
     return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
 
 
+def replicated(runs: Sequence[Sequence[float]], percent: float) -> Estimate:
+    """A percentile of times, above 0, of several runs with different seeds, by Student's t over the runs.
+
+    The point is that of all runs together; how far those of the single runs are from it, by their logarithms, is what
+    the interval follows from (sectioning). The mean of single runs would be biased: a queue is short in most runs and
+    very long in some. Requests of one run say little about its spread: they wait in the same queue.
+    """
+    if not runs or any(not run for run in runs) or min(map(min, runs)) <= 0:
+        raise InputError("a percentile over runs needs runs, each of one time above 0 at least")
+    centre = math.log(np.percentile(np.concatenate(runs), percent))
+    if len(runs) == 1:
+        return Estimate(math.exp(centre), None, None, 1)
+    away = [math.log(np.percentile(run, percent)) - centre for run in runs]
+    error = math.sqrt(sum(each**2 for each in away) / (len(runs) - 1) / len(runs))
+    half = _t975(len(runs)) * error
+    return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(runs))
+
+
 def chance(pairs: Sequence[tuple[float, float]]) -> float | None:
     """How likely chance alone gives log-ratios as far from 0, by Student's t; None below two pairs."""
     logs = [math.log(second / first) for first, second in pairs]
@@ -164,11 +192,17 @@ _T975 = (
     *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
 )
 _RESAMPLES = 4000
+_NORMAL975 = 1.96
 _MOST_ALIKE = 0.95
 
 
+def _t975(n: int) -> float:
+    """Of n values; beyond the table the normal distribution is near."""
+    return _T975[n - 2] if n - 2 < len(_T975) else _NORMAL975
+
+
 def _student(logs: Sequence[float]) -> tuple[float, float]:
-    half = _T975[len(logs) - 2] * stdev(logs) / math.sqrt(len(logs))
+    half = _t975(len(logs)) * stdev(logs) / math.sqrt(len(logs))
     return fmean(logs) - half, fmean(logs) + half
 
 
