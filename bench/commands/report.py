@@ -56,7 +56,7 @@ def _tables() -> dict[str, Callable[[Document], str]]:
     from twofour.bench.gpu import table as gpu
     from twofour.bench.kernels import grid
     from twofour.bench.kernels import table as kernels
-    from twofour.bench.proof import selftest
+    from twofour.bench.proof import proof, proof_table, selftest
     from twofour.bench.pruning import presets
     from twofour.bench.report import arms, several_terminal, terminal
     from twofour.bench.vllm import document as vllm
@@ -71,6 +71,7 @@ def _tables() -> dict[str, Callable[[Document], str]]:
         presets.KIND: presets.table,
         sheet.KIND: gpu.table,
         selftest.KIND: selftest.table,
+        proof.KIND: proof_table.table,
     }
 
 

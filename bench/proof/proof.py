@@ -18,7 +18,7 @@ from twofour.bench.load.gates import Pressure, failed
 from twofour.bench.proof import defects, statistics
 from twofour.bench.proof.mock import Script, serving
 from twofour.bench.proof.peers import Asked, Figures, NoAnswer, Peer, ask
-from twofour.bench.proof.truth import added, against, closed, tpot
+from twofour.bench.proof.truth import added, against, apart, closed, tpot
 from twofour.prune.progress import Progress, counter
 
 KIND = "twofour.bench.proof"
@@ -35,11 +35,10 @@ class Size:
     bursts: int = 6000
     alarms: int = 2000
     power: int = 100
-    coverage: int = 100
-    peers: bool = True
+    coverage: int = 300
 
 
-SMALL = Size(2, 400, 40, 3, 4)
+SMALL = Size(2, 400, 40, 4, 4)
 
 
 @dataclass(frozen=True)
@@ -71,52 +70,65 @@ class Rival:
     tpot: float
 
 
-def prove(size: Size, rivals: Sequence[Peer], tokenizer: Path, cpu: int | None, progress: Progress) -> dict[str, Any]:
-    pressure = Pressure()
-    step = counter("proof", 6, progress)
-    rows: list[Row] = []
+def prove(size: Size, rivals: Sequence[Peer], tokenizer: Path, progress: Progress) -> dict[str, Any]:
+    pressure, step = Pressure(), counter("proof", 6, progress)
     silent: dict[str, str] = {}
-    for part in (
-        lambda: _speed(size, rivals, tokenizer, cpu, silent),
-        lambda: _truth(size, rivals, tokenizer, cpu, silent),
-        lambda: _agreement(size, rivals, tokenizer, cpu, silent),
-        lambda: _defects(cpu),
-        lambda: _statistics(size),
-        _weight,
-    ):
-        rows += part()
+    rows: list[Row] = []
+    with apart() as cpu:
+        for measured in (_speed, _truth, _agreement):
+            rows += measured(size, Others(rivals, tokenizer, cpu, silent), cpu)
+            step()
+        rows += _defects(cpu)
+        step()
+        share = pressure.share()
+    for simulated in (_statistics(size), _weight()):
+        rows += simulated
         step()
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "size": asdict(size),
         "client_and_mock_apart": cpu is not None,
-        "cpu_pressure": pressure.share(),
+        "cpu_pressure": share,
         "silent_peers": silent,
         "rows": [asdict(row) | {"passed": row.passed} for row in rows],
         "valid": all(row.passed is not False for row in rows),
     }
 
 
-def _speed(
-    size: Size, rivals: Sequence[Peer], tokenizer: Path, cpu: int | None, silent: dict[str, str]
-) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Others:
+    """The peers, and what all of them need. silent: why those that said nothing did not."""
+
+    peers: Sequence[Peer]
+    tokenizer: Path
+    cpu: int | None
+    silent: dict[str, str]
+
+    def ask(self, script: Script, requests: int, streams: int, prompt: int, output: int) -> dict[str, Rival]:
+        load, found = Asked(requests, streams, prompt, output, self.tokenizer), {}
+        for peer in self.peers:
+            try:
+                found[peer.name] = _rival(peer, script, load, self.cpu)
+            except NoAnswer as reason:
+                self.silent[f"{peer.name}, {streams} streams"] = str(reason)
+        return found
+
+
+def _speed(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
     short, _ = against(Script(), closed(size.bursts, 8, 8, 64, sigma=0.0), cpu)
-    asked = Asked(max(64, size.bursts // 10), 64, 8, 8, tokenizer)
-    others = _ask_all(rivals if size.peers else [], Script(), asked, cpu, silent)
+    others = peers.ask(Script(), max(64, size.bursts // 10), 64, 8, 8)
     rates = {name: other.figures.requests_per_s for name, other in others.items()}
     yield Row("H1", "streamed requests a second, 8 tokens each", short.summary.requests_per_s, 1500, "/s", False, rates)
-    paced, _ = against(Script(first_token_s=0.1, token_s=0.02), closed(256 * size.rounds, 8, 128, 256), cpu)
-    yield Row("H2", "tokens a second, 256 streams at 20 ms", paced.summary.output_tokens_per_s, 11000, "/s", False)
+    paced, _ = against(Script(first_token_s=0.1, token_s=0.019), closed(256 * size.rounds, 8, 128, 256), cpu)
+    yield Row("H2", "tokens a second, 256 streams at 19 ms", paced.summary.output_tokens_per_s, 12000, "/s", False)
     long, _ = against(Script(), closed(max(64, size.bursts // 16), 8, 512, 64, sigma=0.0), cpu)
     yield Row("H2", "tokens a second in bursts", long.summary.output_tokens_per_s, 40000, "/s", False)
 
 
-def _truth(
-    size: Size, rivals: Sequence[Peer], tokenizer: Path, cpu: int | None, silent: dict[str, str]
-) -> Iterator[Row]:
+def _truth(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
     run, mock = against(PACED, closed(32 * size.rounds, 32, 64, 32), cpu)
-    others = _ask_all(rivals if size.peers else [], PACED, Asked(32 * size.rounds, 32, 32, 64, tokenizer), cpu, silent)
+    others = peers.ask(PACED, 32 * size.rounds, 32, 32, 64)
     late = {name: _less(other.figures.ttft, other.ttft) for name, other in others.items()}
     off = {name: _apart(other.figures.tpot, other.tpot) for name, other in others.items()}
     ours = added(run, mock)
@@ -133,13 +145,10 @@ def _truth(
     yield Row("far", "gates that fail 50 ms from the server", len(flags), 0, "", note=", ".join(flags))
 
 
-def _agreement(
-    size: Size, rivals: Sequence[Peer], tokenizer: Path, cpu: int | None, silent: dict[str, str]
-) -> Iterator[Row]:
+def _agreement(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
     """How far the peers' means are from ours, at a load that all can carry; each against its own truth."""
     run, _ = against(PACED, closed(4 * size.rounds * 2, 32, 64, 4, sigma=0.0), cpu)
-    load = Asked(4 * size.rounds * 2, 4, 32, 64, tokenizer)
-    others = _ask_all(rivals if size.peers else [], PACED, load, cpu, silent)
+    others = peers.ask(PACED, 4 * size.rounds * 2, 4, 32, 64)
     ours = run.summary
 
     def compared(name: str, mine: float | None) -> dict[str, float | None]:
@@ -188,19 +197,6 @@ def _start_s() -> float:
     subprocess.run([sys.executable, "-m", "twofour", "bench", "run", "--help"], stdout=subprocess.DEVNULL, check=True)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
-
-
-def _ask_all(
-    rivals: Sequence[Peer], script: Script, load: Asked, cpu: int | None, silent: dict[str, str]
-) -> dict[str, Rival]:
-    """What each peer said; why those that did not answer did not is noted in `silent`."""
-    found = {}
-    for peer in rivals:
-        try:
-            found[peer.name] = _rival(peer, script, load, cpu)
-        except NoAnswer as reason:
-            silent[peer.name] = str(reason)
-    return found
 
 
 def _rival(peer: Peer, script: Script, load: Asked, cpu: int | None) -> Rival:

@@ -5,7 +5,10 @@ load, as in `bench compare`, and each has noise of its own in every step.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from statistics import fmean
 
 import numpy as np
@@ -14,6 +17,7 @@ from twofour.bench.proof import simulation
 from twofour.bench.proof.batching import Steps
 from twofour.bench.proof.simulation import Answered
 from twofour.bench.stats import Estimate, Ratio, paired_ratio, replicated
+from twofour.prune.machine.processors import usable_cpus
 
 STEPS = Steps(base_s=0.008, read_s=30e-6, decode_s=60e-6, sequences=32, reads=2048)
 PROMPT, OUTPUT = 128, 64
@@ -45,23 +49,38 @@ def comparison(other: Steps, load: float, pairs: int, seed: int, requests: int =
 
 def alarms(comparisons: int, pairs: int = 4, requests: int = 100) -> float:
     """The share of comparisons of a server with itself that find a difference."""
-    found = [comparison(STEPS, 0.7, pairs, seed, requests) for seed in range(comparisons)]
-    return fmean(not _holds(each, 1.0) for each in found)
+    return _share(partial(_alarm, pairs, requests), comparisons)
 
 
 def power(comparisons: int, effect: float = 1.03, pairs: int = 6) -> float:
     """The share of comparisons that find a server with steps this much longer slower, at 70 % load."""
-    found = [comparison(slower(effect), 0.7, pairs, seed) for seed in range(comparisons)]
-    return fmean(each.low is not None and each.low > 1 for each in found)
+    return _share(partial(_finds, effect, pairs), comparisons)
 
 
 def coverage(intervals: int, load: float = 0.9, runs: int = 10) -> float:
     """The share of intervals for the p95 of the time to the first token, each of so many runs, that hold the truth."""
     truth = float(np.percentile(settled(load, 10**7, 200 * REQUESTS), 95))
-    found = [
-        replicated([settled(load, at * runs + each, REQUESTS) for each in range(runs)], 95) for at in range(intervals)
-    ]
-    return fmean(_holds(each, truth) for each in found)
+    return _share(partial(_covers, load, runs, truth), intervals)
+
+
+def _alarm(pairs: int, requests: int, seed: int) -> bool:
+    return not _holds(comparison(STEPS, 0.7, pairs, seed, requests), 1.0)
+
+
+def _finds(effect: float, pairs: int, seed: int) -> bool:
+    low = comparison(slower(effect), 0.7, pairs, seed).low
+    return low is not None and low > 1
+
+
+def _covers(load: float, runs: int, truth: float, seed: int) -> bool:
+    return _holds(replicated([settled(load, seed * runs + each, REQUESTS) for each in range(runs)], 95), truth)
+
+
+def _share(judge: Callable[[int], bool], seeds: int) -> float:
+    """Of so many seeds, by a process for each CPU."""
+    workers = len(usable_cpus())
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        return fmean(pool.map(judge, range(seeds), chunksize=-(-seeds // workers // 4)))
 
 
 def cost_half_width(pairs: int = 6, concurrency: int = 16) -> float:
