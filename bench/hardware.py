@@ -1,10 +1,12 @@
 """What machine this is and which versions run on it. Reads files, asks nvidia-smi, imports no torch."""
 
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,15 @@ def versions(*more: str) -> dict[str, str | None]:
 
 
 def command_line() -> list[str]:
-    """This command as a result may keep it: without passwords and keys in addresses."""
-    return ["twofour", *map(shown, sys.argv[1:])]
+    """This command as a result may keep it: without passwords and keys in addresses, and values of headers."""
+    words = ["twofour", *map(shown, sys.argv[1:])]
+    return [_without_value(before, word) for before, word in pairwise([words[0], *words])]
+
+
+def _without_value(before: str, word: str) -> str:
+    """Of `--header NAME=VALUE`, and of `--header=NAME=VALUE`."""
+    found = re.match(r"--header=[^=]*=" if before != "--header" else r"[^=]*=", word)
+    return f"{found[0]}..." if found else word
 
 
 def provenance(*more: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from twofour.prune.errors import InputError
 K = TypeVar("K")
 
 # The fewest values for which a 95 % interval of the percentile exists that assumes no distribution.
-FEWEST = {50: 6, 90: 29, 95: 59, 99: 299}
+FEWEST = {50: 6, 90: 29, 95: 59, 99: 299, 99.9: 2995}
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,14 @@ class Distribution:
     p90: float | None = None
     p95: float | None = None
     p99: float | None = None
+    p999: float | None = None
+    min: float | None = None
+    max: float | None = None
     adjusted_p50: float | None = None
     adjusted_p90: float | None = None
     adjusted_p95: float | None = None
     adjusted_p99: float | None = None
+    adjusted_p999: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,21 @@ def distribution(values: Sequence[float], failed: int = 0, independent: int | No
     independent = len(values) if independent is None else independent
     cuts = np.percentile(values, list(FEWEST))
     plain = {
-        f"p{p}": float(cut) if independent >= fewest else None
+        named(p): float(cut) if independent >= fewest else None
         for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
     }
     ranked = sorted(values) + [math.inf] * failed
     adjusted = {
-        f"adjusted_p{p}": nearest_rank(ranked, p) if independent + failed >= fewest else None
+        f"adjusted_{named(p)}": nearest_rank(ranked, p) if independent + failed >= fewest else None
         for p, fewest in FEWEST.items()
     }
-    mean, sd = float(np.mean(values)), float(np.std(values))
-    return Distribution(len(values), failed, independent, mean, sd, **plain, **adjusted)
+    mean, sd, ends = float(np.mean(values)), float(np.std(values)), {"min": min(values), "max": max(values)}
+    return Distribution(len(values), failed, independent, mean, sd, **plain, **ends, **adjusted)
+
+
+def named(percent: float) -> str:
+    """The field of a Distribution: p50, and p999 for 99.9 %."""
+    return f"p{percent:g}".replace(".", "")
 
 
 def independent(groups: Sequence[Sequence[float]]) -> int:
@@ -104,9 +113,17 @@ def independent(groups: Sequence[Sequence[float]]) -> int:
     return max(k, int(n / (1 + (weighted - 1) * alike)))
 
 
-def nearest_rank(ranked: Sequence[float], percent: int) -> float:
-    """The percentile of ascending values that is one of them."""
-    return ranked[-(-percent * len(ranked) // 100) - 1]
+def nearest_rank(ranked: Sequence[float], percent: float) -> float:
+    """The percentile of ascending values that is one of them; in whole tenths of a percent."""
+    return ranked[-(-round(percent * 10) * len(ranked) // 1000) - 1]
+
+
+def wilson(found: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share of independent values, by Wilson's score."""
+    share, squared = found / of, _Z975**2 / of
+    centre, half = share + squared / 2, _Z975 * math.sqrt((share * (1 - share) + squared / 4) / of)
+    low, high = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
+    return (low if found else 0.0), (high if found < of else 1.0)  # exactly, whatever rounding says
 
 
 def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -150,8 +167,42 @@ def replicated(runs: Sequence[Sequence[float]], percent: float) -> Estimate:
         return Estimate(math.exp(centre), None, None, 1)
     away = [math.log(np.percentile(run, percent)) - centre for run in runs]
     error = math.sqrt(sum(each**2 for each in away) / (len(runs) - 1) / len(runs))
-    half = _t975(len(runs)) * error
+    half = student(0.95, len(runs) - 1) * error
     return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(runs))
+
+
+def unpaired_ratio(base: Sequence[float], other: Sequence[float], share: float = 0.95) -> Ratio:
+    """Other over base, of runs that do not pair up: Welch's interval of the logarithms, its freedom rounded down."""
+    logs = [[math.log(value) for value in values] for values in (base, other)]
+    centre, n = fmean(logs[1]) - fmean(logs[0]), min(map(len, logs))
+    if n < 2:
+        return Ratio(math.exp(centre), None, None, n)
+    errors = [stdev(each) ** 2 / len(each) for each in logs]
+    parts = sum(error**2 / (len(each) - 1) for error, each in zip(errors, logs, strict=True))
+    freedom = math.floor(sum(errors) ** 2 / parts) if parts else 2 * n - 2
+    half = student(share, freedom) * math.sqrt(sum(errors))
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+
+
+def matched_ratio(base: Sequence[float], other: Sequence[float], share: float = 0.95) -> Ratio:
+    """The same of runs that pair up in their order: Student's interval of the log-ratios."""
+    logs = [math.log(second / first) for first, second in zip(base, other, strict=True)]
+    centre, n = fmean(logs), len(logs)
+    if n < 2:
+        return Ratio(math.exp(centre), None, None, n)
+    half = student(share, n - 1) * stdev(logs) / math.sqrt(n)
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+
+
+def student(share: float, freedom: int) -> float:
+    """The t between which and -t so large a share of Student's t lies."""
+    low, high = 0.0, 1.0
+    while within_t(high, freedom) < share:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within_t(middle, freedom) < share else (low, middle)
+    return high
 
 
 def chance(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -191,8 +242,8 @@ _T975 = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622),
     *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
 )
+_Z975 = 1.959964  # of the normal distribution
 _RESAMPLES = 4000
-_NORMAL975 = 1.96
 _MOST_ALIKE = 0.95
 
 

@@ -4,15 +4,33 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twofour.bench.commands import run_forms
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 Document = dict[str, Any]
+# How each kind of document is printed: a module of bench and its function. Some of them load torch.
+_TABLES = {
+    "twofour.bench.run": ("load.table", "of_document"),
+    "twofour.bench.compare": ("report.terminal", "table"),
+    "twofour.bench.arms": ("report.several_terminal", "table"),
+    "twofour.bench.sweep": ("sweep.table", "table"),
+    "twofour.bench.selftest": ("proof.selftest", "table"),
+    "twofour.bench.proof": ("proof.proof_table", "table"),
+    "twofour.bench.kernels": ("kernels.table", "table"),
+    "twofour.bench.decode": ("decode.table", "table"),
+    "twofour.bench.vllm": ("vllm.table", "table"),
+    "twofour.bench.pruning": ("pruning.presets", "table"),
+    "twofour.bench.gpu": ("gpu.table", "table"),
+    "twofour.bench.http": ("engine.http_layer", "table"),
+    "twofour.bench.overhead": ("engine.step", "table"),
+}
 PICTURES = {
     "svg": "of bench pruning: write gap closed against minutes there; of named arms: loss against bytes",
     "tokens-svg": "of bench pruning: gap closed against tokens",
@@ -23,11 +41,14 @@ PICTURES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="what bench compare, kernels or pruning has written")
+    parser.add_argument("file", metavar="FILE", type=Path, help="what a verb of bench has written with --out or --json")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there too")
     for flag, what in PICTURES.items():
         parser.add_argument(f"--{flag}", type=Path, metavar="FILE", help=what)
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the document without its runs there too")
+    run_forms.add_arguments(parser)
+    parser.add_argument(
+        "--summary", type=Path, metavar="FILE", help="write the document without its requests there too"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,44 +56,20 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         document = json.loads(args.file.read_text(encoding="utf-8"))
-        table = _tables()[document["kind"]](document)
+        table = _table(document["kind"])(document)
         files = _charts(args, document) | _forms(args, document)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{args.file} is no report of bench compare, bench kernels or bench pruning ({error!r}); check the file"
-        ) from error
+        raise InputError(f"{args.file} is no document of a verb of bench ({error!r}); check the file") from error
     for file, text in files.items():
         write_whole(file, text)
     print(table)
     return 0
 
 
-def _tables() -> dict[str, Callable[[Document], str]]:
-    """How each kind of document is printed."""
-    from twofour.bench.comparison import document as comparison
-    from twofour.bench.decode import document as decode
-    from twofour.bench.decode import table as decode_table
-    from twofour.bench.gpu import sheet
-    from twofour.bench.gpu import table as gpu
-    from twofour.bench.kernels import grid
-    from twofour.bench.kernels import table as kernels
-    from twofour.bench.proof import proof, proof_table, selftest
-    from twofour.bench.pruning import presets
-    from twofour.bench.report import arms, several_terminal, terminal
-    from twofour.bench.vllm import document as vllm
-    from twofour.bench.vllm import table as vllm_table
-
-    return {
-        comparison.KIND: terminal.table,
-        arms.SEVERAL: several_terminal.table,
-        grid.KIND: kernels.table,
-        decode.KIND: decode_table.table,
-        vllm.KIND: vllm_table.table,
-        presets.KIND: presets.table,
-        sheet.KIND: gpu.table,
-        selftest.KIND: selftest.table,
-        proof.KIND: proof_table.table,
-    }
+def _table(kind: str) -> Callable[[Document], str]:
+    module, function = _TABLES[kind]
+    table: Callable[[Document], str] = getattr(import_module(f"twofour.bench.{module}"), function)
+    return table
 
 
 def _charts(args: argparse.Namespace, document: Document) -> dict[Path, str]:
@@ -101,13 +98,19 @@ def _drawings(document: Document) -> dict[str, Callable[[], "Markup"]]:
 
 
 def _forms(args: argparse.Namespace, document: Document) -> dict[Path, str]:
-    """Other forms of a comparison."""
+    """Other forms of a run, or of a comparison."""
     from twofour.bench.comparison import document as comparison
+    from twofour.bench.load import run as load
     from twofour.bench.report import arms
     from twofour.bench.report.forms import Report
 
-    if (args.html or args.summary) and document["kind"] not in (comparison.KIND, arms.SEVERAL):
-        raise InputError(f"{args.file} is not of bench compare; leave out --html and --summary")
-    page = {args.html: Report(document).html()} if args.html else {}
-    summary = {name: part for name, part in document.items() if name != "runs"}
-    return page | ({args.summary: json.dumps(summary, indent=1, allow_nan=False) + "\n"} if args.summary else {})
+    kind, files = document["kind"], run_forms.wanted(args)
+    if (files or args.summary) and kind not in (load.KIND, comparison.KIND, arms.SEVERAL):
+        raise InputError(f"{args.file} is of {kind}, which has no such form; leave out --html and the like")
+    summary = {name: part for name, part in document.items() if name not in ("runs", "records")}
+    short = {args.summary: json.dumps(summary, indent=1, allow_nan=False) + "\n"} if args.summary else {}
+    if kind == load.KIND:
+        return short | run_forms.written(document, files)
+    if rows := files.keys() - {"html"}:
+        raise InputError(f"{args.file} is no single run; leave out --{min(rows)}")
+    return short | ({args.html: Report(document).html()} if args.html else {})

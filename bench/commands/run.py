@@ -3,12 +3,11 @@
 import argparse
 import json
 import sys
-from math import inf
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID
-from twofour.bench.load.keys import KEY_HELP, read_key
+from twofour.bench.commands import INVALID, SLO_HELP, run_forms, schedule_flags, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,41 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Load-test one server through its OpenAI-compatible API. Exit status 3: a validity gate failed."
     )
-    parser.add_argument("url", metavar="URL", help="http://host:port")
-    parser.add_argument("--model", metavar="NAME", help="which of the server's models (default: its only one)")
-    pace = parser.add_mutually_exclusive_group()
-    pace.add_argument("--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)")
-    pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
-    parser.add_argument("--requests", type=int, default=64, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument(
-        "--prompt-tokens",
-        default="128~0.3",
-        metavar="L",
-        help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
+        "url",
+        metavar="URL",
+        help="http://host:port, https too; or the full address of /completions or /chat/completions",
     )
-    parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule and the texts (default: 0)")
+    service_flags.add_arguments(parser)
+    schedule_flags.add_arguments(parser)
     parser.add_argument(
         "--nonce",
         metavar="TEXT",
         help="makes prompts begin like no others; the same seed and nonce send the same again, which a server may have "
         "cached (default: drawn, and printed)",
     )
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="without ignore_eos and the like, which some servers refuse; serve a model there that has no end token",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=600,
-        metavar="SECONDS",
-        help="give a request up when nothing has come for so long (default: %(default)s)",
-    )
-    parser.add_argument("--api-key-file", type=Path, metavar="F", help=KEY_HELP)
+    parser.add_argument("--slo", metavar="SLO", help=SLO_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as one page")
+    run_forms.add_arguments(parser)
     parser.add_argument(
         "--format", choices=("twofour", "vllm-json"), default="twofour", help="of the JSON (default: twofour)"
     )
@@ -65,27 +47,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
+    from twofour.bench.load import schedule_file, slo
     from twofour.bench.load.gates import failed
     from twofour.bench.load.table import table
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
-    out.claim(args.out)
+    for file in (args.out, args.schedule_out, *run_forms.wanted(args).values()):
+        out.claim(file)
     about = provenance()
     _refuse_impossible(args)
-    schedule, service = _schedule(args), _service(args)
+    promised = slo.parse(args.slo) if args.slo else None
+    schedule = schedule_flags.read(args)
+    if args.schedule_out:
+        schedule_file.write(schedule, args.schedule_out)
+    service = service_flags.read(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr())
+    done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
     document, full = (
         json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
         for with_records in (False, args.out is not None)
     )
     out.deliver(document if args.json else table(done), args.out, full)
+    _write_forms(args, done, about)
     for gate in failed(done.gates):
         print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
     if done.cut_off:
         return ending.status
     return 0 if done.valid else INVALID
+
+
+def _write_forms(args: argparse.Namespace, done: "Run", about: dict[str, Any]) -> None:
+    from twofour.prune.format.folder import write_whole
+
+    if files := run_forms.wanted(args):
+        # As it is read again: infinite is null there.
+        whole = json.loads(json.dumps(_document(done, "twofour", True) | about, allow_nan=False))
+        for file, text in run_forms.written(whole, files).items():
+            write_whole(file, text)
 
 
 def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress") -> "Run":
@@ -99,34 +99,8 @@ def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progr
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:
-    if args.concurrency is not None and args.concurrency < 1:
-        raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
-    if not 0 < args.timeout < inf:
-        raise InputError(f"a time-out of {args.timeout:g} s; --timeout is a number above 0")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
-
-
-def _schedule(args: argparse.Namespace) -> "Schedule":
-    from twofour.bench.load.workload import lengths, synthetic
-
-    return synthetic(
-        args.requests,
-        lengths(args.prompt_tokens),
-        lengths(args.output_tokens),
-        args.seed,
-        concurrency=args.concurrency or (4 if args.rate is None else None),
-        rate=args.rate,
-    )
-
-
-def _service(args: argparse.Namespace) -> "Service":
-    from twofour.bench.load.endpoint import served_model
-    from twofour.bench.load.service import Service
-
-    api_key = read_key(args.api_key_file)
-    model = args.model or served_model(args.url, api_key)
-    return Service(args.url, model, api_key, args.plain, args.timeout)
 
 
 def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:

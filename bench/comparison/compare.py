@@ -17,6 +17,7 @@ from twofour.bench.comparison.experiment import Experiment, Findings
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.comparison.served import QUESTION, Arm, running_already, start, take_rounds
 from twofour.bench.hardware import Hardware, hardware, versions
+from twofour.bench.load.access import Access
 from twofour.bench.money.cost import Price, price_of
 from twofour.bench.report.arms import arm_label
 from twofour.bench.report.forms import Report
@@ -63,7 +64,7 @@ def compare(
             quality = qualities.of_servers(arms["dense"].endpoint, arms["sparse"].endpoint, text, experiment.seed)
         label = partial(arm_label, arms=arms)
         with servers.pinned(placement.client_cpus if placement else None):
-            runs, cut_off = take_rounds(arms, experiment, progress, label, api_key)
+            runs, cut_off = take_rounds(arms, experiment, progress, label)
         facts = {name: arm.facts(talk=not cut_off) for name, arm in arms.items()}
     priced = price or _price_of(machine, ours)
     return Report(
@@ -114,7 +115,7 @@ def _arms(
 ) -> Iterator[Mapping[str, Arm]]:
     """All arms, ready; ours are frozen. Those that were started are stopped in the end, whatever happens."""
     if placement is None:
-        yield {"dense": running_already(dense, api_key), "sparse": running_already(sparse, api_key)}
+        yield {"dense": running_already(dense, Access(api_key)), "sparse": running_already(sparse, Access(api_key))}
         return
     with ExitStack() as stack:
         folder = logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twofour-compare-")))

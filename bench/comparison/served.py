@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment
+from twofour.bench.load.access import OPEN, Access
 from twofour.bench.load.endpoint import Endpoint, State, served_model
 from twofour.bench.load.run import measure
 from twofour.bench.load.service import Service
@@ -49,8 +50,8 @@ class Arm:
             )
 
 
-def running_already(url: str, api_key: str | None) -> Arm:
-    endpoint = Endpoint(url, served_model(url, api_key), api_key)
+def running_already(url: str, access: Access = OPEN) -> Arm:
+    endpoint = Endpoint(url, served_model(url, access), access)
     return Arm(shown(url), endpoint, None, None, endpoint.scrape())
 
 
@@ -85,7 +86,6 @@ def take_rounds(
     experiment: Experiment,
     progress: Progress,
     label: Callable[[str], str] = str,
-    api_key: str | None = None,
 ) -> tuple[list[ArmRun], bool]:
     """The runs, and whether an interrupt ended them: then they are those of whole rounds, which pair up.
 
@@ -96,7 +96,9 @@ def take_rounds(
         for round_ in range(experiment.rounds):
             for name in order(list(arms), round_):
                 arm = arms[name]
-                service = Service(arm.endpoint.url, arm.endpoint.model, api_key, timeout_s=experiment.timeout_s)
+                service = Service(
+                    arm.endpoint.url, arm.endpoint.model, arm.endpoint.access, timeout_s=experiment.timeout_s
+                )
                 with arm.awake():
                     run = measure(service, experiment.schedule(round_), _nonce(arm, round_))
                 runs.append(ArmRun(name, round_, run))

@@ -22,8 +22,9 @@ from time import perf_counter
 from typing import Any
 
 from twofour.bench.load import wire
-from twofour.bench.load.client import Client, Job, loop_factory, no_garbage_collection
+from twofour.bench.load.client import Client, loop_factory, no_garbage_collection
 from twofour.bench.load.decode import Exchange
+from twofour.bench.load.pace import Job
 from twofour.bench.load.records import Request
 from twofour.bench.stats import nearest_rank
 from twofour.bench.targets import servers
@@ -33,7 +34,7 @@ from twofour.prune.errors import ServerError
 from twofour.prune.machine.processors import usable_cpus
 from twofour.prune.progress import Progress, track
 
-KIND = "twofour bench http"
+KIND = "twofour.bench.http"
 SCHEMA_VERSION = 1
 TIMEOUT_S = 60.0
 PROMPT = "The quick brown fox jumps over the lazy dog near the bank of the river."
@@ -113,7 +114,7 @@ def _command(model: str) -> list[str]:
 
 def _lap(server: Server, url: str, cell: Cell, seconds: float) -> Lap:
     to, numbers = wire.target(url), itertools.count()
-    message = wire.post(to, "/completions", json.dumps(_body(cell)).encode(), None)
+    message = wire.post(to, "/completions", json.dumps(_body(cell)).encode(), {})
     done: list[Exchange] = []
 
     async def work(client: Client, end_at: float) -> None:

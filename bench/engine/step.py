@@ -36,7 +36,7 @@ from twofour.serve.engine.types import EngineConfig, Prompt, Sampling
 from twofour.serve.model.linear import SparseLinear
 from twofour.serve.model.loading import load_model
 
-KIND = "twofour bench overhead"
+KIND = "twofour.bench.overhead"
 SCHEMA_VERSION = 2
 GOAL = 1.15  # of the bare step's time
 

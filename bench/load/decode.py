@@ -1,10 +1,10 @@
 """From the bytes of an exchange to its record: server-sent events and JSON, decoded when the run is over.
 
-An event becomes a `Chunk` when it carries tokens. How many, the server says in the usage that it sends with
-every event (`continuous_usage_stats`); a first event that only names the role carries none and does not
-count. From a server that sends usage at the end only, or never, every event with text counts one token:
-then the sum over the chunks need not be `output_tokens`, and `metrics` says so. A response without any event is named
-for what it is: a redirect, a page, an answer in one piece.
+An event becomes a `Chunk` when it carries tokens: of text, of reasoning or of a tool call, which the record counts by
+kind. How many, the server says in the usage that it sends with every event (`continuous_usage_stats`); a first event
+that only names the role carries none and does not count. From a server that sends usage at the end only, or never,
+every event with something to read counts one token: then the sum over the chunks need not be `output_tokens`, and
+`metrics` says so. A response without any event is named for what it is, by `answers`.
 """
 
 import json
@@ -12,12 +12,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from twofour.bench.load import wire
+from twofour.bench.load import answers, wire
 from twofour.bench.load.records import Chunk, Record
 
-_ERROR_LENGTH = 300
-_GLIMPSE = 80
-_TRUNCATED = "truncated: the stream ended without a finish reason"
+# What a delta of a chat, or a choice of a completion, may hold, by the field that holds it.
+_KINDS = {
+    "reasoning_content": "reasoning",
+    "reasoning": "reasoning",
+    "tool_calls": "tool call",
+    "function_call": "tool call",
+    "content": "text",
+    "refusal": "text",
+    "text": "text",
+}
 
 
 @dataclass
@@ -36,10 +43,11 @@ class Exchange:
     done_at: float | None = None
     error: str | None = None
     reconnected: bool = False
+    held: bool = False
 
 
-def record(exchange: Exchange, api_key: str | None = None) -> Record:
-    """The record of an exchange. Its `error` is `kind: detail`, without the key. `done_at` is its end, good or bad."""
+def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
+    """The record of an exchange. Its `error` is `kind: detail`, without secrets. `done_at` is its end, good or bad."""
     known = Record(
         exchange.index,
         exchange.scheduled_at,
@@ -50,14 +58,18 @@ def record(exchange: Exchange, api_key: str | None = None) -> Record:
         done_at=exchange.done_at,
         status=exchange.status,
         reconnected=exchange.reconnected,
+        held=exchange.held,
     )
     if exchange.status is not None and exchange.status >= 300:
-        known.error = _refusal(exchange, api_key)
+        known.error = answers.refusal(exchange.status, exchange.headers, _body(exchange, secrets), secrets)
         return known
     stream = _Stream(known)
     for at, line in _events(exchange.reads):
-        stream.take(at, wire.hidden(line, api_key))
-    ending = stream.complaint() if stream.began else _no_stream(exchange, api_key)
+        stream.take(at, wire.hidden(line, secrets))
+    if stream.began:
+        ending = stream.complaint()
+    else:
+        ending = answers.no_stream(exchange.status, exchange.headers, _body(exchange, secrets))
     known.error = exchange.error or known.error or ending
     return known
 
@@ -91,18 +103,18 @@ class _Stream:
             event = json.loads(line)
             self._event(at, event)
         except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
-            self._record.error = f"protocol: an event is no completion: {_glimpse(line)}"
+            self._record.error = f"protocol: an event is no completion: {answers.glimpse(line)}"
 
     def complaint(self) -> str | None:
         if not self._terminated and self._record.finish_reason is None:
-            return _TRUNCATED
+            return answers.TRUNCATED
         if not self._record.chunks:
             return "empty: the server sent no tokens"
         return None
 
     def _event(self, at: float, event: dict[str, Any]) -> None:
         if event.get("error"):  # some send null with every event
-            self._record.error = f"server: {_message(event)}"
+            self._record.error = f"server: {answers.message(event)}"
             return
         so_far = self._usage(event.get("usage") or {})
         for choice in event["choices"][:1]:
@@ -113,14 +125,17 @@ class _Stream:
         record, details = self._record, usage.get("prompt_tokens_details") or {}
         prompt, so_far = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         cached = _count(details, "cached_tokens")
+        reasoning = _count(usage.get("completion_tokens_details") or {}, "reasoning_tokens")
         record.prompt_tokens = record.prompt_tokens if prompt is None else prompt
         record.output_tokens = record.output_tokens if so_far is None else so_far
         record.cached_tokens = record.cached_tokens if cached is None else cached
+        record.reasoning_tokens = record.reasoning_tokens if reasoning is None else reasoning
         return so_far
 
     def _choice(self, at: float, choice: dict[str, Any], so_far: int | None) -> None:
         self._record.finish_reason = choice.get("finish_reason") or self._record.finish_reason
-        has_text = bool(choice.get("text"))
+        kind = _kind(choice)
+        has_text = kind is not None
         self._by_text = self._by_text or (has_text and so_far is None)
         if self._by_text or so_far is None:
             tokens = int(has_text)
@@ -129,6 +144,14 @@ class _Stream:
             self._counted = so_far
         if tokens > 0:
             self._record.chunks.append(Chunk(at, tokens))
+            kinds, kind = self._record.kinds, kind or "text"
+            kinds[kind] = kinds.get(kind, 0) + tokens
+
+
+def _kind(choice: Mapping[str, Any]) -> str | None:
+    """What an event brings; None: nothing that can be read."""
+    held = choice.get("delta") or choice
+    return next((kind for field_, kind in _KINDS.items() if held.get(field_)), None)
 
 
 def _count(said: dict[str, Any], name: str) -> int | None:
@@ -138,54 +161,5 @@ def _count(said: dict[str, Any], name: str) -> int | None:
     return value
 
 
-def _no_stream(exchange: Exchange, api_key: str | None) -> str:
-    """What a response of status 2xx is, when it has no event at all."""
-    body, kind = _body(exchange, api_key), exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if exchange.status not in (None, 200):
-        return f"status {exchange.status}: no answer is in it; is the API there? check the address"
-    if kind == "text/event-stream" or not (kind or body):
-        return _TRUNCATED
-    try:
-        whole = json.loads(body)
-    except (ValueError, RecursionError):
-        what = kind or "something"
-        return f"no API: {what} instead of a stream: {_glimpse(body)}; check the address, and log-ins on the way"
-    if isinstance(whole, dict) and whole.get("error"):
-        return f"server: {_message(whole)}"
-    if isinstance(whole, dict) and "choices" in whole:
-        return 'not streamed: the answer came whole; the server ignores "stream", measure one that heeds it'
-    return f"no API: JSON that is no completion: {_glimpse(body)}; check the address"
-
-
-def _refusal(exchange: Exchange, api_key: str | None) -> str:
-    if (exchange.status or 0) < 400:
-        return f"status {exchange.status}: {_redirect(exchange, api_key)}"
-    body = _body(exchange, api_key)
-    try:
-        detail = _message(json.loads(body))
-    except (ValueError, RecursionError):
-        detail = body.decode(errors="replace").strip()
-    return f"status {exchange.status}: {detail[:_ERROR_LENGTH]}"
-
-
-def _redirect(exchange: Exchange, api_key: str | None) -> str:
-    """Where to. Without the query, which may hold a key."""
-    to = exchange.headers.get("location", "").partition("?")[0]
-    if not to:
-        return "no answer is in it; is the API there? check the address"
-    where = wire.shown(wire.hidden(to.encode(), api_key).decode())
-    return f"the server sends on to {where[:_ERROR_LENGTH]}; give the address that answers itself"
-
-
-def _body(exchange: Exchange, api_key: str | None) -> bytes:
-    return wire.hidden(b"".join(payload for _, payload in exchange.reads), api_key)
-
-
-def _glimpse(said: bytes) -> str:
-    return " ".join(said[:_GLIMPSE].decode(errors="replace").split())
-
-
-def _message(body: Any) -> str:
-    error = body.get("error") if isinstance(body, dict) else body
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message)[:_ERROR_LENGTH]
+def _body(exchange: Exchange, secrets: tuple[str, ...]) -> bytes:
+    return wire.hidden(b"".join(payload for _, payload in exchange.reads), secrets)

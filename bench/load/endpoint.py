@@ -2,12 +2,14 @@
 
 import http.client
 import json
+import ssl
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from twofour.bench.load import wire
+from twofour.bench.load import answers, wire
+from twofour.bench.load.access import OPEN, Access, tls_error
 from twofour.prune.errors import InputError, ServerError
 
 _ANSWER_S = 600.0  # for one question; a CPU may take long over a scored text
@@ -53,79 +55,92 @@ class Endpoint:
 
     url: str
     model: str
-    api_key: str | None = field(default=None, repr=False)
+    access: Access = OPEN
 
     def ready(self) -> bool:
         """Whether it says so: at /ready or, if it has none, at /health, which may be before its engine answers."""
         try:
-            status, _ = self._get("/ready")
+            status = self._get("/ready").status
             if status == 404:
-                status, _ = self._get("/health")
+                status = self._get("/health").status
         except ServerError:
             return False
         return status == 200
 
     def scrape(self) -> State | None:
         """None where the server has no /metrics in Prometheus' format."""
-        status, body = self._get("/metrics")
+        said = self._get("/metrics")
         try:
-            return state(body.decode()) if status == 200 else None
+            return state(said.body.decode()) if said.status == 200 else None
         except (ValueError, OverflowError):
             return None
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """POST to an API path such as /v1/completions."""
         payload = json.dumps({"model": self.model, **question}).encode()
-        status, body = _exchange(self.url, self.api_key, path, payload, _ANSWER_S)
-        if status != 200:
-            raise ServerError(
-                f"{wire.shown(self.url)}{path} answers with status {status}: {body[:200].decode(errors='replace')}"
-            )
+        said, where = _exchange(self.url, self.access, path, payload, _ANSWER_S), f"{wire.shown(self.url)}{path}"
+        if said.status != 200:
+            raise ServerError(f"{where} answers with {said.refusal()}")
         try:
-            answer = json.loads(body)
+            answer = json.loads(said.body)
         except (ValueError, RecursionError):
-            raise ServerError(
-                f"{wire.shown(self.url)}{path} does not answer with JSON; is it an OpenAI-compatible API?"
-            ) from None
+            raise ServerError(f"{where} answers with {answers.page(said.headers, 'JSON', said.body)}") from None
         if not isinstance(answer, dict):
-            raise ServerError(
-                f"{wire.shown(self.url)}{path} answers with a {type(answer).__name__}; expected an object"
-            )
+            raise ServerError(f"{where} answers with a {type(answer).__name__}; expected an object")
         return answer
 
-    def _get(self, path: str) -> tuple[int, bytes]:
-        return _exchange(self.url, self.api_key, path)
+    def _get(self, path: str) -> "_Said":
+        return _exchange(self.url, self.access, path)
 
 
-def served_model(url: str, api_key: str | None = None) -> str:
+def served_model(url: str, access: Access = OPEN) -> str:
     """The one model of the server at `url`."""
-    status, body = _exchange(url, api_key, "/v1/models")
-    names = _names(status, body, wire.shown(url))
+    names = _names(_exchange(url, access, "/v1/models"), wire.shown(url))
     if len(names) != 1:
         raise InputError(f"{wire.shown(url)} serves {', '.join(names) or 'no model'}; choose with --model")
     return names[0]
 
 
-def _names(status: int, body: bytes, url: str) -> list[str]:
-    if status != 200:
-        raise ServerError(f"{url} answers /v1/models with status {status}; check the address and the key")
+@dataclass(frozen=True)
+class _Said:
+    """A response, its body without secrets."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    secrets: tuple[str, ...] = field(repr=False)
+
+    def refusal(self) -> str:
+        return answers.refusal(self.status, self.headers, self.body, self.secrets)
+
+
+def _names(said: _Said, url: str) -> list[str]:
+    if said.status != 200:
+        raise ServerError(f"{url} answers /v1/models with {said.refusal()}; check the address and the key")
     try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        listed = json.loads(said.body)
+    except (ValueError, RecursionError):
+        raise ServerError(f"{url} answers /v1/models with {answers.page(said.headers, 'JSON', said.body)}") from None
+    try:
+        return [str(model["id"]) for model in listed["data"]]
+    except (KeyError, TypeError):
         raise ServerError(f"{url} lists no models as OpenAI's API does; give --model") from None
 
 
 def _exchange(
-    url: str, api_key: str | None, path: str, question: bytes | None = None, timeout_s: float = _GLANCE_S
-) -> tuple[int, bytes]:
-    """Status and body: of a POST of a question, or of a GET. `path` begins with /v1 or is one beside it."""
-    to = wire.target(url)
-    headers = {"Content-Type": "application/json", **wire.authorization(api_key)}
-    connection = http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
+    url: str, access: Access, path: str, question: bytes | None = None, timeout_s: float = _GLANCE_S
+) -> _Said:
+    """Of a POST of a question, or of a GET. `path` begins with /v1 or is one beside it."""
+    to, secrets = wire.target(url), access.secrets
+    headers = {"Content-Type": "application/json", **access.fields()}
+    connection = _connection(to, access, timeout_s)
     try:
         connection.request("GET" if question is None else "POST", to.outside(path), question, headers)
         response = connection.getresponse()
-        return response.status, wire.hidden(response.read(), api_key)
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        return _Said(response.status, fields, wire.hidden(response.read(), secrets), secrets)
+    except ssl.SSLError as error:
+        raise ServerError(f"no answer from {wire.shown(url)}{path}: {tls_error(error)}") from None
     except OSError as error:
         raise ServerError(f"no answer from {wire.shown(url)}{path} ({error!r}); is the server up?") from error
     except (http.client.HTTPException, UnicodeError) as error:  # whose words may repeat the request
@@ -133,6 +148,12 @@ def _exchange(
         raise ServerError(f"no answer from {wire.shown(url)}{path} ({why}); is it the address of a server?") from None
     finally:
         connection.close()
+
+
+def _connection(to: wire.Target, access: Access, timeout_s: float) -> http.client.HTTPConnection:
+    if to.tls:
+        return http.client.HTTPSConnection(to.host, to.port, timeout=timeout_s, context=access.context())
+    return http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
 
 
 def state(metrics: str) -> State:

@@ -15,7 +15,7 @@ import numpy as np
 from twofour.bench.load.metrics import error_kind, first_token, sent, steady
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.steadiness import latency_drift, rate_shortfall
-from twofour.bench.load.workload import Schedule
+from twofour.bench.load.workload import Schedule, shared_share
 
 PRESSURE = Path("/proc/pressure/cpu")
 
@@ -66,10 +66,12 @@ def check(
     lags: Sequence[float],
     pressure: float | None,
     prefix_hits: float | None = None,
+    template_tokens: int | None = 0,
 ) -> list[Gate]:
     """The gates of one run.
 
     `lags` as `Session.send` fills it, `pressure` from `Pressure.share`, `prefix_hits` from `prefix_hit_share`.
+    template_tokens: those that the server adds to every prompt, and may find in its prefix cache; None: nobody knows.
     """
     lag_s, requests, concurrency = lag_limit_s(records), schedule.requests, schedule.concurrency
     # A closed loop begins with one request alone, which does not count. In an open loop all count: where the server
@@ -82,9 +84,16 @@ def check(
         Gate("cpu_pressure", pressure, 0.10, "share", "something waits for a CPU; stop it, or pin threads"),
         *([] if concurrency else [Gate("rate_shortfall", rate_shortfall(records), 0.05, "share", _SHORTFALL_REMEDY)]),
         Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY),
-        Gate("prompt_length", _wrong_prompts(requests, records), 0.10, "share", _PROMPT_REMEDY),
+        Gate("prompt_length", _wrong_prompts(requests, records, template_tokens), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
-        Gate("prefix_cache", _cached(records, prefix_hits), 0.01, "share", _CACHE_REMEDY),
+        Gate(
+            "prefix_cache",
+            _cached(records, prefix_hits, template_tokens),
+            0.01 + _shared(requests, records),
+            "share",
+            _CACHE_REMEDY,
+        ),
+        *([Gate("held_back", _held(records), 0.01, "share", _HELD_REMEDY)] if schedule.limits.max_in_flight else []),
     ]
 
 
@@ -106,9 +115,10 @@ _LENGTH_REMEDY = (
 _PROMPT_REMEDY = "in the server's tokens prompts are not as long as asked for; its tokenizer splits plain English words"
 _SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower --rate"
 _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"
+_HELD_REMEDY = "requests left late, as --max-in-flight were under way; raise it, or lower --rate"
 _CACHE_REMEDY = "turn the server's prefix cache off, restart it, or let the run choose its --nonce"
-_GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
 _OWN_TOKENS = 2  # that a server may add to a prompt, such as one that begins a text
+_GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
 
 
 def lag_limit_s(records: Sequence[Record]) -> float:
@@ -127,8 +137,9 @@ def send_lag(record: Record) -> float | None:
     """How late the client was, without the time that the server took to accept the connection.
 
     None where the request was never sent, or was sent twice: the server closed the connection, and the time is its own.
+    None where it was held back, as that was asked for.
     """
-    if record.sent_at is None or record.reconnected:
+    if record.sent_at is None or record.reconnected or record.held:
         return None
     waited = record.sent_at - record.scheduled_at
     if record.connected_at is None or record.connecting_at is None:
@@ -151,17 +162,41 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
     return wrong / len(known) if known else None
 
 
-def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record]) -> float | None:
-    """How far the server's count of prompt tokens is from the planned one; two tokens of each prompt may be its own."""
+def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record], template_tokens: int | None) -> float | None:
+    """How far the server's count of prompt tokens is from the planned one, beyond its own."""
     planned = {request.index: request.prompt_tokens for request in requests}
-    known = [(planned[record.index], record.prompt_tokens) for record in records if record.prompt_tokens is not None]
-    asked, counted = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
-    return max(0, abs(counted - asked) - _OWN_TOKENS * len(known)) / asked if asked else None
+    both = [(planned[record.index], record.prompt_tokens) for record in records]
+    known = [(asked, counted) for asked, counted in both if asked is not None and counted is not None]
+    if not known or template_tokens is None:
+        return None
+    asked, counted = (sum(column) for column in zip(*known, strict=True))
+    return max(0, abs(counted - asked - template_tokens * len(known)) - _OWN_TOKENS * len(known)) / asked
 
 
-def _cached(records: Sequence[Record], by_counters: float | None) -> float | None:
-    """Share of the prompt tokens that the server found in its prefix cache, by its answers or its counters."""
-    known = [record for record in records if record.cached_tokens is not None and record.prompt_tokens]
-    prompts = sum(record.prompt_tokens or 0 for record in known)
-    by_answers = sum(record.cached_tokens or 0 for record in known) / prompts if prompts else None
-    return max((share for share in (by_answers, by_counters) if share is not None), default=None)
+def _shared(requests: Sequence[Request], records: Sequence[Record]) -> float:
+    """What a prefix cache is meant to find of the requests that were sent."""
+    sent_ones = {record.index for record in records}
+    return shared_share([request for request in requests if request.index in sent_ones])
+
+
+def _held(records: Sequence[Record]) -> float | None:
+    return sum(record.held for record in records) / len(records) if records else None
+
+
+def _cached(records: Sequence[Record], by_counters: float | None, template_tokens: int | None) -> float | None:
+    """Share of the prompt tokens that the server found in its prefix cache, by its answers or its counters.
+
+    A chat template, which all prompts begin with, may be found there.
+    """
+    known = [record for record in records if record.prompt_tokens]
+    told = [record for record in known if record.cached_tokens is not None]
+    by_answers = sum(record.cached_tokens or 0 for record in told) / _prompts(told) if told else None
+    shares = [share for share in (by_answers, by_counters) if share is not None]
+    if not shares or template_tokens is None:
+        return None
+    of_template = template_tokens * len(known) / _prompts(known) if template_tokens else 0.0
+    return max(0.0, max(shares) - of_template)
+
+
+def _prompts(records: Sequence[Record]) -> int:
+    return sum(record.prompt_tokens or 0 for record in records)

@@ -1,7 +1,8 @@
 """What a run says: latencies by their definitions, throughput over a window, failures counted.
 
 All durations are seconds. `sent` is when the write of the request returned, `first` and `last` the arrival of
-the first and last chunk with tokens, N the output tokens by the server's usage, n1 those in the first chunk.
+the first and last chunk with tokens, N the output tokens by the server's usage, n1 those in the first chunk. Reasoning
+that the server counts and does not send belongs to N of tpot_vllm and tpot_incl, as those tools have it, and no other.
 
 - ttft: first - sent; ttft_sched: first - scheduled, to be judged in an open loop; first_byte: headers - sent
 - itl_gap: every time between two chunks, pooled over the requests, weight 1 per gap: shows stalls
@@ -43,6 +44,8 @@ class Summary:
     window_s: tuple[float, float] | None  # after the start of the run
     prompt_tokens: int | None  # totals of the requests that ended well
     output_tokens: int | None
+    unsent_tokens: int  # of the output tokens: reasoning that the server counts and does not send
+    kinds: dict[str, float]  # shares of the tokens that were sent: text, reasoning, tool call
     token_counts: str
     tokens_per_chunk: float | None
     coalesced_reads: float | None  # share of the reads that brought more than one chunk
@@ -80,6 +83,8 @@ def summarise(records: Sequence[Record], started_at: float, window: tuple[float,
         window_s=(window[0] - started_at, window[1] - started_at) if window else None,
         prompt_tokens=_total(record.prompt_tokens for record in good),
         output_tokens=_total(record.output_tokens for record in good),
+        unsent_tokens=sum(map(unsent, good)),
+        kinds=_shares(good),
         token_counts=counts,
         tokens_per_chunk=_tokens_per_chunk(good),
         coalesced_reads=_coalesced_share(good),
@@ -96,12 +101,12 @@ def error_kind(record: Record) -> str:
 def token_counts(good: Sequence[Record]) -> str:
     if not good or any(record.output_tokens is None for record in good):
         return "none"
-    exact = all(sum(chunk.tokens for chunk in record.chunks) == record.output_tokens for record in good)
+    exact = all(sum(chunk.tokens for chunk in record.chunks) == _sent_tokens(record) for record in good)
     return "per chunk" if exact else "per request"
 
 
 def steady_window(records: Sequence[Record]) -> tuple[float, float] | None:
-    steps = _under_way(records)
+    steps = under_way(records)
     spans = sorted((count, after - at) for (at, count), (after, _) in pairwise(steps))
     half_s = sum(span for _, span in spans) / 2
     for count, span in spans:
@@ -129,7 +134,7 @@ def whole_window(records: Sequence[Record]) -> tuple[float, float] | None:
     return (min(begun), max(ended)) if begun and ended else None
 
 
-def _under_way(records: Sequence[Record]) -> list[tuple[float, int]]:
+def under_way(records: Sequence[Record]) -> list[tuple[float, int]]:
     """The moments at which requests began or ended, in order, and how many were under way from then on."""
     changes: Counter[float] = Counter()
     for record in records:
@@ -197,10 +202,10 @@ def coalesced(record: Record) -> int:
 
 
 def tpot(record: Record) -> float | None:
-    total = record.output_tokens
+    total = _sent_tokens(record)
     if total is None or total < 2:
         return None
-    later = total - record.chunks[0].tokens * _scale(record)
+    later = total - record.chunks[0].tokens * scale(record)
     return (last_token(record) - first_token(record)) / later if later > 0 else None
 
 
@@ -222,7 +227,7 @@ def _throughputs(good: Sequence[Record], window: tuple[float, float] | None, cou
         return dict.fromkeys(["output_tokens_per_s", "total_tokens_per_s", "requests_per_s"])
     start, end = window
     span = end - start
-    output = sum(chunk.tokens * _scale(record) for record in good for chunk in record.chunks if start < chunk.at <= end)
+    output = sum(chunk.tokens * scale(record) for record in good for chunk in record.chunks if start < chunk.at <= end)
     prompts = [record.prompt_tokens for record in good if start < first_token(record) <= end]
     known = counts != "none" and None not in prompts
     return {
@@ -232,14 +237,31 @@ def _throughputs(good: Sequence[Record], window: tuple[float, float] | None, cou
     }
 
 
-def _scale(record: Record) -> float:
+def unsent(record: Record) -> int:
+    """Reasoning that the server counts, and in no chunk; 0 where it also sends some, as it then sends all."""
+    counted = sum(chunk.tokens for chunk in record.chunks)
+    return 0 if "reasoning" in record.kinds or counted == record.output_tokens else record.reasoning_tokens or 0
+
+
+def _sent_tokens(record: Record) -> int | None:
+    return None if record.output_tokens is None else record.output_tokens - unsent(record)
+
+
+def _shares(good: Sequence[Record]) -> dict[str, float]:
+    kinds: Counter[str] = Counter()
+    for record in good:
+        kinds.update(record.kinds)
+    return {kind: tokens / kinds.total() for kind, tokens in kinds.items()}
+
+
+def scale(record: Record) -> float:
     """What to multiply the tokens of a chunk by: 1 where the server says how many each holds."""
     counted = sum(chunk.tokens for chunk in record.chunks)
-    return (record.output_tokens or 0) / counted
+    return (_sent_tokens(record) or 0) / counted
 
 
 def _tokens_per_chunk(good: Sequence[Record]) -> float | None:
-    tokens = _total(record.output_tokens for record in good)
+    tokens = _total(map(_sent_tokens, good))
     return tokens / sum(len(record.chunks) for record in good) if tokens is not None else None
 
 

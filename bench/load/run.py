@@ -8,13 +8,15 @@ from itertools import cycle
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, gates, metrics, wire
+from twofour.bench.load import client, decode, gates, metrics, schedule_file, workload
 from twofour.bench.load.client import Session
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.service import Service
+from twofour.bench.load.slo import Attainment
+from twofour.bench.load.watch import Watch
 from twofour.bench.load.workload import Schedule
 from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, counter, silent
@@ -35,10 +37,13 @@ class Run:
     summary: Summary
     gates: Sequence[Gate]
     cut_off: bool = False  # interrupted: what was measured until then
+    over_saturated: bool = False  # ended early, as the schedule allows, for the server did not keep up
+    template_tokens: int | None = 0  # that a chat template adds to each prompt
+    slo: Attainment | None = None  # where one was asked for
 
     @property
     def valid(self) -> bool:
-        return not self.cut_off and not gates.failed(self.gates)
+        return not self.cut_off and not self.over_saturated and not gates.failed(self.gates)
 
 
 class CutOff(KeyboardInterrupt):
@@ -54,21 +59,26 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
 
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
-    nonce, lags, cut_off = nonce or secrets.token_hex(4), list[float](), False
-    with client.connected(service.url, service.timeout_s) as session:
+    nonce, lags, limits = nonce or secrets.token_hex(4), list[float](), schedule.limits
+    watch = Watch(len(schedule.requests), limits.duration_s, limits.stop_over_saturated, progress)
+    cut_off, kept_up = False, True
+    with client.connected(service.url, service.timeout_s, service.access) as session:
         warm_up(session, service, schedule, nonce, progress)
+        template = template_tokens(session, service, nonce) if service.api == "chat" else 0
         jobs, before = client.jobs(service, schedule.requests, nonce), _state(service)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
         try:
-            session.send(jobs, schedule.concurrency, lags, counter("load", len(jobs), progress))
+            kept_up = session.send(jobs, schedule.concurrency, lags, limits=limits, look=watch.look)
         except KeyboardInterrupt:
             cut_off = True
         share = pressure.share()
-    records = [decode.record(job.exchange, service.api_key) for job in jobs if job.exchange.done_at is not None]
+        if kept_up and not cut_off:
+            watch.last(session.seen)
+    records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
     hits = None if cut_off else prefix_hit_share(before, _state(service))
-    checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits)
+    checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits, template_tokens=template)
     summary = metrics.summarise(records, started_at)
-    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off)
+    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, template)
     if cut_off:
         raise CutOff(run)
     return run
@@ -77,35 +87,65 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
 def _state(service: Service) -> State | None:
     """What the server counts, where it says so."""
     try:
-        return Endpoint(service.url, service.model, service.api_key).scrape()
+        return Endpoint(service.url, service.model, service.access).scrape()
     except ServerError:
         return None
 
 
 def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
-    count = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests)) + 1  # the first runs alone
-    like = [replace(each, index=i) for i, each in zip(range(count), cycle(schedule.requests), strict=False)]
+    at_once = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests))
+    count = at_once + 1 if schedule.limits.warm_up is None else schedule.limits.warm_up  # the first runs alone
+    if not count:
+        return
+    each = zip(range(count), cycle(schedule.requests), strict=False)
+    like = [replace(request, index=i, after=None, family=None) for i, request in each]
     jobs = client.jobs(service, like, f"warm-up {nonce}")
-    session.send(jobs, count, on_end=counter("warm-up", count, progress))
-    records = [decode.record(job.exchange, service.api_key) for job in jobs]
+    session.send(jobs, at_once, on_end=counter("warm-up", count, progress))
+    records = [decode.record(job.exchange, service.access.secrets) for job in jobs]
     if all(record.error for record in records):
-        raise ServerError(f"every request of the warm-up failed ({records[0].error}); check URL, --model and the key")
+        raise ServerError(f"every request of the warm-up failed ({records[0].error}); {_remedy(service, records[0])}")
+
+
+def _remedy(service: Service, refused: Record) -> str:
+    """What to change so that the server takes the requests."""
+    said = refused.error or ""
+    if service.length_field == "max_tokens" and "max_completion_tokens" in said:
+        return "give --length-field max_completion_tokens"
+    if service.api == "completions" and "chat/completions" in said:
+        return "give --api chat"
+    if not service.plain and any(name in said for name in ("ignore_eos", "min_tokens", "continuous_usage_stats")):
+        return "give --plain, and have a model there that has no end token"
+    if not service.plain and refused.status in (400, 422):
+        return "a server that knows nothing beyond OpenAI's API needs --plain"
+    return "check URL, --model, --api and the key"
+
+
+def template_tokens(session: Session, service: Service, nonce: str) -> int | None:
+    """How many tokens a chat template adds: those of a short prompt beyond its words. None: the server does not say."""
+    short = Request(0, 0.0, workload.WORDS[0], workload.NONCE_WORDS + 1, 1)
+    (job,) = client.jobs(service, [short], f"template {nonce}")
+    session.send([job], 1)
+    counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
+    return None if counted is None else max(0, counted - short.prompt_tokens)
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
     """The run as JSON, without what ran it on which machine: what was asked, what came of it, whether it counts."""
-    service = {name: value for name, value in asdict(run.service).items() if name != "api_key"}
-    load = service | run.schedule.made_of | {"url": wire.shown(run.service.url), "nonce": run.nonce}
+    asked = {**run.service.described(), **run.schedule.made_of}
     result = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
-        "load": load,
+        "limits": asdict(run.schedule.limits),
+        "load": asked | {"nonce": run.nonce, "template_tokens": run.template_tokens},
         "valid": run.valid,
         "cut_off": run.cut_off,
+        "over_saturated": run.over_saturated,
+        "schedule_sha256": schedule_file.digest(run.schedule),
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
+        "slo": run.slo.as_dict() if run.slo else None,
     }
     if with_records:
         planned = {request.index: request for request in run.schedule.requests}

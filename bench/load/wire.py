@@ -6,12 +6,13 @@ at.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 from urllib.parse import urlsplit
 
 from twofour.prune.errors import InputError
-from twofour.serve.edge.key_file import fits_header
 
 _LONGEST_HEAD = 65536
 _WITHOUT_BODY = (204, 304)  # whatever the headers say
@@ -23,42 +24,66 @@ class WireError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the API of a server is: `base` is the path that ends in /v1, `query` goes with every request."""
+    """Where the API of a server is: `base` is the path that its /completions comes after, `query` goes with every
+    request.
+    """
 
     host: str
     port: int
     base: str
     query: str = field(default="", repr=False)
+    tls: bool = False
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a header names them: without the port where it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.tls] else f"{host}:{self.port}"
 
     def path(self, of_api: str) -> str:
         """As it is asked for: `of_api` is what comes after /v1."""
-        return f"{self.base}{of_api}?{self.query}" if self.query else f"{self.base}{of_api}"
+        return self._asked(f"{self.base}{of_api}")
 
     def outside(self, path: str) -> str:
-        """The same for a path beside the API, such as /metrics."""
-        return replace(self, base=self.base.removesuffix("/v1")).path(path)
+        """The same for a path that begins with /v1, or one beside the API, such as /metrics."""
+        if path.startswith("/v1/"):
+            return self.path(path.removeprefix("/v1"))
+        return self._asked(f"{self.base.removesuffix('/v1')}{path}")
+
+    def _asked(self, path: str) -> str:
+        return f"{path}?{self.query}" if self.query else path
+
+
+_PORTS = {False: 80, True: 443}
+_ANSWERS: dict[str, Literal["chat", "completions"]] = {"/chat/completions": "chat", "/completions": "completions"}
 
 
 def target(url: str) -> Target:
+    """Read an address: of a server, of its API (which ends in /v1), or in full, up to /completions."""
     if re.search(r"[\s\x00-\x1f\x7f]", url):
         raise InputError(f"{shown(url)!r} has a blank in it; write %20 for one")
     parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
     if "@" in parts.netloc:
         raise InputError(f"{shown(url)} has a user or a password in it; give the address without, see --api-key-file")
-    if parts.scheme == "https":
-        raise InputError(
-            "the load client speaks no TLS, it would blur the times; give the http address behind the proxy"
-        )
-    if parts.scheme != "http" or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{shown(url)!r} is not the address of a server; write http://host:port")
-    base = parts.path.rstrip("/")
+    tls, base = parts.scheme == "https", parts.path.rstrip("/")
+    for end in _ANSWERS:
+        if base.endswith(end):
+            return Target(parts.hostname, _port(url, parts.netloc, tls), base.removesuffix(end), parts.query, tls)
     base = base if base.endswith("/v1") else f"{base}/v1"
-    return Target(parts.hostname, _port(url, parts.netloc), base, parts.query)
+    return Target(parts.hostname, _port(url, parts.netloc, tls), base, parts.query, tls)
 
 
-def _port(url: str, netloc: str) -> int:
+def api_of(url: str) -> Literal["chat", "completions"] | None:
+    """Which API an address names in full; None: it is that of a server."""
+    path = urlsplit(url if "//" in url else f"//{url}").path.rstrip("/")
+    return next((api for end, api in _ANSWERS.items() if path.endswith(end)), None)
+
+
+def _port(url: str, netloc: str, tls: bool) -> int:
     try:
-        return urlsplit(f"//{netloc}").port or 80
+        return urlsplit(f"//{netloc}").port or _PORTS[tls]
     except ValueError:
         raise InputError(f"the port in {shown(url)!r} is not a number from 1 to 65535") from None
 
@@ -69,35 +94,30 @@ def shown(text: str) -> str:
     return re.sub(r"([?&])(?!api-version=)([^=&#\s]+)=[^&#\s]*", r"\1\2=...", text) if "//" in text else text
 
 
-def hidden(said: bytes, api_key: str | None) -> bytes:
-    """What a server said, without the key: some send it back, perhaps with JSON's escapes."""
-    return _spellings(api_key).sub(b"...", said) if api_key else said
+def hidden(said: bytes, secrets: tuple[str, ...]) -> bytes:
+    """What a server said, without keys and the like: some send them back, perhaps with JSON's escapes."""
+    return _spellings(secrets).sub(b"...", said) if secrets else said
 
 
 @lru_cache(maxsize=8)
-def _spellings(api_key: str) -> re.Pattern[bytes]:
+def _spellings(secrets: tuple[str, ...]) -> re.Pattern[bytes]:
     """`/` may come as `\\/`, and every character as `\\u002f`."""
-    each = (rb"(?:\\?%b|\\u(?i:%04x))" % (re.escape(sign.encode()), ord(sign)) for sign in api_key)
-    return re.compile(b"".join(each))
+    return re.compile(b"|".join(b"".join(map(_spelling, secret)) for secret in secrets))
 
 
-def authorization(api_key: str | None) -> dict[str, str]:
-    """The header of a key. Raises InputError, which does not quote it, where a header cannot carry it."""
-    if api_key and not fits_header(api_key):
-        raise InputError("the API key has a space, a line end or more than ASCII in it; give one key as it was issued")
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+def _spelling(sign: str) -> bytes:
+    return rb"(?:\\?%b|\\u(?i:%04x))" % (re.escape(sign.encode()), ord(sign))
 
 
-def post(to: Target, path: str, body: bytes, api_key: str | None) -> bytes:
-    """The bytes of a POST of JSON."""
-    host = f"[{to.host}]" if ":" in to.host else to.host
+def post(to: Target, path: str, body: bytes, fields: Mapping[str, str]) -> bytes:
+    """The bytes of a POST of JSON; `fields` are headers beside those of every request."""
     lines = [
         f"POST {to.path(path)} HTTP/1.1",
-        f"Host: {host}:{to.port}",
+        f"Host: {to.authority}",
         "Content-Type: application/json",
         "Accept: text/event-stream",
         f"Content-Length: {len(body)}",
-        *(f"{name}: {value}" for name, value in authorization(api_key).items()),
+        *(f"{name}: {value}" for name, value in fields.items()),
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

@@ -43,6 +43,7 @@ class Script:
     cached_tokens: int | None = None
     drop_reused: bool = False  # a second request on a connection: closed without an answer
     close_after: bool = False  # closed after every response, unannounced
+    certificate: str | None = None  # a PEM file, with its key: TLS
     answers: Sequence[str] = ()  # whole responses, which are given in turn instead of streams
 
 

@@ -4,13 +4,15 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any, cast
 
-from twofour.bench.load.client import loop_factory, no_garbage_collection, until
+from twofour.bench.load.client import loop_factory, no_garbage_collection
+from twofour.bench.load.pace import until
 from twofour.bench.proof.answer import Answer
 from twofour.bench.proof.batching import Batch, Steps
 from twofour.bench.proof.mock import Script, Served
@@ -31,9 +33,9 @@ class Server:
 
     async def serve(self) -> None:
         """Print where it listens, and serve until the input ends."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=_BACKLOG)
-        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        loop, tls = asyncio.get_running_loop(), _tls(self.script.certificate)
+        server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=_BACKLOG, ssl=tls)
+        print(f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         if self.engine:
             self.tasks.add(asyncio.create_task(self.engine.run()))
         await asyncio.to_thread(sys.stdin.read)
@@ -203,6 +205,14 @@ def main() -> None:
     told = json.dumps({"served": [asdict(served) for served in server.served], "connections": server.connections})
     with open(1, "w", closefd=False) as out:  # buffered, which writes all: stdout itself may not be (PYTHONUNBUFFERED)
         out.write(told)
+
+
+def _tls(certificate: str | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
 
 
 def _headers(head: bytes) -> dict[str, str]:

@@ -1,35 +1,19 @@
 """The report as one HTML file: no script, no network, light and dark, fit for print."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
-
-import numpy as np
-from markupsafe import Markup
 
 from twofour.bench.load.gates import quantity
 from twofour.bench.report import charts, rows
 from twofour.bench.report.arms import arm_label
 from twofour.bench.report.charts import Bar, Estimate
+from twofour.bench.report.figure import Figure, distribution
 from twofour.bench.report.rows import UNKNOWN, Document, Row
 from twofour.prune.label.pages import rendered
 
 # The seconds that one record gives.
 Seconds = Callable[[Mapping[str, Any]], Iterable[float]]
-
-_QUANTILES = (5, 25, 50, 75, 90, 95, 99)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart and its numbers; `chart` None: nothing was measured."""
-
-    title: str
-    caption: str
-    chart: Markup | None
-    columns: Sequence[str] = ()
-    cells: Sequence[Sequence[str]] = ()
 
 
 def page(document: Document) -> str:
@@ -93,14 +77,8 @@ def _ratios(document: Document) -> Figure:
 
 
 def _distribution(document: Document, title: str, caption: str, of: Seconds) -> Figure:
-    arms = {arm: [1000 * s for s in _pooled(document, arm, of)] for arm in document["arms"]}
-    if not all(arms.values()):
-        return Figure(title, caption, None)
-    text = f"{caption} The share of values up to x; the axis ends at the 99th percentile."
-    chart = charts.distributions(f"{title}, cumulative", text, arms, "milliseconds")
-    cells = [[f"p{p}", *(f"{np.percentile(values, p):.2f}" for values in arms.values())] for p in _QUANTILES]
-    cells.append(["values", *(str(len(values)) for values in arms.values())])
-    return Figure(title, text, chart, ("ms", *_labels(arms)), cells)
+    arms = {arm: list(_pooled(document, arm, of)) for arm in document["arms"]}
+    return distribution(title, caption, arms, {arm: arm_label(arm, arms) for arm in arms})
 
 
 def _pooled(document: Document, arm: str, of: Seconds) -> Iterator[float]:

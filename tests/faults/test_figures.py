@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from twofour.bench.load import wire
-from twofour.bench.load.client import Client, Job
+from twofour.bench.load.client import Client
 from twofour.bench.load.decode import Exchange
+from twofour.bench.load.pace import Job
 from twofour.bench.load.records import Request
 
 Server = Any
@@ -40,7 +41,7 @@ def connect(server: Server, receive_bytes: int | None = None, **fields: Any) -> 
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.connect(server.address)
-    connection.sendall(wire.post(to, "/completions", json.dumps({**LONG, "stream": True, **fields}).encode(), None))
+    connection.sendall(wire.post(to, "/completions", json.dumps({**LONG, "stream": True, **fields}).encode(), {}))
     return connection
 
 
@@ -155,7 +156,7 @@ ASK = {**LONG, "prompt": "There was", "max_tokens": 40}
 async def clients(server: Server, count: int, seconds: float) -> tuple[list[Exchange], float]:
     """So many at a time ask again and again, a second after a refusal; all exchanges, and how long it took."""
     to, done = wire.target(server.url), list[Exchange]()
-    client, message = Client(to, 60 * SLACK, None), wire.post(to, "/completions", json.dumps(ASK).encode(), None)
+    client, message = Client(to, 60 * SLACK, None), wire.post(to, "/completions", json.dumps(ASK).encode(), {})
     begun = time.perf_counter()
 
     async def work() -> None:

@@ -55,6 +55,17 @@ def test_a_run_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert [sum(tokens for _, tokens in record["chunks"]) for record in records] == [6] * 12
 
 
+def test_forms_beside_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, rows, lines, kept = (tmp_path / name for name in ("run.html", "run.csv", "run.jsonl", "run.json"))
+    with serving(Script()) as mock:
+        bench(mock.url, "--html", str(page), "--csv", str(rows), "--jsonl", str(lines), "--out", str(kept))
+    assert "12 completed" in capsys.readouterr().out
+    records = json.loads(kept.read_text())["records"]
+    assert [json.loads(line)["sent_at"] for line in lines.read_text().splitlines()] == [r["sent_at"] for r in records]
+    assert len(rows.read_text().splitlines()) == 13
+    assert f"mock at {mock.url}" in page.read_text()
+
+
 def test_warm_up_and_run_share_no_prompt() -> None:
     with serving(Script()) as mock:
         bench(mock.url)
@@ -181,6 +192,7 @@ def test_wrong_calls_are_refused_before_any_load(tmp_path: Path) -> None:
         for arguments, error in (
             (["--out", str(taken)], OutputError),
             (["--out", str(tmp_path / "missing" / "run.json")], OutputError),
+            (["--html", str(taken)], OutputError),
             (["--api-key-file", str(tmp_path / "none")], InputError),
             (["--concurrency", "0"], InputError),
             (["--rate", "-1"], InputError),
@@ -209,3 +221,23 @@ def test_start_up_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     light = "import sys, twofour.bench.commands.run; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+
+
+def test_what_is_promised_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--slo", "ttft=60s,e2e_p99=60s,itl=1ms", "--requests", "24"]
+    with serving(Script(token_s=0.005)) as mock:
+        bench(mock.url, *words)
+        table = capsys.readouterr().out
+        bench(mock.url, *words, "--json")
+    found = json.loads(capsys.readouterr().out)["slo"]
+    assert [term["kept"] for term in found["terms"]] == [True, None, False] and found["attained"] is False
+    assert (found["slo"], found["good"]) == ("ttft=60000ms,e2e_p99=60000ms,itl=1ms", 0)
+    assert found["goodput_per_s"] == 0 and 0 < found["requests"] <= 24
+    assert re.search(r"^SLO MISSED\n  ttft +\d+\.\d\d ms, at most 60000.00 ms\n  e2e_p99 +- ms, at most", table, re.M)
+    assert re.search(r"^  itl .* at most 1.00 ms  MISSED\ngoodput: 0.00 requests/s, 0.0 % of \d+ requests", table, re.M)
+
+
+def test_an_slo_that_cannot_be_read_is_refused_before_any_load() -> None:
+    with serving(Script()) as mock, pytest.raises(InputError, match="no term of an SLO"):
+        bench(mock.url, "--slo", "fast")
+    assert mock.served == []

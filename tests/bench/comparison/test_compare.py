@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter, truediv
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import pytest
@@ -73,6 +75,11 @@ def urls(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
         context.__exit__(None, None, None)
 
 
+def tpots(runs: Sequence[Mapping[str, Any]], arm: str) -> list[float]:
+    """The mean time per output token of an arm, by round."""
+    return [run["summary"]["tpot"]["mean"] for run in sorted(runs, key=itemgetter("round")) if run["arm"] == arm]
+
+
 def test_two_folders(scripted: Path) -> None:
     report = compare("dense", "sparse", SMALL, measure_quality=False)
     found = report.document
@@ -83,11 +90,16 @@ def test_two_folders(scripted: Path) -> None:
     asked = [[record["output_tokens"] for record in each["records"]] for each in found["runs"]]
     assert asked == [[6] * 8] * 6
     loads = [(each["load"]["seed"], each["load"]["nonce"]) for each in found["runs"]]
-    assert loads == [(0, "round 0")] * 3 + [(2, "round 1")] * 3  # servers that have seen nothing: the same texts
+    assert loads == [(0, "round 0")] * 3 + [(1, "round 1")] * 3  # servers that have seen nothing: the same texts
     assert all(record["error"] is None for each in found["runs"] for record in each["records"])
-    tpot = found["metrics"]["tpot_mean"]
-    assert tpot["to_torch_dense"]["ratio"]["point"] < tpot["ratio"]["point"] < 1
-    assert tpot["torch_dense"] > tpot["dense"] > tpot["sparse"]
+    by_arm = {name: tpots(found["runs"], name) for name in ("torch_dense", "dense", "sparse")}
+    told = found["metrics"]["tpot_mean"]
+    assert {name: told[name] for name in by_arm} == pytest.approx(
+        {name: geometric_mean(each) for name, each in by_arm.items()}
+    )
+    assert told["ratio"]["point"] == pytest.approx(geometric_mean(map(truediv, by_arm["sparse"], by_arm["dense"])))
+    to_torch = told["to_torch_dense"]["ratio"]["point"]
+    assert to_torch == pytest.approx(geometric_mean(map(truediv, by_arm["sparse"], by_arm["torch_dense"])))
     assert found["memory"]["linear_bytes"]["ratio"] == 0.5
     assert {name: arm["kernels"] for name, arm in found["arms"].items()} == {
         name: {f"of {name}": 210} for name in ("torch_dense", "dense", "sparse")

@@ -105,19 +105,37 @@ def test_an_address_is_read() -> None:
 
 def test_a_query_goes_with_every_request() -> None:
     to = wire.target("http://host/pre?api-version=1")
-    assert wire.post(to, "/completions", b"", None).startswith(b"POST /pre/v1/completions?api-version=1 HTTP/1.1")
+    assert wire.post(to, "/completions", b"", {}).startswith(b"POST /pre/v1/completions?api-version=1 HTTP/1.1")
     assert to.outside("/metrics") == "/pre/metrics?api-version=1"
     assert wire.target("http://host").outside("/v1/models") == "/v1/models"
 
 
-@pytest.mark.parametrize("url", ["https://host", "ftp://host", "http://", "", "http://host:99999", "http://h:x"])
+def test_an_address_may_be_that_of_an_api_in_full() -> None:
+    assert wire.target("https://h/v1beta/openai/chat/completions?a=1") == wire.Target(
+        "h", 443, "/v1beta/openai", "a=1", tls=True
+    )
+    assert wire.target("h/completions/").path("/completions") == "/completions"
+    assert wire.target("h/a/chat/completions").outside("/v1/models") == "/a/models"
+    assert wire.target("h/v1/completions").outside("/metrics") == "/metrics"
+    apis = [wire.api_of(url) for url in ("h/v1/chat/completions?a", "https://h/completions", "http://h/v1", "h")]
+    assert apis == ["chat", "completions", None, None]
+
+
+def test_a_port_is_named_where_it_is_not_the_schemes_own() -> None:
+    urls = ["http://h", "https://h", "http://h:443", "https://h:80", "https://[::1]:443"]
+    assert [wire.target(url).authority for url in urls] == ["h", "h", "h:443", "h:80", "[::1]"]
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "http://", "", "http://host:99999", "http://h:x"])
 def test_a_wrong_address_is_refused(url: str) -> None:
     with pytest.raises(InputError):
         wire.target(url)
 
 
 def test_a_request_is_exactly_these_bytes() -> None:
-    assert wire.post(wire.Target("::1", 8, "/v1"), "/completions", b"{}", "key").split(b"\r\n") == [
+    assert wire.post(wire.Target("::1", 8, "/v1"), "/completions", b"{}", {"Authorization": "Bearer key"}).split(
+        b"\r\n"
+    ) == [
         b"POST /v1/completions HTTP/1.1",
         b"Host: [::1]:8",
         b"Content-Type: application/json",
@@ -131,7 +149,7 @@ def test_a_request_is_exactly_these_bytes() -> None:
 
 @pytest.mark.parametrize("said", [b"a/b+c==", b"a\\/b+c==", b"\\u0061/b\\u002Bc==", b"a\\u002fb+c=\\u003d"])
 def test_a_key_is_hidden_however_json_spells_it(said: bytes) -> None:
-    assert wire.hidden(b"no key " + said + b" here", "a/b+c==") == b"no key ... here"
+    assert wire.hidden(b"no key " + said + b" here", ("a/b+c==",)) == b"no key ... here"
 
 
 def test_an_address_has_no_blanks() -> None:

@@ -1,0 +1,51 @@
+"""A Run read again from its document, so that whatever shows a run also shows one that was kept.
+
+Its clock begins with the run: `started_at` is 0. Prompts are not kept, and neither are keys.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
+
+from twofour.bench.load.records import Request
+from twofour.bench.load.run import Run
+from twofour.bench.load.service import Service
+from twofour.bench.load.workload import Limits, Schedule
+from twofour.prune.errors import InputError
+
+
+def read(document: Mapping[str, Any]) -> Run:
+    """Raises InputError where the document holds no requests."""
+    if "records" not in document:
+        raise InputError('the document holds no requests, as "bench run --json" prints it; give what --out wrote')
+    load, records = document["load"], document["records"]
+    own: dict[str, Any] = {
+        "service": Service(**{each.name: load[each.name] for each in fields(Service) if each.name in load}),
+        "schedule": Schedule(
+            list(map(_request, records)), load["concurrency"], _made_of(load), Limits(**document.get("limits", {}))
+        ),
+        "nonce": load["nonce"],
+        "template_tokens": load.get("template_tokens", 0),
+        "started_at": 0.0,
+    }
+    kinds = get_type_hints(Run)
+    kept = [each.name for each in fields(Run) if each.name in document]
+    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(document[name]) for name in kept})
+
+
+def _made_of(load: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document says of the load, without the server and what belongs to the run."""
+    others = Service(load["url"], load["model"]).described().keys() | {"nonce", "template_tokens"}
+    return {name: value for name, value in load.items() if name not in others}
+
+
+def _request(record: Mapping[str, Any]) -> Request:
+    return Request(
+        record["index"],
+        record["scheduled_at"],
+        "",
+        record["planned_prompt_tokens"],
+        record["planned_output_tokens"],
+    )

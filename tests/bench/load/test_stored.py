@@ -1,0 +1,40 @@
+"""A run is read again from its document, and is the same."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from bench_findings import CLOSED, run
+
+from twofour.bench.load import metrics
+from twofour.bench.load.run import document
+from twofour.bench.load.stored import read
+from twofour.bench.load.table import table
+from twofour.prune.errors import InputError
+
+
+def test_what_is_read_again_is_what_was_written() -> None:
+    done = run(CLOSED, 0, 0.01)
+    written = json.loads(json.dumps(document(done, with_records=True)))
+    again = read(written)
+    assert json.loads(json.dumps(document(again, with_records=True))) == written
+    assert table(again) == table(done)
+    assert again.summary == done.summary
+    assert again.records[3].chunks[0].at == pytest.approx(done.records[3].chunks[0].at - done.started_at)
+
+
+def test_failed_requests_survive_and_what_is_infinite_is_null() -> None:
+    done = run(CLOSED, 0, 0.01)
+    for record in done.records[:8]:
+        record.error = "reset: gone"
+    failed = replace(done, summary=metrics.summarise(done.records, done.started_at))
+    assert failed.summary.ttft.adjusted_p50 == math.inf
+    again = read(json.loads(json.dumps(document(failed, with_records=True))))
+    assert again.records[2].error == "reset: gone" and again.summary.errors == {"reset": 8}
+    assert again.summary.ttft.adjusted_p50 is None
+
+
+def test_a_document_without_requests_is_refused() -> None:
+    with pytest.raises(InputError, match="give what --out wrote"):
+        read(document(run(CLOSED, 0, 0.01), with_records=False))
