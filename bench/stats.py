@@ -247,13 +247,8 @@ _RESAMPLES = 4000
 _MOST_ALIKE = 0.95
 
 
-def _t975(n: int) -> float:
-    """Of n values; beyond the table the normal distribution is near."""
-    return _T975[n - 2] if n - 2 < len(_T975) else _NORMAL975
-
-
 def _student(logs: Sequence[float]) -> tuple[float, float]:
-    half = _t975(len(logs)) * stdev(logs) / math.sqrt(len(logs))
+    half = _T975[len(logs) - 2] * stdev(logs) / math.sqrt(len(logs))
     return fmean(logs) - half, fmean(logs) + half
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 _VERDICTS = {True: "passed", False: "FAILED", None: "-"}
-_UNITS = {"s": (1000, " ms", 2), "share": (100, " %", 2), "/s": (1, "", 0), "": (1, "", 0)}
+_UNITS = {"s": (1000, " ms", 2), "share": (100, " %", 2), "/s": (1, "", 0), "MB": (1, " MB", 1), "": (1, "", 0)}
 
 
 def table(found: dict[str, Any]) -> str:
     names = sorted({name for row in found["rows"] for name in row["peers"]})
-    head = f"{'':5}{'':48}{'value':>12}{'target':>14}  {'':8}" + "".join(f"{name:>12}" for name in names)
+    head = f"{'':5}{'':48}{'value':>12}{'target':>16}  {'':8}" + "".join(f"{name:>12}" for name in names)
     lines = [
         f"on: {found['hardware']['summary']}; {_placed(found)}",
         "",
@@ -29,7 +29,7 @@ def _placed(found: dict[str, Any]) -> str:
 
 def _row(row: dict[str, Any], names: list[str]) -> list[str]:
     limit = f"{'<=' if row['most'] else '>='} {_quantity(row['limit'], row['unit'])}"
-    line = f"{row['id']:5}{row['what']:48}{_quantity(row['value'], row['unit']):>12}{limit:>14}"
+    line = f"{row['id']:5}{row['what']:48}{_quantity(row['value'], row['unit']):>12}{limit:>16}"
     others = "".join(f"{_other(row, name):>12}" for name in names)
     lines = [f"{line}  {_VERDICTS[row['passed']]:8}{others}".rstrip()]
     return [*lines, f"{'':5}  {row['note']}"] if row["note"] else lines
