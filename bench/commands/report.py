@@ -22,6 +22,7 @@ _TABLES = {
     "twofour.bench.arms": ("report.several_terminal", "table"),
     "twofour.bench.sweep": ("sweep.table", "table"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
+    "twofour.bench.proof": ("proof.proof_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
     "twofour.bench.vllm": ("vllm.table", "table"),
