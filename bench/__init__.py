@@ -5,8 +5,8 @@ it was measured on. The rooms, from the bottom up: `load` (one server under one 
 `money`, `report` (a comparison for people), `comparison` (arms in turns), `kernels` (products by shape), `pruning`
 (presets), `engine` (our own, timed by its parts), `decode` (bare steps beside other runtimes), `vllm` (vLLM offline),
 `gpu` (one session on a GPU), `proof` (a mock that knows the truth) and `commands`. Beside them stand `hardware`,
-`stats`, `pareto`, `turns`, `interrupt` and `child`, which several rooms need, and `results`, the documents behind every
-figure. Begin with `load.run` and `comparison.compare`.
+`stats`, `pareto`, `turns`, `interrupt`, `child` and `meters`, which several rooms need, and `results`, the documents
+behind every figure. Begin with `load.run` and `comparison.compare`.
 """
 
 from typing import TYPE_CHECKING, Any
