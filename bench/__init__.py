@@ -1,12 +1,13 @@
 """What a server does under load, and what 2:4 bought against dense.
 
 In come addresses of servers, or models to serve. Out come documents: every figure with its spread, and the machine that
-it was measured on. The rooms, from the bottom up: `load` (one server under one load), `targets` (who is asked),
-`money`, `report` (a comparison for people), `comparison` (arms in turns), `kernels` (products by shape), `pruning`
-(presets), `engine` (our own, timed by its parts), `decode` (bare steps beside other runtimes), `vllm` (vLLM offline),
-`gpu` (one session on a GPU), `proof` (a mock that knows the truth) and `commands`. Beside them stand `hardware`,
-`stats`, `pareto`, `turns`, `interrupt`, `child` and `meters`, which several rooms need, and `results`, the documents
-behind every figure. Begin with `load.run` and `comparison.compare`.
+it was measured on. The rooms, from the bottom up: `load` (one server under one load), `traffic` (any load as a
+schedule), `targets` (who is asked), `sweep` (running servers, many loads), `money`, `report` (a comparison for people),
+`comparison` (arms in turns), `gate` (new against base), `kernels` (products by shape), `pruning` (presets), `engine`
+(our own, timed by its parts), `decode` (bare steps beside other runtimes), `vllm` (vLLM offline), `gpu` (one session on
+a GPU), `proof` (a mock that knows the truth) and `commands`. Beside them stand `hardware`, `stats`, `pareto`, `turns`,
+`interrupt`, `child` and `meters`, which several rooms need, and `results`, the documents behind every figure. Begin
+with `load.run` and `comparison.compare`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -108,6 +108,14 @@ def nearest_rank(ranked: Sequence[float], percent: float) -> float:
     return ranked[-(-round(percent * 10) * len(ranked) // 1000) - 1]
 
 
+def wilson(found: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share of independent values, by Wilson's score."""
+    share, squared = found / of, _Z975**2 / of
+    centre, half = share + squared / 2, _Z975 * math.sqrt((share * (1 - share) + squared / 4) / of)
+    low, high = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
+    return (low if found else 0.0), (high if found < of else 1.0)  # exactly, whatever rounding says
+
+
 def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequence[float]]) -> tuple[float, float]:
     """The slope of values over `at`, which ascends, and its standard error; by least squares.
 
@@ -133,6 +141,40 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
         return Ratio(math.exp(centre), None, None, 1)
     low, high = _student(logs) if len(logs) <= len(_T975) + 1 else _bootstrap(logs, seed)
     return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
+
+
+def unpaired_ratio(base: Sequence[float], other: Sequence[float], share: float = 0.95) -> Ratio:
+    """Other over base, of runs that do not pair up: Welch's interval of the logarithms, its freedom rounded down."""
+    logs = [[math.log(value) for value in values] for values in (base, other)]
+    centre, n = fmean(logs[1]) - fmean(logs[0]), min(map(len, logs))
+    if n < 2:
+        return Ratio(math.exp(centre), None, None, n)
+    errors = [stdev(each) ** 2 / len(each) for each in logs]
+    parts = sum(error**2 / (len(each) - 1) for error, each in zip(errors, logs, strict=True))
+    freedom = math.floor(sum(errors) ** 2 / parts) if parts else 2 * n - 2
+    half = student(share, freedom) * math.sqrt(sum(errors))
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+
+
+def matched_ratio(base: Sequence[float], other: Sequence[float], share: float = 0.95) -> Ratio:
+    """The same of runs that pair up in their order: Student's interval of the log-ratios."""
+    logs = [math.log(second / first) for first, second in zip(base, other, strict=True)]
+    centre, n = fmean(logs), len(logs)
+    if n < 2:
+        return Ratio(math.exp(centre), None, None, n)
+    half = student(share, n - 1) * stdev(logs) / math.sqrt(n)
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+
+
+def student(share: float, freedom: int) -> float:
+    """The t between which and -t so large a share of Student's t lies."""
+    low, high = 0.0, 1.0
+    while within_t(high, freedom) < share:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within_t(middle, freedom) < share else (low, middle)
+    return high
 
 
 def chance(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -172,6 +214,7 @@ _T975 = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622),
     *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
 )
+_Z975 = 1.959964  # of the normal distribution
 _RESAMPLES = 4000
 _MOST_ALIKE = 0.95
 

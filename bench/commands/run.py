@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID, run_forms, service_flags
+from twofour.bench.commands import INVALID, SLO_HELP, run_forms, schedule_flags, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,24 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="http://host:port, https too; or the full address of /completions or /chat/completions",
     )
     service_flags.add_arguments(parser)
-    pace = parser.add_mutually_exclusive_group()
-    pace.add_argument("--concurrency", type=int, metavar="N", help="closed loop: requests at a time (default: 4)")
-    pace.add_argument("--rate", type=float, metavar="R", help="open loop: Poisson arrivals per second")
-    parser.add_argument("--requests", type=int, default=64, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument(
-        "--prompt-tokens",
-        default="128~0.3",
-        metavar="L",
-        help="128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)",
-    )
-    parser.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule and the texts (default: 0)")
+    schedule_flags.add_arguments(parser)
     parser.add_argument(
         "--nonce",
         metavar="TEXT",
         help="makes prompts begin like no others; the same seed and nonce send the same again, which a server may have "
         "cached (default: drawn, and printed)",
     )
+    parser.add_argument("--slo", metavar="SLO", help=SLO_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as one page")
@@ -56,18 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
+    from twofour.bench.load import schedule_file, slo
     from twofour.bench.load.gates import failed
     from twofour.bench.load.table import table
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
-    for file in (args.out, *run_forms.wanted(args).values()):
+    for file in (args.out, args.schedule_out, *run_forms.wanted(args).values()):
         out.claim(file)
     about = provenance()
     _refuse_impossible(args)
-    schedule, service = _schedule(args), service_flags.read(args)
+    promised = slo.parse(args.slo) if args.slo else None
+    schedule = schedule_flags.read(args)
+    if args.schedule_out:
+        schedule_file.write(schedule, args.schedule_out)
+    service = service_flags.read(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr())
+    done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
     document, full = (
         json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
         for with_records in (False, args.out is not None)
@@ -102,23 +99,8 @@ def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progr
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:
-    if args.concurrency is not None and args.concurrency < 1:
-        raise InputError(f"{args.concurrency} requests at a time; --concurrency is at least 1")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
-
-
-def _schedule(args: argparse.Namespace) -> "Schedule":
-    from twofour.bench.load.workload import lengths, synthetic
-
-    return synthetic(
-        args.requests,
-        lengths(args.prompt_tokens),
-        lengths(args.output_tokens),
-        args.seed,
-        concurrency=args.concurrency or (4 if args.rate is None else None),
-        rate=args.rate,
-    )
 
 
 def _document(done: "Run", form: str, with_records: bool) -> dict[str, Any]:

@@ -3,5 +3,5 @@
 In come a dense and a 2:4 model, any number of arms with names, or servers that run already; out comes a document. Read
 `compare` (two models) and `several` (arms of `named`), which tell the story; `served` (the turns), `experiment` (the
 nouns), `quality` (what was lost); `figures`, `document`, `several_document`, `notes` and `advice` (from what was found
-to what is reported). `peers` gives servers of any make the same load.
+to what is reported).
 """

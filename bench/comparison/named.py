@@ -48,7 +48,7 @@ def read_named(given: Sequence[str], flags: Sequence[str] = ()) -> list[NamedArm
     for text in given:
         name, model = _split(text) if is_named(text) else (Path(text).resolve().name, text)
         if "://" in model:
-            raise InputError(f"{text} is a URL; bench peers compares more than two servers that run already")
+            raise InputError(f"{text} is a URL; bench sweep compares more than two servers that run already")
         if name in models:
             raise InputError(f"the name {name} is given twice; give NAME=MODEL, each arm its own name")
         models[name] = model

@@ -22,8 +22,9 @@ from time import perf_counter
 from typing import Any
 
 from twofour.bench.load import wire
-from twofour.bench.load.client import Client, Job, loop_factory, no_garbage_collection
+from twofour.bench.load.client import Client, loop_factory, no_garbage_collection
 from twofour.bench.load.decode import Exchange
+from twofour.bench.load.pace import Job
 from twofour.bench.load.records import Request
 from twofour.bench.stats import nearest_rank
 from twofour.bench.targets import servers

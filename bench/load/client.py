@@ -2,10 +2,8 @@
 
 A read is stored with its time, and only the framing is looked at, to find the end of a response; events and
 JSON are decoded when the run is over. Requests are made into bytes before it starts, and the garbage
-collector is off. Open loop (no `concurrency`): every request leaves at its time, whatever is still under
-way. Closed loop: so many workers send one request after another; the first request runs alone, and the
-workers then start spread over the time that it took, so that they do not march in step. Connections stay open
-from one load to the next, so that a warm-up leaves them for the run.
+collector is off. `pace` says when each request leaves. Connections stay open from one load to the next, so that a
+warm-up leaves them for the run.
 """
 
 import asyncio
@@ -14,21 +12,22 @@ import json
 import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import wire, workload
+from twofour.bench.load import pace, wire, workload
 from twofour.bench.load.access import OPEN, Access, tls_error
 from twofour.bench.load.connection import Connection
 from twofour.bench.load.decode import Exchange
+from twofour.bench.load.pace import Job
 from twofour.bench.load.records import Request
 from twofour.bench.load.service import Service
+from twofour.bench.load.watch import Look, Seen
+from twofour.bench.load.workload import UNLIMITED, Limits
 from twofour.serve.http.crowd import raise_open_files
 
 TICK_S = 0.005
-TIMER_S = 0.001  # the step of a loop's timers: what is no later than this is on time
 
 
 class Session:
@@ -40,19 +39,28 @@ class Session:
 
     def send(
         self,
-        jobs: Sequence["Job"],
+        jobs: Sequence[Job],
         concurrency: int | None,
         lags: list[float] | None = None,
         on_end: Callable[[], None] | None = None,
-    ) -> None:
-        """Drive a load to its end; what came of each request stands in its job.
+        limits: Limits = UNLIMITED,
+        look: Look | None = None,
+    ) -> bool:
+        """Drive a load to its end, by its requests or by its limits; what came of each request stands in its job.
 
-        `lags` is filled with the lateness of the event loop in seconds, `on_end` is called after every request.
-        An interrupt ends what is under way, and comes out of here as KeyboardInterrupt.
+        `lags` is filled with the lateness of the event loop in seconds, `on_end` is called after every request, `look`
+        while the load runs, and may end it: then this returns False. An interrupt ends what is under way, and comes out
+        of here as KeyboardInterrupt.
         """
-        self._client.on_end = on_end
-        load = _open_loop if concurrency is None else partial(_closed_loop, concurrency)
-        self._runner.run(_observed(load(self._client, jobs), lags if lags is not None else []))
+        client, lags = self._client, [] if lags is None else lags
+        client.on_end, client.seen = on_end, Seen()
+        load = pace.drive(client.send, jobs, concurrency, limits)
+        return self._runner.run(_observed(load, lags, partial(look, client.seen) if look else None))
+
+    @property
+    def seen(self) -> Seen:
+        """What was done of the latest load."""
+        return self._client.seen
 
 
 @contextmanager
@@ -66,16 +74,6 @@ def connected(url: str, idle_s: float, access: Access = OPEN) -> Iterator[Sessio
             yield Session(client, runner)
         finally:
             client.close()
-
-
-@dataclass
-class Job:
-    request: Request
-    message: bytes = field(repr=False)  # the key is in it
-    exchange: Exchange = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.exchange = Exchange(self.request.index)
 
 
 def jobs(service: Service, requests: Sequence[Request], nonce: str) -> list[Job]:
@@ -93,7 +91,7 @@ def jobs(service: Service, requests: Sequence[Request], nonce: str) -> list[Job]
 def _body(service: Service, request: Request, nonce: str) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": service.model,
-        **_question(service, workload.marked(request, nonce)),
+        **_question(service, request, nonce),
         service.length_field: request.output_tokens,
         "temperature": 0.0,
         "stream": True,
@@ -105,65 +103,36 @@ def _body(service: Service, request: Request, nonce: str) -> dict[str, Any]:
     return {name: value for name, value in {**body, **service.body}.items() if value is not None}
 
 
-def _question(service: Service, prompt: str) -> dict[str, Any]:
-    return {"prompt": prompt} if service.api == "completions" else {"messages": [{"role": "user", "content": prompt}]}
+def _question(service: Service, request: Request, nonce: str) -> dict[str, Any]:
+    if service.api == "completions":
+        return {"prompt": workload.marked(request, nonce)}
+    return {"messages": [message._asdict() for message in workload.messages(request, nonce)]}
 
 
-async def _observed(load: Coroutine[None, None, None], lags: list[float]) -> None:
+async def _observed(load: Coroutine[None, None, None], lags: list[float], look: Callable[[float], bool] | None) -> bool:
+    """Drive a load, and note how late the loop is. False: `look` has ended it."""
     await asyncio.sleep(0)  # the loop hears of connections that were closed since the last load
-    ticker = asyncio.create_task(_tick(lags))
+    driving = asyncio.create_task(load)
+    ticker = asyncio.create_task(_tick(lags, look, driving.cancel))
     try:
-        await load
+        await driving
+        return True
+    except asyncio.CancelledError:
+        if ticker.done():
+            return False
+        raise
     finally:
         ticker.cancel()
         with suppress(asyncio.CancelledError):
             await ticker
 
 
-async def _tick(lags: list[float]) -> None:
-    while True:
+async def _tick(lags: list[float], look: Callable[[float], bool] | None, end: Callable[[], bool]) -> None:
+    while not (look and look(perf_counter())):
         due_at = perf_counter() + TICK_S
         await asyncio.sleep(TICK_S)
-        lags.append(max(0.0, perf_counter() - due_at - TIMER_S))
-
-
-async def _open_loop(client: "Client", jobs: Sequence[Job]) -> None:
-    started_at = perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for job in sorted(jobs, key=lambda job: job.request.at_s):
-            job.exchange.scheduled_at = started_at + job.request.at_s
-            await _until(job.exchange.scheduled_at)
-            group.create_task(client.send(job))
-
-
-async def _until(due_at: float) -> None:
-    # A loop's timers count whole milliseconds, so the last millisecond is spent in turns of the loop that do not wait.
-    while (left_s := due_at - perf_counter()) > 0:
-        await asyncio.sleep(max(0.0, left_s - TIMER_S))
-
-
-async def _closed_loop(concurrency: int, client: "Client", jobs: Sequence[Job]) -> None:
-    queue = iter(jobs)
-    first = next(queue, None)
-    if first is None:
-        return
-    started_at = perf_counter()
-    await _send_now(client, first)
-    spread_s = (perf_counter() - started_at) / concurrency
-    async with asyncio.TaskGroup() as group:
-        for worker in range(min(concurrency, len(jobs))):
-            group.create_task(_work(client, queue, worker * spread_s))
-
-
-async def _work(client: "Client", queue: Iterator[Job], delay_s: float) -> None:
-    await asyncio.sleep(delay_s)
-    for job in queue:
-        await _send_now(client, job)
-
-
-async def _send_now(client: "Client", job: Job) -> None:
-    job.exchange.scheduled_at = perf_counter()
-    await client.send(job)
+        lags.append(max(0.0, perf_counter() - due_at - pace.TIMER_S))
+    end()
 
 
 class Client:
@@ -174,10 +143,12 @@ class Client:
         self._idle_s = idle_s
         self._tls = tls
         self.on_end: Callable[[], None] | None = None
+        self.seen = Seen()
         self._idle: list[Connection] = []
 
     async def send(self, job: Job) -> None:
         exchange = job.exchange
+        self.seen.begin(exchange)
         try:
             await self._attempts(job)
         except asyncio.CancelledError:
@@ -195,6 +166,7 @@ class Client:
             exchange.error = f"connect: {error}"
         finally:
             exchange.done_at = exchange.done_at or perf_counter()
+            self.seen.end(exchange)
         if self.on_end:
             self.on_end()
 

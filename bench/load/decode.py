@@ -43,6 +43,7 @@ class Exchange:
     done_at: float | None = None
     error: str | None = None
     reconnected: bool = False
+    held: bool = False
 
 
 def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
@@ -57,6 +58,7 @@ def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
         done_at=exchange.done_at,
         status=exchange.status,
         reconnected=exchange.reconnected,
+        held=exchange.held,
     )
     if exchange.status is not None and exchange.status >= 300:
         known.error = answers.refusal(exchange.status, exchange.headers, _body(exchange, secrets), secrets)

@@ -15,7 +15,7 @@ import numpy as np
 from twofour.bench.load.metrics import error_kind, first_token, sent, steady
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.steadiness import latency_drift, rate_shortfall
-from twofour.bench.load.workload import Schedule
+from twofour.bench.load.workload import Schedule, shared_share
 
 PRESSURE = Path("/proc/pressure/cpu")
 
@@ -86,7 +86,14 @@ def check(
         Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY),
         Gate("prompt_length", _wrong_prompts(requests, records, template_tokens), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
-        Gate("prefix_cache", _cached(records, prefix_hits, template_tokens), 0.01, "share", _CACHE_REMEDY),
+        Gate(
+            "prefix_cache",
+            _cached(records, prefix_hits, template_tokens),
+            0.01 + _shared(requests, records),
+            "share",
+            _CACHE_REMEDY,
+        ),
+        *([Gate("held_back", _held(records), 0.01, "share", _HELD_REMEDY)] if schedule.limits.max_in_flight else []),
     ]
 
 
@@ -108,6 +115,7 @@ _LENGTH_REMEDY = (
 _PROMPT_REMEDY = "in the server's tokens prompts are not as long as asked for; its tokenizer splits plain English words"
 _SHORTFALL_REMEDY = "the server answers fewer requests a second than come; lower --rate"
 _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or let more --requests settle"
+_HELD_REMEDY = "requests left late, as --max-in-flight were under way; raise it, or lower --rate"
 _CACHE_REMEDY = "turn the server's prefix cache off, restart it, or let the run choose its --nonce"
 _OWN_TOKENS = 2  # that a server may add to a prompt, such as one that begins a text
 _GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
@@ -129,8 +137,9 @@ def send_lag(record: Record) -> float | None:
     """How late the client was, without the time that the server took to accept the connection.
 
     None where the request was never sent, or was sent twice: the server closed the connection, and the time is its own.
+    None where it was held back, as that was asked for.
     """
-    if record.sent_at is None or record.reconnected:
+    if record.sent_at is None or record.reconnected or record.held:
         return None
     waited = record.sent_at - record.scheduled_at
     if record.connected_at is None or record.connecting_at is None:
@@ -156,11 +165,22 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
 def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record], template_tokens: int | None) -> float | None:
     """How far the server's count of prompt tokens is from the planned one, beyond its own."""
     planned = {request.index: request.prompt_tokens for request in requests}
-    known = [(planned[record.index], record.prompt_tokens) for record in records if record.prompt_tokens is not None]
+    both = [(planned[record.index], record.prompt_tokens) for record in records]
+    known = [(asked, counted) for asked, counted in both if asked is not None and counted is not None]
     if not known or template_tokens is None:
         return None
     asked, counted = (sum(column) for column in zip(*known, strict=True))
     return max(0, abs(counted - asked - template_tokens * len(known)) - _OWN_TOKENS * len(known)) / asked
+
+
+def _shared(requests: Sequence[Request], records: Sequence[Record]) -> float:
+    """What a prefix cache is meant to find of the requests that were sent."""
+    sent_ones = {record.index for record in records}
+    return shared_share([request for request in requests if request.index in sent_ones])
+
+
+def _held(records: Sequence[Record]) -> float | None:
+    return sum(record.held for record in records) / len(records) if records else None
 
 
 def _cached(records: Sequence[Record], by_counters: float | None, template_tokens: int | None) -> float | None:

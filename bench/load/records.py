@@ -3,8 +3,16 @@
 All times are `time.perf_counter()` seconds of one host. `None` means that it never happened.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+
+class Message(NamedTuple):
+    """What was said in a conversation before the prompt."""
+
+    role: str  # of OpenAI's API: system, user or assistant
+    content: str
 
 
 @dataclass(frozen=True)
@@ -12,10 +20,14 @@ class Request:
     """One planned request: when, and what to send."""
 
     index: int
-    at_s: float  # seconds after the start of the run; 0.0 throughout for a closed loop
+    at_s: float  # seconds after the start of the run; 0.0 for a closed loop and for the later turns of a session
     prompt: str
-    prompt_tokens: int  # as planned; the server's usage is in the record
+    prompt_tokens: int | None  # as planned, all that is sent; None: a text of unknown length. The record has the usage
     output_tokens: int  # max_tokens = min_tokens, end-of-text ignored
+    after: int | None = None  # the turn before it in its session: it waits for the end of that one, and then
+    think_s: float = 0.0  # for so long
+    history: Sequence[Message] = ()
+    family: str | None = None  # requests of one family begin with the same words of the nonce; None: like no other
 
 
 class Chunk(NamedTuple):
@@ -46,3 +58,4 @@ class Record:
     reconnected: bool = False
     connecting_at: float | None = None  # this and the next: None where the connection was open already
     connected_at: float | None = None
+    held: bool = False  # it left late, as so many were under way as may be

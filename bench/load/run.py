@@ -8,7 +8,7 @@ from itertools import cycle
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, gates, metrics, workload
+from twofour.bench.load import client, decode, gates, metrics, schedule_file, workload
 from twofour.bench.load.client import Session
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
@@ -17,6 +17,8 @@ from twofour.bench.load.polling import Looker
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.server_side import ServerSide
 from twofour.bench.load.service import Service
+from twofour.bench.load.slo import Attainment
+from twofour.bench.load.watch import Watch
 from twofour.bench.load.workload import Schedule
 from twofour.prune.errors import ServerError
 from twofour.prune.progress import Progress, counter, silent
@@ -37,12 +39,14 @@ class Run:
     summary: Summary
     gates: Sequence[Gate]
     cut_off: bool = False  # interrupted: what was measured until then
+    over_saturated: bool = False  # ended early, as the schedule allows, for the server did not keep up
     template_tokens: int | None = 0  # that a chat template adds to each prompt
+    slo: Attainment | None = None  # where one was asked for
     server: ServerSide | None = None  # None: nothing of it could be seen
 
     @property
     def valid(self) -> bool:
-        return not self.cut_off and not gates.failed(self.gates)
+        return not self.cut_off and not self.over_saturated and not gates.failed(self.gates)
 
 
 class CutOff(KeyboardInterrupt):
@@ -58,7 +62,9 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
 
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
-    nonce, lags, cut_off = nonce or secrets.token_hex(4), list[float](), False
+    nonce, lags, limits = nonce or secrets.token_hex(4), list[float](), schedule.limits
+    watch = Watch(len(schedule.requests), limits.duration_s, limits.stop_over_saturated, progress)
+    cut_off, kept_up = False, True
     endpoint = Endpoint(service.url, service.model, service.access)
     with client.connected(service.url, service.timeout_s, service.access) as session, Looker(endpoint) as looker:
         warm_up(session, service, schedule, nonce, progress)
@@ -67,16 +73,21 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
         looker.begin(served=before is not None)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
         try:
-            session.send(jobs, schedule.concurrency, lags, counter("load", len(jobs), progress))
+            kept_up = session.send(jobs, schedule.concurrency, lags, limits=limits, look=watch.look)
         except KeyboardInterrupt:
             cut_off = True
         share = pressure.share()
+        if kept_up and not cut_off:
+            watch.last(session.seen)
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
     after = None if cut_off else _state(endpoint)
     hits, seen = prefix_hit_share(before, after), looker.seen(after.memory if after else None)
     checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits, template_tokens=template)
     summary = metrics.summarise(records, started_at)
-    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, template, seen)
+    run = Run(
+        *(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, template),
+        server=seen,
+    )
     if cut_off:
         raise CutOff(run)
     return run
@@ -92,10 +103,14 @@ def _state(endpoint: Endpoint) -> State | None:
 
 def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
-    count = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests)) + 1  # the first runs alone
-    like = [replace(each, index=i) for i, each in zip(range(count), cycle(schedule.requests), strict=False)]
+    at_once = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests))
+    count = at_once + 1 if schedule.limits.warm_up is None else schedule.limits.warm_up  # the first runs alone
+    if not count:
+        return
+    each = zip(range(count), cycle(schedule.requests), strict=False)
+    like = [replace(request, index=i, after=None, family=None) for i, request in each]
     jobs = client.jobs(service, like, f"warm-up {nonce}")
-    session.send(jobs, count, on_end=counter("warm-up", count, progress))
+    session.send(jobs, at_once, on_end=counter("warm-up", count, progress))
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs]
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); {_remedy(service, records[0])}")
@@ -131,11 +146,15 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
+        "limits": asdict(run.schedule.limits),
         "load": asked | {"nonce": run.nonce, "template_tokens": run.template_tokens},
         "valid": run.valid,
         "cut_off": run.cut_off,
+        "over_saturated": run.over_saturated,
+        "schedule_sha256": schedule_file.digest(run.schedule),
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
+        "slo": run.slo.as_dict() if run.slo else None,
         "server": run.server and run.server.as_dict(run.started_at, with_samples=with_records),
     }
     if with_records:

@@ -5,6 +5,7 @@ Its clock begins with the run: `started_at` is 0. Prompts are not kept, and neit
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import inf
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter
 from twofour.bench.load.records import Request
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
-from twofour.bench.load.workload import Schedule
+from twofour.bench.load.workload import Limits, Schedule
 from twofour.prune.errors import InputError
 
 
@@ -23,14 +24,23 @@ def read(document: Mapping[str, Any]) -> Run:
     load, records = document["load"], document["records"]
     own: dict[str, Any] = {
         "service": Service(**{each.name: load[each.name] for each in fields(Service) if each.name in load}),
-        "schedule": Schedule([_request(each) for each in records], load["concurrency"], _made_of(load)),
+        "schedule": Schedule(
+            list(map(_request, records)), load["concurrency"], _made_of(load), Limits(**document.get("limits", {}))
+        ),
         "nonce": load["nonce"],
         "template_tokens": load.get("template_tokens", 0),
         "started_at": 0.0,
     }
     kinds = get_type_hints(Run)
-    kept = [each.name for each in fields(Run) if each.name in document]
-    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(document[name]) for name in kept})
+    kept = {each.name: document[each.name] for each in fields(Run) if each.name in document}
+    if kept.get("slo"):
+        kept["slo"] = kept["slo"] | {"terms": list(map(_term, kept["slo"]["terms"]))}
+    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(value) for name, value in kept.items()})
+
+
+def _term(term: Mapping[str, Any]) -> dict[str, Any]:
+    """Null is what was infinite, too: then the term was missed."""
+    return {**term, "found_s": inf if term["found_s"] is None and term["kept"] is False else term["found_s"]}
 
 
 def _made_of(load: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from twofour.bench.load import told
 from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
+from twofour.bench.load.slo import Attainment, Kept
 from twofour.bench.load.stored import read
 from twofour.bench.load.wire import shown
+from twofour.bench.load.workload import Schedule
 from twofour.bench.stats import FEWEST, Distribution, named
 
 ROWS = {
@@ -26,13 +28,14 @@ _PERCENTILES = [f"p{p}" for p in FEWEST]
 
 
 def table(done: Run) -> str:
-    load, summary = done.schedule.made_of, done.summary
+    summary = done.summary
     lines = [
-        f"{done.service.model} at {shown(done.service.url)}: {asked(done)}",
+        f"{done.service.model} at {shown(done.service.url)}{_form(done)}: {asked(done.schedule)}, nonce {done.nonce}",
         f"{summary.completed} completed, {summary.failed} failed, {summary.measured} measured {_window(summary)}",
         *_errors(done),
         f"prompts {_each(summary.prompt_tokens, summary)} and answers {_each(summary.output_tokens, summary)} tokens "
         "each by the server's count",
+        *_kinds(summary),
         *_on_the_wire(summary),
         "",
         f"{'ms':28}{'n':>7}{'real n':>8}" + "".join(f"{name:>9}" for name in ("mean", "min", *_PERCENTILES, "max")),
@@ -40,13 +43,19 @@ def table(done: Run) -> str:
         "",
         f"throughput: {_number(summary.output_tokens_per_s)} output tokens/s, "
         f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s"
-        f"{_offered(load['rate'])}",
+        f"{_offered(done.schedule)}",
+        *(promised(done.slo) if done.slo else []),
         *_told(done),
         "real n: how many independent values the gaps amount to, as those of one request are alike",
         f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
         "",
         *(_verdict(gate) for gate in done.gates),
         *(["  CUT OFF       before the end: run it again"] if done.cut_off else []),
+        *(
+            ["  STOPPED       over-saturated: ever more requests were under way; lower --rate"]
+            if done.over_saturated
+            else []
+        ),
         "VALID" if done.valid else "INVALID: do not quote these numbers",
     ]
     return "\n".join(lines)
@@ -70,14 +79,58 @@ def of_document(document: Mapping[str, Any]) -> str:
     return table(read(document))
 
 
-def asked(done: Run) -> str:
+def asked(schedule: Schedule) -> str:
     """The load in words."""
-    load = done.schedule.made_of
-    pace = f"{load['concurrency']} at a time" if load["concurrency"] else f"{load['rate']:g} requests/s, Poisson"
-    return (
-        f"{load['requests']} requests, {pace}, prompts {load['prompt_tokens']}, outputs {load['output_tokens']} "
-        f"tokens, seed {load['seed']}, nonce {done.nonce}"
+    load, limits = schedule.made_of, schedule.limits
+    ends = [f"for {limits.duration_s:g} s"] if limits.duration_s else []
+    guard = [f"at most {limits.max_in_flight} in flight"] if limits.max_in_flight else []
+    return ", ".join(
+        [
+            f"{load['requests']} requests",
+            *_pace(load),
+            *ends,
+            *guard,
+            *(f"{_SPECIAL[name]} {value}" for name, value in load.items() if name in _SPECIAL),
+            f"prompts {load['prompt_tokens']}, outputs {load['output_tokens']} tokens",
+            f"seed {load['seed']}",
+        ]
     )
+
+
+_SPECIAL = {
+    "trace": "replayed from",
+    "speed_up": "faster by",
+    "prompts": "texts of",
+    "left_out": "left out of the file:",
+    "turns": "turns a session:",
+    "think_s": "seconds between them:",
+    "shared_prefix": "share of each prompt that others begin with:",
+    "prefixes": "such beginnings:",
+}
+
+
+def _pace(load: Mapping[str, Any]) -> list[str]:
+    if load["concurrency"]:
+        return [f"{load['concurrency']} at a time"]
+    if load["rate"] is None:
+        return []
+    rate = f"{load['rate']:g} to {load['rate_to']:g}" if "rate_to" in load else f"{load['rate']:g}"
+    return [f"{rate} {'sessions' if 'turns' in load else 'requests'}/s, {load.get('arrivals', 'Poisson')}"]
+
+
+def promised(slo: Attainment) -> list[str]:
+    """What was kept of an Slo."""
+    word = {True: "kept", False: "MISSED", None: "not known, of too few requests or tokens that were not counted"}
+    goodput = f"goodput: {_number(slo.goodput_per_s)} requests/s"
+    if slo.good_share:
+        share, low, high = (100 * each for each in slo.good_share)
+        goodput += f", {share:.1f} % of {slo.requests} requests good [{low:.1f}, {high:.1f}]"
+    return [f"SLO {word[slo.attained]}", *map(_term, slo.terms), goodput]
+
+
+def _term(term: Kept) -> str:
+    missed = "" if term.kept is not False else "  MISSED"
+    return f"  {term.term:26}{_milliseconds(term.found_s):>10} ms, at most {_milliseconds(term.limit_s)} ms{missed}"
 
 
 def _errors(done: Run) -> list[str]:
@@ -97,6 +150,25 @@ def _each(tokens: int | None, summary: Summary) -> str:
     return "of unknown" if tokens is None else f"of {tokens / summary.completed:.1f}"
 
 
+def _form(done: Run) -> str:
+    """How it was asked, where not as usual."""
+    chat, trust = done.service.api == "chat", done.service.described()["tls"]
+    said = [*(["chat"] if chat else []), *([f"TLS, certificates {trust}"] if trust else [])]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _kinds(summary: Summary) -> list[str]:
+    """What the answers were made of, where it was not text alone."""
+    said = []
+    if set(summary.kinds) - {"text"}:
+        said.append("of what was sent " + ", ".join(f"{share:.1%} {kind}" for kind, share in summary.kinds.items()))
+    if summary.unsent_tokens:
+        said.append(
+            f"{summary.unsent_tokens} tokens of reasoning were counted and not sent: no time per token has them"
+        )
+    return said
+
+
 def _on_the_wire(summary: Summary) -> list[str]:
     """What the network did to the figures, where it did anything."""
     said = []
@@ -107,8 +179,11 @@ def _on_the_wire(summary: Summary) -> list[str]:
     return said
 
 
-def _offered(rate: float | None) -> str:
-    return f" of {rate:g} offered" if rate else ""
+def _offered(schedule: Schedule) -> str:
+    """Of an open loop: what its times say, where there are more than one."""
+    times = [request.at_s for request in schedule.requests]
+    one_by_one = schedule.concurrency is None and not any(request.after is not None for request in schedule.requests)
+    return f" of {len(times) / max(times):.2f} offered" if one_by_one and max(times) > 0 else ""
 
 
 def _row(label: str, values: Distribution) -> str:

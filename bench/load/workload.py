@@ -2,8 +2,9 @@
 
 Prompts are plain English words, about one token each; no tokenizer is asked, the server's usage tells the truth. Every
 prompt begins with `NONCE_WORDS` words that depend on the run and on the request, so that no request finds the beginning
-of another in a prefix cache, whatever ran before; they are part of the planned length. Arrivals, lengths and words have
-random streams of their own: another rate does not change the prompts.
+of another in a prefix cache, whatever ran before; they are part of the planned length. Requests that are meant to share
+a beginning are of one family. Arrivals, lengths and words have random streams of their own: another rate does not
+change the prompts. `twofour.bench.traffic` makes schedules of any other kind.
 """
 
 import hashlib
@@ -11,11 +12,11 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import accumulate, islice, repeat, takewhile
 from typing import Any
 
 from twofour.bench.load import arrivals
-from twofour.bench.load.records import Request
+from twofour.bench.load.records import Message, Request
 from twofour.prune.errors import InputError
 
 NONCE_WORDS = 4
@@ -72,12 +73,26 @@ def lengths(text: str) -> Lengths:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What bounds a load, besides its requests."""
+
+    duration_s: float | None = None  # nothing is sent later
+    max_in_flight: int | None = None  # of an open loop: what is due waits while so many are under way
+    stop_over_saturated: bool = False  # end an open loop that the server cannot keep up with
+    warm_up: int | None = None  # requests; None: as many as at once, and one
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What one server is asked in one run, whichever server it is."""
 
     requests: Sequence[Request]
     concurrency: int | None  # so many at a time; None: an open loop, each request at its time
     made_of: Mapping[str, Any]  # plain data, for documents
+    limits: Limits = UNLIMITED
 
 
 def synthetic(
@@ -112,15 +127,42 @@ def schedule(
     scheduled = []
     for index, at_s in enumerate(islice(times, requests)):
         tokens = max(NONCE_WORDS + 1, prompt_tokens.draw(sizes))
-        text = " ".join(vocabulary.choices(WORDS, k=tokens - NONCE_WORDS))
-        scheduled.append(Request(index, at_s, text, tokens, output_tokens.draw(sizes)))
+        scheduled.append(
+            Request(index, at_s, words(tokens - NONCE_WORDS, vocabulary), tokens, output_tokens.draw(sizes))
+        )
     return scheduled
 
 
+def words(tokens: int, draw: random.Random) -> str:
+    return " ".join(draw.choices(WORDS, k=tokens))
+
+
+def messages(request: Request, nonce: str) -> list[Message]:
+    """The conversation as it is sent: it begins with the words of `nonce` and of the request, or of its family."""
+    family = str(request.index) if request.family is None else request.family
+    digest = hashlib.blake2b(f"{nonce}/{family}".encode(), digest_size=NONCE_WORDS).digest()
+    first, *others = [*request.history, Message("user", request.prompt)]
+    opened = " ".join([*(WORDS[byte] for byte in digest), first.content])
+    return [Message(first.role, opened), *others]
+
+
 def marked(request: Request, nonce: str) -> str:
-    """The prompt as it is sent: the words of `nonce` and of the request's index come first."""
-    digest = hashlib.blake2b(f"{nonce}/{request.index}".encode(), digest_size=NONCE_WORDS).digest()
-    return " ".join([*(WORDS[byte] for byte in digest), request.prompt])
+    """The same as one text, for an endpoint that completes it."""
+    return " ".join(message.content for message in messages(request, nonce))
+
+
+def shared_share(requests: Sequence[Request]) -> float:
+    """How much of what is sent an earlier request began with, too, by words: what a prefix cache may find."""
+    if all(request.family is None for request in requests):
+        return 0.0
+    seen, shared, total = set[int](), 0, 0
+    for request in requests:
+        sent = marked(request, "").split()
+        total += len(sent)
+        beginnings = list(accumulate(sent, lambda so_far, word: hash((so_far, word)), initial=0))[1:]
+        shared += sum(1 for _ in takewhile(seen.__contains__, beginnings))
+        seen.update(beginnings)
+    return shared / total
 
 
 def _refuse(requests: int, prompt_tokens: Lengths, rate: float | None) -> None:

@@ -11,6 +11,7 @@ from twofour.bench.load.wire import shown
 from twofour.bench.report import figure, rows
 from twofour.bench.report.figure import Figure
 from twofour.bench.report.rows import UNKNOWN, Document
+from twofour.bench.report.timeline import Units
 from twofour.bench.stats import FEWEST, Distribution, named
 from twofour.prune.label.pages import rendered
 
@@ -33,7 +34,7 @@ def page(document: Document) -> str:
         run=run,
         url=shown(run.service.url),
         headline=headline(run),
-        asked=asked(run),
+        asked=f"{asked(run.schedule)}, nonce {run.nonce}",
         failed=failed(run.gates),
         cards=cards(run),
         head=HEAD,
@@ -139,7 +140,10 @@ def _over_time(run: Run) -> list[Figure]:
         ("Time to first token, over the run", level, {"own": ("mean", first)}, "ms"),
         *([("KV cache", "How full the server says that it is.", cache, "%")] if cache else []),
     ]
-    return [figure.over_time(*each, run.summary.window_s) for each in drawn]
+    return [
+        figure.lines(title, caption, lines, Units("seconds after the start", unit), run.summary.window_s)
+        for title, caption, lines, unit in drawn
+    ]
 
 
 _IN_FLIGHT = {"dense": ("running, by the server", "running"), "torch_dense": ("waiting, by the server", "waiting")}

@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench import stats
-from twofour.bench.stats import FEWEST, chance, distribution, holm, independent, named, paired_ratio, trend, within_t
+from twofour.bench.stats import (
+    FEWEST,
+    chance,
+    distribution,
+    holm,
+    independent,
+    matched_ratio,
+    named,
+    paired_ratio,
+    student,
+    trend,
+    unpaired_ratio,
+    wilson,
+    within_t,
+)
 from twofour.prune.errors import InputError
 
 
@@ -205,3 +219,48 @@ def test_holm_rejects_what_its_steps_reject(found: list[float]) -> None:
         rejected.add(name)
     corrected = holm(dict(enumerate(found)))
     assert {name for name, value in corrected.items() if value <= 0.05} == rejected
+
+
+@pytest.mark.parametrize(
+    ("found", "of", "low", "high"), [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 263, 0.2553, 0.3662)]
+)
+def test_wilsons_interval_as_published(found: int, of: int, low: float, high: float) -> None:
+    assert wilson(found, of) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_the_ends_of_wilsons_interval_solve_its_equation(found: int, of: int) -> None:
+    found = min(found, of)
+    for end in wilson(found, of):
+        if 0 < end < 1:  # so far from the end is the share, in standard errors of the end
+            assert abs(found / of - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("share", "freedom", "t"),
+    [(0.95, 1, 12.7062), (0.95, 5, 2.5706), (0.95, 18, 2.1009), (0.99, 4, 4.6041), (0.999, 10, 4.5869)],
+)
+def test_students_t_as_published(share: float, freedom: int, t: float) -> None:
+    assert student(share, freedom) == pytest.approx(t, abs=6e-5)
+    assert within_t(student(share, freedom), freedom) == pytest.approx(share)
+
+
+def test_welchs_interval_by_hand() -> None:
+    base, other = [math.exp(x) for x in (0.0, 0.2)], [math.exp(x) for x in (0.5, 0.6, 0.7)]
+    # Variances of the means: 0.02 / 2 and 0.01 / 3; freedom 0.0133^2 / (0.01^2 / 1 + 0.0033^2 / 2) = 1.68, so 1.
+    half = 12.7062 * math.sqrt(0.01 + 0.01 / 3)
+    found = unpaired_ratio(base, other)
+    assert found.low and found.high
+    assert (found.point, found.low, found.high) == pytest.approx(
+        (math.exp(0.5), math.exp(0.5 - half), math.exp(0.5 + half)), rel=1e-4
+    )
+    assert unpaired_ratio([1.0], [2.0]) == stats.Ratio(2.0, None, None, 1)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=1, max_size=19))
+def test_matched_runs_are_pairs(pairs: list[tuple[float, float]]) -> None:
+    found, known = matched_ratio(*zip(*pairs, strict=True)), paired_ratio(pairs, 0)
+    assert found.point == pytest.approx(known.point)
+    assert (found.low is None) == (known.low is None) == (len(pairs) == 1)
+    if found.low and known.low:
+        assert found.low == pytest.approx(known.low, rel=1e-3 * (1 + abs(math.log(known.point / known.low))))

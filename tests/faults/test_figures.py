@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from twofour.bench.load import wire
-from twofour.bench.load.client import Client, Job
+from twofour.bench.load.client import Client
 from twofour.bench.load.decode import Exchange
+from twofour.bench.load.pace import Job
 from twofour.bench.load.records import Request
 
 Server = Any

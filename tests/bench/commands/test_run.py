@@ -221,3 +221,23 @@ def test_start_up_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     light = "import sys, twofour.bench.commands.run; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+
+
+def test_what_is_promised_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--slo", "ttft=60s,e2e_p99=60s,itl=1ms", "--requests", "24"]
+    with serving(Script(token_s=0.005)) as mock:
+        bench(mock.url, *words)
+        table = capsys.readouterr().out
+        bench(mock.url, *words, "--json")
+    found = json.loads(capsys.readouterr().out)["slo"]
+    assert [term["kept"] for term in found["terms"]] == [True, None, False] and found["attained"] is False
+    assert (found["slo"], found["good"]) == ("ttft=60000ms,e2e_p99=60000ms,itl=1ms", 0)
+    assert found["goodput_per_s"] == 0 and 0 < found["requests"] <= 24
+    assert re.search(r"^SLO MISSED\n  ttft +\d+\.\d\d ms, at most 60000.00 ms\n  e2e_p99 +- ms, at most", table, re.M)
+    assert re.search(r"^  itl .* at most 1.00 ms  MISSED\ngoodput: 0.00 requests/s, 0.0 % of \d+ requests", table, re.M)
+
+
+def test_an_slo_that_cannot_be_read_is_refused_before_any_load() -> None:
+    with serving(Script()) as mock, pytest.raises(InputError, match="no term of an SLO"):
+        bench(mock.url, "--slo", "fast")
+    assert mock.served == []

@@ -50,8 +50,8 @@ def test_what_is_no_arm_is_refused(models: Path) -> None:
     dense = str(models / "dense")
     for given, flags, said in (
         ([dense, dense], [], "the name dense is given twice"),
-        (["a=http://127.0.0.1:1", dense], [], "bench peers compares"),
-        (["http://127.0.0.1:1/?a=b", dense], [], "bench peers compares"),
+        (["a=http://127.0.0.1:1", dense], [], "bench sweep compares"),
+        (["http://127.0.0.1:1/?a=b", dense], [], "bench sweep compares"),
         ([f"a={models}/none", dense], [], "none is not a folder"),
         ([dense], ["other=--lm-head int8"], "names no arm; give NAME=... with one of dense"),
     ):

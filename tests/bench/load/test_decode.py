@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from twofour.bench.load.decode import Exchange, record
-from twofour.bench.load.metrics import coalesced
+from twofour.bench.load.metrics import coalesced, token_counts, tpot, tpot_vllm, unsent
 from twofour.bench.load.records import Record
 
 
@@ -95,6 +95,60 @@ def test_each_number_of_the_usage_is_known_by_itself() -> None:
     assert (got.error, got.prompt_tokens, got.output_tokens, got.chunks) == (None, 7, None, [(1, 1), (2, 1)])
     got = decode((1, event("a", usage={"prompt_tokens": None, "completion_tokens": "1"})), (2, DONE))
     assert got.error is not None and got.error.startswith("protocol: an event is no completion")
+
+
+def delta(so_far: int | None = None, finish: str | None = None, **held: Any) -> bytes:
+    body: dict[str, Any] = {"choices": [{"delta": held, "finish_reason": finish}]}
+    if so_far is not None:
+        body["usage"] = usage(so_far)
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+CALL = [{"index": 0, "function": {"name": "f", "arguments": ""}}]
+
+
+def test_all_that_a_chat_sends_counts_and_is_named() -> None:
+    got = decode(
+        (1, delta(0, role="assistant", content="")),
+        (2, delta(1, reasoning="hm", content=None)),
+        (3, delta(4, reasoning_content="so", tool_calls=[])),
+        (4, delta(6, tool_calls=CALL, content="")),
+        (5, delta(7, content="a")),
+        (6, delta(8, refusal="no")),
+        (7, delta(9, "stop")),
+        (8, last(9)),
+    )
+    assert got.chunks == [(2, 1), (3, 3), (4, 2), (5, 1), (6, 1), (7, 1)]
+    assert got.kinds == {"reasoning": 4, "tool call": 2, "text": 3}
+    assert (got.error, got.finish_reason, got.output_tokens) == (None, "stop", 9)
+
+
+def test_without_usage_every_event_of_a_chat_with_something_to_read_is_a_token() -> None:
+    got = decode(
+        (1, delta(role="assistant")),
+        (2, delta(reasoning="a")),
+        (3, delta(content="b")),
+        (4, delta(None, "stop")),
+        (5, DONE),
+    )
+    assert (got.chunks, got.kinds) == ([(2, 1), (3, 1)], {"reasoning": 1, "text": 1})
+
+
+def test_reasoning_that_is_counted_and_not_sent_is_in_no_time_per_token() -> None:
+    details = {"completion_tokens_details": {"reasoning_tokens": 90}}
+    silent = decode(
+        (1, delta(content="a")), (2, delta(content="b")), (3, delta(None, "stop")), (4, last(92, **details))
+    )
+    assert (silent.reasoning_tokens, unsent(silent), tpot(silent)) == (90, 90, 1.0)
+    assert (tpot_vllm(silent), token_counts([silent])) == (1 / 91, "per chunk")
+    spoken = decode(
+        (1, delta(reasoning="a")),
+        (2, delta(content="b")),
+        (4, last(2, completion_tokens_details={"reasoning_tokens": 1})),
+    )
+    assert (unsent(spoken), tpot(spoken)) == (0, 1.0)
+    counted = decode((1, delta(91, content="a")), (2, delta(92, "stop", content="b")), (3, last(92, **details)))
+    assert (unsent(counted), tpot(counted)) == (0, 1.0)  # the first event has brought what was thought before it
 
 
 @pytest.mark.parametrize(

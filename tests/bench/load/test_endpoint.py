@@ -1,8 +1,9 @@
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from twofour.bench.load.endpoint import Endpoint, Memory, State, prefix_hit_share, state
+from twofour.bench.load.endpoint import Endpoint, Memory, State, prefix_hit_share, served_model, state
 from twofour.bench.proof.mock import Script, serving
 from twofour.prune.errors import ServerError
 
@@ -57,6 +58,32 @@ def test_a_dead_address_is_named() -> None:
     assert Endpoint(url, "m").ready() is False
     with pytest.raises(ServerError, match=rf"no answer from {url}/metrics"):
         Endpoint(url, "m").scrape()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            "301 Moved\r\nLocation: https://h/v1/models?key=s",
+            "status 301: the server sends on to https://h/v1/models; g",
+        ),
+        ("401 No", "status 401: ; check the address and the key"),
+        ("200 OK\r\nContent-Type: text/html", "text/html instead of JSON: ; check the address, and log-ins on the way"),
+    ],
+)
+def test_what_comes_instead_of_the_models_is_named(answer: str, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        pool.submit(answer_once, listener, f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n".encode())
+        with pytest.raises(ServerError) as caught:
+            served_model(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    assert said in str(caught.value)
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(answer)
 
 
 def test_a_refusal_carries_the_servers_words() -> None:

@@ -6,7 +6,7 @@ import pytest
 from twofour.bench.load import gates
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.records import Chunk, Record, Request
-from twofour.bench.load.workload import Schedule
+from twofour.bench.load.workload import Limits, Schedule
 
 
 def requests(n: int) -> list[Request]:
@@ -129,3 +129,28 @@ def test_a_kernel_without_pressure_counters_is_unknown(tmp_path: Path, text: str
     if text is not None:
         (tmp_path / "cpu").write_text(text)
     assert gates.Pressure(tmp_path / "cpu").share() is None
+
+
+def test_what_prompts_are_meant_to_share_a_prefix_cache_may_find() -> None:
+    alike = [replace(request, prompt="a b c d e f", family="one") for request in requests(4)]
+    got = [replace(record, cached_tokens=7) for record in records(4)]
+    gate = {g.name: g for g in gates.check(Schedule(alike, 1, {}), got, lags=[], pressure=None)}["prefix_cache"]
+    assert gate.limit == pytest.approx(0.01 + 3 / 4)  # all of all prompts but the first
+    assert gate.value == pytest.approx(0.7) and gate.passed
+    some = {g.name: g for g in gates.check(Schedule(alike, 1, {}), got[:2], lags=[], pressure=None)}["prefix_cache"]
+    assert some.limit == pytest.approx(0.01 + 1 / 2) and not some.passed  # of those that were sent
+
+
+def test_requests_that_were_held_back_are_counted_and_no_lag_of_the_client() -> None:
+    got = [replace(record, held=record.index < 2, sent_at=1.5 if record.index < 2 else 1.001) for record in records(20)]
+    asked = Schedule(requests(20), None, {}, Limits(max_in_flight=3))
+    found = {gate.name: gate for gate in gates.check(asked, got, lags=[0.0], pressure=0.0)}
+    assert found["held_back"].value == pytest.approx(0.1) and not found["held_back"].passed
+    assert found["send_lag_p99"].passed
+    assert "held_back" not in judged(records(20))
+
+
+def test_prompts_of_unknown_length_are_not_judged() -> None:
+    unknown = [replace(request, prompt_tokens=None) for request in requests(20)]
+    found = {g.name: g for g in gates.check(Schedule(unknown, 1, {}), records(20), lags=[], pressure=None)}
+    assert found["prompt_length"].passed is None

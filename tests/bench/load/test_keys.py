@@ -12,10 +12,10 @@ from twofour.bench.comparison.compare import compare
 from twofour.bench.hardware import command_line
 from twofour.bench.load import client, decode, wire
 from twofour.bench.load.access import Access
-from twofour.bench.load.client import Job
 from twofour.bench.load.decode import Exchange
 from twofour.bench.load.endpoint import Endpoint
 from twofour.bench.load.keys import read_key
+from twofour.bench.load.pace import Job
 from twofour.bench.load.records import Request
 from twofour.bench.load.service import Service
 from twofour.bench.proof.mock import Script, serving
@@ -78,7 +78,7 @@ def test_a_run_sends_the_key_and_writes_it_nowhere(tmp_path: Path, capsys: pytes
     with serving(Script(refuse_every=3)) as mock:
         words = ["bench", "run", f"{mock.url}?key={KEY}", "--api-key-file", str(keys), "--out", str(out)]
         assert main([*words, "--requests", "6", "--prompt-tokens", "8", "--output-tokens", "3"]) == INVALID
-    assert {served.authorization for served in mock.served} == {f"Bearer {KEY}"}
+    assert {served.headers["authorization"] for served in mock.served} == {f"Bearer {KEY}"}
     assert {served.path for served in mock.served} == {f"/v1/completions?key={KEY}"}
     said = capsys.readouterr()
     assert KEY not in out.read_text() + said.out + said.err
@@ -95,6 +95,14 @@ def test_a_run_sends_the_key_and_writes_it_nowhere(tmp_path: Path, capsys: pytes
 def test_addresses_are_kept_without_what_opens_them(text: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["twofour", "bench", text])
     assert command_line() == ["twofour", "bench", kept]
+
+
+@pytest.mark.parametrize("flag", [["--header", f"api-key={KEY}"], [f"--header=api-key={KEY}"]])
+def test_a_command_is_kept_without_the_values_of_headers(flag: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["twofour", "bench", "run", *flag, "--header", "X=a=b", "--header-file", "a=b"])
+    kept = command_line()
+    assert KEY not in " ".join(kept)
+    assert kept[-4:] == ["--header", "X=...", "--header-file", "a=b"] and "api-key=..." in kept[3] + kept[4]
 
 
 def test_a_password_in_an_address_is_refused_and_not_quoted() -> None:

@@ -72,7 +72,7 @@ def test_a_run_keeps_it_and_shows_it_beside_its_own() -> None:
     done = replace(run(CLOSED, 0, 0.01), server=ServerSide(SAMPLES, held))
     written = json.loads(json.dumps(document(done, with_records=True), allow_nan=False))
     assert [sample["at"] for sample in written["server"]["samples"]] == [-0.5, 0.5, 1.5]
-    assert json.loads(json.dumps(document(read(written), with_records=True))) == written
+    assert json.loads(json.dumps(document(read(written), with_records=True)))["server"] == written["server"]
     assert document(done, with_records=False)["server"]["totals"]["output_tokens"] == 400
     assert document(done, with_records=False)["server"]["samples"] == []
     rows = {row.what: row[1:] for row in told.beside(done)}

@@ -110,6 +110,22 @@ def test_a_query_goes_with_every_request() -> None:
     assert wire.target("http://host").outside("/v1/models") == "/v1/models"
 
 
+def test_an_address_may_be_that_of_an_api_in_full() -> None:
+    assert wire.target("https://h/v1beta/openai/chat/completions?a=1") == wire.Target(
+        "h", 443, "/v1beta/openai", "a=1", tls=True
+    )
+    assert wire.target("h/completions/").path("/completions") == "/completions"
+    assert wire.target("h/a/chat/completions").outside("/v1/models") == "/a/models"
+    assert wire.target("h/v1/completions").outside("/metrics") == "/metrics"
+    apis = [wire.api_of(url) for url in ("h/v1/chat/completions?a", "https://h/completions", "http://h/v1", "h")]
+    assert apis == ["chat", "completions", None, None]
+
+
+def test_a_port_is_named_where_it_is_not_the_schemes_own() -> None:
+    urls = ["http://h", "https://h", "http://h:443", "https://h:80", "https://[::1]:443"]
+    assert [wire.target(url).authority for url in urls] == ["h", "h", "h:443", "h:80", "[::1]"]
+
+
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "", "http://host:99999", "http://h:x"])
 def test_a_wrong_address_is_refused(url: str) -> None:
     with pytest.raises(InputError):

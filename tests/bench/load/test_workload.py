@@ -4,9 +4,12 @@ from itertools import islice
 from statistics import fmean, stdev
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twofour.bench.load import arrivals
-from twofour.bench.load.workload import NONCE_WORDS, WORDS, Lengths, lengths, marked, schedule
+from twofour.bench.load.records import Message, Request
+from twofour.bench.load.workload import NONCE_WORDS, WORDS, Lengths, lengths, marked, messages, schedule, shared_share
 from twofour.prune.errors import InputError
 
 
@@ -61,6 +64,52 @@ def test_no_two_sent_prompts_begin_alike() -> None:
 
 def test_a_byte_of_the_nonce_is_a_word() -> None:
     assert len(set(WORDS)) == 256
+
+
+def test_a_family_begins_alike_in_one_run_and_otherwise_in_another() -> None:
+    one, two = (Request(i, 0.0, "a b", 6, 1, family="f") for i in (1, 2))
+    assert marked(one, "n") == marked(two, "n") != marked(one, "m")
+    alone = Request(1, 0.0, "a b", 6, 1)
+    assert marked(alone, "n") != marked(one, "n")
+    assert marked(alone, "n") == marked(Request(7, 0.0, "a b", 6, 1, family="1"), "n")
+
+
+def test_what_was_said_before_is_sent_and_the_nonce_opens_it() -> None:
+    history = (Message("system", "be short"), Message("user", "hello"), Message("assistant", "yes"))
+    said = messages(Request(3, 0.0, "why", 1, 1, history=history), "n")
+    assert [message.role for message in said] == ["system", "user", "assistant", "user"]
+    assert [message.content for message in said[1:]] == ["hello", "yes", "why"]
+    opening, rest = said[0].content.split()[:NONCE_WORDS], said[0].content.split()[NONCE_WORDS:]
+    assert set(opening) <= set(WORDS) and rest == ["be", "short"]
+    assert marked(Request(3, 0.0, "why", 1, 1, history=history), "n").split() == [
+        *opening,
+        *["be", "short", "hello", "yes", "why"],
+    ]
+
+
+def found_by_hand(texts: list[list[str]]) -> float:
+    """The longest beginning that an earlier text has, too, by comparing all pairs."""
+
+    def alike(one: list[str], two: list[str]) -> int:
+        return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+    shared = [max((alike(text, before) for before in texts[:index]), default=0) for index, text in enumerate(texts)]
+    return sum(shared) / sum(map(len, texts))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["x", "y", None]), st.lists(st.sampled_from("ab"), min_size=1, max_size=6)),
+        min_size=1,
+    )
+)
+def test_what_a_prefix_cache_may_find(asked: list[tuple[str | None, list[str]]]) -> None:
+    requests = [Request(i, 0.0, " ".join(text), 1, 1, family=family) for i, (family, text) in enumerate(asked)]
+    assert shared_share(requests) == pytest.approx(found_by_hand([marked(request, "").split() for request in requests]))
+
+
+def test_requests_of_no_family_share_nothing() -> None:
+    assert shared_share(schedule(50, Lengths(8), Lengths(1), 0)) == shared_share([]) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """The flags of `serve`: what they default to, what they mean, which are refused, and HTTPS through them."""
 
 import argparse
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
+import certificates
 import httpx
 import pytest
 
@@ -143,15 +142,7 @@ def test_limits_are_those_of_keys(tmp_path: Path) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """One file with a fresh key and a certificate for 127.0.0.1."""
-    openssl = shutil.which("openssl") or pytest.skip("needs openssl")
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made = [*"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(), *subject]  # noqa: SIM905
-    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run([openssl, *made, *files], check=True, capture_output=True)
-    both = tmp_path / "both.pem"
-    both.write_text((tmp_path / "cert.pem").read_text() + (tmp_path / "key.pem").read_text())
-    return both
+    return certificates.made_in(tmp_path)
 
 
 def test_https(launch: Any, certificate: Path) -> None:

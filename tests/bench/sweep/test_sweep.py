@@ -1,4 +1,4 @@
-"""Servers under the same load in turns: what is given, whose turn it is, ratios by hand, and the verb itself."""
+"""Running servers under many loads in turns: what is given, whose turn it is, ratios by hand, and the verb itself."""
 
 import json
 import os
@@ -7,24 +7,25 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 
 import pytest
 from bench_findings import CLOSED, run
 from processes import soon
 
 from twofour.bench.commands import INVALID
-from twofour.bench.comparison import peers
-from twofour.bench.comparison.peers import Peer, experiment
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
+from twofour.bench.load.slo import parse
 from twofour.bench.load.workload import Lengths, Schedule
 from twofour.bench.proof.mock import Script, serving
-from twofour.bench.targets import frozen, servers
+from twofour.bench.sweep import ladder, table, visit
+from twofour.bench.sweep.document import document
+from twofour.bench.sweep.load import Load, Pace
+from twofour.bench.targets import servers
+from twofour.bench.targets.running import Running, read_running
 from twofour.bench.targets.servers import Server
 from twofour.cli import main
 from twofour.prune.errors import InputError, ServerError
@@ -45,7 +46,8 @@ def ended(words: list[str]) -> int:
         return int(str(end.code))
 
 
-PAIR = [Peer("a", "http://a", "m"), Peer("b", "http://b", "m")]
+PAIR = [Running("a", Service("http://a", "m")), Running("b", Service("http://b", "m"))]
+SMALL = Load(Lengths(8), Lengths(6), seed=5)
 
 
 @pytest.fixture
@@ -67,27 +69,31 @@ def test_the_verb_compares_what_runs(
     running: tuple[Server, Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow, quick = (server.url() for server in running)
-    out = tmp_path / "peers.json"
-    words = ["bench", "peers", f"slow={slow}", f"quick={quick}#quick", "--concurrency", "1", "3", "--rounds", "2"]
-    status = main([*words, "--prompt-tokens", "8", "--output-tokens", "6", "--out", str(out)])
+    out = tmp_path / "sweep.json"
+    words = ["bench", "sweep", f"slow={slow}", f"quick={quick}#quick", "--concurrency", "3", "1", "--rounds", "2"]
+    status = main([*words, "--prompt-tokens", "8", "--output-tokens", "6", "--slo", "tpot_p50=5ms", "--out", str(out)])
     printed = capsys.readouterr().out
     found = json.loads(out.read_text())
-    assert (found["kind"], found["schema_version"]) == ("twofour.bench.peers", 1)
+    assert (found["kind"], found["schema_version"]) == ("twofour.bench.sweep", 1)
     assert found["complete"] and found["valid"] == (not any(cell["invalid"] for cell in found["cells"]))
     assert status == (0 if found["valid"] else INVALID)
     assert printed.endswith("\nVALID\n" if found["valid"] else "\nINVALID: do not quote these numbers\n")
-    assert [peer["model"] for peer in found["peers"]] == ["slow", "quick"]
-    assert [(cell["concurrency"], cell["peer"]) for cell in found["cells"]] == [
+    assert [server["model"] for server in found["servers"]] == ["slow", "quick"]
+    assert [(cell["concurrency"], cell["server"]) for cell in found["cells"]] == [
         *((1, "slow"), (1, "quick"), (3, "slow"), (3, "quick")),
     ]
     for cell in found["cells"]:
-        assert cell["failed"] == 0 and len(cell["output_tokens_per_s"]) == 2
+        assert cell["failed"] == 0 and len(cell["output_tokens_per_s"]) == cell["rounds"] == 2
         counted = cell["ttft"]["n"]
-        assert counted == 2 * 8 if cell["concurrency"] == 1 else 0 < counted < 2 * 8  # not those of ramp and drain
-        assert cell["itl_tok"]["n"] == counted * 5 and cell["rounds"] == 2
-        assert (cell["of_the_first"]["point"] > 1) == (cell["peer"] == "quick")
-        assert f"{cell['concurrency']:>3} at a time, {cell['peer']}" in printed
+        assert counted == 2 * 12 if cell["concurrency"] == 1 else 0 < counted < 2 * 12  # not those of ramp and drain
+        assert cell["itl_tok"]["n"] == counted * 5
+        assert (cell["of_the_first"]["point"] > 1) == (cell["server"] == "quick")
+        assert f"{cell['concurrency']} at a time, {cell['server']}" in printed
+        assert False in cell["attained"] or cell["server"] == "quick"  # a token of slow takes 8 ms
+    assert [run["round"] for run in found["cells"][1]["runs"]] == [0, 1]
+    assert found["highest"][0] == {"server": "slow", "concurrency": None, "rate": None}
     assert found["command"][0] == "twofour" and "cpu" in found["hardware"]
+    assert main(["bench", "report", str(out)]) == 0 and capsys.readouterr().out == printed
     assert main([*words, "--out", str(out)]) == 1 and "exists" in capsys.readouterr().err
 
 
@@ -110,61 +116,97 @@ def standing_still(servers: tuple[Server, Server]) -> tuple[bool, bool]:
 def test_who_is_not_measured_is_frozen(running: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, bool]] = []
     pids = [f"{name}={server.pid}" for name, server in zip(("slow", "quick"), running, strict=True)]
-    servers_ = peers.read_peers([f"slow={running[0].url()}", f"quick={running[1].url()}"], (), pids)
-    monkeypatch.setattr(peers, "measure", lambda load, key: seen.append(standing_still(running)))
-    peers.compare_peers(servers_, [experiment(1, Lengths(8), Lengths(6), rounds=1, seed=0)], silent)
+    both = read_running([f"slow={running[0].url()}", f"quick={running[1].url()}"], (), pids)
+
+    def looked(*_: object, **__: object) -> Run:
+        seen.append(standing_still(running))
+        return runs_of("a", 1, 0)
+
+    monkeypatch.setattr(visit, "measure", looked)
+    ladder.climb(both, SMALL, [Pace(1)], 1, silent)
     assert seen == [(False, True), (True, False)]
     assert all("T" not in states(server) for server in running)
 
 
-@pytest.mark.parametrize("pid", ["quick=x", "quick", "quick=²", f"quick={2**22 + 1}", f"quick={2**70}"])
-def test_what_cannot_be_frozen_is_refused(pid: str) -> None:
-    with pytest.raises(InputError, match="does not name a process that leads its group"):
-        peers.read_peers(["quick=http://a:1#m"], (), [pid])
-
-
 def test_all_get_the_same_schedule_and_each_begins_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Service, Schedule]] = []
-    monkeypatch.setattr(peers, "measure", lambda *asked: seen.append(asked))
-    asked = [experiment(n, Lengths(8), Lengths(6), rounds=2, seed=5) for n in (1, 8)]
-    found = peers.compare_peers([PAIR[0], replace(PAIR[1], plain=True)], asked, silent)
+
+    def measured(service: Service, schedule: Schedule, progress: object) -> Run:
+        seen.append((service, schedule))
+        return runs_of("a", 1, 0)
+
+    monkeypatch.setattr(visit, "measure", measured)
+    plain = replace(PAIR[1], service=replace(PAIR[1].service, plain=True))
+    found = ladder.climb([PAIR[0], plain], SMALL, [Pace(1), Pace(8)], 2, silent)
     assert all(service.plain == (service.url[-1] == "b") for service, _ in seen)
     assert [(load.made_of["seed"], load.concurrency, service.url[-1]) for service, load in seen] == [
         *((5, 1, "a"), (5, 1, "b"), (5, 8, "a"), (5, 8, "b")),
         *((6, 1, "b"), (6, 1, "a"), (6, 8, "b"), (6, 8, "a")),
     ]
     assert [len(load.requests) for _, load in seen[:4]] == [8, 8, 16, 16]
-    assert {cell: len(runs) for cell, runs in found.runs.items()} == dict.fromkeys(
-        [(1, "a"), (1, "b"), (8, "a"), (8, "b")], 2
-    )
+    assert [(each.round, each.pace.concurrency, each.server) for each in found.visits] == [
+        (load.made_of["seed"] - 5, load.concurrency, service.url[-1]) for service, load in seen
+    ]
 
 
-@pytest.mark.parametrize("given", [["http://a:1"], ["a=b"], ["=http://a:1"], ["a=http://a:1#m", "a=http://b:1#m"]])
-def test_what_is_no_server_is_refused(given: list[str]) -> None:
-    with pytest.raises(InputError, match="give NAME=URL or NAME=URL#MODEL, each name once"):
-        peers.read_peers(given)
+def test_how_many_requests_a_run_has() -> None:
+    promised = replace(SMALL, slo=parse("ttft_p95=1s"))
+    sizes = [len(load.schedule(pace, 0).requests) for load in (SMALL, promised) for pace in (Pace(3), Pace(rate=2.0))]
+    assert sizes == [8, 128, 2 * 59, 4 * 59]
+    assert len(replace(promised, requests=70).schedule(Pace(rate=2.0), 0).requests) == 70
+    with pytest.raises(InputError, match="give --requests at least 59"):
+        replace(promised, requests=58)
 
 
-def test_who_is_plain_is_named() -> None:
-    given = ["a=http://a:1#m", "b=http://b:1#n"]
-    assert peers.read_peers(given, ["b"]) == [Peer("a", "http://a:1", "m"), Peer("b", "http://b:1", "n", plain=True)]
-    with pytest.raises(InputError, match="c is no server here; give names of a, b to --plain and --pid"):
-        peers.read_peers(given, ["c"])
+def test_another_rate_is_the_same_load_faster() -> None:
+    slow, quick = (SMALL.schedule(Pace(rate=rate), 1).requests for rate in (2.0, 5.0))
+    assert [each.at_s for each in quick] == pytest.approx([each.at_s * 2 / 5 for each in slow])
+    assert [(a.prompt, a.output_tokens) for a in quick] == [(b.prompt, b.output_tokens) for b in slow]
 
 
-@pytest.mark.parametrize("words", [["--rounds", "0"], ["--concurrency", "1", "0"]])
-def test_a_load_of_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "peers", "a=http://127.0.0.1:1#m", *words]) == 1
-    assert "both are at least 1" in capsys.readouterr().err
+def test_over_its_capacity_no_higher_rate_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = Gate("rate_shortfall", 0.5, 0.05, "share", "lower --rate")
+
+    def measured(service: Service, schedule: Schedule, progress: object) -> Run:
+        over = service.url[-1] == "a" and schedule.made_of["rate"] >= 2
+        return run(replace(CLOSED, concurrency=None, rate=1.0), 0, 0.01, behind if over else None)
+
+    monkeypatch.setattr(visit, "measure", measured)
+    paces = [Pace(rate=rate) for rate in (1.0, 2.0, 3.0)]
+    found = ladder.climb(PAIR, SMALL, paces, 2, silent)
+    seen = sorted((each.server, each.pace.rate) for each in found.visits)
+    assert seen == [
+        (name, rate) for name, most in (("a", 2), ("b", 3)) for rate in range(1, most + 1) for _ in range(2)
+    ]
+    told = document(found, PAIR, SMALL, 2)
+    assert told["valid"]  # to be over capacity is a finding
+    assert [(cell["server"], cell["rate"]) for cell in told["cells"] if cell["over_capacity"]] == [("a", 2.0)]
+    assert table.table(told).count("over capacity: latencies are as long as the run; no higher rate was asked") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--rounds", "0"], "both are at least 1"),
+        (["--requests", "0"], "both are at least 1"),
+        (["--concurrency", "1", "0"], "--concurrency is at least 1"),
+        (["--within", "2"], "0.02 is 2 %"),
+        (["--slo", "e2e"], "no term of an SLO"),
+    ],
+)
+def test_a_sweep_of_nothing_is_refused(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sweep", "a=http://127.0.0.1:1#m", *words]) == 1
+    assert why in capsys.readouterr().err
 
 
 def test_a_row_says_what_failed_and_what_is_unknown() -> None:
     nothing = {"n": 0, "p50": None, "p95": None}
-    cell = {"concurrency": 8, "peer": "other", "failed": 3, "invalid": ["client lag"], "output_tokens_per_s": []}
+    cell = {"concurrency": 8, "rate": None, "server": "other", "failed": 3, "invalid": ["client lag"]}
     cell |= {"of_the_first": None, "ttft": {"n": 70, "p50": 0.0123, "p95": 0.5}, "itl_tok": nothing, "e2e": nothing}
-    load = {"prompt_tokens": "8", "output_tokens": "6", "rounds": 1, "seed": 0}
-    document = {"load": load, "cells": [cell | {"rounds": 1}], "complete": False, "valid": False}
-    rows = peers.table(document).splitlines()
+    cell |= {"rounds": 1, "output_tokens_per_s": [], "over_capacity": False, "goodput_per_s": None, "attained": None}
+    load = {"prompt_tokens": "8", "output_tokens": "6", "rounds": 1, "seed": 0, "slo": None}
+    told = {"load": load, "cells": [cell], "highest": None, "limits": None, "complete": False, "valid": False}
+    rows = table.table(told).splitlines()
     assert rows[2].split() == ["8", "at", "a", "time,", "other", "-", "-", "12.3", "500.0", "-", "-", "3", "FAILED"]
     assert rows[3:] == [
         "    not valid: client lag",
@@ -183,12 +225,12 @@ def test_a_failed_gate_of_any_run_makes_the_whole_invalid(
 ) -> None:
     late, seen = Gate("errors", 0.5, 0.01, "share", "look at the errors"), list[Service]()
 
-    def measured(service: Service, schedule: Schedule) -> Run:
+    def measured(service: Service, schedule: Schedule, progress: object) -> Run:
         seen.append(service)
         return runs_of(service.url[-1], 1, 0, late if len(seen) == 4 else None)
 
-    monkeypatch.setattr(peers, "measure", measured)
-    words = ["bench", "peers", "a=http://a#m", "b=http://b#m", "--concurrency", "1", "--rounds"]
+    monkeypatch.setattr(visit, "measure", measured)
+    words = ["bench", "sweep", "a=http://a#m", "b=http://b#m", "--concurrency", "1", "--rounds"]
     assert main([*words, "1"]) == 0 and "VALID" in capsys.readouterr().out
     assert main([*words, "1", "--json"]) == INVALID
     found = json.loads(capsys.readouterr().out)
@@ -211,15 +253,15 @@ def test_what_was_measured_is_kept_when_it_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def measured(service: Service, schedule: Schedule) -> Run:
+    def measured(service: Service, schedule: Schedule, progress: object) -> Run:
         round_ = schedule.made_of["seed"]
         if round_ == 1 and service.url[-1] == "a":  # the second round begins with b
             ending()
         return runs_of(service.url[-1], 1, round_)
 
-    monkeypatch.setattr(peers, "measure", measured)
-    out = tmp_path / "peers.json"
-    words = ["bench", "peers", "a=http://a#m", "b=http://b#m", "--concurrency", "1", "--out", str(out)]
+    monkeypatch.setattr(visit, "measure", measured)
+    out = tmp_path / "sweep.json"
+    words = ["bench", "sweep", "a=http://a#m", "b=http://b#m", "--concurrency", "1", "--out", str(out)]
     assert ended(words) == status
     found, shown = json.loads(out.read_text()), capsys.readouterr()
     assert (found["complete"], found["valid"]) == (False, False)
@@ -229,57 +271,25 @@ def test_what_was_measured_is_kept_when_it_is_cut_off(
 
 
 def test_a_cut_before_the_first_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "measure", lambda *asked: raising(KeyboardInterrupt()))
-    out = tmp_path / "peers.json"
-    assert ended(["bench", "peers", "a=http://a#m", "--out", str(out)]) == 130
+    monkeypatch.setattr(visit, "measure", lambda *_, **__: raising(KeyboardInterrupt()))
+    out = tmp_path / "sweep.json"
+    assert ended(["bench", "sweep", "a=http://a#m", "--out", str(out)]) == 130
     assert not out.exists()
 
 
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "peers", "a=http://127.0.0.1:1", "--out", str(tmp_path / "none" / "x.json")]) == 1
+    assert main(["bench", "sweep", "a=http://127.0.0.1:1", "--out", str(tmp_path / "none" / "x.json")]) == 1
     assert "is no folder" in capsys.readouterr().err
 
 
 def test_the_key_goes_to_every_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keys, out = tmp_path / "keys", tmp_path / "peers.json"
+    keys, out = tmp_path / "keys", tmp_path / "sweep.json"
     keys.write_text("sk-SECRET-0123\nanother\n")
     with serving(Script()) as mock:
-        words = ["bench", "peers", f"a={mock.url}", "--concurrency", "2", "--rounds", "1", "--api-key-file", str(keys)]
+        words = ["bench", "sweep", f"a={mock.url}", "--concurrency", "2", "--rounds", "1", "--api-key-file", str(keys)]
         main([*words, "--prompt-tokens", "8", "--output-tokens", "3", "--out", str(out)])
-    assert {served.authorization for served in mock.served} == {"Bearer sk-SECRET-0123"}
+    assert {served.headers["authorization"] for served in mock.served} == {"Bearer sk-SECRET-0123"}
     said = capsys.readouterr()
     assert "SECRET" not in out.read_text() + said.out + said.err
-
-
-class Statuses(BaseHTTPRequestHandler):
-    """Answers with what is left for a path, the last for good."""
-
-    left: ClassVar[dict[str, list[int]]] = {}
-
-    def do_GET(self) -> None:
-        statuses = self.left[self.path]
-        self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def test_a_server_is_well_when_it_is_ready_or_knows_no_such_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "POLL_S", 0.0)
-    monkeypatch.setattr(frozen, "signal_group", lambda group, number: None)
-    with HTTPServer(("127.0.0.1", 0), Statuses) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            peer = Peer("a", f"http://127.0.0.1:{server.server_port}", "m", group=1)
-            for statuses in ({"/ready": [503, 503, 200], "/health": [200]}, {"/ready": [404], "/health": [500, 200]}):
-                Statuses.left = statuses
-                with peer.awake():
-                    assert all(len(left) == 1 for left in statuses.values())
-        finally:
-            server.shutdown()
-            thread.join()

@@ -1,0 +1,93 @@
+"""Servers that run already, by name; one whose process group is given is frozen while others are measured."""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urldefrag, urlsplit
+
+from twofour.bench.load.access import OPEN, Access
+from twofour.bench.load.endpoint import Endpoint, served_model
+from twofour.bench.load.service import Service
+from twofour.bench.load.wire import shown
+from twofour.bench.targets import frozen
+from twofour.prune.errors import InputError, ServerError
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server by the name that tables give it. group: its process group, to be frozen; None: it stays awake."""
+
+    name: str
+    service: Service
+    group: int | None = None
+
+    def awake(self) -> AbstractContextManager[None]:
+        """Not frozen for the length of a `with` block. Raises ServerError where it is not ready again soon."""
+        if self.group is None:
+            return nullcontext()
+        asked = self.service
+        return frozen.awake(self.group, Endpoint(asked.url, asked.model, asked.access), self._give_up)
+
+    def _give_up(self, too_late: bool) -> None:
+        if too_late:
+            raise ServerError(f"{self.name} is not well {frozen.THAW_S:g} s after it was continued; see its log")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for documents, without the key."""
+        return {"name": self.name, "group": self.group} | self.service.described()
+
+
+def read_running(
+    given: Sequence[str],
+    plain: Sequence[str] = (),
+    pids: Sequence[str] = (),
+    access: Access = OPEN,
+    timeout_s: float = Service.timeout_s,
+) -> list[Running]:
+    """Read [NAME=]URL or [NAME=]URL#MODEL, names, and NAME=PID. Raises InputError for anything else."""
+    parts = list(map(_named, given))
+    names = [name for name, _ in parts]
+    if len(set(names)) < len(names) or not all(name and "://" in url for name, url in parts):
+        raise InputError(
+            f"{shown(' '.join(given))} does not name servers; give [NAME=]URL or [NAME=]URL#MODEL, each name once"
+        )
+    groups = dict(map(_group, pids))
+    if unknown := {*plain, *groups} - set(names):
+        raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain and --pid")
+    return [
+        Running(name, _service(address, access, name in plain, timeout_s), groups.get(name)) for name, address in parts
+    ]
+
+
+def frozen_all(servers: Sequence[Running]) -> AbstractContextManager[None]:
+    """Freeze all that can be for the length of a `with` block; all go on in the end."""
+    return frozen.frozen([server.group for server in servers if server.group is not None])
+
+
+def _named(given: str) -> tuple[str, str]:
+    """The name and the address; without a name it is that of host and port."""
+    name, equals, address = given.partition("=")
+    return (name, address) if equals and "/" not in name else (urlsplit(given).netloc.rpartition("@")[2], given)
+
+
+def _service(address: str, access: Access, plain: bool, timeout_s: float) -> Service:
+    url, model = urldefrag(address)
+    return Service(url, model or served_model(url, access), access, plain, timeout_s)
+
+
+def _group(given: str) -> tuple[str, int]:
+    """Read NAME=PID of a process that leads its group, as all do that were started by setsid."""
+    name, _, pid = given.partition("=")
+    if not re.fullmatch("[0-9]{1,9}", pid) or not _leads(int(pid)):
+        raise InputError(f"{given} does not name a process that leads its group; start the server by setsid")
+    return name, int(pid)
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False

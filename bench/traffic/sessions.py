@@ -1,0 +1,123 @@
+"""From turns to Requests: each turn is sent with what was said before it, which is known in advance.
+
+The history of a turn holds the file's answers, or words in their place, and not what the server said: so the bytes are
+made before the clock runs, and all servers get the same. All turns of a session begin with the same words of the nonce,
+so that a prefix cache finds what it would find of a real conversation: the prompt before, without its answer.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Protocol
+
+from twofour.bench.load.records import Message, Request
+from twofour.bench.load.workload import NONCE_WORDS, words
+from twofour.bench.traffic.conversations import Conversation
+from twofour.bench.traffic.lengths import Pause
+from twofour.bench.traffic.traces import BLOCK, Row
+
+
+class Tokens(Protocol):
+    def draw(self, draw: random.Random) -> int: ...
+
+
+class Sizes(Protocol):
+    """The lengths of a prompt and its answer, drawn together."""
+
+    def __call__(self, draw: random.Random) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a user says, and what is taken as its answer in the turns after it.
+
+    Where the tokens of the prompt are known, those of the answer are, too: they are the output's.
+    """
+
+    prompt: str
+    prompt_tokens: int | None  # of this turn alone; None: unknown
+    output_tokens: int
+    answer: str = ""  # of the last turn, none is needed
+
+
+@dataclass(frozen=True)
+class Session:
+    turns: Sequence[Turn]
+    think_s: Sequence[float] = ()  # before each turn after the first
+    system: str | None = None
+    family: str | None = None  # see Request
+
+
+def requests(session: Session, index: int, at_s: float) -> Iterator[Request]:
+    """Those of one session; the first has this index and time."""
+    family = session.family if session.family or len(session.turns) == 1 else str(index)
+    history = () if session.system is None else (Message("system", session.system),)
+    before: int | None = None if history else 0  # tokens
+    for number, (turn, think_s) in enumerate(zip(session.turns, (0.0, *session.think_s), strict=True)):
+        tokens = _sum(before, turn.prompt_tokens)
+        after = index + number - 1 if number else None
+        at_s = 0.0 if number else at_s
+        yield Request(index + number, at_s, turn.prompt, tokens, turn.output_tokens, after, think_s, history, family)
+        history = (*history, Message("user", turn.prompt), Message("assistant", turn.answer))
+        before = _sum(tokens, turn.output_tokens)
+
+
+def _sum(one: int | None, two: int | None) -> int | None:
+    return None if one is None or two is None else one + two
+
+
+def of_words(sizes: Sizes, turns: Tokens, think: Pause, share: float, prefixes: int, seed: int) -> Iterator[Session]:
+    """Sessions of plain words, without end. share: how much of each first prompt is one of so many shared texts."""
+    names = ("lengths", "words", "turns", "think", "answers", "groups")
+    draws = {name: random.Random(f"{seed}/{name}") for name in names}
+    shared = [_Words(f"{seed}/prefix {group}") for group in range(prefixes)]
+    while True:
+        group = draws["groups"].randrange(prefixes)
+        (prompt, answer), *later = [sizes(draws["lengths"]) for _ in range(turns.draw(draws["turns"]))]
+        own = max(NONCE_WORDS + 1, prompt)
+        known = shared[group].first(min(round(share * own), own - 1) - NONCE_WORDS)
+        text = " ".join([*known, words(own - NONCE_WORDS - len(known), draws["words"])])
+        said = [Turn(text, own, answer), *(Turn(words(n, draws["words"]), n, answer) for n, answer in later)]
+        answered = [replace(turn, answer=words(turn.output_tokens, draws["answers"])) for turn in said[:-1]]
+        thoughts = [think.draw(draws["think"]) for _ in later]
+        yield Session([*answered, said[-1]], thoughts, family=f"prefix {group}" if share else None)
+
+
+class _Words:
+    """A text without end."""
+
+    def __init__(self, seed: str) -> None:
+        self._draw = random.Random(seed)
+        self._words: list[str] = []
+
+    def first(self, count: int) -> list[str]:
+        missing = count - len(self._words)
+        if missing > 0:
+            self._words += words(missing, self._draw).split()
+        return self._words[: max(0, count)]
+
+
+def of_conversations(
+    all_: Sequence[Conversation], answers: Tokens, turns: Tokens, think: Pause, keep_shared: bool, seed: int
+) -> Iterator[Session]:
+    """The conversations in the order of their file, again and again, each up to so many turns."""
+    draws = {name: random.Random(f"{seed}/{name}") for name in ("lengths", "turns", "think")}
+    for each in cycle(all_):
+        said = each.turns[: turns.draw(draws["turns"])]
+        lengths = [each.output_tokens or answers.draw(draws["lengths"]) for _ in said]
+        made = [Turn(turn.said, None, tokens, turn.answer or "") for turn, tokens in zip(said, lengths, strict=True)]
+        thoughts = [think.draw(draws["think"]) for _ in made[1:]]
+        yield Session(made, thoughts, each.system, "all" if keep_shared else None)
+
+
+def of_trace(rows: Sequence[Row], seed: int) -> Iterator[Session]:
+    """One request each, of plain words; where the trace says what prompts share, they share it."""
+    draw = random.Random(f"{seed}/words")
+    for row in rows:
+        own = max(NONCE_WORDS + 1, row.prompt_tokens)
+        known = [word for block in row.blocks for word in _Words(f"{seed}/block {block}").first(BLOCK)]
+        text = known[NONCE_WORDS:own]
+        text += words(own - NONCE_WORDS - len(text), draw).split()
+        family = f"block {row.blocks[0]}" if row.blocks else None
+        yield Session([Turn(" ".join(text), own, row.output_tokens)], family=family)
