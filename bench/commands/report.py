@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,19 +98,29 @@ def _drawings(document: Document) -> dict[str, Callable[[], "Markup"]]:
 
 
 def _forms(args: argparse.Namespace, document: Document) -> dict[Path, str]:
-    """Other forms of a run, or of a comparison."""
-    from twofour.bench.comparison import document as comparison
+    """A page, rows of requests, the document without its requests."""
     from twofour.bench.load import run as load
-    from twofour.bench.report import arms
-    from twofour.bench.report.forms import Report
 
     kind, files = document["kind"], run_forms.wanted(args)
-    if (files or args.summary) and kind not in (load.KIND, comparison.KIND, arms.SEVERAL):
-        raise InputError(f"{args.file} is of {kind}, which has no such form; leave out --html and the like")
     summary = {name: part for name, part in document.items() if name not in ("runs", "records")}
     short = {args.summary: json.dumps(summary, indent=1, allow_nan=False) + "\n"} if args.summary else {}
     if kind == load.KIND:
         return short | run_forms.written(document, files)
     if rows := files.keys() - {"html"}:
         raise InputError(f"{args.file} is no single run; leave out --{min(rows)}")
-    return short | ({args.html: Report(document).html()} if args.html else {})
+    return short | ({args.html: _page(args, document)} if args.html else {})
+
+
+def _page(args: argparse.Namespace, document: Document) -> str:
+    from twofour.bench.comparison import document as comparison
+    from twofour.bench.report import arms, sweep_html
+    from twofour.bench.report.forms import Report
+
+    if document["kind"] in (comparison.KIND, arms.SEVERAL):
+        return Report(document).html()
+    if document["kind"] == "twofour.bench.sweep":
+        for flag in ("price_per_hour", "traffic"):
+            if (value := getattr(args, flag)) is not None and not 0 < value < inf:
+                raise InputError(f"--{flag.replace('_', '-')} is {value:g}; it must be above 0")
+        return sweep_html.page(document, args.price_per_hour, args.traffic)
+    raise InputError(f"{args.file} is of {document['kind']}, which has no page; leave out --html")

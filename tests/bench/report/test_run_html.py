@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bench_findings import CLOSED, run
-from browser import CHROMIUM, Browser
+from browser import CHROMIUM, OVERFLOW, Browser
 from html_pages import HOSTILE, Page
 
 from twofour.bench.load import metrics
@@ -116,8 +116,6 @@ def test_report_of_a_run_without_its_requests(whole: dict[str, Any], tmp_path: P
     assert main(["bench", "report", str(kept)]) == 1
 
 
-OVERFLOW = """[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, svg') &&
-  e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((e) => e.outerHTML.slice(0, 90))"""
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].map((e) => e.getBoundingClientRect().height))"""
 
 
