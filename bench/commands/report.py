@@ -22,6 +22,7 @@ _TABLES = {
     "twofour.bench.compare": ("report.terminal", "table"),
     "twofour.bench.arms": ("report.several_terminal", "table"),
     "twofour.bench.sweep": ("sweep.table", "table"),
+    "twofour.bench.gate": ("gate.table", "of_document"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
@@ -45,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there too")
     for flag, what in PICTURES.items():
         parser.add_argument(f"--{flag}", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--price-per-hour", type=float, metavar="USD", help="of a sweep: what a machine costs")
+    parser.add_argument(
+        "--traffic", type=float, metavar="R", help="of a sweep with a price: your requests a second, on average"
+    )
     run_forms.add_arguments(parser)
     parser.add_argument(
         "--summary", type=Path, metavar="FILE", help="write the document without its requests there too"
@@ -52,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.bench.envelope import checked
     from twofour.prune.format.folder import write_whole
 
     try:
-        document = json.loads(args.file.read_text(encoding="utf-8"))
+        document = checked(json.loads(args.file.read_text(encoding="utf-8")), str(args.file))
         table = _table(document["kind"])(document)
         files = _charts(args, document) | _forms(args, document)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -65,6 +65,7 @@ def figures(document: Document) -> list[Figure]:
     pace = "requests/s" if open_loop else "requests at a time"
     waited = "ttft_sched" if open_loop else "ttft"
     several = _several(len(document["servers"]))
+    high = {name: _highest_known(document, name) for name in (waited, "tpot")}
 
     def at_pace(of: Callable[[Cell], float | None]) -> dict[str, tuple[str, Points]]:
         return _lines(document, lambda cell: cell["rate"] or cell["concurrency"], of)
@@ -77,8 +78,8 @@ def figures(document: Document) -> list[Figure]:
             Units("tokens/s per user", "tokens/s of the machine"),
         ),
         ("Throughput", f"Output tokens, by load.{several}", at_pace(_throughput), Units(pace, "tokens/s")),
-        ("Time to first token, p95", f"By load.{several}", at_pace(_ms(waited)), Units(pace, "ms")),
-        ("Time per output token, p95", f"By load.{several}", at_pace(_ms("tpot")), Units(pace, "ms")),
+        (f"Time to first token, {high[waited]}", f"By load.{several}", at_pace(_ms(waited, high)), Units(pace, "ms")),
+        (f"Time per output token, {high['tpot']}", f"By load.{several}", at_pace(_ms("tpot", high)), Units(pace, "ms")),
         *(
             [("Goodput", f"Requests that keep the SLO.{several}", at_pace(_goodput), Units(pace, "requests/s"))]
             if document["load"]["slo"]
@@ -154,8 +155,13 @@ def _per_user(cell: Cell) -> float | None:
     return 1 / cell["tpot"]["mean"] if cell["tpot"]["mean"] else None
 
 
-def _ms(name: str) -> Callable[[Cell], float | None]:
-    return lambda cell: None if cell[name]["p95"] is None else 1000 * cell[name]["p95"]
+def _highest_known(document: Document, name: str) -> str:
+    """p95 where there are enough requests for one."""
+    return "p95" if any(cell[name]["p95"] is not None for cell in document["cells"]) else "p50"
+
+
+def _ms(name: str, high: Mapping[str, str]) -> Callable[[Cell], float | None]:
+    return lambda cell: None if (found := cell[name][high[name]]) is None else 1000 * found
 
 
 def _goodput(cell: Cell) -> float | None:

@@ -65,7 +65,7 @@ def test_an_invalid_run_says_why_and_one_that_was_cut_off_that_it_was() -> None:
 
 def test_hostile_names_stay_text() -> None:
     done = run(CLOSED, 0, 0.01)
-    evil = replace(done, service=replace(done.service, model=HOSTILE, url=f"http://h/{HOSTILE}"), nonce=HOSTILE)
+    evil = replace(done, service=replace(done.service, model=HOSTILE, url="http://h/<script>"), nonce=HOSTILE)
     evil.records[1].error = HOSTILE
     evil = replace(evil, summary=metrics.summarise(evil.records, evil.started_at))
     text = run_html.page(plain(evil) | {"command": [HOSTILE]})
