@@ -5,6 +5,7 @@ Its clock begins with the run: `started_at` is 0. Prompts are not kept, and neit
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import inf
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
@@ -33,8 +34,15 @@ def read(document: Mapping[str, Any]) -> Run:
         "started_at": 0.0,
     }
     kinds = get_type_hints(Run)
-    kept = [each.name for each in fields(Run) if each.name in document]
-    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(document[name]) for name in kept})
+    kept = {each.name: document[each.name] for each in fields(Run) if each.name in document}
+    if kept.get("slo"):
+        kept["slo"] = kept["slo"] | {"terms": list(map(_term, kept["slo"]["terms"]))}
+    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(value) for name, value in kept.items()})
+
+
+def _term(term: Mapping[str, Any]) -> dict[str, Any]:
+    """Null is what was infinite, too: then the term was missed."""
+    return {**term, "found_s": inf if term["found_s"] is None and term["kept"] is False else term["found_s"]}
 
 
 def _known(load: Mapping[str, Any]) -> dict[str, Any]:
