@@ -92,7 +92,7 @@ def check(
         Gate("loop_lag_p99", _p99(lags), min(lag_s, _GAPS_S), "s", "the client is late; give it a core of its own"),
         Gate("cpu_pressure", pressure, 0.10, "share", "something waits for a CPU; stop it, or pin threads"),
         *([] if concurrency else [Gate("rate_shortfall", rate_shortfall(records), 0.05, "share", _SHORTFALL_REMEDY)]),
-        Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY),
+        *([] if schedule.changes else [Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY)]),
         Gate("prompt_length", _wrong_prompts(requests, records, own), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
         Gate(

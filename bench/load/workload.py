@@ -94,6 +94,11 @@ class Schedule:
     made_of: Mapping[str, Any]  # plain data, for documents
     limits: Limits = UNLIMITED
 
+    @property
+    def changes(self) -> bool:
+        """An open loop whose rate changes by itself: a ramp, or a trace."""
+        return self.concurrency is None and not self.made_of.keys().isdisjoint({"rate_to", "trace"})
+
 
 def synthetic(
     requests: int,

@@ -150,6 +150,15 @@ def test_requests_that_were_held_back_are_counted_and_no_lag_of_the_client() -> 
     assert "held_back" not in judged(records(20))
 
 
+def test_answers_may_become_slower_where_the_load_changes_by_itself() -> None:
+    def names(concurrency: int | None, **made_of: object) -> set[str]:
+        asked = Schedule(requests(20), concurrency, made_of)
+        return {gate.name for gate in gates.check(asked, records(20), lags=[], pressure=None)}
+
+    assert "latency_drift" in names(None, rate=1.0) & names(2, trace="a.csv") & names(2)
+    assert "latency_drift" not in names(None, rate=1.0, rate_to=2.0) | names(None, trace="a.csv")
+
+
 def test_prompts_of_unknown_length_are_not_judged() -> None:
     unknown = [replace(request, prompt_tokens=None) for request in requests(20)]
     found = {g.name: g for g in gates.check(Schedule(unknown, 1, {}), records(20), lags=[], pressure=None)}
