@@ -77,9 +77,9 @@ class Endpoint:
 
     def step_log(self) -> Mapping[str, Any] | None:
         """The latest steps of the engine, oldest first, a list for each quantity; None where it keeps no such log."""
-        status, body = self._get("/debug/steps")
+        said = self._get("/debug/steps")
         try:
-            found = json.loads(body) if status == 200 else None
+            found = json.loads(said.body) if said.status == 200 else None
         except (ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) and isinstance(found.get("total"), int) else None
