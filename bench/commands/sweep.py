@@ -65,7 +65,7 @@ def _add_servers(group: "argparse._ArgumentGroup") -> None:
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
-    from twofour.bench.hardware import provenance
+    from twofour.bench.hardware import circumstances
     from twofour.bench.sweep.table import table
     from twofour.bench.targets.running import read_running
     from twofour.prune import out
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     _refuse_impossible(args)
     load, paces = _load(args), _paces(args)
     out.claim(args.out)
-    about = provenance()
+    about = circumstances()
     with interrupt.in_order():
         servers = read_running(args.servers, partial(_service, args), args.plain_for, args.pid)
         result, cut_off = _swept(args, servers, load, paces, to_stderr())
