@@ -155,6 +155,15 @@ def test_a_client_that_is_late_once_is_asked_again(monkeypatch: pytest.MonkeyPat
     assert limits[0].why is None and limits[0].bracket.high and not any(seen.client_is_late for seen in found.visits)
 
 
+def test_a_drift_is_chance_in_a_search_and_every_other_gate_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(LOAD, requests=200)
+    for name, counts in (("latency_drift", True), ("cpu_pressure", False)):
+        gate = Gate(name, 1.0, 0.2, "share", "")
+        monkeypatch.setattr(visit, "measure", lambda *asked, gate=gate, **_: queued(asked[0], asked[1], 0.02, gate))
+        told = document(*find_limits(BOTH[:1], small, 1, 0.1, silent)[:1], BOTH[:1], small, 1, [])
+        assert told["valid"] == counts and any(cell["invalid"] for cell in told["cells"]) != counts
+
+
 def test_an_interrupt_leaves_whole_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     def seen(service: Service, schedule: Schedule, progress: object) -> Run:
         if schedule.made_of["seed"] == 2:
