@@ -36,9 +36,9 @@ class Visit:
         return self.run.over_saturated or "rate_shortfall" in self._failed
 
     @property
-    def spoiled(self) -> list[str]:
+    def spoiled(self) -> set[str]:
         """Gates that failed, but those that fail because the server is over capacity, which is a finding."""
-        return sorted(self._failed - OVERLOAD if self.over_capacity else self._failed)
+        return self._failed - OVERLOAD if self.over_capacity else self._failed
 
     @property
     def client_is_late(self) -> bool:
