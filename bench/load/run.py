@@ -8,8 +8,9 @@ from itertools import cycle
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, gates, metrics, schedule_file, workload
+from twofour.bench.load import client, crew, decode, gates, metrics, schedule_file, workload
 from twofour.bench.load.client import Session
+from twofour.bench.load.crew import Crew
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
@@ -40,6 +41,7 @@ class Run:
     over_saturated: bool = False  # ended early, as the schedule allows, for the server did not keep up
     template_tokens: int | None = 0  # that a chat template adds to each prompt
     slo: Attainment | None = None  # where one was asked for
+    workers: int = 1  # client processes
 
     @property
     def valid(self) -> bool:
@@ -54,15 +56,17 @@ class CutOff(KeyboardInterrupt):
         self.run = run
 
 
-def measure(service: Service, schedule: Schedule, nonce: str | None = None, progress: Progress = silent) -> Run:
-    """Load-test a server that is up. nonce: what no prompt of another run begins with; None: drawn.
+def measure(
+    service: Service, schedule: Schedule, nonce: str | None = None, progress: Progress = silent, workers: int = 1
+) -> Run:
+    """Load-test a server that is up. nonce: what no prompt of another run begins with; None: drawn. workers: processes.
 
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
     nonce, lags, limits = nonce or secrets.token_hex(4), list[float](), schedule.limits
     watch = Watch(len(schedule.requests), limits.duration_s, limits.stop_over_saturated, progress)
     cut_off, kept_up = False, True
-    with client.connected(service.url, service.timeout_s, service.access) as session:
+    with crew.connected(service, workers) as session:
         warm_up(session, service, schedule, nonce, progress)
         template = template_tokens(session, service, nonce) if service.api == "chat" else 0
         jobs, before = client.jobs(service, schedule.requests, nonce), _state(service)
@@ -72,13 +76,17 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
         except KeyboardInterrupt:
             cut_off = True
         share = pressure.share()
+        session.bring()
         if kept_up and not cut_off:
             watch.last(session.seen)
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
     hits = None if cut_off else prefix_hit_share(before, _state(service))
     checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits, template_tokens=template)
     summary = metrics.summarise(records, started_at)
-    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, template)
+    run = Run(
+        *(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, template),
+        workers=workers,
+    )
     if cut_off:
         raise CutOff(run)
     return run
@@ -92,7 +100,7 @@ def _state(service: Service) -> State | None:
         return None
 
 
-def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
+def warm_up(session: Session | Crew, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
     at_once = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests))
     count = at_once + 1 if schedule.limits.warm_up is None else schedule.limits.warm_up  # the first runs alone
@@ -102,6 +110,7 @@ def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, 
     like = [replace(request, index=i, after=None, family=None) for i, request in each]
     jobs = client.jobs(service, like, f"warm-up {nonce}")
     session.send(jobs, at_once, on_end=counter("warm-up", count, progress))
+    session.bring()
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs]
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); {_remedy(service, records[0])}")
@@ -121,11 +130,12 @@ def _remedy(service: Service, refused: Record) -> str:
     return "check URL, --model, --api and the key"
 
 
-def template_tokens(session: Session, service: Service, nonce: str) -> int | None:
+def template_tokens(session: Session | Crew, service: Service, nonce: str) -> int | None:
     """How many tokens a chat template adds: those of a short prompt beyond its words. None: the server does not say."""
     short = Request(0, 0.0, workload.WORDS[0], workload.NONCE_WORDS + 1, 1)
     (job,) = client.jobs(service, [short], f"template {nonce}")
     session.send([job], 1)
+    session.bring()
     counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
     return None if counted is None else max(0, counted - short.prompt_tokens)
 
@@ -138,6 +148,7 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
         "limits": asdict(run.schedule.limits),
+        "workers": run.workers,
         "load": asked | {"nonce": run.nonce, "template_tokens": run.template_tokens},
         "valid": run.valid,
         "cut_off": run.cut_off,
