@@ -16,6 +16,9 @@
     stored, per_request      a Run read again from its document; its requests as rows
     over_time                what happened when, in bins, for pictures
 
+What the server and its machine say meanwhile: `polling` looks each second, `server_side` is what was seen, `told` puts
+it beside the client's figures.
+
 `endpoint` is what a server says of itself and answers untimed, `keys` where keys and headers come from.
 `schedule_file` is a Schedule as a file, and its digest.
 """

@@ -14,7 +14,9 @@ from twofour.bench.load.crew import Crew
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
+from twofour.bench.load.polling import Looker
 from twofour.bench.load.records import Record, Request
+from twofour.bench.load.server_side import ServerSide
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import Attainment
 from twofour.bench.load.watch import Watch
@@ -41,6 +43,7 @@ class Run:
     over_saturated: bool = False  # ended early, as the schedule allows, for the server did not keep up
     template_tokens: int | None = 0  # that a chat template adds to each prompt
     slo: Attainment | None = None  # where one was asked for
+    server: ServerSide | None = None  # None: nothing of it could be seen
     workers: int = 1  # client processes
 
     @property
@@ -66,10 +69,12 @@ def measure(
     nonce, lags, limits = nonce or secrets.token_hex(4), list[float](), schedule.limits
     watch = Watch(len(schedule.requests), limits.duration_s, limits.stop_over_saturated, progress)
     cut_off, kept_up = False, True
-    with crew.connected(service, workers) as session:
+    endpoint = Endpoint(service.url, service.model, service.access)
+    with crew.connected(service, workers) as session, Looker(endpoint) as looker:
         warm_up(session, service, schedule, nonce, progress)
         template = template_tokens(session, service, nonce) if service.api == "chat" else 0
-        jobs, before = client.jobs(service, schedule.requests, nonce), _state(service)
+        jobs, before = client.jobs(service, schedule.requests, nonce), _state(endpoint)
+        looker.begin(served=before is not None)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
         try:
             kept_up = session.send(jobs, schedule.concurrency, lags, limits=limits, look=watch.look)
@@ -80,11 +85,13 @@ def measure(
         if kept_up and not cut_off:
             watch.last(session.seen)
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
-    hits = None if cut_off else prefix_hit_share(before, _state(service))
+    after = None if cut_off else _state(endpoint)
+    hits, seen = prefix_hit_share(before, after), looker.seen(after.memory if after else None)
     checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits, template_tokens=template)
     summary = metrics.summarise(records, started_at)
     run = Run(
         *(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, template),
+        server=seen,
         workers=workers,
     )
     if cut_off:
@@ -92,10 +99,10 @@ def measure(
     return run
 
 
-def _state(service: Service) -> State | None:
+def _state(endpoint: Endpoint) -> State | None:
     """What the server counts, where it says so."""
     try:
-        return Endpoint(service.url, service.model, service.access).scrape()
+        return endpoint.scrape()
     except ServerError:
         return None
 
@@ -132,12 +139,13 @@ def _remedy(service: Service, refused: Record) -> str:
 
 def template_tokens(session: Session | Crew, service: Service, nonce: str) -> int | None:
     """How many tokens a chat template adds: those of a short prompt beyond its words. None: the server does not say."""
-    short = Request(0, 0.0, workload.WORDS[0], workload.NONCE_WORDS + 1, 1)
+    planned = workload.NONCE_WORDS + 1
+    short = Request(0, 0.0, workload.WORDS[0], planned, 1)
     (job,) = client.jobs(service, [short], f"template {nonce}")
     session.send([job], 1)
     session.bring()
     counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
-    return None if counted is None else max(0, counted - short.prompt_tokens)
+    return None if counted is None else max(0, counted - planned)
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
@@ -157,6 +165,7 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
         "slo": run.slo.as_dict() if run.slo else None,
+        "server": run.server and run.server.as_dict(run.started_at, with_samples=with_records),
     }
     if with_records:
         planned = {request.index: request for request in run.schedule.requests}

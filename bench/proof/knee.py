@@ -20,6 +20,7 @@ from twofour.bench.proof.truth import MODEL
 from twofour.bench.sweep.limit import Limit, find_limits
 from twofour.bench.sweep.load import Load
 from twofour.bench.targets.running import Running
+from twofour.bench.traffic.traffic import Traffic
 from twofour.prune.progress import silent
 
 STEPS = Steps(base_s=0.001, read_s=2e-6, decode_s=0.0005, sequences=32)
@@ -37,7 +38,8 @@ def promise() -> Slo:
 
 def search(requests: int, rounds: int, cpu: int | None) -> list[Limit]:
     """What `bench sweep --slo` finds on the mock."""
-    load = Load(Lengths(PROMPT, SIGMA), Lengths(OUTPUT, SIGMA), 1, promise(), requests)
+    traffic = Traffic(prompt_tokens=Lengths(PROMPT, SIGMA), output_tokens=Lengths(OUTPUT, SIGMA), seed=1)
+    load = Load(traffic, promise(), requests)
     with serving(Script(steps=STEPS), cpu) as mock:
         _, limits = find_limits([Running(MODEL, Service(mock.url, MODEL))], load, rounds, 0.02, silent)
     return limits
