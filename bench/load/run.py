@@ -8,8 +8,9 @@ from itertools import cycle
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, gates, metrics, schedule_file, workload
+from twofour.bench.load import client, crew, decode, gates, metrics, schedule_file, workload
 from twofour.bench.load.client import Session
+from twofour.bench.load.crew import Crew
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
@@ -44,6 +45,7 @@ class Run:
     message_tokens: float | None = 0.0  # and to each message before it
     slo: Attainment | None = None  # where one was asked for
     server: ServerSide | None = None  # None: nothing of it could be seen
+    workers: int = 1  # client processes
 
     @property
     def valid(self) -> bool:
@@ -58,8 +60,10 @@ class CutOff(KeyboardInterrupt):
         self.run = run
 
 
-def measure(service: Service, schedule: Schedule, nonce: str | None = None, progress: Progress = silent) -> Run:
-    """Load-test a server that is up. nonce: what no prompt of another run begins with; None: drawn.
+def measure(
+    service: Service, schedule: Schedule, nonce: str | None = None, progress: Progress = silent, workers: int = 1
+) -> Run:
+    """Load-test a server that is up. nonce: what no prompt of another run begins with; None: drawn. workers: processes.
 
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
@@ -67,7 +71,7 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
     watch = Watch(len(schedule.requests), limits.duration_s, limits.stop_over_saturated, progress)
     cut_off, kept_up = False, True
     endpoint = Endpoint(service.url, service.model, service.access)
-    with client.connected(service.url, service.timeout_s, service.access) as session, Looker(endpoint) as looker:
+    with crew.connected(service, workers) as session, Looker(endpoint) as looker:
         warm_up(session, service, schedule, nonce, progress)
         own = own_tokens(session, service, schedule, nonce) if service.api == "chat" else gates.NOTHING_OWN
         jobs, before = client.jobs(service, schedule.requests, nonce), _state(endpoint)
@@ -78,6 +82,7 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
         except KeyboardInterrupt:
             cut_off = True
         share = pressure.share()
+        session.bring()
         if kept_up and not cut_off:
             watch.last(session.seen)
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
@@ -88,6 +93,7 @@ def measure(service: Service, schedule: Schedule, nonce: str | None = None, prog
     run = Run(
         *(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, *own),
         server=seen,
+        workers=workers,
     )
     if cut_off:
         raise CutOff(run)
@@ -102,7 +108,7 @@ def _state(endpoint: Endpoint) -> State | None:
         return None
 
 
-def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
+def warm_up(session: Session | Crew, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
     at_once = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests))
     count = at_once + 1 if schedule.limits.warm_up is None else schedule.limits.warm_up  # the first runs alone
@@ -112,6 +118,7 @@ def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, 
     like = [replace(request, index=i, after=None, family=None) for i, request in each]
     jobs = client.jobs(service, like, f"warm-up {nonce}")
     session.send(jobs, at_once, on_end=counter("warm-up", count, progress))
+    session.bring()
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs]
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); {_remedy(service, records[0])}")
@@ -131,7 +138,7 @@ def _remedy(service: Service, refused: Record) -> str:
     return "check URL, --model, --api and the key"
 
 
-def own_tokens(session: Session, service: Service, schedule: Schedule, nonce: str) -> gates.Own:
+def own_tokens(session: Session | Crew, service: Service, schedule: Schedule, nonce: str) -> gates.Own:
     """What a chat template adds."""
     alone = _added(session, service, nonce)
     if alone is None or not any(request.history for request in schedule.requests):
@@ -140,11 +147,12 @@ def own_tokens(session: Session, service: Service, schedule: Schedule, nonce: st
     return gates.Own(alone, None if after_two is None else (after_two - alone) / 2)
 
 
-def _added(session: Session, service: Service, nonce: str, history: Sequence[Message] = ()) -> int | None:
+def _added(session: Session | Crew, service: Service, nonce: str, history: Sequence[Message] = ()) -> int | None:
     """Those of a short question beyond its words."""
     short = Request(0, 0.0, workload.WORDS[0], None, 1, history=history)
     (job,) = client.jobs(service, [short], f"template {nonce}")
     session.send([job], 1)
+    session.bring()
     counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
     return None if counted is None else max(0, counted - len(workload.marked(short, nonce).split()))
 
@@ -157,6 +165,7 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
         "limits": asdict(run.schedule.limits),
+        "workers": run.workers,
         "load": asked
         | {"nonce": run.nonce, "template_tokens": run.template_tokens, "message_tokens": run.message_tokens},
         "valid": run.valid,

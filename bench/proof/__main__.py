@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twofour.bench import interrupt
 from twofour.bench.commands import INVALID
-from twofour.bench.hardware import provenance
+from twofour.bench.hardware import circumstances
 from twofour.bench.proof.peers import peers
 from twofour.bench.proof.proof import SMALL, Size, prove
 from twofour.bench.proof.proof_table import table
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="write the document here")
     args = parser.parse_args()
     out.claim(args.out)
-    about, rivals = provenance(), peers(args.peers.absolute(), args.vllm.absolute())
+    about, rivals = circumstances(), peers(args.peers.absolute(), args.vllm.absolute())
     with interrupt.in_order():
         size = SMALL if args.small else Size()
         found = prove(size, rivals, args.tokenizer.absolute(), to_stderr()) | about

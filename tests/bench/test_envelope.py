@@ -25,6 +25,7 @@ LIGHT = {
     "twofour.bench.compare": "comparison.document",
     "twofour.bench.gate": "gate.judge",
     "twofour.bench.selftest": "proof.selftest",
+    "twofour.bench.proof": "proof.proof",
     "twofour.bench.decode": "decode.document",
     "twofour.bench.vllm": "vllm.document",
 }
