@@ -24,6 +24,7 @@ _TABLES = {
     "twofour.bench.sweep": ("sweep.table", "table"),
     "twofour.bench.gate": ("gate.table", "of_document"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
+    "twofour.bench.proof": ("proof.proof_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
     "twofour.bench.vllm": ("vllm.table", "table"),

@@ -87,6 +87,12 @@ def add_contents(parser: argparse.ArgumentParser) -> None:
         help="send these: JSON lines with a prompt or messages, or ShareGPT's conversations (default: plain words)",
     )
     flags.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="count the texts of --prompts with this tokenizer.json: answers are as long as those of the file",
+    )
+    flags.add_argument(
         "--keep-shared",
         action="store_true",
         help="let a prefix cache find what the prompts of a file share at their beginnings",
@@ -142,7 +148,7 @@ def traffic(args: argparse.Namespace) -> "Traffic":
         pairs=args.lengths and traces.read(args.lengths),
         trace=trace,
         speed_up=args.speed_up,
-        conversations=args.prompts and conversations.read(args.prompts),
+        conversations=args.prompts and conversations.read(args.prompts, args.tokenizer),
         keep_shared=args.keep_shared,
         turns=tokens(args.turns),
         think=pause(args.think),
@@ -157,11 +163,11 @@ def _rate(text: str, arrivals: str | None) -> "Rate":
     """Read `8` or `2..20`, and `poisson`, `constant` or `gamma:0.5`."""
     from twofour.bench.traffic.traffic import Rate
 
-    first, _, last = text.partition("..")
+    first, ramp, last = text.partition("..")
     kind, _, shape = (arrivals or "poisson").partition(":")
     try:
         shapes = {"poisson": 1.0, "constant": None, "gamma": float(shape) if kind == "gamma" else 1.0}
-        return Rate(float(first), float(last) if last else None, shapes[kind])
+        return Rate(float(first), float(last) if ramp else None, shapes[kind])
     except (ValueError, KeyError):
         raise InputError(
             f"--rate {text} --arrivals {arrivals or 'poisson'} is no process of arrivals; write 8 or 2..20, and "
@@ -195,6 +201,7 @@ def _refuse_together(args: argparse.Namespace) -> None:
         "--trace says when; --rate does, too": args.trace and args.rate is not None,
         "--speed-up is of --trace": args.speed_up != 1 and not args.trace,
         "--keep-shared is of --prompts": args.keep_shared and not args.prompts,
+        "--tokenizer is of --prompts": args.tokenizer and not args.prompts,
         "--trace has no sessions; --turns is for words and --prompts": args.trace and args.turns != "1",
         "--think is of --turns": args.think != "0" and args.turns == "1",
         "--shared-prefix is for words": args.shared_prefix and (args.trace or args.prompts),

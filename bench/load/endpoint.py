@@ -75,6 +75,15 @@ class Endpoint:
         except (ValueError, OverflowError):
             return None
 
+    def step_log(self) -> Mapping[str, Any] | None:
+        """The latest steps of the engine, oldest first, a list for each quantity; None where it keeps no such log."""
+        said = self._get("/debug/steps")
+        try:
+            found = json.loads(said.body) if said.status == 200 else None
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) and isinstance(found.get("total"), int) else None
+
     def metrics(self) -> str | None:
         """The text of /metrics; None where there is none."""
         said = self._get("/metrics")

@@ -132,12 +132,12 @@ def _remedy(service: Service, refused: Record) -> str:
 
 def template_tokens(session: Session, service: Service, nonce: str) -> int | None:
     """How many tokens a chat template adds: those of a short prompt beyond its words. None: the server does not say."""
-    words = workload.NONCE_WORDS + 1
-    short = Request(0, 0.0, workload.WORDS[0], words, 1)
+    planned = workload.NONCE_WORDS + 1
+    short = Request(0, 0.0, workload.WORDS[0], planned, 1)
     (job,) = client.jobs(service, [short], f"template {nonce}")
     session.send([job], 1)
     counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
-    return None if counted is None else max(0, counted - words)
+    return None if counted is None else max(0, counted - planned)
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
+from twofour.bench.load import access
 from twofour.bench.load.records import Request
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
@@ -23,7 +24,7 @@ def read(document: Mapping[str, Any]) -> Run:
         raise InputError('the document holds no requests, as "bench run --json" prints it; give what --out wrote')
     load, records = document["load"], document["records"]
     own: dict[str, Any] = {
-        "service": Service(**{each.name: load[each.name] for each in fields(Service) if each.name in load}),
+        "service": Service(**_known(load), access=access.told(load)),
         "schedule": Schedule(
             list(map(_request, records)), load["concurrency"], _made_of(load), Limits(**document.get("limits", {}))
         ),
@@ -41,6 +42,10 @@ def read(document: Mapping[str, Any]) -> Run:
 def _term(term: Mapping[str, Any]) -> dict[str, Any]:
     """Null is what was infinite, too: then the term was missed."""
     return {**term, "found_s": inf if term["found_s"] is None and term["kept"] is False else term["found_s"]}
+
+
+def _known(load: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: load[each.name] for each in fields(Service) if each.name in load}
 
 
 def _made_of(load: Mapping[str, Any]) -> dict[str, Any]:

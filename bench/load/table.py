@@ -50,12 +50,7 @@ def table(done: Run) -> str:
         f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
         "",
         *(_verdict(gate) for gate in done.gates),
-        *(["  CUT OFF       before the end: run it again"] if done.cut_off else []),
-        *(
-            ["  STOPPED       over-saturated: ever more requests were under way; lower --rate"]
-            if done.over_saturated
-            else []
-        ),
+        *_ending(done),
         "VALID" if done.valid else "INVALID: do not quote these numbers",
     ]
     return "\n".join(lines)
@@ -107,6 +102,19 @@ _SPECIAL = {
     "shared_prefix": "share of each prompt that others begin with:",
     "prefixes": "such beginnings:",
 }
+
+
+def _ending(done: Run) -> list[str]:
+    """Where it ended before it was to."""
+    schedule = done.schedule
+    timed = schedule.concurrency is not None and schedule.limits.duration_s is not None
+    if done.cut_off:
+        return ["  CUT OFF       before the end: run it again"]
+    if done.over_saturated:
+        return ["  STOPPED       over-saturated: ever more requests were under way; lower --rate"]
+    if timed and len(done.records) == len(schedule.requests):
+        return ["  the requests were sent before --duration was over; give more --requests"]
+    return []
 
 
 def _pace(load: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ def document(
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "servers": [server.as_dict() for server in servers],
-        "load": _load(load) | {"rounds": rounds},
+        "load": load.described() | {"rounds": rounds},
         "complete": complete,
         "valid": complete and not any(visit.spoiled for visit in found.visits),
         "cells": [_cell(visits, cells.get((visits[0].pace, names[0]), [])) for visits in cells.values()],
@@ -43,11 +43,6 @@ def document(
         "limits": None if limits is None else [_limit(name, names[0], limits) for name in names],
         "searches": None if limits is None else [_search(limit, found.visits) for limit in limits],
     }
-
-
-def _load(load: Load) -> dict[str, Any]:
-    lengths = {"prompt_tokens": str(load.prompt_tokens), "output_tokens": str(load.output_tokens)}
-    return {**lengths, "requests": load.requests, "seed": load.seed, "slo": str(load.slo) if load.slo else None}
 
 
 def _cells(visits: Sequence[Visit]) -> dict[tuple[Pace, str], list[Visit]]:

@@ -33,7 +33,7 @@ class Visit:
     @property
     def over_capacity(self) -> bool:
         """Requests came faster than the server answers them: what is measured then, is the length of the run."""
-        return "rate_shortfall" in self._failed
+        return self.run.over_saturated or "rate_shortfall" in self._failed
 
     @property
     def spoiled(self) -> list[str]:

@@ -3,12 +3,12 @@
 Each entry is a prompt, `{"prompt": ...}`; a chat as OpenAI's API has it, `{"messages": [{"role", "content"}, ...]}`; or
 a conversation as ShareGPT's files have it, `{"conversations": [{"from", "value"}, ...]}`. An entry with `output_tokens`
 says how long its answers are. What the user says last may lack its answer. Entries where user and assistant do not take
-turns, or say nothing, are left out and counted.
+turns, or say nothing, are left out and counted. With a tokenizer, answers are as long as those of the file.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "
 class Turn:
     said: str
     answer: str | None  # None: the file has none
+    said_tokens: int | None = None  # this and the next: None without a tokenizer
+    answer_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,14 @@ class Conversations:
     all: Sequence[Conversation]
     left_out: int
 
+    @property
+    def has_lengths(self) -> bool:
+        """Of some answers, at least."""
+        return any(each.output_tokens or each.turns[0].answer_tokens for each in self.all)
 
-def read(path: Path) -> Conversations:
+
+def read(path: Path, tokenizer: Path | None = None) -> Conversations:
+    """tokenizer: a tokenizer.json, or the folder of one, to count with."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         whole = text.lstrip().startswith("[")
@@ -48,7 +56,31 @@ def read(path: Path) -> Conversations:
     usable = [each for each in found if each]
     if not usable:
         raise InputError(f"{path} has no prompt that can be sent; see docs/load-testing.md for what it may hold")
-    return Conversations(path.name, usable, len(found) - len(usable))
+    count = None if tokenizer is None else _counter(tokenizer)
+    return Conversations(path.name, [_counted(each, count) for each in usable], len(found) - len(usable))
+
+
+def _counter(tokenizer: Path) -> Callable[[str], int]:
+    from tokenizers import Tokenizer
+
+    file = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
+    try:
+        known = Tokenizer.from_file(str(file))
+    except Exception as error:  # that is what it raises
+        raise InputError(
+            f"{file} cannot be read as a tokenizer ({error}); give a tokenizer.json or its folder"
+        ) from None
+    return lambda text: len(known.encode(text, add_special_tokens=False).ids)
+
+
+def _counted(conversation: Conversation, count: Callable[[str], int] | None) -> Conversation:
+    if count is None:
+        return conversation
+    turns = [
+        replace(turn, said_tokens=count(turn.said), answer_tokens=None if turn.answer is None else count(turn.answer))
+        for turn in conversation.turns
+    ]
+    return replace(conversation, turns=turns)
 
 
 def _conversation(entry: Any, where: str) -> Conversation | None:

@@ -30,15 +30,13 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """What a user says, and what is taken as its answer in the turns after it.
-
-    Where the tokens of the prompt are known, those of the answer are, too: they are the output's.
-    """
+    """What a user says, and what is taken as its answer in the turns after it."""
 
     prompt: str
     prompt_tokens: int | None  # of this turn alone; None: unknown
     output_tokens: int
     answer: str = ""  # of the last turn, none is needed
+    answer_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def requests(session: Session, index: int, at_s: float) -> Iterator[Request]:
         at_s = 0.0 if number else at_s
         yield Request(index + number, at_s, turn.prompt, tokens, turn.output_tokens, after, think_s, history, family)
         history = (*history, Message("user", turn.prompt), Message("assistant", turn.answer))
-        before = _sum(tokens, turn.output_tokens)
+        before = _sum(tokens, turn.answer_tokens)
 
 
 def _sum(one: int | None, two: int | None) -> int | None:
@@ -79,7 +77,10 @@ def of_words(sizes: Sizes, turns: Tokens, think: Pause, share: float, prefixes: 
         known = shared[group].first(min(round(share * own), own - 1) - NONCE_WORDS)
         text = " ".join([*known, words(own - NONCE_WORDS - len(known), draws["words"])])
         said = [Turn(text, own, answer), *(Turn(words(n, draws["words"]), n, answer) for n, answer in later)]
-        answered = [replace(turn, answer=words(turn.output_tokens, draws["answers"])) for turn in said[:-1]]
+        answers = [words(turn.output_tokens, draws["answers"]) for turn in said[:-1]]
+        answered = [
+            replace(turn, answer=a, answer_tokens=turn.output_tokens) for turn, a in zip(said, answers, strict=False)
+        ]
         thoughts = [think.draw(draws["think"]) for _ in later]
         yield Session([*answered, said[-1]], thoughts, family=f"prefix {group}" if share else None)
 
@@ -105,10 +106,19 @@ def of_conversations(
     draws = {name: random.Random(f"{seed}/{name}") for name in ("lengths", "turns", "think")}
     for each in cycle(all_):
         said = each.turns[: turns.draw(draws["turns"])]
-        lengths = [each.output_tokens or answers.draw(draws["lengths"]) for _ in said]
-        made = [Turn(turn.said, None, tokens, turn.answer or "") for turn, tokens in zip(said, lengths, strict=True)]
+        lengths = [each.output_tokens or turn.answer_tokens or answers.draw(draws["lengths"]) for turn in said]
+        made = [
+            Turn(
+                turn.said, _with_nonce(turn.said_tokens, turn is said[0]), tokens, turn.answer or "", turn.answer_tokens
+            )
+            for turn, tokens in zip(said, lengths, strict=True)
+        ]
         thoughts = [think.draw(draws["think"]) for _ in made[1:]]
         yield Session(made, thoughts, each.system, "all" if keep_shared else None)
+
+
+def _with_nonce(tokens: int | None, first: bool) -> int | None:
+    return None if tokens is None else tokens + NONCE_WORDS * first
 
 
 def of_trace(rows: Sequence[Row], seed: int) -> Iterator[Session]:

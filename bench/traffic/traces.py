@@ -10,9 +10,10 @@ two columns without names has prompt and answer. Requests without an answer are 
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -47,48 +48,44 @@ def read(path: Path) -> Trace:
             text = file.read()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); give the file of a trace") from None
-    rows = [_row(plain, f"{path}, line {number}") for number, plain in _plain_rows(text, path)]
+    lines = text.splitlines()
+    plain, unit_s = (_json_rows(lines, path), 1e-3) if text.lstrip().startswith("{") else (_csv_rows(lines), 1.0)
+    rows = [_row(each, unit_s, f"{path}, line {number}") for number, each in plain]
     answered = [row for row in rows if row.output_tokens and row.prompt_tokens]
     if not answered:
         raise InputError(f"{path} has no request with an answer; give the file of a trace")
     return Trace(path.name, _from_the_first(answered), len(rows) - len(answered))
 
 
-def _plain_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Each line with its number, names in lower case."""
-    lines = text.splitlines()
-    if text.lstrip().startswith("{"):
-        yield from _json_rows(lines, path)
-        return
     unnamed = bool(lines) and all(cell.strip().isdecimal() for cell in lines[0].split(","))
     reader = csv.DictReader(lines, ["prompt_tokens", "output_tokens"] if unnamed else None)
     for row in reader:
         yield reader.line_num, {str(name).strip().lower(): value for name, value in row.items()}
 
 
-def _json_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _json_rows(lines: Sequence[str], path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                plain = {str(name).lower(): value for name, value in json.loads(line).items()}
+                yield number, {str(name).lower(): value for name, value in json.loads(line).items()}
             except (ValueError, AttributeError):
                 raise InputError(f"{path}, line {number} is no JSON object; give a trace as JSON lines") from None
-            at = plain.get("timestamp")
-            yield number, plain | ({} if at is None else {"timestamp": _seconds(at, 1e-3)})
 
 
-def _row(plain: Mapping[str, Any], where: str) -> Row:
+def _row(plain: Mapping[str, Any], unit_s: float, where: str) -> Row:
     at, prompt, answer = (_first_of(names, plain) for names in (_TIME, _PROMPT, _ANSWER))
     try:
-        at_s = None if at is None else _seconds(at)
+        at_s = None if at is None else _seconds(at, unit_s)
         row = Row(at_s, int(prompt), int(answer), tuple(map(int, plain.get("hash_ids") or ())))
     except (TypeError, ValueError):
         raise InputError(
             f"{where} has no numbers of tokens, or no time: {str(dict(plain))[:120]}; "
             "Azure's and BurstGPT's CSV and Mooncake's JSON lines are read"
         ) from None
-    if row.prompt_tokens < 0 or row.output_tokens < 0:
-        raise InputError(f"{where} has impossible lengths: {str(dict(plain))[:120]}")
+    if row.prompt_tokens < 0 or row.output_tokens < 0 or not isfinite(row.at_s or 0.0):
+        raise InputError(f"{where} has impossible numbers: {str(dict(plain))[:120]}")
     return row
 
 
@@ -96,9 +93,9 @@ def _first_of(names: Sequence[str], plain: Mapping[str, Any]) -> Any:
     return next((plain[name] for name in names if name in plain), None)
 
 
-def _seconds(at: Any, unit: float = 1.0) -> float:
+def _seconds(at: Any, unit_s: float) -> float:
     try:
-        return float(at) * unit
+        return float(at) * unit_s
     except ValueError:
         return datetime.fromisoformat(at).timestamp()
 

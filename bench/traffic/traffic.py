@@ -23,7 +23,7 @@ from twofour.prune.errors import InputError
 PROMPTS, ANSWERS, ONE_TURN = Lengths(128, 0.3), Lengths(64, 0.3), Lengths(1)
 AT_ONCE = Pause(0.0)
 _MOST_REQUESTS = 20_000  # of a closed loop that only the time ends: they are made before it begins
-_MOST_TOKENS = 20_000_000
+_MOST_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,15 @@ class Traffic:
             "concurrency": self.concurrency,
             "rate": self.rate.per_s if self.rate else None,
             "prompt_tokens": _lengths_of(self.pairs or self.trace or self.conversations) or str(self.prompt_tokens),
-            "output_tokens": _lengths_of(self.pairs or self.trace) or str(self.output_tokens),
+            "output_tokens": _lengths_of(self.pairs or self.trace) or self._answers,
             "seed": self.seed,
         }
         return always | {name: value for name, value in self._special().items() if value}
+
+    @property
+    def _answers(self) -> str:
+        known = self.conversations is not None and self.conversations.has_lengths
+        return f"{_lengths_of(self.conversations)} or {self.output_tokens}" if known else str(self.output_tokens)
 
     def _special(self) -> dict[str, Any]:
         rate, source = self.rate or Rate(1.0), self.pairs or self.trace or self.conversations

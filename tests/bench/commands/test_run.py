@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 
 from twofour.bench.commands import INVALID
 from twofour.bench.commands import run as run_command
-from twofour.bench.load import client, decode, gates, run
+from twofour.bench.load import client, decode, gates, run, watch
 from twofour.bench.load.endpoint import Endpoint, Memory, State
 from twofour.bench.proof.mock import Script, serving
+from twofour.bench.traffic import traffic
 from twofour.prune.errors import InputError, OutputError, ServerError
 
 
@@ -221,6 +223,84 @@ def test_start_up_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     light = "import sys, twofour.bench.commands.run; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+
+
+def test_a_schedule_that_was_written_is_replayed_exactly(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def sent(*words: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        with serving(Script()) as mock:
+            replay(mock.url, "--json", "--nonce", "mine", *words)
+        document = json.loads(capsys.readouterr().out)
+        return [served.body for served in mock.served], document
+
+    plan = tmp_path / "schedule.jsonl"
+    asked = ["--requests", "9", "--turns", "3", "--concurrency", "1", "--prompt-tokens", "8", "--shared-prefix", "0.5"]
+    bodies, document = sent(*asked, "--schedule-out", str(plan))
+    again, replayed = sent("--schedule", str(plan))
+    assert again == bodies
+    assert document["schedule_sha256"] == replayed["schedule_sha256"] == sha256(plan.read_bytes()).hexdigest()
+    assert document["load"].items() >= {"requests": 9, "turns": "3", "shared_prefix": 0.5, "nonce": "mine"}.items()
+
+
+def replay(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    run_command.add_arguments(parser)
+    return run_command.run(parser.parse_args(arguments))
+
+
+def test_sessions_through_a_socket(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    with serving(Script(token_s=0.002)) as mock:
+        bench(mock.url, "--rate", "300", "--turns", "3", "--think", "0.01", "--out", str(out), "--warmup", "0")
+    records = {record["index"]: record for record in json.loads(out.read_text())["records"]}
+    assert len(mock.served) == len(records) == 12
+    for first in range(0, 12, 3):
+        for before, after in ((first, first + 1), (first + 1, first + 2)):
+            assert records[after]["scheduled_at"] == pytest.approx(records[before]["done_at"] + 0.01)
+    assert sorted(len(served.body["prompt"].split()) for served in mock.served) == sorted([8, 22, 36] * 4)
+    assert "300 sessions/s, Poisson" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("warm_up", "count"), [("0", 0), ("1", 1), ("7", 7)])
+def test_as_much_warm_up_as_is_asked_for(warm_up: str, count: int) -> None:
+    with serving(Script()) as mock:
+        bench(mock.url, "--warmup", warm_up)
+    assert len(mock.served) == 12 + count
+
+
+def test_requests_that_were_held_back_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    with serving(Script(token_s=0.005)) as mock:
+        assert bench(mock.url, "--rate", "2000", "--max-in-flight", "1", "--out", str(out)) == INVALID
+    document = json.loads(out.read_text())
+    held = [record for record in document["records"] if record["held"]]
+    assert "held_back" in failed_gates(document) and len(held) >= 6
+    assert all(record["sent_at"] - record["scheduled_at"] > 0 for record in held)
+    assert "at most 1 in flight" in capsys.readouterr().out
+
+
+def test_a_load_that_is_stopped_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(watch.Watch, "look", lambda _, seen, now: seen.ended >= 3)
+    out = tmp_path / "run.json"
+    with serving(Script(token_s=0.01)) as mock:
+        status = bench(mock.url, "--rate", "50", "--requests", "200", "--stop-over-saturated", "--out", str(out))
+    document = json.loads(out.read_text())
+    assert status == INVALID and document["over_saturated"] and not document["cut_off"] and not document["valid"]
+    assert 3 <= len(document["records"]) < 200
+    assert "STOPPED       over-saturated" in capsys.readouterr().out
+
+
+def test_time_ends_a_load(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(traffic, "_MOST_REQUESTS", 500)
+    out, few = tmp_path / "run.json", tmp_path / "few.json"
+    with serving(Script(token_s=0.005)) as mock:
+        replay(mock.url, "--duration", "0.4", "--prompt-tokens", "8", "--output-tokens", "6", "--out", str(out))
+        replay(mock.url, "--duration", "60", "--requests", "5", "--output-tokens", "6", "--out", str(few))
+    document = json.loads(out.read_text())
+    assert 0 < len(document["records"]) < document["load"]["requests"] == 500
+    assert len(json.loads(few.read_text())["records"]) == 5
+    assert capsys.readouterr().out.count("the requests were sent before --duration was over") == 1
 
 
 def test_what_is_promised_is_judged(capsys: pytest.CaptureFixture[str]) -> None:

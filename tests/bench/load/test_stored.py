@@ -3,12 +3,16 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_findings import CLOSED, run
 
 from twofour.bench.load import metrics, slo
+from twofour.bench.load.access import Access
 from twofour.bench.load.run import document
+from twofour.bench.load.service import Service
 from twofour.bench.load.stored import read
 from twofour.bench.load.table import table
 from twofour.prune.errors import InputError
@@ -24,6 +28,16 @@ def test_what_is_read_again_is_what_was_written() -> None:
     assert table(again) == table(done)
     assert again.summary == done.summary
     assert again.records[3].chunks[0].at == pytest.approx(done.records[3].chunks[0].at - done.started_at)
+
+
+@pytest.mark.parametrize("trust", [{}, {"insecure": True}, {"ca_file": Path("ca.pem")}])
+def test_how_a_server_was_asked_and_opened_is_still_known(trust: dict[str, Any]) -> None:
+    opened = Access("key", {"X-Org": "secret", "api-key": "secret"}, **trust)
+    asked = Service("https://h", "m", opened, api="chat", plain=True, body={"top_k": 20, "stop": None})
+    done = replace(run(CLOSED, 0, 0.01), service=asked, template_tokens=7)
+    again = read(json.loads(json.dumps(document(done, with_records=True))))
+    assert again.service.described() == asked.described() and again.template_tokens == 7
+    assert table(again) == table(done) and "secret" not in str(again.service.access.fields())
 
 
 def test_failed_requests_survive_and_what_is_infinite_is_null() -> None:

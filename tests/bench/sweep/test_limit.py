@@ -21,12 +21,14 @@ from twofour.bench.sweep.limit import find_limits
 from twofour.bench.sweep.load import Load
 from twofour.bench.sweep.table import table
 from twofour.bench.targets.running import Running
+from twofour.bench.traffic.traffic import Traffic
 from twofour.cli import main
 from twofour.prune.progress import silent
 
 TOKEN_S = {"slow": 0.02, "quick": 0.01}  # by model
 BOTH = [Running(name, Service(f"http://{name}", name)) for name in TOKEN_S]
-LOAD = Load(Lengths(5), Lengths(5), seed=1, slo=parse("ttft_p95=220ms"), requests=1000)
+TRAFFIC = Traffic(prompt_tokens=Lengths(5), output_tokens=Lengths(5), seed=1)
+LOAD = Load(TRAFFIC, slo=parse("ttft_p95=220ms"), requests=1000)
 
 
 def measured(service: Service, schedule: Schedule, progress: object) -> Run:
