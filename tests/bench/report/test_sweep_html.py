@@ -19,11 +19,12 @@ from twofour.bench.sweep.load import Load, Pace
 from twofour.bench.sweep.search import Bracket
 from twofour.bench.sweep.visit import Found, Visit
 from twofour.bench.targets.running import Running
+from twofour.bench.traffic.traffic import Traffic
 from twofour.cli import main
 
 SERVERS = [Running("slow", Service("http://a", "m")), Running("quick", Service("http://b", "m"))]
 PROMISE = slo.parse("ttft_p50=500ms")
-LOAD = Load(CLOSED.prompt_tokens, CLOSED.output_tokens, 5, PROMISE)
+LOAD = Load(Traffic(prompt_tokens=CLOSED.prompt_tokens, output_tokens=CLOSED.output_tokens, seed=5), PROMISE)
 TOKEN_S = {"slow": 0.02, "quick": 0.01}
 
 
