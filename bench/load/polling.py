@@ -9,8 +9,10 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from time import perf_counter
+from typing import Any
 
 from twofour.bench import meters
 from twofour.bench.load import wire
@@ -49,7 +51,7 @@ class Looker:
     def __exit__(self, *_: object) -> None:
         if self._process:
             with self._process as process:
-                told, _ = process.communicate(timeout=_END_S)
+                told = process.communicate(timeout=_END_S)[0]
             self._samples = [Sample(**each) for each in json.loads(told or b"[]")]
 
     def seen(self, memory: Memory | None) -> ServerSide | None:
@@ -84,10 +86,9 @@ def look(endpoint: Endpoint | None, counters: meters.Meters | None) -> Sample:
     except ServerError:
         said = ""
     at, read = perf_counter(), counters.read() if counters else meters.Reading()
-    try:
-        known = named(said)
-    except ValueError:  # no text of Prometheus
-        known = {}
+    known: dict[str, Any] = {}
+    with suppress(ValueError):  # no text of Prometheus
+        known.update(named(said))
     return Sample(at, **known, **asdict(read))
 
 

@@ -1,9 +1,11 @@
 """One run as one HTML file: no script, no network, light and dark, fit for a phone and for print."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from twofour.bench.load import metrics, over_time, told
 from twofour.bench.load.gates import failed, quantity
+from twofour.bench.load.records import Record
 from twofour.bench.load.run import Run
 from twofour.bench.load.stored import read
 from twofour.bench.load.table import ROWS, asked
@@ -104,7 +106,7 @@ def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.2f}"
 
 
-def _first_tokens(run: Run, good: list[metrics.Record]) -> Figure:
+def _first_tokens(run: Run, good: Sequence[Record]) -> Figure:
     found = metrics.quantities(good)
     names = {"own": "from the request sent"}
     seconds = {"own": found["ttft"]}
@@ -115,7 +117,7 @@ def _first_tokens(run: Run, good: list[metrics.Record]) -> Figure:
     )
 
 
-def _gaps(good: list[metrics.Record]) -> Figure:
+def _gaps(good: Sequence[Record]) -> Figure:
     gaps = [gap for record in good for gap, _ in metrics.gaps(record)]
     caption = "Every wait between two chunks of an answer, pooled."
     return figure.distribution("Gap between tokens", caption, {"own": gaps}, {"own": "gap"})

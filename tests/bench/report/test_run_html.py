@@ -131,7 +131,7 @@ def test_in_a_browser(whole: dict[str, Any], tmp_path: Path) -> None:
             for dark in (False, True):
                 browser.open(file.as_uri())
                 browser.look(width, dark)
-                browser.until("document.readyState === 'complete'")
+                browser.until("document.querySelector('main') && document.readyState === 'complete'")
                 assert browser.evaluate(OVERFLOW) == []
                 assert browser.evaluate("document.documentElement.scrollWidth") <= width
                 assert browser.evaluate(SMALLEST) >= 9
@@ -141,6 +141,7 @@ def test_in_a_browser(whole: dict[str, Any], tmp_path: Path) -> None:
                 assert seen["width"] == width and seen["height"] > 1500 and seen["colours"] > 30
                 grounds.add((dark, seen["ground"]))
         browser.open(file.as_uri())
+        browser.until("document.querySelector('main') && document.readyState === 'complete'")
         browser.look(1200, dark=True, medium="print")
         assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert browser.printed().count(b"/Type /Page\n") >= 2

@@ -123,7 +123,7 @@ def test_in_a_browser(limits: dict[str, Any], tmp_path: Path) -> None:
         for width, dark in ((360, True), (1200, False)):
             browser.open(file.as_uri())
             browser.look(width, dark)
-            browser.until("document.readyState === 'complete'")
+            browser.until("document.querySelector('main') && document.readyState === 'complete'")
             assert browser.evaluate(OVERFLOW) == []
             picture = browser.screenshot()
             browser.open("about:blank")
