@@ -6,6 +6,9 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO := .demo
 PARITY := .parity
 VLLM_ENV := .vllm
+PEERS := .peers
+GUIDELLM := 0.8.1
+AIPERF := 0.13.0
 LAID_OVER := $(VENV)/transformers-$(TRANSFORMERS)
 RESULTS ?= bench/results
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
@@ -23,7 +26,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges gpu parity lint types clean
+.PHONY: bench-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -79,6 +82,16 @@ test-vllm: vllm judges
 	$(BIN)/pytest --engine vllm -m "slow and not gpu" tests/conformance
 
 vllm: $(VLLM_ENV)/.installed
+
+# The load tester against its promises, other load testers beside it: about ten minutes, on a machine that does nothing
+# else. What of the others does not install is said in the table. Status 3: a promise is not kept here.
+bench-proof: $(VENV)/.develop | $(DENSE)
+	-$(MAKE) --keep-going peers
+	$(BIN)/python -m twofour.bench.proof --peers $(PEERS) --vllm $(VLLM_ENV) --tokenizer $(DENSE) \
+	  --out $(RESULTS)/proof.json $(PROOF_FLAGS)
+
+# Other load testers, each in an environment of its own.
+peers: vllm $(PEERS)/guidellm/.installed $(PEERS)/aiperf/.installed
 
 # Our SparseGPT and Wanda against llm-compressor's, which has an environment of its own.
 parity: $(PARITY)/.installed | $(DENSE)
@@ -144,6 +157,16 @@ $(VLLM_ENV)/.installed: constraints.txt pyproject.toml setup.py
 	$(VLLM_ENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+$(PEERS)/guidellm/.installed: constraints.txt
+	$(call environment,$(@D))
+	$(@D)/bin/pip install --quiet guidellm==$(GUIDELLM)
+	touch $@
+
+$(PEERS)/aiperf/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet aiperf==$(AIPERF)
+	touch $@
+
 # The tests that lean on transformers most, with another version of it laid over the one that is installed:
 # make versions TRANSFORMERS=5.16.1
 versions: $(VENV)/.develop
@@ -153,4 +176,4 @@ versions: $(VENV)/.develop
 	  tests/serve/model tests/prune/format tests/prune/model tests/serve/engine/runners
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) .typed build
+	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) $(PEERS) .typed build

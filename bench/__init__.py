@@ -6,8 +6,8 @@ schedule), `targets` (who is asked), `sweep` (running servers, many loads), `mon
 `comparison` (arms in turns), `gate` (new against base), `kernels` (products by shape), `pruning` (presets), `engine`
 (our own, timed by its parts), `decode` (bare steps beside other runtimes), `vllm` (vLLM offline), `gpu` (one session on
 a GPU), `proof` (a mock that knows the truth) and `commands`. Beside them stand `hardware`, `stats`, `pareto`, `turns`,
-`interrupt` and `child`, which several rooms need, and `results`, the documents behind every figure. Begin with
-`load.run` and `comparison.compare`.
+`interrupt`, `child`, `meters` and `envelope`, which several rooms need, and `results`, the documents behind every
+figure. Begin with `load.run` and `comparison.compare`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -85,6 +86,11 @@ def _without_value(before: str, word: str) -> str:
 def provenance(*more: str) -> dict[str, Any]:
     """What a result was made by, and on: this command, the versions of packages and of `more`, this machine."""
     return {"command": command_line(), "versions": versions(*more), "hardware": hardware().as_dict()}
+
+
+def circumstances(*more: str) -> dict[str, Any]:
+    """The same, and that the measurement begins now."""
+    return {"started": datetime.now(UTC).isoformat(timespec="seconds"), **provenance(*more)}
 
 
 def cpu_name(cpuinfo: str) -> str | None:

@@ -59,6 +59,16 @@ class Ratio:
     n: int
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A figure of `n` runs with its 95 % interval, None below two runs."""
+
+    point: float
+    low: float | None
+    high: float | None
+    n: int
+
+
 def distribution(values: Sequence[float], failed: int = 0, independent: int | None = None) -> Distribution:
     """independent: how many of the values are; None: all."""
     if not values:
@@ -141,6 +151,24 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
         return Ratio(math.exp(centre), None, None, 1)
     low, high = _student(logs) if len(logs) <= len(_T975) + 1 else _bootstrap(logs, seed)
     return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
+
+
+def replicated(runs: Sequence[Sequence[float]], percent: float) -> Estimate:
+    """A percentile of times, above 0, of several runs with different seeds, by Student's t over the runs.
+
+    The point is that of all runs together; how far those of the single runs are from it, by their logarithms, is what
+    the interval follows from (sectioning). The mean of single runs would be biased: a queue is short in most runs and
+    very long in some. Requests of one run say little about its spread: they wait in the same queue.
+    """
+    if not runs or any(not run for run in runs) or min(map(min, runs)) <= 0:
+        raise InputError("a percentile over runs needs runs, each of one time above 0 at least")
+    centre = math.log(np.percentile(np.concatenate(runs), percent))
+    if len(runs) == 1:
+        return Estimate(math.exp(centre), None, None, 1)
+    away = [math.log(np.percentile(run, percent)) - centre for run in runs]
+    error = math.sqrt(sum(each**2 for each in away) / (len(runs) - 1) / len(runs))
+    half = student(0.95, len(runs) - 1) * error
+    return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(runs))
 
 
 def unpaired_ratio(base: Sequence[float], other: Sequence[float], share: float = 0.95) -> Ratio:

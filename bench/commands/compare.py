@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID
+from twofour.bench.commands import INVALID, SLO_HELP
 from twofour.bench.load.keys import KEY_HELP, read_key
 from twofour.bench.targets import shapes
 from twofour.prune.errors import InputError
@@ -16,6 +16,7 @@ from twofour.serve.commands import rounding
 
 if TYPE_CHECKING:
     from twofour.bench.comparison.experiment import Experiment
+    from twofour.bench.comparison.views import Also
     from twofour.bench.report.forms import Report
     from twofour.prune.progress import Progress
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         metavar="[NAME=]MODEL",
         nargs="*",
-        help="DENSE and SPARSE: folders, hub ids or URLs; or any number of folders and hub ids, with names",
+        help="DENSE and SPARSE: folders, hub ids or URLs; or any number of them, with names",
     )
     parser.add_argument(
         "--arm-flags",
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_random(parser.add_argument_group("instead of DENSE and SPARSE"))
     _add_load(parser.add_argument_group("load, the same for all"))
+    _add_other_loads(parser.add_argument_group("other loads, after that"))
     _add_quality(parser.add_argument_group("quality"))
     rounding.add_arguments(parser.add_argument_group("best dense and 2:4"))
     parser.add_argument("--threads", type=int, metavar="N", help="of a server (default: all CPUs but one)")
@@ -87,6 +89,17 @@ def _add_load(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument("--rounds", type=int, default=6, metavar="N", help="pairs of runs (default: %(default)s)")
     group.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedules (default: 0)")
+    group.add_argument("--slo", metavar="SLO", help=f"{SLO_HELP}; what a good request costs, too")
+
+
+def _add_other_loads(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--also-concurrency", type=int, nargs="+", default=[], metavar="N", help="requests at a time")
+    group.add_argument(
+        "--also-rate", type=float, nargs="+", default=[], metavar="R", help="Poisson arrivals per second"
+    )
+    group.add_argument(
+        "--also-search", action="store_true", help="find the highest rate at which each keeps --slo; takes long"
+    )
 
 
 def _add_quality(group: "argparse._ArgumentGroup") -> None:
@@ -153,7 +166,10 @@ def _compare_several(args: argparse.Namespace, progress: "Progress") -> "Report"
 
     arms = read_named(args.models, args.arm_flags)
     qualities = known_qualities(args.quality, arms)
-    return compare_several(arms, _experiment(args), qualities=qualities, **_same_of_all(args, progress))
+    api_key = read_key(args.api_key_file)
+    return compare_several(
+        arms, _experiment(args), qualities=qualities, api_key=api_key, **_same_of_all(args, progress)
+    )
 
 
 def _same_of_all(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
@@ -167,8 +183,17 @@ def _same_of_all(args: argparse.Namespace, progress: "Progress") -> dict[str, An
         "threads": args.threads,
         "logs": args.out,
         "command": command_line(),
+        "also": _also(args),
         "progress": progress,
     }
+
+
+def _also(args: argparse.Namespace) -> "Also":
+    from twofour.bench.comparison.views import Also
+    from twofour.bench.sweep.load import Pace
+
+    paces = [Pace(concurrency=n) for n in args.also_concurrency] + [Pace(rate=rate) for rate in args.also_rate]
+    return Also(paces, args.also_search)
 
 
 def _refuse_unclear(args: argparse.Namespace, several: bool) -> None:
@@ -176,8 +201,8 @@ def _refuse_unclear(args: argparse.Namespace, several: bool) -> None:
         raise InputError("--random-weights makes both models, without any quality; give no model, --quality or --text")
     if not args.random_weights and (len(args.models) < 2 or args.models_folder):
         raise InputError("give DENSE and SPARSE, or --random-weights with or without --models")
-    if several and (args.api_key_file or rounding.flags(args)):
-        raise InputError("named arms are served here, each with flags of its own; give --arm-flags NAME=FLAGS instead")
+    if several and rounding.flags(args):
+        raise InputError("named arms are served with flags of their own; give --arm-flags NAME=FLAGS instead")
     if not several and len(args.quality) > 1:
         raise InputError("two models have one loss; give --quality once, or give both models names")
 
@@ -198,6 +223,7 @@ def _models(args: argparse.Namespace, progress: "Progress") -> Iterator[tuple[st
 
 def _experiment(args: argparse.Namespace) -> "Experiment":
     from twofour.bench.comparison.experiment import Experiment
+    from twofour.bench.load import slo
     from twofour.bench.load.workload import lengths
 
     return Experiment(
@@ -208,4 +234,5 @@ def _experiment(args: argparse.Namespace) -> "Experiment":
         output_tokens=lengths(args.output_tokens),
         rounds=args.rounds,
         seed=args.seed,
+        slo=slo.parse(args.slo) if args.slo else None,
     )

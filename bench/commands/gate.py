@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.gate.evidence import read
     from twofour.bench.gate.judge import STATUS, judge, read_allowed
     from twofour.bench.gate.table import table
+    from twofour.bench.hardware import circumstances
 
     try:
         allowed = [read_allowed(text) for text in args.max_regress]
@@ -39,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return STATUS["invalid"]
-    print(json.dumps(found.as_dict(), allow_nan=False) if args.json else table(found))
+    print(json.dumps(found.as_dict() | circumstances(), allow_nan=False) if args.json else table(found))
     return STATUS[found.verdict]

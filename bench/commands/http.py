@@ -26,14 +26,15 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be above 0")
     from twofour.bench import interrupt
     from twofour.bench.engine.http_layer import PACKAGES, document, measure, table
-    from twofour.bench.hardware import provenance
+    from twofour.bench.hardware import circumstances
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
     out.claim(args.out)
+    about = circumstances(*PACKAGES)
     with interrupt.in_order() as ending:
         found = measure(args.model, args.rounds, args.seconds, to_stderr())
-    result = document(found, args.model, args.seconds) | provenance(*PACKAGES)
+    result = document(found, args.model, args.seconds) | about
     text = json.dumps(result, allow_nan=False)
     out.deliver(text if args.json else table(result), args.out, text)
     return interrupt.status_of(result["rounds"], args.rounds, ending)

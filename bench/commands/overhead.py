@@ -26,10 +26,11 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} is {getattr(args, name)}; it must be at least 1")
     from twofour.bench import interrupt
     from twofour.bench.engine.step import document, measure, table
-    from twofour.bench.hardware import provenance
+    from twofour.bench.hardware import circumstances
 
+    about = circumstances()
     with interrupt.in_order() as ending:
         found = measure(args.model, args.context, args.steps, args.rounds)
-    result = document(found, args.model, args.context, args.steps) | provenance()
+    result = document(found, args.model, args.context, args.steps) | about
     print(json.dumps(result, allow_nan=False) if args.json else table(result))
     return interrupt.status_of(result["rounds"], args.rounds, ending)

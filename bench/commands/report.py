@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ _TABLES = {
     "twofour.bench.compare": ("report.terminal", "table"),
     "twofour.bench.arms": ("report.several_terminal", "table"),
     "twofour.bench.sweep": ("sweep.table", "table"),
+    "twofour.bench.gate": ("gate.table", "of_document"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
+    "twofour.bench.proof": ("proof.proof_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
     "twofour.bench.vllm": ("vllm.table", "table"),
@@ -44,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there too")
     for flag, what in PICTURES.items():
         parser.add_argument(f"--{flag}", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--price-per-hour", type=float, metavar="USD", help="of a sweep: what a machine costs")
+    parser.add_argument(
+        "--traffic", type=float, metavar="R", help="of a sweep with a price: your requests a second, on average"
+    )
     run_forms.add_arguments(parser)
     parser.add_argument(
         "--summary", type=Path, metavar="FILE", help="write the document without its requests there too"
@@ -51,10 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from twofour.bench.envelope import checked
     from twofour.prune.format.folder import write_whole
 
     try:
-        document = json.loads(args.file.read_text(encoding="utf-8"))
+        document = checked(json.loads(args.file.read_text(encoding="utf-8")), str(args.file))
         table = _table(document["kind"])(document)
         files = _charts(args, document) | _forms(args, document)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -97,19 +105,29 @@ def _drawings(document: Document) -> dict[str, Callable[[], "Markup"]]:
 
 
 def _forms(args: argparse.Namespace, document: Document) -> dict[Path, str]:
-    """Other forms of a run, or of a comparison."""
-    from twofour.bench.comparison import document as comparison
+    """A page, rows of requests, the document without its requests."""
     from twofour.bench.load import run as load
-    from twofour.bench.report import arms
-    from twofour.bench.report.forms import Report
 
     kind, files = document["kind"], run_forms.wanted(args)
-    if (files or args.summary) and kind not in (load.KIND, comparison.KIND, arms.SEVERAL):
-        raise InputError(f"{args.file} is of {kind}, which has no such form; leave out --html and the like")
     summary = {name: part for name, part in document.items() if name not in ("runs", "records")}
     short = {args.summary: json.dumps(summary, indent=1, allow_nan=False) + "\n"} if args.summary else {}
     if kind == load.KIND:
         return short | run_forms.written(document, files)
     if rows := files.keys() - {"html"}:
         raise InputError(f"{args.file} is no single run; leave out --{min(rows)}")
-    return short | ({args.html: Report(document).html()} if args.html else {})
+    return short | ({args.html: _page(args, document)} if args.html else {})
+
+
+def _page(args: argparse.Namespace, document: Document) -> str:
+    from twofour.bench.comparison import document as comparison
+    from twofour.bench.report import arms, sweep_html
+    from twofour.bench.report.forms import Report
+
+    if document["kind"] in (comparison.KIND, arms.SEVERAL):
+        return Report(document).html()
+    if document["kind"] == "twofour.bench.sweep":
+        for flag in ("price_per_hour", "traffic"):
+            if (value := getattr(args, flag)) is not None and not 0 < value < inf:
+                raise InputError(f"--{flag.replace('_', '-')} is {value:g}; it must be above 0")
+        return sweep_html.page(document, args.price_per_hour, args.traffic)
+    raise InputError(f"{args.file} is of {document['kind']}, which has no page; leave out --html")

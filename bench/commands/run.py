@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cached (default: drawn, and printed)",
     )
     parser.add_argument("--slo", metavar="SLO", help=SLO_HELP)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="client processes that share the load, where one core is not enough: see bench selftest (default: 1)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as one page")
@@ -63,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         schedule_file.write(schedule, args.schedule_out)
     service = service_flags.read(args)
     with interrupt.in_order() as ending:
-        done = _measured(service, schedule, args.nonce, to_stderr())
+        done = _measured(service, schedule, args.nonce, to_stderr(), args.workers)
     done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
     document, full = (
         json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
@@ -88,17 +95,19 @@ def _write_forms(args: argparse.Namespace, done: "Run", about: dict[str, Any]) -
             write_whole(file, text)
 
 
-def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress") -> "Run":
+def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress", workers: int) -> "Run":
     """The run, or what there is of it when it is interrupted."""
     from twofour.bench.load.run import CutOff, measure
 
     try:
-        return measure(service, schedule, nonce, progress)
+        return measure(service, schedule, nonce, progress, workers)
     except CutOff as interrupt:
         return interrupt.run
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:
+    if args.workers < 1:
+        raise InputError(f"{args.workers} client processes send nothing; --workers is at least 1")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
-    from twofour.bench.hardware import provenance
+    from twofour.bench.hardware import circumstances
     from twofour.bench.proof.selftest import LOADS, Load, selftest, table
     from twofour.prune import out
     from twofour.prune.errors import InputError
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.streams is not None and args.streams < 1:
         raise InputError(f"{args.streams} streams measure nothing; --streams is at least 1")
     out.claim(args.out)
-    about = provenance()
+    about = circumstances()
     loads = LOADS if args.streams is None else [Load(args.streams, 0.01)]
     rounds, requests = (2, 200) if args.quick else (6, 6000)
     with interrupt.in_order():

@@ -2,14 +2,15 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID, SLO_HELP
-from twofour.bench.load.keys import KEY_HELP, read_key
+from twofour.bench.commands import INVALID, SLO_HELP, schedule_flags, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
+    from twofour.bench.load.service import Service
     from twofour.bench.sweep.load import Load, Pace
     from twofour.bench.targets.running import Running
     from twofour.prune.progress import Progress
@@ -27,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("servers", nargs="+", metavar="[NAME=]URL[#MODEL]", help="a server; MODEL where it has several")
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--concurrency", type=int, nargs="+", metavar="N", help="at a time (default: 1 8 32)")
-    pace.add_argument("--rate", type=float, nargs="+", metavar="R", help="Poisson arrivals per second")
+    pace.add_argument("--rate", type=float, nargs="+", metavar="R", help="arrivals per second")
+    parser.add_argument(
+        "--arrivals", metavar="KIND", help="of rates: poisson, constant, or gamma:0.5 (default: poisson)"
+    )
     parser.add_argument("--slo", metavar="SLO", help=SLO_HELP)
     parser.add_argument(
         "--within",
@@ -37,31 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="end a search when the highest rate that kept the SLO and the lowest that did not are so near "
         "(default: %(default)s)",
     )
-    _add_load(parser.add_argument_group("load, the same for all"))
-    _add_servers(parser.add_argument_group("servers"))
-    parser.add_argument("--json", action="store_true", help="print the document instead of the table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here")
-
-
-def _add_load(group: "argparse._ArgumentGroup") -> None:
-    lengths = "128: all of that length; 128~0.3: lognormal, that mean and sigma (default: %(default)s)"
-    group.add_argument("--prompt-tokens", default="128~0.3", metavar="L", help=lengths)
-    group.add_argument("--output-tokens", default="64~0.3", metavar="L", help="the same (default: %(default)s)")
-    group.add_argument(
+    parser.add_argument(
         "--requests", type=int, metavar="N", help="of a run (default: as many as its pace and the SLO need)"
     )
-    group.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="visits of each (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedules (default: 0)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="visits of each (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the document instead of the table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here")
+    schedule_flags.add_contents(parser)
+    service_flags.add_arguments(parser)
+    _add_servers(parser.add_argument_group("some of the servers"))
 
 
 def _add_servers(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--plain",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="servers that refuse ignore_eos and the like; serve a model there that has no end token",
-    )
+    group.add_argument("--plain-for", nargs="+", default=[], metavar="NAME", help="--plain for these only")
     group.add_argument(
         "--pid",
         nargs="+",
@@ -69,13 +61,11 @@ def _add_servers(group: "argparse._ArgumentGroup") -> None:
         metavar="NAME=PID",
         help="of servers that were started by setsid: they are frozen while others are measured",
     )
-    group.add_argument("--api-key-file", type=Path, metavar="F", help=f"{KEY_HELP}, to all servers")
 
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
-    from twofour.bench.hardware import provenance
-    from twofour.bench.load.access import Access
+    from twofour.bench.hardware import circumstances
     from twofour.bench.sweep.table import table
     from twofour.bench.targets.running import read_running
     from twofour.prune import out
@@ -84,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     _refuse_impossible(args)
     load, paces = _load(args), _paces(args)
     out.claim(args.out)
-    about = provenance()
+    about = circumstances()
     with interrupt.in_order():
-        servers = read_running(args.servers, args.plain, args.pid, Access(read_key(args.api_key_file)))
+        servers = read_running(args.servers, partial(_service, args), args.plain_for, args.pid)
         result, cut_off = _swept(args, servers, load, paces, to_stderr())
         text = json.dumps(result | about, allow_nan=False)
         out.deliver(text if args.json else table(result), args.out, text)
@@ -116,13 +106,24 @@ def _refuse_impossible(args: argparse.Namespace) -> None:
         raise InputError(f"a search to within {args.within:g}; --within is from 0.001 to 1, 0.02 is 2 %")
 
 
+def _service(args: argparse.Namespace, url: str, model: str | None) -> "Service":
+    return service_flags.service(args, url, model or args.model)
+
+
 def _load(args: argparse.Namespace) -> "Load":
     from twofour.bench.load import slo
-    from twofour.bench.load.workload import lengths
     from twofour.bench.sweep.load import Load
 
-    sizes = lengths(args.prompt_tokens), lengths(args.output_tokens)
-    return Load(*sizes, args.seed, slo.parse(args.slo) if args.slo else None, args.requests)
+    promised = slo.parse(args.slo) if args.slo else None
+    return Load(schedule_flags.traffic(_at_any_pace(args)), promised, args.requests)
+
+
+def _at_any_pace(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags as those of one run: of a closed loop, or of an open one where rates are given or searched for."""
+    closed = not args.rate and (args.concurrency or not args.slo)
+    pace = {"concurrency": 1, "rate": None} if closed else {"concurrency": None, "rate": "1"}
+    none = {"requests": 1, "duration": None, "max_in_flight": None, "stop_over_saturated": False, "warmup": None}
+    return argparse.Namespace(**vars(args) | pace | none)
 
 
 def _paces(args: argparse.Namespace) -> "list[Pace]":

@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from twofour.bench.comparison.costs import cost_of
 from twofour.bench.comparison.experiment import Findings
-from twofour.bench.comparison.figures import METRICS, Values, cost_of, mean, of_metric, of_runs, paired
+from twofour.bench.comparison.figures import METRICS, Values, mean, of_metric, of_runs, paired
+from twofour.bench.comparison.named import MIXED
 from twofour.bench.report import rows
 
+PRUNED = ("sparse", MIXED)  # kinds of arms with 2:4 linears
 UNCLEAR = ("buys nothing clear", ", or measure more rounds")
 Losses = Mapping[str, Mapping[str, Any] | None]  # by arm; None: not measured
 
@@ -17,7 +20,7 @@ def advice(found: Findings, kinds: Mapping[str, str], losses: Losses) -> list[st
     return [
         sentence
         for name, kind in kinds.items()
-        if kind != "dense" and (rival := _rival(name, kinds, values, losses))
+        if kind in PRUNED and (rival := _rival(name, kinds, values, losses))
         for sentence in _against(rival, name, values, losses, what, found.experiment.seed)
     ]
 

@@ -15,7 +15,8 @@ from twofour.bench.comparison import quality as qualities
 from twofour.bench.comparison.document import document
 from twofour.bench.comparison.experiment import Experiment, Findings
 from twofour.bench.comparison.quality import Quality
-from twofour.bench.comparison.served import QUESTION, Arm, running_already, start, take_rounds
+from twofour.bench.comparison.served import ELSEWHERE, QUESTION, Arm, running_already, start, take_rounds
+from twofour.bench.comparison.views import NOTHING_ELSE, Also, refuse_without_slo, views
 from twofour.bench.hardware import Hardware, hardware, versions
 from twofour.bench.load.access import Access
 from twofour.bench.money.cost import Price, price_of
@@ -43,16 +44,18 @@ def compare(
     api_key: str | None = None,
     logs: Path | None = None,
     command: Sequence[str] = (),
+    also: Also = NOTHING_ELSE,
     progress: Progress = silent,
 ) -> Report:
     """Compare two models (folders or hub ids, served here) or two running servers (URLs).
 
     `quality` is one that was measured before; else it is measured, unless `measure_quality` is off or the weights
     are random: `random_weights` names their shape. `rounding`: flags for best dense and 2:4, which say what of them is
-    rounded at load. `logs` is the folder for what our servers print.
+    rounded at load. `logs` is the folder for what our servers print. `also`: other loads, after that.
     """
     started, machine = datetime.now(UTC), hardware()
     experiment, ours = experiment or Experiment(), _are_models(dense, sparse)
+    refuse_without_slo(experiment, also)
     if rounding and not ours:
         raise InputError(f"servers that run already cannot be given {' '.join(rounding)}; start them with that")
     placement = servers.place(usable_cpus(), threads) if ours else None
@@ -65,7 +68,9 @@ def compare(
         label = partial(arm_label, arms=arms)
         with servers.pinned(placement.client_cpus if placement else None):
             runs, cut_off = take_rounds(arms, experiment, progress, label)
-        facts = {name: arm.facts(talk=not cut_off) for name, arm in arms.items()}
+            facts = {name: arm.facts(talk=not cut_off) for name, arm in arms.items()}
+            in_order = {name: arms[name] for name in ("dense", "sparse", "torch_dense") if name in arms}
+            seen, cut_off = ([], True) if cut_off else views(in_order, experiment, also, progress, label)
     priced = price or _price_of(machine, ours)
     return Report(
         document(
@@ -84,6 +89,7 @@ def compare(
                 price=priced if isinstance(priced, Price) else None,
                 unpriced=priced if isinstance(priced, str) else None,
                 cut_off=cut_off,
+                views=seen,
             )
         )
     )
@@ -92,7 +98,7 @@ def compare(
 def _price_of(machine: Hardware, ours: bool) -> Price | str:
     """What the servers' machine costs, or why that is not known."""
     if not ours:
-        return "the servers were running already, and their machine is not known"
+        return ELSEWHERE
     return price_of(machine, on_gpu=bool(machine.gpus))  # the server's own choice too
 
 

@@ -2,19 +2,21 @@
 
 What a figure is, `figures` says. A percentile for which a round alone has too few requests is that of all rounds
 `pooled`, without an interval. Every ratio is 2:4 over dense: over the best dense where it is known, and under
-`to_torch_dense` over torch dense. An arm that did not run has null figures.
+`to_torch_dense` over torch dense. An arm that did not run has null figures. Verdicts are by `corrected` chances (Holm):
+what decides is one family, all other figures the other.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
+from twofour.bench.comparison import costs
 from twofour.bench.comparison.experiment import ArmFacts, Findings
 from twofour.bench.comparison.figures import (
     METRICS,
     Metric,
     Values,
-    cost_of,
+    correct,
     gates,
     kernels,
     known,
@@ -26,9 +28,10 @@ from twofour.bench.comparison.figures import (
     runs_of,
 )
 from twofour.bench.comparison.notes import notes
+from twofour.bench.comparison.views import kept, with_costs
 from twofour.bench.load import run as single
 from twofour.bench.load.endpoint import prefix_hit_share
-from twofour.bench.money.cost import Cost, Price
+from twofour.bench.money.cost import Price
 from twofour.bench.report.arms import ARMS
 from twofour.bench.turns import order
 
@@ -40,7 +43,9 @@ def document(found: Findings) -> dict[str, Any]:
     baselines, primary = _baselines(found), found.experiment.primary
     metrics = {name: _metric(found, metric) for name, metric in METRICS.items()}
     cost = _cost(found)
+    _correct(metrics, cost, primary)
     decides = metrics[primary] if cost is None else cost["blended"]
+    paid_back = costs.paid_back(found, "sparse", "dense", cost and cost["blended"]["ratio"])
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -54,9 +59,12 @@ def document(found: Findings) -> dict[str, Any]:
         "memory": _memory(found.arms),
         "quality": _quality(found),
         "cost": cost,
+        "step_cost": {arm: costs.by_steps(found, arm) for arm in found.arms},
+        "payback": paid_back,
+        "views": [kept(with_costs(view, found.price)) for view in found.views],
         "baselines": baselines,
         "samples": _samples(found),
-        "notes": notes(found, baselines, decides["verdict"]),
+        "notes": notes(found, baselines, decides["verdict"], paid_back),
         "runs": runs(found),
     }
 
@@ -76,7 +84,8 @@ def circumstances(found: Findings) -> dict[str, Any]:
 
 def is_valid(found: Findings) -> bool:
     """No run failed a gate, and all rounds are there."""
-    return not found.cut_off and all(each.run.valid for each in found.runs)
+    whole = not found.cut_off and all(view["valid"] for view in found.views)
+    return whole and all(each.run.valid for each in found.runs)
 
 
 def runs(found: Findings) -> list[dict[str, Any]]:
@@ -95,7 +104,8 @@ def _load(found: Findings) -> dict[str, Any]:
     experiment = found.experiment
     lengths = {"prompt_tokens": str(experiment.prompt_tokens), "output_tokens": str(experiment.output_tokens)}
     orders = [order(list(found.arms), round_) for round_ in range(experiment.rounds)]
-    return asdict(experiment) | lengths | {"order": orders, "summary": str(experiment)}
+    slo = str(experiment.slo) if experiment.slo else None
+    return asdict(experiment) | lengths | {"slo": slo, "order": orders, "summary": str(experiment)}
 
 
 def arm_facts(arm: ArmFacts) -> dict[str, Any]:
@@ -125,6 +135,19 @@ def _compared(found: Findings, values: Values, better: str) -> dict[str, Any]:
     }
 
 
+def _correct(metrics: Mapping[str, Any], cost: Mapping[str, Any] | None, primary: str) -> None:
+    """Verdicts by how many ratios are looked at: what decides is one family, all else the other."""
+    named = {name: (metric, metric["better"]) for name, metric in metrics.items()}
+    named |= {f"cost {kind}": (figure, "lower") for kind, figure in (cost or {}).items() if kind != "price"}
+    decides = "cost blended" if primary == "cost" else primary
+    for family in ([decides], [name for name in named if name != decides]):
+        against = [(each, named[name][1]) for name in family for each in (named[name][0], named[name][0][_TORCH])]
+        correct([(figure, better) for figure, better in against if figure])
+
+
+_TORCH = "to_torch_dense"
+
+
 def _memory(arms: Mapping[str, ArmFacts]) -> dict[str, Any]:
     states = {name: arms[name].after if name in arms else None for name in ARMS}
     held = {name: asdict(state.memory) if state else None for name, state in states.items()}
@@ -151,12 +174,11 @@ def _cost(found: Findings) -> dict[str, Any] | None:
     """Null in an open loop, which offers all arms the same rate and so says nothing about capacity."""
     if found.experiment.rate:
         return None
-    kinds = [field.name for field in fields(Cost)]
-    return {"price": priced(found.price), **{kind: _cost_kind(found, kind) for kind in kinds}}
+    return {"price": priced(found.price), **{kind: _cost_kind(found, kind) for kind in costs.kinds(found)}}
 
 
 def _cost_kind(found: Findings, kind: str) -> dict[str, Any]:
-    compared = _compared(found, of_runs(found, lambda run: cost_of(run, kind, found.price)), "lower")
+    compared = _compared(found, of_runs(found, lambda run: costs.cost_of(run, kind, found.price)), "lower")
     ratio = compared["ratio"]
     compared["dense_over_sparse"] = ratio and _inverse(ratio)
     # The ratio does not depend on the price; the figures do.

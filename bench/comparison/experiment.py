@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware
 from twofour.bench.load.endpoint import State
 from twofour.bench.load.run import Run
+from twofour.bench.load.slo import Slo
 from twofour.bench.load.workload import Lengths, Schedule, synthetic
+from twofour.bench.money.attribution import Step
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
 from twofour.prune.errors import InputError
@@ -29,6 +32,7 @@ class Experiment:
     rounds: int = 6
     seed: int = 0
     timeout_s: float = 600.0
+    slo: Slo | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -64,9 +68,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class ArmRun:
+    """steps: of the server meanwhile, those of the warm-up among them; empty: it does not say."""
+
     arm: str
     round: int
     run: Run
+    steps: Sequence[Step] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class ArmFacts:
     before: State | None
     after: State | None
     answer: str | None  # to `Findings.question`
+    pruning_minutes: float | None = None  # None: it was not pruned here, or does not say
 
 
 @dataclass(frozen=True)
@@ -99,3 +107,4 @@ class Findings:
     price: Price | None
     unpriced: str | None = None  # why there is no price
     cut_off: bool = False  # interrupted: these are the whole rounds until then
+    views: Sequence[Mapping[str, Any]] = ()  # under other loads, see `views`

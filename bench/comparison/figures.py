@@ -12,9 +12,9 @@ from typing import Any
 
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Findings
 from twofour.bench.load.metrics import latencies, steady, token_counts
-from twofour.bench.money.cost import Price, cost
-from twofour.bench.stats import paired_ratio
+from twofour.bench.stats import chance, holm, paired_ratio
 
+SURE = 0.05  # chance below which a difference is said to be one
 SAME_WITHIN = 0.005  # for what has no interval because it does not vary
 
 Values = Mapping[str, list[float] | None]  # by arm, one for each round; None: one of them is not known
@@ -96,13 +96,23 @@ def known(values: Sequence[float | None]) -> list[float] | None:
 
 
 def paired(base: Sequence[float] | None, of: Sequence[float] | None, better: str, seed: int) -> dict[str, Any]:
-    """`of` over `base`, round by round."""
+    """`of` over `base`, round by round; `corrected` is what `correct` puts there."""
     if base is None or of is None:
-        return {"ratio": None, "verdict": None}
-    ratio = paired_ratio(list(zip(base, of, strict=True)), seed)
+        return {"ratio": None, "verdict": None, "chance": None, "corrected": None}
+    pairs = list(zip(base, of, strict=True))
+    ratio = paired_ratio(pairs, seed)
     # One pair has no interval: whatever it shows may be chance.
     word = "unclear" if ratio.low is None else verdict(ratio.point, better, ratio.low, ratio.high)
-    return {"ratio": asdict(ratio), "verdict": word}
+    return {"ratio": asdict(ratio), "verdict": word, "chance": chance(pairs), "corrected": None}
+
+
+def correct(family: Sequence[tuple[dict[str, Any], str]]) -> None:
+    """Put corrected chances, and verdicts by them, into figures that are looked at together, each with its `better`."""
+    known = {place: figure["chance"] for place, (figure, _) in enumerate(family) if figure["chance"] is not None}
+    for place, corrected in holm(known).items():
+        figure, better = family[place]
+        figure["corrected"] = corrected
+        figure["verdict"] = "unclear" if corrected > SURE else verdict(figure["ratio"]["point"], better)
 
 
 def runs_of(runs: Sequence[ArmRun], arm: str) -> list[ArmRun]:
@@ -113,14 +123,6 @@ def runs_of(runs: Sequence[ArmRun], arm: str) -> list[ArmRun]:
 def quotient(dense: float | None, sparse: float | None) -> dict[str, Any]:
     ratio = sparse / dense if dense and sparse else None
     return {"ratio": ratio, "verdict": verdict(ratio, "lower")}
-
-
-def cost_of(each: ArmRun, kind: str, price: Price | None) -> float | None:
-    output, total = each.run.summary.output_tokens_per_s, each.run.summary.total_tokens_per_s
-    if not output or not total:
-        return None
-    figure: float = getattr(cost(price.usd_per_hour if price else 1.0, total - output, output), kind)
-    return figure
 
 
 def gates(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:

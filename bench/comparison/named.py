@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from twofour.bench.comparison import quality
 from twofour.bench.comparison.quality import Quality
@@ -15,15 +16,20 @@ from twofour.prune.format.weights import form_of
 from twofour.serve.commands import rounding
 
 MIXED = "mixture"  # 2:4 and dense linears in one model
+RUNNING = "running"  # whatever a server has that runs already
 _IN_A_BLOCK = re.compile(r"\.\d+\..*(?<!\.gate)(?<!\.router)$")  # a linear of a decoder block, but no router
 
 
 @dataclass(frozen=True)
 class NamedArm:
     name: str
-    model: str  # a folder or a hub id
-    kind: str = "dense"  # or `sparse`, or MIXED
+    model: str  # a folder, a hub id, or the URL of a server that runs already
+    kind: str = "dense"  # or `sparse`, MIXED, or RUNNING
     flags: tuple[str, ...] = ()  # for its server
+
+    @property
+    def runs(self) -> bool:
+        return self.kind == RUNNING
 
     @property
     def rounding(self) -> list[str]:
@@ -46,14 +52,19 @@ def read_named(given: Sequence[str], flags: Sequence[str] = ()) -> list[NamedArm
     """Read [NAME=]MODEL each, and NAME=FLAGS. Raises InputError."""
     models = dict[str, str]()
     for text in given:
-        name, model = _split(text) if is_named(text) else (Path(text).resolve().name, text)
-        if "://" in model:
-            raise InputError(f"{text} is a URL; bench sweep compares more than two servers that run already")
+        name, model = _split(text) if is_named(text) else (_own_name(text), text)
         if name in models:
             raise InputError(f"the name {name} is given twice; give NAME=MODEL, each arm its own name")
         models[name] = model
     started = {name: tuple(shlex.split(words)) for name, words in by_name(flags, models, "--arm-flags").items()}
+    if unserved := [name for name in started if "://" in models[name]]:
+        raise InputError(f"{unserved[0]} runs already and cannot be given --arm-flags; start the server with them")
     return [NamedArm(name, model, kind_of(model), started.get(name, ())) for name, model in models.items()]
+
+
+def _own_name(given: str) -> str:
+    """That of the folder, or of the host."""
+    return urlsplit(given).netloc.rpartition("@")[2] if "://" in given else Path(given).resolve().name
 
 
 def by_name(given: Iterable[str], names: Iterable[str], flag: str) -> dict[str, str]:
@@ -73,7 +84,9 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def kind_of(model: str) -> str:
-    """Whether a folder holds a dense model, a 2:4 one, or one with linears of both kinds."""
+    """Whether a folder holds a dense model, a 2:4 one, or one with linears of both kinds; of a URL nobody knows."""
+    if "://" in model:
+        return RUNNING
     folder = resolve(model)
     if form_of(folder) == "dense":
         return "dense"
@@ -91,9 +104,12 @@ def known_qualities(given: Sequence[str], arms: Sequence[NamedArm]) -> dict[str,
 
 
 def measured_qualities(arms: Sequence[NamedArm], known: Mapping[str, Quality], text: Path | None) -> dict[str, Quality]:
-    """What every arm but the first loses against the first; by `twofour eval` where it is not known."""
+    """What every arm but the first loses against the first; by `twofour eval` where it is not known.
+
+    Of servers that run already it is known or not.
+    """
     first, *others = arms
-    missing = [arm for arm in others if arm.name not in known]
+    missing = [arm for arm in others if arm.name not in known and not (arm.runs or first.runs)]
     if missing and first.rounding:
         raise InputError(
             f"{first.name} is rounded at load, and quality is against a model as it is stored; name an arm without "

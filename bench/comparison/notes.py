@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
+from twofour.bench.comparison import costs
 from twofour.bench.comparison.experiment import ArmFacts, Findings
 from twofour.serve.commands.rounding import DENSE_VALUES, LM_HEAD
 
@@ -13,7 +14,9 @@ FORCED = (
 )
 
 
-def notes(found: Findings, baselines: Mapping[str, Any], decided: str | None) -> list[str]:
+def notes(
+    found: Findings, baselines: Mapping[str, Any], decided: str | None, paid_back: Mapping[str, Any] | None
+) -> list[str]:
     """decided: the verdict of what decides, 2:4 against dense."""
     said = [
         *_cut_off_notes(found),
@@ -28,13 +31,17 @@ def notes(found: Findings, baselines: Mapping[str, Any], decided: str | None) ->
             f"The weights are random, in the shape of {found.random_weights}: speed and memory are those of the "
             "shape; there is no quality to measure."
         )
+    said += _step_notes(found, {"dense": "dense", "sparse": "2:4"})
+    said += _payback_notes(paid_back, "2:4")
     return [*said, *_placement_notes(found), *_price_notes(found)]
 
 
-def several_notes(found: Findings) -> list[str]:
+def several_notes(found: Findings, paid_back: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """Of arms that have names of their own."""
+    costs = [*_step_notes(found, {name: name for name in found.arms})]
+    costs += [note for name, each in paid_back.items() for note in _payback_notes(each, name)]
     expanded = [note for name, arm in found.arms.items() for note in _expanded(arm, name)]
-    return [*_cut_off_notes(found), FORCED, *expanded, *_placement_notes(found), *_price_notes(found)]
+    return [*_cut_off_notes(found), FORCED, *expanded, *costs, *_placement_notes(found), *_price_notes(found)]
 
 
 def _advice(found: Findings, decided: str | None) -> Iterator[str]:
@@ -64,13 +71,40 @@ def _price_notes(found: Findings) -> Iterator[str]:
         yield f"Attention: {warning}."
 
 
+def _step_notes(found: Findings, names: Mapping[str, str]) -> Iterator[str]:
+    """Input and output tokens apart, by the time that each takes of the server's steps."""
+    split = {label: costs.by_steps(found, arm) for arm, label in names.items()}
+    said = [
+        f"{label} ${each['input']:.4f} and ${each['output']:.4f}"
+        for label, each in split.items()
+        if each and each["input"]
+    ]
+    if said and not found.experiment.rate:
+        yield (
+            f"By time in the server's steps, a million input and a million output tokens cost {', '.join(said)}. "
+            "Weights that a step reads are shared by its tokens."
+        )
+
+
+def _payback_notes(paid_back: Mapping[str, Any] | None, name: str) -> Iterator[str]:
+    if paid_back is None or paid_back["tokens"] is None:
+        return
+    least, most = (f"{end / 1e6:,.0f}" if end else "never" for end in (paid_back["low"], paid_back["high"]))
+    yield (
+        f"The pruning of {name} took {paid_back['minutes']:.1f} minutes. On a machine of this price it is paid back "
+        f"after {paid_back['tokens'] / 1e6:,.0f} million tokens at this load [{least}, {most}], without its evaluation."
+    )
+
+
 def _cut_off_notes(found: Findings) -> Iterator[str]:
-    if found.cut_off:
-        rounds = len(found.runs) // len(found.arms)
+    rounds = len(found.runs) // len(found.arms)
+    if found.cut_off and rounds < found.experiment.rounds:
         yield (
             f"Attention: interrupted after {rounds} of {found.experiment.rounds} rounds, which is all that is shown: "
             "run it again."
         )
+    elif found.cut_off:
+        yield "Attention: interrupted under other loads: what is shown of them is not whole; run it again."
 
 
 def _baseline_notes(baselines: Mapping[str, Any]) -> Iterator[str]:

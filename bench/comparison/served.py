@@ -6,23 +6,28 @@ in their seeds, so the ratios of the rounds are independent replicates.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment
 from twofour.bench.load.access import OPEN, Access
 from twofour.bench.load.endpoint import Endpoint, State, served_model
 from twofour.bench.load.run import measure
 from twofour.bench.load.service import Service
+from twofour.bench.load.slo import attain
 from twofour.bench.load.wire import shown
+from twofour.bench.money.attribution import Step
 from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Options, Placement, Server
 from twofour.bench.turns import order
-from twofour.prune.errors import ServerError
+from twofour.prune.errors import ServerError, TwofourError
+from twofour.prune.format.folder import read_json
 from twofour.prune.progress import Progress, counter
 
 QUESTION = "What is the capital of France, and what is it famous for?"
 ANSWER_TOKENS = 64
+ELSEWHERE = "the servers were running already, and their machine is not known"  # why there is no price
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Arm:
                 before=self.before,
                 after=self.endpoint.scrape(),
                 answer=answer(self.endpoint) if talk else None,
+                pruning_minutes=_minutes(self.given) if self.server else None,
             )
 
 
@@ -100,8 +106,11 @@ def take_rounds(
                     arm.endpoint.url, arm.endpoint.model, arm.endpoint.access, timeout_s=experiment.timeout_s
                 )
                 with arm.awake():
+                    before = arm.endpoint.step_log()
                     run = measure(service, experiment.schedule(round_), _nonce(arm, round_))
-                runs.append(ArmRun(name, round_, run))
+                    steps = _steps(arm.endpoint, before)
+                promised = attain(experiment.slo, run.records) if experiment.slo else None
+                runs.append(ArmRun(name, round_, replace(run, slo=promised), steps))
                 step(f"round {round_ + 1} of {experiment.rounds}, {label(name)}")
     except KeyboardInterrupt:
         whole = runs[: len(runs) // len(arms) * len(arms)]
@@ -111,12 +120,34 @@ def take_rounds(
     return runs, False
 
 
+def _steps(endpoint: Endpoint, before: Mapping[str, Any] | None) -> list[Step]:
+    """What the engine has done since, as far as its log reaches back."""
+    log = endpoint.step_log()
+    if log is None or before is None:
+        return []
+    try:
+        columns = [log[name] for name in ("prefill_tokens", "decodes", "kv_tokens", "seconds")]
+        steps = [Step(*row) for row in zip(*columns, strict=True)]
+    except (KeyError, TypeError, ValueError):
+        return []
+    fresh = log["total"] - before["total"]
+    return steps[-fresh:] if fresh > 0 else []
+
+
 def _nonce(arm: Arm, round_: int) -> str | None:
     """The same texts for all arms where each has a server of its own that has seen nothing before.
 
     What runs already may be one server under two addresses, or know the texts from a run before: its texts are its own.
     """
     return f"round {round_}" if arm.server else None
+
+
+def _minutes(model: str) -> float | None:
+    """What the pruning of a folder took, as its manifest says."""
+    try:
+        return float(read_json(Path(model) / "twofour.json")["minutes"])
+    except (TwofourError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def answer(endpoint: Endpoint) -> str | None:

@@ -6,35 +6,33 @@ rounds has null figures. `fronts` names, for each cost, the arms that no other b
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
+from twofour.bench.comparison import costs
 from twofour.bench.comparison.advice import advice
 from twofour.bench.comparison.document import arm_facts, circumstances, is_valid, priced, runs
 from twofour.bench.comparison.experiment import ArmFacts, Findings
 from twofour.bench.comparison.figures import (
     METRICS,
     Values,
-    cost_of,
+    correct,
     gates,
     mean,
     of_metric,
     of_runs,
     paired,
     quotient,
-    verdict,
 )
 from twofour.bench.comparison.named import NamedArm
 from twofour.bench.comparison.notes import several_notes
 from twofour.bench.comparison.quality import Quality
-from twofour.bench.money.cost import Cost
+from twofour.bench.comparison.views import kept, with_costs
 from twofour.bench.report.arms import SEVERAL
 from twofour.bench.report.offers import fronts
-from twofour.bench.stats import chance, holm
 
 SCHEMA_VERSION = 1
 NOTHING_LOST = {"perplexity_ratio": 1.0, "kl": 0.0, "agreement": 1.0}
-SURE = 0.05  # chance below which a difference is said to be one
 
 Figures = dict[str, dict[str, Any]]  # by arm
 
@@ -43,6 +41,7 @@ def document(found: Findings, arms: Mapping[str, NamedArm], qualities: Mapping[s
     metrics, cost = _metrics(found), _cost(found)
     primary = found.experiment.primary
     _correct(metrics, cost, primary)
+    paid_back = {arm: _paid_back(found, arm, cost) for arm in found.arms}
     losses = _losses(list(found.arms), qualities)
     whole = {
         "kind": SEVERAL,
@@ -58,10 +57,13 @@ def document(found: Findings, arms: Mapping[str, NamedArm], qualities: Mapping[s
         "quality": losses,
         "quality_of": _measured_on(qualities),
         "cost": cost,
+        "step_cost": {arm: costs.by_steps(found, arm) for arm in found.arms},
+        "payback": paid_back,
+        "views": [kept(with_costs(view, found.price)) for view in found.views],
         "price": priced(found.price),
         "advice": advice(found, {name: arm.kind for name, arm in arms.items()}, losses),
         "question": found.question,
-        "notes": several_notes(found),
+        "notes": several_notes(found, paid_back),
         "runs": runs(found),
     }
     return whole | {"fronts": fronts(whole)}
@@ -84,47 +86,36 @@ def _metrics(found: Findings) -> dict[str, Any]:
 
 def _cost(found: Findings) -> dict[str, Figures] | None:
     """Null in an open loop, which offers all arms the same rate and so says nothing about capacity."""
-    return None if found.experiment.rate else {field.name: _cost_kind(found, field.name) for field in fields(Cost)}
+    return None if found.experiment.rate else {kind: _cost_kind(found, kind) for kind in costs.kinds(found)}
 
 
 def _cost_kind(found: Findings, kind: str) -> Figures:
-    values = of_runs(found, lambda run: cost_of(run, kind, found.price))
+    values = of_runs(found, lambda run: costs.cost_of(run, kind, found.price))
     figures = _against_first(values, "lower", found.experiment.seed)
     # The ratio does not depend on the price; the figures do.
     return figures if found.price else {name: figure | {"value": None} for name, figure in figures.items()}
 
 
+def _paid_back(found: Findings, arm: str, cost: Mapping[str, Figures] | None) -> dict[str, Any] | None:
+    """Against the first arm; null for arms that were not pruned."""
+    return costs.paid_back(found, arm, next(iter(found.arms)), cost["blended"][arm]["ratio"] if cost else None)
+
+
 def _against_first(values: Values, better: str, seed: int) -> Figures:
     base = next(iter(values.values()))
     return {
-        arm: {"value": mean(each), "chance": _chance(base, each), "corrected": None}
-        | (paired(base, each, better, seed) if number else {"ratio": None, "verdict": None})
+        arm: {"value": mean(each)} | paired(base if number else None, each, better, seed)
         for number, (arm, each) in enumerate(values.items())
     }
 
 
-def _chance(base: list[float] | None, of: list[float] | None) -> float | None:
-    known = base is not None and of is not None and base is not of
-    return chance(list(zip(base or (), of or (), strict=True))) if known else None
-
-
 def _correct(metrics: Mapping[str, Any], cost: Mapping[str, Figures] | None, primary: str) -> None:
-    """Put corrected chances, and verdicts by them, into the figures of both families."""
+    """Both families: what decides, over all arms, and all else."""
     named = {name: (metric["arms"], metric["better"]) for name, metric in metrics.items()}
     named |= {f"cost {kind}": (figures, "lower") for kind, figures in (cost or {}).items()}
     decides = "cost blended" if primary == "cost" else primary
-    for family in ({decides}, named.keys() - {decides}):
-        chances = {
-            (name, arm): figure["chance"]
-            for name in family
-            for arm, figure in named[name][0].items()
-            if figure["chance"] is not None
-        }
-        for (name, arm), corrected in holm(chances).items():
-            figures, better = named[name]
-            figure = figures[arm]
-            figure["corrected"] = corrected
-            figure["verdict"] = "unclear" if corrected > SURE else verdict(figure["ratio"]["point"], better)
+    for family in ([decides], [name for name in named if name != decides]):
+        correct([(figure, named[name][1]) for name in family for figure in named[name][0].values()])
 
 
 def _bytes(arms: Mapping[str, ArmFacts]) -> dict[str, Figures]:

@@ -18,7 +18,7 @@ from twofour.prune.errors import InputError
 
 WHOLE = ""  # the one place of a run
 # What two loads need not have in common: where it was, and what makes one run another than the next.
-_OWN = {"url", "model", "nonce", "seed", "rounds", "timeout_s", "order", "summary", "digest"}
+_OWN = {"url", "model", "nonce", "seed", "rounds", "timeout_s", "order", "summary", "template_tokens"}
 
 Document = Mapping[str, Any]
 

@@ -135,9 +135,9 @@ def _finding(place: str, allowed: Allowed, base: Sequence[Sample], new: Sequence
     known = [[value for value in each if value is not None] for each in values]
     if not all(known) or [len(each) for each in known] != [len(old), len(fresh)]:
         return Finding(place, allowed, None, None, None, paired, "inconclusive")
-    ratio = (matched_ratio if paired else unpaired_ratio)(*known, share)
-    means = [exp(fmean(map(log, each))) for each in known]
-    return Finding(place, allowed, *means, ratio, paired, _verdict(allowed, ratio))
+    ratio = (matched_ratio if paired else unpaired_ratio)(known[0], known[1], share)
+    was, is_ = (exp(fmean(map(log, each))) for each in known)
+    return Finding(place, allowed, was, is_, ratio, paired, _verdict(allowed, ratio))
 
 
 def _matched(base: Sequence[Sample], new: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample], bool]:

@@ -1,5 +1,10 @@
 """What a gate found, for a person."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
 from twofour.bench.gate.judge import Allowed, Finding, Judgement
 
 _REMEDY = {
@@ -16,6 +21,11 @@ def table(found: Judgement) -> str:
         lines.append(f"{'':44}{'base':>12}{'new':>12}{'new / base':>12}{'interval':>18}{'allowed':>12}")
     lines += [*map(_row, found.findings), *(f"  {why}" for why in found.invalid)]
     return "\n".join([*lines, f"{found.verdict.upper()}{_REMEDY[found.verdict]}"])
+
+
+def of_document(document: Mapping[str, Any]) -> str:
+    """The table of a gate that was kept."""
+    return table(TypeAdapter(Judgement).validate_python(document))
 
 
 def _row(finding: Finding) -> str:

@@ -6,6 +6,7 @@
       client                 each Request becomes a Job, its bytes made beforehand; a Session sends them
         pace                 when each leaves, in an open or a closed loop
         connection, wire     one socket, HTTP/1.1: what arrives, and when, is noted in the Job's Exchange
+        crew                 several client processes as one Session
         watch                the line that says how it goes, and whether the server keeps up
       decode, answers        when the clock has stopped, an Exchange becomes a Record (records), or is named
       metrics                Records become a Summary: the quantities by their definitions, and the window that counts
@@ -14,6 +15,9 @@
     table, vllm_json         a Run for people, and for other tools; run.document is its own form
     stored, per_request      a Run read again from its document; its requests as rows
     over_time                what happened when, in bins, for pictures
+
+What the server and its machine say meanwhile: `polling` looks each second, `server_side` is what was seen, `told` puts
+it beside the client's figures.
 
 `endpoint` is what a server says of itself and answers untimed, `keys` where keys and headers come from.
 `schedule_file` is a Schedule as a file, and its digest.

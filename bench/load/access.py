@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from twofour.prune.errors import InputError
 from twofour.serve.edge.key_file import fits_header
@@ -71,6 +72,12 @@ class Access:
 
 
 OPEN = Access()
+
+
+def told(load: Mapping[str, Any]) -> Access:
+    """As a document tells of it: names of headers without values, and whose certificates were trusted, not which."""
+    headers, trust = dict.fromkeys(load.get("headers", ()), ""), load.get("tls")
+    return Access(headers=headers, ca_file=Path() if trust == "of a file" else None, insecure=trust == "any")
 
 
 def tls_error(error: ssl.SSLError) -> str:

@@ -57,6 +57,9 @@ class Session:
         load = pace.drive(client.send, jobs, concurrency, limits)
         return self._runner.run(_observed(load, lags, partial(look, client.seen) if look else None))
 
+    def bring(self) -> None:
+        """What came of the requests stands in the jobs already; of a `crew.Crew` it has to be brought."""
+
     @property
     def seen(self) -> Seen:
         """What was done of the latest load."""

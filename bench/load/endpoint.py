@@ -69,11 +69,25 @@ class Endpoint:
 
     def scrape(self) -> State | None:
         """None where the server has no /metrics in Prometheus' format."""
-        said = self._get("/metrics")
+        said = self.metrics()
         try:
-            return state(said.body.decode()) if said.status == 200 else None
+            return None if said is None else state(said)
         except (ValueError, OverflowError):
             return None
+
+    def step_log(self) -> Mapping[str, Any] | None:
+        """The latest steps of the engine, oldest first, a list for each quantity; None where it keeps no such log."""
+        said = self._get("/debug/steps")
+        try:
+            found = json.loads(said.body) if said.status == 200 else None
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) and isinstance(found.get("total"), int) else None
+
+    def metrics(self) -> str | None:
+        """The text of /metrics; None where there is none."""
+        said = self._get("/metrics")
+        return said.body.decode(errors="replace") if said.status == 200 else None
 
     def ask(self, path: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """POST to an API path such as /v1/completions."""

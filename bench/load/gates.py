@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,19 +60,27 @@ def stalled_s(source: Path = PRESSURE) -> float | None:
         return None
 
 
+class Own(NamedTuple):
+    """Tokens that the server adds to a prompt, and to each message before it. None: nobody knows."""
+
+    template_tokens: int | None = 0
+    message_tokens: float | None = 0.0
+
+
+NOTHING_OWN = Own()
+
+
 def check(
     schedule: Schedule,
     records: Sequence[Record],
-    *,
     lags: Sequence[float],
     pressure: float | None,
     prefix_hits: float | None = None,
-    template_tokens: int | None = 0,
+    own: Own = NOTHING_OWN,
 ) -> list[Gate]:
     """The gates of one run.
 
     `lags` as `Session.send` fills it, `pressure` from `Pressure.share`, `prefix_hits` from `prefix_hit_share`.
-    template_tokens: those that the server adds to every prompt, and may find in its prefix cache; None: nobody knows.
     """
     lag_s, requests, concurrency = lag_limit_s(records), schedule.requests, schedule.concurrency
     # A closed loop begins with one request alone, which does not count. In an open loop all count: where the server
@@ -84,11 +93,11 @@ def check(
         Gate("cpu_pressure", pressure, 0.10, "share", "something waits for a CPU; stop it, or pin threads"),
         *([] if concurrency else [Gate("rate_shortfall", rate_shortfall(records), 0.05, "share", _SHORTFALL_REMEDY)]),
         *([] if schedule.changes else [Gate("latency_drift", latency_drift(alike), 0.20, "share", _DRIFT_REMEDY)]),
-        Gate("prompt_length", _wrong_prompts(requests, records, template_tokens), 0.10, "share", _PROMPT_REMEDY),
+        Gate("prompt_length", _wrong_prompts(requests, records, own), 0.10, "share", _PROMPT_REMEDY),
         Gate("output_length", _wrong_lengths(requests, records), 0.005, "share", _LENGTH_REMEDY),
         Gate(
             "prefix_cache",
-            _cached(records, prefix_hits, template_tokens),
+            _cached(records, prefix_hits, own.template_tokens),
             0.01 + _shared(requests, records),
             "share",
             _CACHE_REMEDY,
@@ -118,7 +127,6 @@ _DRIFT_REMEDY = "answers took ever longer, or ever shorter; lower the load, or l
 _HELD_REMEDY = "requests left late, as --max-in-flight were under way; raise it, or lower --rate"
 _CACHE_REMEDY = "turn the server's prefix cache off, restart it, or let the run choose its --nonce"
 _OWN_TOKENS = 2  # that a server may add to a prompt, such as one that begins a text
-_MESSAGE_TOKENS = 8  # that a chat template may put around each message before the prompt
 _GAPS_S = 0.010  # a late loop blurs the gaps between tokens, too, even where the first token takes long
 
 
@@ -163,19 +171,16 @@ def _wrong_lengths(requests: Sequence[Request], records: Sequence[Record]) -> fl
     return wrong / len(known) if known else None
 
 
-def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record], template_tokens: int | None) -> float | None:
+def _wrong_prompts(requests: Sequence[Request], records: Sequence[Record], own: Own) -> float | None:
     """How far the server's count of prompt tokens is from the planned one, beyond its own."""
-    planned = {request.index: request for request in requests}
-    known, asked, counted, before = 0, 0, 0, 0
-    for record in records:
-        request = planned[record.index]
-        if request.prompt_tokens is not None and record.prompt_tokens is not None:
-            known, before = known + 1, before + len(request.history)
-            asked, counted = asked + request.prompt_tokens, counted + record.prompt_tokens
-    if not known or template_tokens is None:
+    of = {request.index: request for request in requests}
+    both = [(of[record.index].prompt_tokens, record.prompt_tokens, len(of[record.index].history)) for record in records]
+    known = [(asked, said, before) for asked, said, before in both if asked is not None and said is not None]
+    if not known or own.template_tokens is None or own.message_tokens is None:
         return None
-    allowed = _OWN_TOKENS * known + (_MESSAGE_TOKENS * before if template_tokens else 0)
-    return max(0, abs(counted - asked - template_tokens * known) - allowed) / asked
+    asked, counted, messages = (sum(column) for column in zip(*known, strict=True))
+    added = own.template_tokens * len(known) + own.message_tokens * messages
+    return max(0, abs(counted - asked - added) - _OWN_TOKENS * len(known)) / asked
 
 
 def _shared(requests: Sequence[Request], records: Sequence[Record]) -> float:

@@ -8,12 +8,15 @@ from itertools import cycle
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, decode, gates, metrics, schedule_file, workload
+from twofour.bench.load import client, crew, decode, gates, metrics, schedule_file, workload
 from twofour.bench.load.client import Session
+from twofour.bench.load.crew import Crew
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
-from twofour.bench.load.records import Record, Request
+from twofour.bench.load.polling import Looker
+from twofour.bench.load.records import Message, Record, Request
+from twofour.bench.load.server_side import ServerSide
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import Attainment
 from twofour.bench.load.watch import Watch
@@ -38,8 +41,11 @@ class Run:
     gates: Sequence[Gate]
     cut_off: bool = False  # interrupted: what was measured until then
     over_saturated: bool = False  # ended early, as the schedule allows, for the server did not keep up
-    template_tokens: int | None = 0  # that a chat template adds to each prompt
+    template_tokens: int | None = 0  # that a chat template adds to a prompt
+    message_tokens: float | None = 0.0  # and to each message before it
     slo: Attainment | None = None  # where one was asked for
+    server: ServerSide | None = None  # None: nothing of it could be seen
+    workers: int = 1  # client processes
 
     @property
     def valid(self) -> bool:
@@ -54,45 +60,55 @@ class CutOff(KeyboardInterrupt):
         self.run = run
 
 
-def measure(service: Service, schedule: Schedule, nonce: str | None = None, progress: Progress = silent) -> Run:
-    """Load-test a server that is up. nonce: what no prompt of another run begins with; None: drawn.
+def measure(
+    service: Service, schedule: Schedule, nonce: str | None = None, progress: Progress = silent, workers: int = 1
+) -> Run:
+    """Load-test a server that is up. nonce: what no prompt of another run begins with; None: drawn. workers: processes.
 
     Raises ServerError if the server answers not one request of the warm-up, CutOff if the load is interrupted.
     """
     nonce, lags, limits = nonce or secrets.token_hex(4), list[float](), schedule.limits
     watch = Watch(len(schedule.requests), limits.duration_s, limits.stop_over_saturated, progress)
     cut_off, kept_up = False, True
-    with client.connected(service.url, service.timeout_s, service.access) as session:
+    endpoint = Endpoint(service.url, service.model, service.access)
+    with crew.connected(service, workers) as session, Looker(endpoint) as looker:
         warm_up(session, service, schedule, nonce, progress)
-        template = template_tokens(session, service, nonce) if service.api == "chat" else 0
-        jobs, before = client.jobs(service, schedule.requests, nonce), _state(service)
+        own = own_tokens(session, service, schedule, nonce) if service.api == "chat" else gates.NOTHING_OWN
+        jobs, before = client.jobs(service, schedule.requests, nonce), _state(endpoint)
+        looker.begin(served=before is not None)
         pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
         try:
             kept_up = session.send(jobs, schedule.concurrency, lags, limits=limits, look=watch.look)
         except KeyboardInterrupt:
             cut_off = True
         share = pressure.share()
+        session.bring()
         if kept_up and not cut_off:
             watch.last(session.seen)
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
-    hits = None if cut_off else prefix_hit_share(before, _state(service))
-    checked = gates.check(schedule, records, lags=lags, pressure=share, prefix_hits=hits, template_tokens=template)
+    after = None if cut_off else _state(endpoint)
+    hits, seen = prefix_hit_share(before, after), looker.seen(after.memory if after else None)
+    checked = gates.check(schedule, records, lags, share, hits, own)
     summary = metrics.summarise(records, started_at)
-    run = Run(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, template)
+    run = Run(
+        *(service, schedule, nonce, started, started_at, records, summary, checked, cut_off, not kept_up, *own),
+        server=seen,
+        workers=workers,
+    )
     if cut_off:
         raise CutOff(run)
     return run
 
 
-def _state(service: Service) -> State | None:
+def _state(endpoint: Endpoint) -> State | None:
     """What the server counts, where it says so."""
     try:
-        return Endpoint(service.url, service.model, service.access).scrape()
+        return endpoint.scrape()
     except ServerError:
         return None
 
 
-def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
+def warm_up(session: Session | Crew, service: Service, schedule: Schedule, nonce: str, progress: Progress) -> None:
     """Send a few requests with prompts that no measured request repeats, as many at once as the run will."""
     at_once = min(schedule.concurrency or _WARM_UP_AT_ONCE, len(schedule.requests))
     count = at_once + 1 if schedule.limits.warm_up is None else schedule.limits.warm_up  # the first runs alone
@@ -102,6 +118,7 @@ def warm_up(session: Session, service: Service, schedule: Schedule, nonce: str, 
     like = [replace(request, index=i, after=None, family=None) for i, request in each]
     jobs = client.jobs(service, like, f"warm-up {nonce}")
     session.send(jobs, at_once, on_end=counter("warm-up", count, progress))
+    session.bring()
     records = [decode.record(job.exchange, service.access.secrets) for job in jobs]
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); {_remedy(service, records[0])}")
@@ -121,13 +138,23 @@ def _remedy(service: Service, refused: Record) -> str:
     return "check URL, --model, --api and the key"
 
 
-def template_tokens(session: Session, service: Service, nonce: str) -> int | None:
-    """How many tokens a chat template adds: those of a short prompt beyond its words. None: the server does not say."""
-    short = Request(0, 0.0, workload.WORDS[0], workload.NONCE_WORDS + 1, 1)
+def own_tokens(session: Session | Crew, service: Service, schedule: Schedule, nonce: str) -> gates.Own:
+    """What a chat template adds."""
+    alone = _added(session, service, nonce)
+    if alone is None or not any(request.history for request in schedule.requests):
+        return gates.Own(alone)
+    after_two = _added(session, service, nonce, [Message("user", "hello"), Message("assistant", "hello")])
+    return gates.Own(alone, None if after_two is None else (after_two - alone) / 2)
+
+
+def _added(session: Session | Crew, service: Service, nonce: str, history: Sequence[Message] = ()) -> int | None:
+    """Those of a short question beyond its words."""
+    short = Request(0, 0.0, workload.WORDS[0], None, 1, history=history)
     (job,) = client.jobs(service, [short], f"template {nonce}")
     session.send([job], 1)
+    session.bring()
     counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
-    return None if counted is None else max(0, counted - short.prompt_tokens)
+    return None if counted is None else max(0, counted - len(workload.marked(short, nonce).split()))
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
@@ -138,7 +165,9 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
         "limits": asdict(run.schedule.limits),
-        "load": asked | {"nonce": run.nonce, "template_tokens": run.template_tokens},
+        "workers": run.workers,
+        "load": asked
+        | {"nonce": run.nonce, "template_tokens": run.template_tokens, "message_tokens": run.message_tokens},
         "valid": run.valid,
         "cut_off": run.cut_off,
         "over_saturated": run.over_saturated,
@@ -146,6 +175,7 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
         "slo": run.slo.as_dict() if run.slo else None,
+        "server": run.server and run.server.as_dict(run.started_at, with_samples=with_records),
     }
     if with_records:
         planned = {request.index: request for request in run.schedule.requests}

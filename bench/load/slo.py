@@ -124,7 +124,7 @@ def _term(text: str) -> Term:
     quantity, percent, number, unit = found.groups()
     limit_s = float(number) * _SECONDS[unit]
     if quantity not in _VALUES or (percent and int(percent) not in FEWEST) or not limit_s:
-        percentiles = ", ".join(f"p{p}" for p in FEWEST)
+        percentiles = ", ".join(f"p{p}" for p in FEWEST if isinstance(p, int))
         raise InputError(
             f"{text!r} bounds nothing that is measured; bound one of {', '.join(_VALUES)}, "
             f"by none or one of {percentiles}, to more than 0"

@@ -5,10 +5,12 @@ Its clock begins with the run: `started_at` is 0. Prompts are not kept, and neit
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import inf
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
+from twofour.bench.load import access
 from twofour.bench.load.records import Request
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
@@ -22,22 +24,34 @@ def read(document: Mapping[str, Any]) -> Run:
         raise InputError('the document holds no requests, as "bench run --json" prints it; give what --out wrote')
     load, records = document["load"], document["records"]
     own: dict[str, Any] = {
-        "service": Service(**{each.name: load[each.name] for each in fields(Service) if each.name in load}),
+        "service": Service(**_known(load), access=access.told(load)),
         "schedule": Schedule(
             list(map(_request, records)), load["concurrency"], _made_of(load), Limits(**document.get("limits", {}))
         ),
         "nonce": load["nonce"],
         "template_tokens": load.get("template_tokens", 0),
+        "message_tokens": load.get("message_tokens", 0.0),
         "started_at": 0.0,
     }
     kinds = get_type_hints(Run)
-    kept = [each.name for each in fields(Run) if each.name in document]
-    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(document[name]) for name in kept})
+    kept = {each.name: document[each.name] for each in fields(Run) if each.name in document}
+    if kept.get("slo"):
+        kept["slo"] = kept["slo"] | {"terms": list(map(_term, kept["slo"]["terms"]))}
+    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(value) for name, value in kept.items()})
+
+
+def _term(term: Mapping[str, Any]) -> dict[str, Any]:
+    """Null is what was infinite, too: then the term was missed."""
+    return {**term, "found_s": inf if term["found_s"] is None and term["kept"] is False else term["found_s"]}
+
+
+def _known(load: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: load[each.name] for each in fields(Service) if each.name in load}
 
 
 def _made_of(load: Mapping[str, Any]) -> dict[str, Any]:
     """What the document says of the load, without the server and what belongs to the run."""
-    others = Service(load["url"], load["model"]).described().keys() | {"nonce", "template_tokens"}
+    others = Service(load["url"], load["model"]).described().keys() | {"nonce", "template_tokens", "message_tokens"}
     return {name: value for name, value in load.items() if name not in others}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from twofour.bench.load import told
 from twofour.bench.load.gates import Gate, quantity
 from twofour.bench.load.metrics import Summary, error_kind
 from twofour.bench.load.run import Run
@@ -44,6 +45,7 @@ def table(done: Run) -> str:
         f"{_number(summary.total_tokens_per_s)} tokens/s, {_number(summary.requests_per_s)} requests/s"
         f"{_offered(done.schedule)}",
         *(promised(done.slo) if done.slo else []),
+        *_told(done),
         "real n: how many independent values the gaps amount to, as those of one request are alike",
         f"tokens counted {summary.token_counts.replace('none', 'not at all (no usage from the server)')}",
         "",
@@ -52,6 +54,19 @@ def table(done: Run) -> str:
         "VALID" if done.valid else "INVALID: do not quote these numbers",
     ]
     return "\n".join(lines)
+
+
+def _told(done: Run) -> list[str]:
+    """The server's own figures beside the client's, memory and energy: whatever is known."""
+    rows = told.beside(done)
+    head = [f"{'all requests, ramp and drain too':40}{'by the server':>16}{'by the client':>16}"] if rows else []
+    held = told.memory(done.server.held) if done.server else []
+    return [
+        *head,
+        *(f"  {row.what:38}{row.by_server:>16}{row.by_client:>16}" for row in rows),
+        *(f"memory: {what} {said}" for what, said in held),
+        *(f"energy of {what}: {said}" for what, said in told.energy(done)),
+    ]
 
 
 def of_document(document: Mapping[str, Any]) -> str:

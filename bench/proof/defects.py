@@ -4,11 +4,12 @@ Eleven defects that have made other load testers print wrong numbers. `neutralis
 `detected`: the run says what happened, and where that spoils its numbers, it is not valid.
 """
 
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +19,9 @@ from twofour.bench.load.run import Run
 from twofour.bench.proof.mock import Mock, Script
 from twofour.bench.proof.truth import against, closed, pairs
 from twofour.prune.machine.processors import usable_cpus
-from twofour.prune.progress import Progress, Step, silent
 
-STALL_S = 0.04
+STALL_S, EVERY_S = 0.04, 0.1
+SLOW = Script(first_token_s=0.02, token_s=0.01)
 LONG = 100_000
 
 Outcome = Literal["neutralised", "detected", "missed", "not measured"]
@@ -42,13 +43,11 @@ class Defect:
     judge: Callable[[Run, Mock], tuple[Outcome, str]]
     requests: int = 40
     prompt: int = 8
-    progress: Progress = silent
-    neighbours: bool = False
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def find(self, cpu: int | None = None) -> Finding:
-        with _neighbours() if self.neighbours else _alone():
-            schedule = closed(self.requests, self.prompt, 8, 4, sigma=0.0)
-            run, mock = against(self.script, schedule, cpu, self.progress)
+        with self.around():
+            run, mock = against(self.script, closed(self.requests, self.prompt, 8, 4, sigma=0.0), cpu)
         return Finding(self.name, *self.judge(run, mock))
 
 
@@ -87,32 +86,16 @@ def _pressed(run: Run, mock: Mock) -> tuple[Outcome, str]:
     return by_gate("cpu_pressure", "send_lag_p99", "loop_lag_p99")(run, mock)
 
 
-def _stall(step: Step) -> None:
-    time.sleep(STALL_S)
-
-
-DEFECTS = (
-    Defect("empty first chunk that names the role", Script(role_chunk=True, first_token_s=0.02), _as_written),
-    Defect("four tokens in a chunk", Script(tokens_per_chunk=4), _as_written),
-    Defect("several chunks in one read", Script(chunks_per_write=4), _coalesced),
-    Defect("idle connections are closed just as they are used", Script(drop_reused=True), _reconnected),
-    Defect(f"prompt of {LONG:,} tokens", Script(), _as_written, requests=2, prompt=LONG),
-    Defect("connection cut amid a stream", Script(reset_after=2, broken_every=10), by_gate("errors")),
-    Defect("5 % of the requests refused", Script(refuse_every=20), by_gate("errors")),
-    Defect("answers end early", Script(stop_after=3), by_gate("output_length")),
-    Defect("prompts found in a prefix cache", Script(cached_tokens=6), by_gate("prefix_cache")),
-    Defect("client stalls", Script(), by_gate("send_lag_p99", "loop_lag_p99"), progress=_stall),
-    Defect("neighbours on the CPUs", Script(first_token_s=0.02, token_s=0.01), _pressed, neighbours=True),
-)
-
-
-def find_all(cpu: int | None = None) -> list[Finding]:
-    return [defect.find(cpu) for defect in DEFECTS]
-
-
 @contextmanager
-def _alone() -> Iterator[None]:
-    yield
+def _stalls() -> Iterator[None]:
+    """This process does nothing for a while, ten times a second."""
+    before = signal.signal(signal.SIGALRM, lambda number, frame: time.sleep(STALL_S))
+    signal.setitimer(signal.ITIMER_REAL, EVERY_S, EVERY_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -126,3 +109,22 @@ def _neighbours() -> Iterator[None]:
         for loop in loops:
             loop.kill()
             loop.wait()
+
+
+DEFECTS = (
+    Defect("empty first chunk that names the role", Script(role_chunk=True, first_token_s=0.02), _as_written),
+    Defect("four tokens in a chunk", Script(tokens_per_chunk=4), _as_written),
+    Defect("several chunks in one read", Script(chunks_per_write=4), _coalesced),
+    Defect("idle connections are closed just as they are used", Script(drop_reused=True), _reconnected),
+    Defect(f"prompt of {LONG:,} tokens", Script(), _as_written, requests=2, prompt=LONG),
+    Defect("connection cut amid a stream", Script(reset_after=2, broken_every=10), by_gate("errors")),
+    Defect("5 % of the requests refused", Script(refuse_every=20), by_gate("errors")),
+    Defect("answers end early", Script(stop_after=3), by_gate("output_length")),
+    Defect("prompts found in a prefix cache", Script(cached_tokens=6), by_gate("prefix_cache")),
+    Defect("client stalls", SLOW, by_gate("send_lag_p99", "loop_lag_p99"), around=_stalls),
+    Defect("neighbours on the CPUs", SLOW, _pressed, around=_neighbours),
+)
+
+
+def find_all(cpu: int | None = None) -> list[Finding]:
+    return [defect.find(cpu) for defect in DEFECTS]

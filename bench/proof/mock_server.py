@@ -132,6 +132,8 @@ class Connection(asyncio.Protocol):
         elif verb == b"GET":
             glance = _GLANCES.get(path.decode().partition("?")[0])
             self.write(_plain(404, {}) if glance is None else _plain(200, glance))
+        elif not path.partition(b"?")[0].endswith(b"/completions"):
+            self.write(_plain(404, {}))
         else:
             self._ask(Served(perf_counter(), path.decode(), headers, json.loads(body)))
 

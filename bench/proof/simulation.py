@@ -73,7 +73,7 @@ def closed_loop(
 ) -> list[Answered]:
     """So many at a time: each answer that ends brings the next request."""
     run, queue = _Run(steps, slower), iter(asked)
-    for each in [each for each, _ in zip(queue, range(concurrency), strict=False)]:
+    for each in [each for _, each in zip(range(concurrency), queue, strict=False)]:
         run.come(each._replace(at_s=0.0))
     while run.busy:
         ended = run.step()

@@ -15,7 +15,6 @@ from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Lengths, Schedule, synthetic
 from twofour.bench.proof.mock import Mock, Script, Served, serving
 from twofour.prune.machine.processors import usable_cpus
-from twofour.prune.progress import Progress, silent
 
 MODEL = "mock"
 
@@ -54,12 +53,10 @@ def closed(requests: int, prompt: int, output: int, concurrency: int, sigma: flo
     return synthetic(requests, Lengths(prompt, sigma), Lengths(output, sigma), 0, concurrency=concurrency)
 
 
-def against(
-    script: Script, schedule: Schedule, cpu: int | None = None, progress: Progress = silent
-) -> tuple[Run, Mock]:
+def against(script: Script, schedule: Schedule, cpu: int | None = None) -> tuple[Run, Mock]:
     """One run against a mock, and what the mock says of it."""
     with serving(script, cpu) as mock:
-        run = measure(Service(mock.url, MODEL), schedule, progress=progress)
+        run = measure(Service(mock.url, MODEL), schedule)
     return run, mock
 
 

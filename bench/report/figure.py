@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from twofour.bench.report import charts, timeline
-from twofour.bench.report.timeline import Points
+from twofour.bench.report.timeline import Points, Units
 
 QUANTILES = (5, 25, 50, 75, 90, 95, 99)
 
@@ -39,21 +39,22 @@ def distribution(
     return Figure(title, text, chart, columns, cells, dict(names) if legend else {})
 
 
-def over_time(
+def lines(
     title: str,
     caption: str,
-    lines: Mapping[str, tuple[str, Points]],
-    unit: str,
-    window: tuple[float, float] | None,
+    named: Mapping[str, tuple[str, Points]],
+    units: Units,
+    window: tuple[float, float] | None = None,
+    marked: bool = False,
 ) -> Figure:
-    """Lines over the run, by the classes of the style sheet: a name, and points. One of a single point is none."""
-    drawn = {name: (label, points) for name, (label, points) in lines.items() if len(points) > 1}
-    if not drawn:
+    """Lines by the classes of the style sheet, each with its name; a single point is drawn only where it is marked."""
+    known = {name: (label, points) for name, (label, points) in named.items() if len(points) > (0 if marked else 1)}
+    if not known:
         return Figure(title, caption, None)
-    points = {name: each for name, (_, each) in drawn.items()}
-    legend = {name: label for name, (label, _) in drawn.items()}
-    chart = timeline.over_time(title, caption, points, unit, window)
-    return Figure(title, caption, chart, ("s", *legend.values()), _cells(list(points.values())), legend)
+    points = {name: each for name, (_, each) in known.items()}
+    legend = {name: label for name, (label, _) in known.items()}
+    chart = timeline.drawn(title, caption, points, units, window, marked)
+    return Figure(title, caption, chart, (units.across, *legend.values()), _cells(list(points.values())), legend)
 
 
 def _cells(lines: Sequence[Points]) -> list[list[str]]:

@@ -5,7 +5,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from twofour.bench.load.gates import quantity
-from twofour.bench.report import charts, rows
+from twofour.bench.report import charts, rows, views
 from twofour.bench.report.arms import arm_label
 from twofour.bench.report.charts import Bar, Estimate
 from twofour.bench.report.figure import Figure, distribution
@@ -28,6 +28,7 @@ def page(document: Document) -> str:
         groups=_groups(document),
         cards=_cards(document),
         figures=figures(document),
+        views=list(views.lines(document)),
         unknown=UNKNOWN,
     )
 

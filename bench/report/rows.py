@@ -180,6 +180,8 @@ def _memory(document: Document) -> list[Row]:
 def _cost(document: Document) -> list[Row]:
     labels = {"blended": "$ per million tokens", "output_only": "$ per million output tokens"}
     costs = document["cost"] or {}
+    if "good_requests" in costs:
+        labels["good_requests"] = "$ per 1,000 good requests"
     return [
         _compared("Cost", label, costs.get(kind, {}), costs.get(kind, {}), dollars) for kind, label in labels.items()
     ]

@@ -1,9 +1,11 @@
 """One run as one HTML file: no script, no network, light and dark, fit for a phone and for print."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from twofour.bench.load import metrics, over_time
+from twofour.bench.load import metrics, over_time, told
 from twofour.bench.load.gates import failed, quantity
+from twofour.bench.load.records import Record
 from twofour.bench.load.run import Run
 from twofour.bench.load.stored import read
 from twofour.bench.load.table import ROWS, asked
@@ -11,6 +13,7 @@ from twofour.bench.load.wire import shown
 from twofour.bench.report import figure, rows
 from twofour.bench.report.figure import Figure
 from twofour.bench.report.rows import UNKNOWN, Document
+from twofour.bench.report.timeline import Units
 from twofour.bench.stats import FEWEST, Distribution, named
 from twofour.prune.label.pages import rendered
 
@@ -40,6 +43,8 @@ def page(document: Document) -> str:
         latencies=[_cells(label, getattr(run.summary, name)) for name, label in ROWS.items()],
         figures=figures(run),
         again=again(document, run.nonce),
+        beside=told.beside(run),
+        held=[*(told.memory(run.server.held) if run.server else []), *told.energy(run)],
         unknown=UNKNOWN,
     )
 
@@ -101,7 +106,7 @@ def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.2f}"
 
 
-def _first_tokens(run: Run, good: list[metrics.Record]) -> Figure:
+def _first_tokens(run: Run, good: Sequence[Record]) -> Figure:
     found = metrics.quantities(good)
     names = {"own": "from the request sent"}
     seconds = {"own": found["ttft"]}
@@ -112,7 +117,7 @@ def _first_tokens(run: Run, good: list[metrics.Record]) -> Figure:
     )
 
 
-def _gaps(good: list[metrics.Record]) -> Figure:
+def _gaps(good: Sequence[Record]) -> Figure:
     gaps = [gap for record in good for gap, _ in metrics.gaps(record)]
     caption = "Every wait between two chunks of an answer, pooled."
     return figure.distribution("Gap between tokens", caption, {"own": gaps}, {"own": "gap"})
@@ -120,32 +125,35 @@ def _gaps(good: list[metrics.Record]) -> Figure:
 
 def _over_time(run: Run) -> list[Figure]:
     """What happened when; the shaded part is what counts."""
-    window = _window(run)
     first = [(at, 1000 * seconds) for at, seconds in over_time.first_token_s(run)]
     load = {"own": ("ended", over_time.ended_per_s(run)), "dense": ("sent", over_time.sent_per_s(run))}
     if run.schedule.concurrency is None:
         load["torch_dense"] = ("due", over_time.due_per_s(run))
-    return [
-        figure.over_time("Load", "Requests by the second. Shaded: what counts.", load, "requests/s", window),
-        figure.over_time(
-            "In flight",
-            "Requests sent whose answers have not ended.",
-            {"own": ("by the client", over_time.under_way(run))},
-            "requests",
-            window,
-        ),
-        figure.over_time(
-            "Output tokens",
-            "Tokens by the second in which they arrived.",
-            {"own": ("by the client", over_time.tokens_per_s(run))},
-            "tokens/s",
-            window,
-        ),
-        figure.over_time(
-            "Time to first token, over the run",
-            "Means of the requests sent at that time: level where the server keeps up.",
-            {"own": ("mean", first)},
-            "ms",
-            window,
-        ),
+    flying = {"own": ("by the client", over_time.under_way(run)), **_polled(run, _IN_FLIGHT)}
+    tokens = {"own": ("by the client", over_time.tokens_per_s(run))}
+    if run.server:
+        tokens["dense"] = ("by the server", over_time.binned(run, run.server.rate("output_tokens")))
+    cache = _polled(run, _CACHE, 100)
+    level = "Means of the requests sent at that time: level where the server keeps up."
+    drawn = [
+        ("Load", "Requests by the second. Shaded: what counts.", load, "requests/s"),
+        ("In flight", "Requests sent whose answers have not ended.", flying, "requests"),
+        ("Output tokens", "Tokens by the second in which they arrived.", tokens, "tokens/s"),
+        ("Time to first token, over the run", level, {"own": ("mean", first)}, "ms"),
+        *([("KV cache", "How full the server says that it is.", cache, "%")] if cache else []),
     ]
+    return [
+        figure.lines(title, caption, lines, Units("seconds after the start", unit), run.summary.window_s)
+        for title, caption, lines, unit in drawn
+    ]
+
+
+_IN_FLIGHT = {"dense": ("running, by the server", "running"), "torch_dense": ("waiting, by the server", "waiting")}
+_CACHE = {"own": ("in use", "kv_cache_usage")}
+
+
+def _polled(run: Run, names: dict[str, tuple[str, str]], times: float = 1) -> dict[str, tuple[str, over_time.Points]]:
+    """Lines of what was seen of the server, if anything was."""
+    seen = {line: (label, run.server.series(name) if run.server else []) for line, (label, name) in names.items()}
+    scaled = {line: (label, [(at, times * value) for at, value in points]) for line, (label, points) in seen.items()}
+    return {line: (label, over_time.binned(run, points)) for line, (label, points) in scaled.items() if points}

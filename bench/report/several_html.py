@@ -5,7 +5,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from twofour.bench.load.gates import quantity
-from twofour.bench.report import offers, rows
+from twofour.bench.report import offers, rows, views
 from twofour.bench.report.rows import UNKNOWN, Document, Ratio, ratio_of
 from twofour.prune.label.pages import rendered
 
@@ -37,6 +37,7 @@ def page(document: Document) -> str:
         arms={name: name for name in document["arms"]},
         pictures=[_shown(document, picture) for picture in offers.pictures(document).values()],
         losses=_losses(document),
+        views=list(views.lines(document)),
         groups=_groups(document),
         price_dated=rows.price_dated(document["price"]["as_of"], document["started"]) if document["price"] else "",
         unknown=UNKNOWN,
@@ -73,6 +74,7 @@ def _groups(document: Document) -> list[tuple[str, list[Line]]]:
         "of it in the linears": (held["linear_bytes"], rows.megabytes),
     }
     named = {"blended": "$ per million tokens", "output_only": "$ per million output tokens"}
+    named |= {"good_requests": "$ per 1,000 good requests"}
     groups |= {label: (cost[kind], rows.dollars) for kind, label in named.items() if kind in cost}
     return [
         (label, [Line(arm, form(figure["value"]), ratio_of(figure)) for arm, figure in figures.items()])

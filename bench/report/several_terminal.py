@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from twofour.bench.report import offers, rows
+from twofour.bench.report import offers, rows, views
 from twofour.bench.report.rows import UNKNOWN, Document, ratio_of
 from twofour.bench.report.terminal import WIDTH, gate_lines, price_lines, wrapped
 
@@ -21,6 +21,7 @@ def table(document: Document) -> str:
         "",
         *_figures(document),
         "",
+        *views.lines(document),
         *_answers(document),
         *wrapped(document["advice"]),
         *price_lines(document["price"], document["started"]),

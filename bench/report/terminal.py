@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from twofour.bench.load.gates import quantity
+from twofour.bench.report import views
 from twofour.bench.report.arms import arm_label
 from twofour.bench.report.rows import Document, Ratio, headline, kernels_text, price_dated, rows
 
@@ -24,6 +25,7 @@ def table(document: Document) -> str:
         *_against_dense(document),
         "",
         *_against_torch_dense(document),
+        *views.lines(document),
         *_answers(document["samples"]),
         *textwrap.wrap(headline(document), WIDTH),
         *price_lines((document["cost"] or {}).get("price"), document["started"]),

@@ -20,6 +20,7 @@ from twofour.bench.targets.running import Running
 
 KIND = "twofour.bench.sweep"
 SCHEMA_VERSION = 1
+DRIFT = {"latency_drift"}  # the gate that near its limit a server fails by chance
 
 ByRound = Mapping[int, float]
 
@@ -28,26 +29,21 @@ def document(
     found: Found, servers: Sequence[Running], load: Load, rounds: int, limits: Sequence[Limit] | None = None
 ) -> dict[str, Any]:
     """The result, without what ran it on which machine. limits: of a search; None: it was a ladder."""
-    cells = _cells(found.visits)
+    cells, chance = _cells(found.visits), set() if limits is None else DRIFT
     names = [server.name for server in servers]
     complete = found.cut_off is None
     return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "servers": [server.as_dict() for server in servers],
-        "load": _load(load) | {"rounds": rounds},
+        "load": load.described() | {"rounds": rounds},
         "complete": complete,
-        "valid": complete and not any(visit.spoiled for visit in found.visits),
-        "cells": [_cell(visits, cells.get((visits[0].pace, names[0]), [])) for visits in cells.values()],
+        "valid": complete and not any(visit.spoiled - chance for visit in found.visits),
+        "cells": [_cell(visits, cells.get((visits[0].pace, names[0]), []), chance) for visits in cells.values()],
         "highest": [_highest(name, found.visits) for name in names] if load.slo and limits is None else None,
         "limits": None if limits is None else [_limit(name, names[0], limits) for name in names],
         "searches": None if limits is None else [_search(limit, found.visits) for limit in limits],
     }
-
-
-def _load(load: Load) -> dict[str, Any]:
-    lengths = {"prompt_tokens": str(load.prompt_tokens), "output_tokens": str(load.output_tokens)}
-    return {**lengths, "requests": load.requests, "seed": load.seed, "slo": str(load.slo) if load.slo else None}
 
 
 def _cells(visits: Sequence[Visit]) -> dict[tuple[Pace, str], list[Visit]]:
@@ -57,7 +53,7 @@ def _cells(visits: Sequence[Visit]) -> dict[tuple[Pace, str], list[Visit]]:
     return cells
 
 
-def _cell(visits: Sequence[Visit], first: Sequence[Visit]) -> dict[str, Any]:
+def _cell(visits: Sequence[Visit], first: Sequence[Visit], chance: set[str]) -> dict[str, Any]:
     records = [record for visit in visits for record in metrics.steady(visit.run.records)]
     together = metrics.summarise(records, 0.0, metrics.whole_window(records))
     slos = [visit.run.slo for visit in visits if visit.run.slo]
@@ -67,7 +63,7 @@ def _cell(visits: Sequence[Visit], first: Sequence[Visit]) -> dict[str, Any]:
         "rounds": len(visits),
         "failed": sum(visit.run.summary.failed for visit in visits),
         "over_capacity": any(visit.over_capacity for visit in visits),
-        "invalid": sorted({gate for visit in visits for gate in visit.spoiled}),
+        "invalid": sorted({gate for visit in visits for gate in visit.spoiled} - chance),
         "output_tokens_per_s": list(_rates(visits).values()),
         "of_the_first": _ratio(_rates(first), _rates(visits)),
         **{name: _quantiles(getattr(together, name)) for name in ("ttft", "ttft_sched", "itl_tok", "tpot", "e2e")},

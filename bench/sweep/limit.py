@@ -79,7 +79,9 @@ class _Search:
         if seen.run.slo and seen.run.slo.good == 0:
             self.why = "alone"
             return None
-        return seen.run.summary.requests_per_s
+        rate = seen.run.summary.requests_per_s
+        self.why = None if rate else "unknown"
+        return rate
 
     def _kept(self, rate: float) -> bool | None:
         seen = self._visit(Pace(rate=rate))

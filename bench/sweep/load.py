@@ -1,9 +1,11 @@
-"""What is asked at every place of a sweep: prompts and lengths of one kind, at a pace."""
+"""What is asked at every place of a sweep: traffic of one kind, at a pace."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from twofour.bench.load.slo import Slo
-from twofour.bench.load.workload import Lengths, Schedule, synthetic
+from twofour.bench.load.workload import Schedule
+from twofour.bench.traffic.traffic import Rate, Traffic
 from twofour.prune.errors import InputError
 
 AT_A_TIME, EACH_CLIENT = 8, 2  # requests of a closed loop: at least so many, and so many of each client
@@ -30,11 +32,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Load:
-    """requests: of each run; None: as many as its pace and the Slo need."""
+    """traffic: at any pace; of a rate it has, only the kind of arrivals counts. requests: of each run; None: as many as
+    its pace and the Slo need.
+    """
 
-    prompt_tokens: Lengths
-    output_tokens: Lengths
-    seed: int
+    traffic: Traffic
     slo: Slo | None = None
     requests: int | None = None
 
@@ -46,14 +48,22 @@ class Load:
 
     def schedule(self, pace: Pace, round_: int, requests: int | None = None) -> Schedule:
         """What every server gets in one round. At another rate the same comes, faster or slower."""
-        return synthetic(
-            requests or self.requests or self._needed(pace),
-            self.prompt_tokens,
-            self.output_tokens,
-            self.seed + round_,
+        process = self.traffic.rate or Rate(1.0)
+        return replace(
+            self.traffic,
+            requests=requests or self.requests or self._needed(pace),
             concurrency=pace.concurrency,
-            rate=pace.rate,
-        )
+            rate=None if pace.rate is None else replace(process, per_s=pace.rate),
+            seed=self.traffic.seed + round_,
+            limits=replace(self.traffic.limits, stop_over_saturated=pace.rate is not None),
+        ).schedule()
+
+    def described(self) -> dict[str, Any]:
+        """Plain data for documents, without a pace."""
+        any_pace = Pace(concurrency=1) if self.traffic.rate is None else Pace(rate=1.0)
+        made_of = self.schedule(any_pace, 0, requests=1).made_of
+        kind = {name: value for name, value in made_of.items() if name not in ("concurrency", "rate")}
+        return kind | {"requests": self.requests, "slo": str(self.slo) if self.slo else None}
 
     def _needed(self, pace: Pace) -> int:
         judged = SPARE * self.slo.fewest if self.slo else 0

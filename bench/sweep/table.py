@@ -17,12 +17,18 @@ def table(document: Document) -> str:
     lines = [
         f"prompts of {load['prompt_tokens']} and answers of {load['output_tokens']} tokens, {load['rounds']} rounds, "
         f"seed {load['seed']}; ratios to the first, with a 95 % interval over rounds",
-        *([f"SLO: {load['slo']}"] if load["slo"] else []),
-        *(_cells(document) if document["limits"] is None else _limits(document)),
+        *body(document),
     ]
-    if not document["complete"]:
-        lines.append(f"CUT OFF: {_done(document)}")
     return "\n".join([*lines, "VALID" if document["valid"] else "INVALID: do not quote these numbers"])
+
+
+def body(document: Document) -> Iterator[str]:
+    """What was found, without what was asked."""
+    if document["load"]["slo"]:
+        yield f"SLO: {document['load']['slo']}"
+    yield from _cells(document) if document["limits"] is None else _limits(document)
+    if not document["complete"]:
+        yield f"CUT OFF: {_done(document)}"
 
 
 def _done(document: Document) -> str:

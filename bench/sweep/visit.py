@@ -33,12 +33,12 @@ class Visit:
     @property
     def over_capacity(self) -> bool:
         """Requests came faster than the server answers them: what is measured then, is the length of the run."""
-        return "rate_shortfall" in self._failed
+        return self.run.over_saturated or "rate_shortfall" in self._failed
 
     @property
-    def spoiled(self) -> list[str]:
+    def spoiled(self) -> set[str]:
         """Gates that failed, but those that fail because the server is over capacity, which is a finding."""
-        return sorted(self._failed - OVERLOAD if self.over_capacity else self._failed)
+        return self._failed - OVERLOAD if self.over_capacity else self._failed
 
     @property
     def client_is_late(self) -> bool:

@@ -2,14 +2,13 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
-from twofour.bench.load.access import OPEN, Access
-from twofour.bench.load.endpoint import Endpoint, served_model
+from twofour.bench.load.endpoint import Endpoint
 from twofour.bench.load.service import Service
 from twofour.bench.load.wire import shown
 from twofour.bench.targets import frozen
@@ -40,13 +39,10 @@ class Running:
         return {"name": self.name, "group": self.group} | self.service.described()
 
 
-def read_running(
-    given: Sequence[str],
-    plain: Sequence[str] = (),
-    pids: Sequence[str] = (),
-    access: Access = OPEN,
-    timeout_s: float = Service.timeout_s,
-) -> list[Running]:
+Ask = Callable[[str, str | None], Service]  # how a URL is asked for one of its models; None: for its only one
+
+
+def read_running(given: Sequence[str], ask: Ask, plain: Sequence[str] = (), pids: Sequence[str] = ()) -> list[Running]:
     """Read [NAME=]URL or [NAME=]URL#MODEL, names, and NAME=PID. Raises InputError for anything else."""
     parts = list(map(_named, given))
     names = [name for name, _ in parts]
@@ -56,10 +52,8 @@ def read_running(
         )
     groups = dict(map(_group, pids))
     if unknown := {*plain, *groups} - set(names):
-        raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain and --pid")
-    return [
-        Running(name, _service(address, access, name in plain, timeout_s), groups.get(name)) for name, address in parts
-    ]
+        raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain-for and --pid")
+    return [Running(name, _service(address, ask, name in plain), groups.get(name)) for name, address in parts]
 
 
 def frozen_all(servers: Sequence[Running]) -> AbstractContextManager[None]:
@@ -73,9 +67,10 @@ def _named(given: str) -> tuple[str, str]:
     return (name, address) if equals and "/" not in name else (urlsplit(given).netloc.rpartition("@")[2], given)
 
 
-def _service(address: str, access: Access, plain: bool, timeout_s: float) -> Service:
+def _service(address: str, ask: Ask, plain: bool) -> Service:
     url, model = urldefrag(address)
-    return Service(url, model or served_model(url, access), access, plain, timeout_s)
+    service = ask(url, model or None)
+    return replace(service, plain=True) if plain else service
 
 
 def _group(given: str) -> tuple[str, int]:

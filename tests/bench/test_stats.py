@@ -17,6 +17,7 @@ from twofour.bench.stats import (
     matched_ratio,
     named,
     paired_ratio,
+    replicated,
     student,
     trend,
     unpaired_ratio,
@@ -264,3 +265,35 @@ def test_matched_runs_are_pairs(pairs: list[tuple[float, float]]) -> None:
     assert (found.low is None) == (known.low is None) == (len(pairs) == 1)
     if found.low and known.low:
         assert found.low == pytest.approx(known.low, rel=1e-3 * (1 + abs(math.log(known.point / known.low))))
+
+
+def test_a_percentile_over_runs_by_hand() -> None:
+    runs = [[1.0, 2.0, 4.0], [2.0, 4.0, 8.0], [1.0, 4.0, 16.0]]
+    found = replicated(runs, 50)
+    pooled = sorted(value for run in runs for value in run)[4]
+    away = [math.log(2.0 / pooled), math.log(4.0 / pooled), math.log(4.0 / pooled)]
+    half = 4.3027 * math.sqrt(sum(each**2 for each in away) / 2 / 3)
+    assert (found.point, found.n) == (pytest.approx(pooled), 3)
+    assert (found.low, found.high) == (
+        pytest.approx(pooled * math.exp(-half), rel=1e-4),
+        pytest.approx(pooled * math.exp(half), rel=1e-4),
+    )
+
+
+def test_the_interval_of_a_percentile_holds_the_truth_about_95_times_in_a_hundred() -> None:
+    draw, held, truth = random.Random(6), 0, math.exp(1.6449 * 0.5)
+    for _ in range(300):
+        shifts = [draw.gauss(0, 0.05) for _ in range(6)]  # what differs from run to run
+        runs = [[draw.lognormvariate(shift, 0.5) for _ in range(200)] for shift in shifts]
+        found = replicated(runs, 95)
+        assert found.low is not None and found.high is not None
+        held += found.low <= truth <= found.high
+    assert 0.90 <= held / 300 <= 0.99
+
+
+def test_one_run_has_no_interval_over_runs() -> None:
+    found = replicated([[1.0, 3.0]], 50)
+    assert (found.point, found.low, found.high, found.n) == (pytest.approx(2.0), None, None, 1)
+    for runs in ([], [[]], [[1.0], []], [[0.0, 1.0]]):
+        with pytest.raises(InputError, match="above 0"):
+            replicated(runs, 95)

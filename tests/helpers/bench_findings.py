@@ -13,6 +13,7 @@ from twofour.bench.load.gates import Gate
 from twofour.bench.load.records import Chunk, Record
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
+from twofour.bench.load.slo import attain
 from twofour.bench.load.workload import Lengths
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
@@ -35,7 +36,8 @@ def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None
     checked = gates.check(schedule, records, lags=[0.001], pressure=0.01)
     checked = [failed if failed and gate.name == failed.name else gate for gate in checked]
     summary = metrics.summarise(records, 100.0)
-    return Run(service, schedule, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, records, summary, checked)
+    done = Run(service, schedule, "nonce", datetime(2026, 9, 1, tzinfo=UTC), 100.0, records, summary, checked)
+    return replace(done, slo=attain(experiment.slo, records)) if experiment.slo else done
 
 
 def arm(name: str, linears: int) -> ArmFacts:

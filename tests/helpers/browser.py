@@ -24,6 +24,11 @@ COLOURS = """(async () => {
 })()"""
 
 
+# What reaches out of the page to the right, but for what can be scrolled.
+OVERFLOW = """[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, svg') &&
+  e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((e) => e.outerHTML.slice(0, 90))"""
+
+
 class Browser:
     """Chromium without a window, told what to do through its pipe: documents of JSON, each ended by a zero."""
 

@@ -46,12 +46,21 @@ def test_a_folder_gives_its_name(models: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [(arm.name, arm.kind) for arm in read_named([".", "../dense/"])] == [("2of4", "sparse"), ("dense", "dense")]
 
 
+def test_what_runs_already_is_an_arm_of_which_nobody_knows_what_it_is(models: Path) -> None:
+    given = ["a=http://127.0.0.1:1", "http://127.0.0.1:2/?a=b", str(models / "dense")]
+    assert [(arm.name, arm.kind, arm.runs) for arm in read_named(given)] == [
+        ("a", "running", True),
+        ("127.0.0.1:2", "running", True),
+        ("dense", "dense", False),
+    ]
+    assert measured_qualities(read_named(given), {}, None) == {}  # it cannot be asked of an address
+
+
 def test_what_is_no_arm_is_refused(models: Path) -> None:
     dense = str(models / "dense")
     for given, flags, said in (
         ([dense, dense], [], "the name dense is given twice"),
-        (["a=http://127.0.0.1:1", dense], [], "bench sweep compares"),
-        (["http://127.0.0.1:1/?a=b", dense], [], "bench sweep compares"),
+        (["a=http://127.0.0.1:1", dense], ["a=--lm-head int8"], "a runs already and cannot be given --arm-flags"),
         ([f"a={models}/none", dense], [], "none is not a folder"),
         ([dense], ["other=--lm-head int8"], "names no arm; give NAME=... with one of dense"),
     ):

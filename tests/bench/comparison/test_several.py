@@ -84,7 +84,6 @@ def test_what_does_not_go_together_is_refused(scripted: Path) -> None:
     dense, sparse = str(scripted / "dense"), str(scripted / "sparse")
     for words, said in {
         ("a=m", "b=n", "--lm-head", "int8"): "give --arm-flags NAME=FLAGS",
-        ("a=m", "b=n", "--api-key-file", "k"): "give --arm-flags NAME=FLAGS",
         ("a=m",): "give DENSE and SPARSE",
         (dense, sparse, "--quality", "a", "--quality", "b"): "two models have one loss",
     }.items():

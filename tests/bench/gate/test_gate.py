@@ -25,6 +25,7 @@ from twofour.bench.sweep.ladder import climb
 from twofour.bench.sweep.limit import find_limits
 from twofour.bench.sweep.load import Load, Pace
 from twofour.bench.targets.running import Running
+from twofour.bench.traffic.traffic import Traffic
 from twofour.cli import main
 from twofour.prune.errors import InputError
 from twofour.prune.progress import silent
@@ -198,7 +199,8 @@ def test_comparisons_are_gated_arm_by_arm(tmp_path: Path, capsys: pytest.Capture
 
 
 SERVERS = [Running("a:1", Service("http://a:1", "m"))]
-LOAD = Load(Lengths(5), Lengths(5), seed=1, slo=parse("ttft_p95=220ms"), requests=120)
+TRAFFIC = Traffic(prompt_tokens=Lengths(5), output_tokens=Lengths(5), seed=1)
+LOAD = Load(TRAFFIC, slo=parse("ttft_p95=220ms"), requests=120)
 
 
 @pytest.fixture

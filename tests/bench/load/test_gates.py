@@ -5,7 +5,7 @@ import pytest
 
 from twofour.bench.load import gates
 from twofour.bench.load.gates import Gate
-from twofour.bench.load.records import Chunk, Message, Record, Request
+from twofour.bench.load.records import Chunk, Record, Request
 from twofour.bench.load.workload import Limits, Schedule
 
 
@@ -157,18 +157,6 @@ def test_answers_may_become_slower_where_the_load_changes_by_itself() -> None:
 
     assert "latency_drift" in names(None, rate=1.0) & names(2, trace="a.csv") & names(2)
     assert "latency_drift" not in names(None, rate=1.0, rate_to=2.0) | names(None, trace="a.csv")
-
-
-def test_a_chat_template_adds_to_every_message() -> None:
-    def judged(counted: int, template: int) -> bool | None:
-        history = (Message("user", "a"), Message("assistant", "b"))
-        asked = [replace(request, history=history) for request in requests(20)]
-        got = [replace(record, prompt_tokens=counted) for record in records(20)]
-        found = gates.check(Schedule(asked, 1, {}), got, lags=[], pressure=None, template_tokens=template)
-        return next(gate.passed for gate in found if gate.name == "prompt_length")
-
-    assert [judged(10 + 30 + 18, 30), judged(10 + 30 + 22, 30)] == [True, False]  # two messages more
-    assert [judged(10 + 2, 0), judged(10 + 18, 0)] == [True, False]  # one text, not a chat
 
 
 def test_prompts_of_unknown_length_are_not_judged() -> None:

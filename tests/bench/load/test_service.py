@@ -13,10 +13,10 @@ import pytest
 from twofour.bench.load import client, decode, metrics
 from twofour.bench.load.access import Access
 from twofour.bench.load.endpoint import Endpoint, served_model
-from twofour.bench.load.records import Record
+from twofour.bench.load.records import Message, Record, Request
 from twofour.bench.load.run import Run, document, measure
 from twofour.bench.load.service import Service
-from twofour.bench.load.workload import WORDS, Lengths, marked, schedule, synthetic
+from twofour.bench.load.workload import WORDS, Lengths, Schedule, marked, schedule, synthetic
 from twofour.bench.proof.mock import Script, serving
 from twofour.prune.errors import InputError, ServerError
 
@@ -102,6 +102,18 @@ def test_the_tokens_of_a_chat_template_are_asked_for_and_are_no_error_of_the_loa
     gates = {gate.name: gate.value for gate in run.gates}
     assert gates["prompt_length"] == pytest.approx((TEMPLATE - 4 - 2) / PROMPTS)
     assert gates["prefix_cache"] == pytest.approx((16 - 4) / long)
+
+
+def test_what_a_template_adds_to_each_message_is_asked_for_where_there_are_conversations() -> None:
+    history = (Message("user", "a a"), Message("assistant", "b b"))
+    turns = [Request(i, 0.0, "c", 5 + 4, 3, history=history) for i in range(2)]
+    counts = [5 + 4 + TEMPLATE + 2 * 6] * 5
+    counts[2:3] = [5 + TEMPLATE, 5 + 2 + TEMPLATE + 2 * 6]  # the question alone, and after two messages
+    with serving(Script(answers=[chat_answer(tokens) for tokens in counts])) as mock:
+        run = measure(Service(mock.url, "mock", api="chat"), Schedule(turns, 1, {}))
+    assert (run.template_tokens, run.message_tokens) == (TEMPLATE, 6.0)
+    assert {gate.name: gate.value for gate in run.gates}["prompt_length"] == 0
+    assert [len(served.body["messages"]) for served in mock.served] == [3, 3, 1, 3, 3, 3]
 
 
 def test_fields_are_added_changed_and_left_away() -> None:

@@ -12,7 +12,7 @@ from twofour.bench.proof.truth import against, closed
 def test_every_defect_is_noticed_or_harmless(defect: Defect) -> None:
     found = defect.find()
     assert found.defect == defect.name
-    assert found.outcome in ("neutralised", "detected") or (defect.neighbours and found.outcome == "not measured")
+    assert found.outcome in ("neutralised", "detected") or (defect is DEFECTS[-1] and found.outcome == "not measured")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bench_findings import CLOSED, run
-from browser import CHROMIUM, Browser
+from browser import CHROMIUM, OVERFLOW, Browser
 from html_pages import HOSTILE, Page
 
 from twofour.bench.load import metrics
@@ -65,7 +65,7 @@ def test_an_invalid_run_says_why_and_one_that_was_cut_off_that_it_was() -> None:
 
 def test_hostile_names_stay_text() -> None:
     done = run(CLOSED, 0, 0.01)
-    evil = replace(done, service=replace(done.service, model=HOSTILE, url=f"http://h/{HOSTILE}"), nonce=HOSTILE)
+    evil = replace(done, service=replace(done.service, model=HOSTILE, url="http://h/<script>"), nonce=HOSTILE)
     evil.records[1].error = HOSTILE
     evil = replace(evil, summary=metrics.summarise(evil.records, evil.started_at))
     text = run_html.page(plain(evil) | {"command": [HOSTILE]})
@@ -116,8 +116,6 @@ def test_report_of_a_run_without_its_requests(whole: dict[str, Any], tmp_path: P
     assert main(["bench", "report", str(kept)]) == 1
 
 
-OVERFLOW = """[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, svg') &&
-  e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((e) => e.outerHTML.slice(0, 90))"""
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].map((e) => e.getBoundingClientRect().height))"""
 
 
@@ -133,7 +131,7 @@ def test_in_a_browser(whole: dict[str, Any], tmp_path: Path) -> None:
             for dark in (False, True):
                 browser.open(file.as_uri())
                 browser.look(width, dark)
-                browser.until("document.readyState === 'complete'")
+                browser.until("document.querySelector('main') && document.readyState === 'complete'")
                 assert browser.evaluate(OVERFLOW) == []
                 assert browser.evaluate("document.documentElement.scrollWidth") <= width
                 assert browser.evaluate(SMALLEST) >= 9
@@ -143,6 +141,7 @@ def test_in_a_browser(whole: dict[str, Any], tmp_path: Path) -> None:
                 assert seen["width"] == width and seen["height"] > 1500 and seen["colours"] > 30
                 grounds.add((dark, seen["ground"]))
         browser.open(file.as_uri())
+        browser.until("document.querySelector('main') && document.readyState === 'complete'")
         browser.look(1200, dark=True, medium="print")
         assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert browser.printed().count(b"/Type /Page\n") >= 2

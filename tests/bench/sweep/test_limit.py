@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from queues import queued
+from queues import batched, queued
 
 from twofour.bench.commands import INVALID
 from twofour.bench.load.gates import Gate
@@ -15,18 +15,23 @@ from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import parse
 from twofour.bench.load.workload import Lengths, Schedule
+from twofour.bench.proof.batching import Steps
+from twofour.bench.proof.simulation import open_loop, poisson
 from twofour.bench.sweep import visit
 from twofour.bench.sweep.document import document
 from twofour.bench.sweep.limit import find_limits
 from twofour.bench.sweep.load import Load
+from twofour.bench.sweep.search import highest
 from twofour.bench.sweep.table import table
 from twofour.bench.targets.running import Running
+from twofour.bench.traffic.traffic import Traffic
 from twofour.cli import main
 from twofour.prune.progress import silent
 
 TOKEN_S = {"slow": 0.02, "quick": 0.01}  # by model
 BOTH = [Running(name, Service(f"http://{name}", name)) for name in TOKEN_S]
-LOAD = Load(Lengths(5), Lengths(5), seed=1, slo=parse("ttft_p95=220ms"), requests=1000)
+TRAFFIC = Traffic(prompt_tokens=Lengths(5), output_tokens=Lengths(5), seed=1)
+LOAD = Load(TRAFFIC, slo=parse("ttft_p95=220ms"), requests=1000)
 
 
 def measured(service: Service, schedule: Schedule, progress: object) -> Run:
@@ -61,6 +66,22 @@ def test_the_known_limit_of_a_queue_is_found_within_5_percent() -> None:
     assert all(
         each.bracket.high and each.bracket.high <= (each.bracket.low or 0) * 1.02 * (1 + 1e-9) for each in limits
     )
+
+
+def test_the_limit_of_a_batching_server_is_found_within_5_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against one long run of the same server, whose line is not short for its end being near."""
+    steps = Steps(base_s=0.010, read_s=3e-5, decode_s=2e-4, sequences=16)
+    monkeypatch.setattr(visit, "measure", lambda service, schedule, progress: batched(service, schedule, steps))
+    traffic = Traffic(prompt_tokens=Lengths(64, 0.3), output_tokens=Lengths(32, 0.3))
+
+    def kept(rate: float) -> bool:
+        waits = sorted(each.ttft for each in open_loop(steps, poisson(10_000, rate, 7, 64, 32)))
+        return waits[9_500] <= 0.100
+
+    truth = highest(kept, 20.0, 1.5, 0.01).low
+    _, limits = find_limits(BOTH[:1], Load(traffic, parse("ttft_p95=100ms"), 1000), 5, 0.02, silent)
+    assert truth and truth < steps.capacity(64, 32)
+    assert exp(fmean(log(each.bracket.low or 0.0) for each in limits)) == pytest.approx(truth, rel=0.05)
 
 
 def test_what_is_found_is_what_was_seen_and_later_searches_are_shorter() -> None:
@@ -132,6 +153,15 @@ def test_a_client_that_is_late_once_is_asked_again(monkeypatch: pytest.MonkeyPat
     late_from(100.0, 1, monkeypatch)
     found, limits = find_limits(BOTH[:1], replace(LOAD, slo=parse("e2e_p95=1s")), 1, 0.05, silent)
     assert limits[0].why is None and limits[0].bracket.high and not any(seen.client_is_late for seen in found.visits)
+
+
+def test_a_drift_is_chance_in_a_search_and_every_other_gate_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(LOAD, requests=200)
+    for name, counts in (("latency_drift", True), ("cpu_pressure", False)):
+        gate = Gate(name, 1.0, 0.2, "share", "")
+        monkeypatch.setattr(visit, "measure", lambda *asked, gate=gate, **_: queued(asked[0], asked[1], 0.02, gate))
+        told = document(*find_limits(BOTH[:1], small, 1, 0.1, silent)[:1], BOTH[:1], small, 1, [])
+        assert told["valid"] == counts and any(cell["invalid"] for cell in told["cells"]) != counts
 
 
 def test_an_interrupt_leaves_whole_searches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from twofour.bench.sweep.load import Load, Pace
 from twofour.bench.targets import servers
 from twofour.bench.targets.running import Running, read_running
 from twofour.bench.targets.servers import Server
+from twofour.bench.traffic.traffic import Traffic
 from twofour.cli import main
 from twofour.prune.errors import InputError, ServerError
 from twofour.prune.progress import silent
@@ -47,7 +48,7 @@ def ended(words: list[str]) -> int:
 
 
 PAIR = [Running("a", Service("http://a", "m")), Running("b", Service("http://b", "m"))]
-SMALL = Load(Lengths(8), Lengths(6), seed=5)
+SMALL = Load(Traffic(prompt_tokens=Lengths(8), output_tokens=Lengths(6), seed=5))
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def standing_still(servers: tuple[Server, Server]) -> tuple[bool, bool]:
 def test_who_is_not_measured_is_frozen(running: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, bool]] = []
     pids = [f"{name}={server.pid}" for name, server in zip(("slow", "quick"), running, strict=True)]
-    both = read_running([f"slow={running[0].url()}", f"quick={running[1].url()}"], (), pids)
+    both = read_running([f"slow={running[0].url()}#slow", f"quick={running[1].url()}#quick"], Service, pids=pids)
 
     def looked(*_: object, **__: object) -> Run:
         seen.append(standing_still(running))

@@ -12,26 +12,30 @@ from twofour.bench.targets.running import Running, read_running
 from twofour.prune.errors import InputError
 
 
+def asked(url: str, model: str | None) -> Service:
+    return Service(url, model or "its only one")
+
+
 @pytest.mark.parametrize("pid", ["quick=x", "quick", "quick=²", f"quick={2**22 + 1}", f"quick={2**70}"])
 def test_what_cannot_be_frozen_is_refused(pid: str) -> None:
     with pytest.raises(InputError, match="does not name a process that leads its group"):
-        read_running(["quick=http://a:1#m"], (), [pid])
+        read_running(["quick=http://a:1#m"], asked, pids=[pid])
 
 
 @pytest.mark.parametrize("given", [["a"], ["a=b"], ["=http://a:1"], ["a=http://a:1#m", "a=http://b:1#m"]])
 def test_what_is_no_server_is_refused(given: list[str]) -> None:
     with pytest.raises(InputError, match=r"give .NAME=.URL or .NAME=.URL#MODEL, each name once"):
-        read_running(given)
+        read_running(given, asked)
 
 
 def test_who_is_plain_is_named_and_who_has_no_name_gets_one() -> None:
-    given = ["http://a:1#m", "b=http://b:1#n"]
-    assert read_running(given, ["b"]) == [
+    given = ["http://a:1#m", "b=http://b:1"]
+    assert read_running(given, asked, ["b"]) == [
         Running("a:1", Service("http://a:1", "m")),
-        Running("b", Service("http://b:1", "n", plain=True)),
+        Running("b", Service("http://b:1", "its only one", plain=True)),
     ]
-    with pytest.raises(InputError, match="c is no server here; give names of a:1, b to --plain and --pid"):
-        read_running(given, ["c"])
+    with pytest.raises(InputError, match="c is no server here; give names of a:1, b to --plain-for and --pid"):
+        read_running(given, asked, ["c"])
 
 
 class Statuses(BaseHTTPRequestHandler):
