@@ -27,6 +27,7 @@ from twofour.prune.progress import Progress, counter
 
 QUESTION = "What is the capital of France, and what is it famous for?"
 ANSWER_TOKENS = 64
+MANIFEST = "twofour.json"  # of a pruned folder
 ELSEWHERE = "the servers were running already, and their machine is not known"  # why there is no price
 
 
@@ -52,7 +53,7 @@ class Arm:
                 before=self.before,
                 after=self.endpoint.scrape(),
                 answer=answer(self.endpoint) if talk else None,
-                pruning_minutes=_minutes(self.given) if self.server else None,
+                pruning_minutes=pruning_minutes(self.given) if self.server else None,
             )
 
 
@@ -108,7 +109,7 @@ def take_rounds(
                 with arm.awake():
                     before = arm.endpoint.step_log()
                     run = measure(service, experiment.schedule(round_), _nonce(arm, round_))
-                    steps = _steps(arm.endpoint, before)
+                    steps = steps_since(arm.endpoint, before)
                 promised = attain(experiment.slo, run.records) if experiment.slo else None
                 runs.append(ArmRun(name, round_, replace(run, slo=promised), steps))
                 step(f"round {round_ + 1} of {experiment.rounds}, {label(name)}")
@@ -120,7 +121,7 @@ def take_rounds(
     return runs, False
 
 
-def _steps(endpoint: Endpoint, before: Mapping[str, Any] | None) -> list[Step]:
+def steps_since(endpoint: Endpoint, before: Mapping[str, Any] | None) -> list[Step]:
     """What the engine has done since, as far as its log reaches back."""
     log = endpoint.step_log()
     if log is None or before is None:
@@ -142,10 +143,10 @@ def _nonce(arm: Arm, round_: int) -> str | None:
     return f"round {round_}" if arm.server else None
 
 
-def _minutes(model: str) -> float | None:
+def pruning_minutes(model: str) -> float | None:
     """What the pruning of a folder took, as its manifest says."""
     try:
-        return float(read_json(Path(model) / "twofour.json")["minutes"])
+        return float(read_json(Path(model) / MANIFEST)["minutes"])
     except (TwofourError, OSError, KeyError, TypeError, ValueError):
         return None
 

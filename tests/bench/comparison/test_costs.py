@@ -1,6 +1,7 @@
 """What tokens cost by the time that they took of a server's steps, and when a pruning is paid back."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from several_findings import NAMED, SPARSE, TOKEN_S, several
 from twofour.bench.comparison.costs import by_steps
 from twofour.bench.comparison.document import document
 from twofour.bench.comparison.experiment import Findings
+from twofour.bench.comparison.served import pruning_minutes, steps_since
+from twofour.bench.load.endpoint import Endpoint
 from twofour.bench.money.attribution import Step
 from twofour.bench.report.forms import Report
 
@@ -61,3 +64,39 @@ def test_of_named_arms_each_has_its_own() -> None:
     told = several(arms=facts)
     assert [name for name, each in told["payback"].items() if each] == [SPARSE]
     assert f"The pruning of {SPARSE} took 3.0 minutes." in Report(told).table() and set(told["step_cost"]) == set(NAMED)
+
+
+LOG = {
+    "total": 7,
+    "prefill_tokens": [9, 0, 0],
+    "decodes": [0, 1, 2],
+    "kv_tokens": [9, 10, 12],
+    "seconds": [0.1, 0.2, 0.3],
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fresh"),
+    [
+        ({"total": 5}, LOG, [Step(0, 1, 10, 0.2), Step(0, 2, 12, 0.3)]),
+        ({"total": 0}, LOG, [Step(9, 0, 9, 0.1), Step(0, 1, 10, 0.2), Step(0, 2, 12, 0.3)]),  # older ones are gone
+        ({"total": 7}, LOG, []),
+        (None, LOG, []),
+        ({"total": 5}, None, []),
+        ({"total": 5}, {"total": 7, "seconds": [0.1]}, []),
+    ],
+)
+def test_only_what_the_engine_did_since_then_counts(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, fresh: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endpoint, "step_log", lambda _: after)
+    assert steps_since(Endpoint("http://a", "m"), before) == fresh
+
+
+def test_how_long_a_pruning_took_stands_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "twofour.json").write_text('{"minutes": 2.5}')
+    assert pruning_minutes(str(tmp_path)) == 2.5
+    for not_pruned in (str(tmp_path / "none"), "hub/id"):
+        assert pruning_minutes(not_pruned) is None
+    (tmp_path / "twofour.json").write_text('{"minutes": null}')
+    assert pruning_minutes(str(tmp_path)) is None
