@@ -164,7 +164,7 @@ def _agreement(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
         apart = compared(name, mine)
         yield Row("H5", f"{name.upper()}: peers off ours, 4 streams, most", _most(apart), limit, "share", peers=apart)
     bridge = compared("tpot_incl", ours.tpot_incl.mean)
-    known = {name: value for name, value in bridge.items() if value is not None}
+    known: dict[str, float | None] = {name: value for name, value in bridge.items() if value is not None}
     yield Row("H6", "TPOT as GuideLLM defines it, off ours", _most(known), 0.005, "share", peers=known)
 
 
