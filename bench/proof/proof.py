@@ -28,12 +28,12 @@ FAR = Script(first_token_s=0.1, token_s=0.01, distance_s=0.05)
 class Size:
     """How much is measured. `rounds`: answers of each stream, `bursts`: requests as fast as they go."""
 
-    rounds: int = 8
+    rounds: int = 6
     bursts: int = 6000
     alarms: int = 2000
-    power: int = 100
+    power: int = 40
     coverage: int = 300
-    knee: int = 800  # requests of each visit
+    knee: int = 400  # requests of each visit
 
 
 SMALL = Size(2, 400, 40, 4, 4, 150)
