@@ -166,11 +166,10 @@ def connected(service: Service, workers: int) -> Iterator[Session | Crew]:
     try:
         for _ in range(workers):
             mine, its = context.Pipe()
-            process = context.Process(target=_work, args=(its, service), daemon=True)
-            process.start()
+            processes.append(context.Process(target=_work, args=(its, service), daemon=True))
+            processes[-1].start()
             its.close()
             pipes.append(mine)
-            processes.append(process)
         yield Crew(pipes)
     finally:
         for pipe in pipes:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from twofour.bench.proof.batching import Steps
+from twofour.prune.errors import ServerError
 
 _END_S = 30.0
 Delta = Literal["content", "reasoning", "reasoning_content", "tool_calls"]
@@ -93,6 +94,9 @@ def serving(script: Script, cpu: int | None = None) -> Iterator[Mock]:
         try:
             yield mock
         finally:
-            told = json.loads(process.communicate(timeout=_END_S)[0])
+            said, _ = process.communicate(timeout=_END_S)
+            if process.returncode:
+                raise ServerError(f"the mock ended with status {process.returncode}; what it said is above")
+            told = json.loads(said)
             mock.served = [Served(**served) for served in told["served"]]
             mock.connections = told["connections"]

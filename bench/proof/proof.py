@@ -28,12 +28,12 @@ FAR = Script(first_token_s=0.1, token_s=0.01, distance_s=0.05)
 class Size:
     """How much is measured. `rounds`: answers of each stream, `bursts`: requests as fast as they go."""
 
-    rounds: int = 8
+    rounds: int = 6
     bursts: int = 6000
     alarms: int = 2000
-    power: int = 100
+    power: int = 40
     coverage: int = 300
-    knee: int = 800  # requests of each visit
+    knee: int = 400  # requests of each visit
 
 
 SMALL = Size(2, 400, 40, 4, 4, 150)
@@ -164,7 +164,7 @@ def _agreement(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
         apart = compared(name, mine)
         yield Row("H5", f"{name.upper()}: peers off ours, 4 streams, most", _most(apart), limit, "share", peers=apart)
     bridge = compared("tpot_incl", ours.tpot_incl.mean)
-    known = {name: value for name, value in bridge.items() if value is not None}
+    known: dict[str, float | None] = {name: value for name, value in bridge.items() if value is not None}
     yield Row("H6", "TPOT as GuideLLM defines it, off ours", _most(known), 0.005, "share", peers=known)
 
 

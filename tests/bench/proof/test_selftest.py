@@ -7,6 +7,7 @@ import pytest
 
 from twofour.bench.commands import INVALID, report, selftest
 from twofour.bench.load.records import Chunk, Record
+from twofour.bench.proof import defects
 from twofour.bench.proof.defects import Finding
 from twofour.bench.proof.mock import Script, Served
 from twofour.bench.proof.selftest import Measured, Speed, document, table
@@ -68,14 +69,15 @@ def test_one_chunk_has_no_time_between_tokens() -> None:
     assert Record(0, 0.0).chunks == []
 
 
-def test_the_verb(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_verb(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defects, "DEFECTS", defects.DEFECTS[7:9])  # test_defects tries all
     out, parser = tmp_path / "selftest.json", argparse.ArgumentParser()
     selftest.add_arguments(parser)
     status = selftest.run(parser.parse_args(["--quick", "--streams", "2", "--out", str(out)]))
     printed, written = capsys.readouterr().out, json.loads(out.read_text())
     assert status == (0 if written["valid"] else INVALID)
     assert [load["streams"] for load in written["loads"]] == [2]
-    assert len(written["defects"]) == 11 and written["command"][0] == "twofour"
+    assert len(written["defects"]) == 2 and written["command"][0] == "twofour"
     again = argparse.ArgumentParser()
     report.add_arguments(again)
     report.run(again.parse_args([str(out)]))
