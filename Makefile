@@ -40,14 +40,14 @@ $(REPORT): $(LABELS)
 
 $(DEMO)/strict.json: | $(PRUNED)
 	$(BIN)/twofour check $(STRICT)
-	$(BIN)/twofour eval $(STRICT) --baseline $(DENSE) --label --out $@
+	$(BIN)/twofour eval $(STRICT) --baseline $(DENSE) --label --windows 8 --out $@
 
 $(DEMO)/mixture.json: | $(PRUNED)
 	$(BIN)/twofour check $(MIXTURE)
-	$(BIN)/twofour eval $(MIXTURE) --baseline $(DENSE) --label --out $@
+	$(BIN)/twofour eval $(MIXTURE) --baseline $(DENSE) --label --windows 8 --out $@
 
 $(PRUNED): | $(DENSE)
-	$(BIN)/twofour prune $(DENSE) -o $@ --frontier 0.316,0.45 --samples 48
+	$(BIN)/twofour prune $(DENSE) -o $@ --frontier 0.316,0.45 --samples 64
 
 $(DENSE): | $(VENV)/.demo
 	$(BIN)/twofour demo-model $@

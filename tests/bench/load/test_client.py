@@ -91,7 +91,7 @@ def test_a_role_chunk_is_no_first_token() -> None:
 def test_chunks_written_together_are_noticed() -> None:
     _, records, _ = against(Script(chunks_per_write=100))
     assert all(metrics.coalesced(record) == 1 for record in records if len(record.chunks) > 1)
-    _, records, _ = against(Script(token_s=0.005), n=2, concurrency=1)
+    _, records, _ = against(Script(token_s=0.05), n=2, concurrency=1)
     assert sum(metrics.coalesced(record) for record in records) == 0
 
 
