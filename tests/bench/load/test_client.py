@@ -139,7 +139,7 @@ def test_a_connection_that_the_server_closed_is_tried_once_more_and_counted() ->
 
 def test_connections_are_reused() -> None:
     mock, records, _ = against(Script(), concurrency=3)
-    assert mock.connections == 3
+    assert mock.connections <= 3
     assert not any(record.reconnected for record in records)
 
 
