@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 
 from twofour.bench import interrupt
-from twofour.bench.commands import INVALID
 from twofour.bench.hardware import circumstances
 from twofour.bench.proof.peers import peers
 from twofour.bench.proof.proof import SMALL, Size, prove
 from twofour.bench.proof.proof_table import table
 from twofour.prune import out
 from twofour.prune.progress import to_stderr
+
+
+NOT_KEPT = 3  # the exit status, as of a verb whose result does not count
 
 
 def main() -> int:
@@ -30,7 +32,7 @@ def main() -> int:
         size = SMALL if args.small else Size()
         found = prove(size, rivals, args.tokenizer.absolute(), to_stderr()) | about
     out.deliver(table(found), args.out, json.dumps(found, allow_nan=False, indent=1) + "\n")
-    return 0 if found["valid"] else INVALID
+    return 0 if found["valid"] else NOT_KEPT
 
 
 if __name__ == "__main__":

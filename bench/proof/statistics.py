@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ NOISE = 0.02  # of each step
 DRIFT = 0.005  # of a whole run: what the machine is faster or slower in it, as paired runs of one server differ
 REQUESTS = 1000
 SETTLING = 500  # requests
+T = TypeVar("T")
+_OTHERS = 10**7  # the first seed that no interval has
 
 
 def run(steps: Steps, load: float, schedule: int, noise: int, requests: int = REQUESTS) -> list[Answered]:
@@ -58,8 +61,12 @@ def power(comparisons: int, effect: float = 1.03, pairs: int = 6) -> float:
 
 
 def coverage(intervals: int, load: float = 0.9, runs: int = 10) -> float:
-    """The share of intervals for the p95 of the time to the first token, each of so many runs, that hold the truth."""
-    truth = float(np.percentile(settled(load, 10**7, 200 * REQUESTS), 95))
+    """The share of intervals for the p95 of the time to the first token, each of so many runs, that hold the truth.
+
+    That is the p95 of all requests of hundreds of other runs.
+    """
+    others = _each(partial(settled, load, requests=REQUESTS), range(_OTHERS, _OTHERS + 600))
+    truth = float(np.percentile(np.concatenate(others), 95))
     return _share(partial(_covers, load, runs, truth), intervals)
 
 
@@ -77,10 +84,14 @@ def _covers(load: float, runs: int, truth: float, seed: int) -> bool:
 
 
 def _share(judge: Callable[[int], bool], seeds: int) -> float:
-    """Of so many seeds, by a process for each CPU."""
+    return fmean(_each(judge, range(seeds)))
+
+
+def _each(work: Callable[[int], T], seeds: range) -> list[T]:
+    """What comes of each seed, by a process for each CPU."""
     workers = len(usable_cpus())
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        return fmean(pool.map(judge, range(seeds), chunksize=-(-seeds // workers // 4)))
+        return list(pool.map(work, seeds, chunksize=-(-len(seeds) // workers // 4)))
 
 
 def cost_half_width(pairs: int = 6, concurrency: int = 16) -> float:
