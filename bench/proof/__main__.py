@@ -12,7 +12,6 @@ from twofour.bench.proof.proof_table import table
 from twofour.prune import out
 from twofour.prune.progress import to_stderr
 
-
 NOT_KEPT = 3  # the exit status, as of a verb whose result does not count
 
 
