@@ -47,7 +47,7 @@ $(DEMO)/mixture.json: | $(PRUNED)
 	$(BIN)/twofour eval $(MIXTURE) --baseline $(DENSE) --label --windows 8 --out $@
 
 $(PRUNED): | $(DENSE)
-	$(BIN)/twofour prune $(DENSE) -o $@ --frontier 0.316,0.45 --samples 64
+	$(BIN)/twofour prune $(DENSE) -o $@ --frontier 0.316,0.45 --samples 40
 
 $(DENSE): | $(VENV)/.demo
 	$(BIN)/twofour demo-model $@
