@@ -89,11 +89,16 @@ def _step_notes(found: Findings, names: Mapping[str, str]) -> Iterator[str]:
 def _payback_notes(paid_back: Mapping[str, Any] | None, name: str) -> Iterator[str]:
     if paid_back is None or paid_back["tokens"] is None:
         return
-    least, most = (f"{end / 1e6:,.0f}" if end else "never" for end in (paid_back["low"], paid_back["high"]))
+    least, most = (_millions(end) if end else "never" for end in (paid_back["low"], paid_back["high"]))
     yield (
         f"The pruning of {name} took {paid_back['minutes']:.1f} minutes. On a machine of this price it is paid back "
-        f"after {paid_back['tokens'] / 1e6:,.0f} million tokens at this load [{least}, {most}], without its evaluation."
+        f"after {_millions(paid_back['tokens'])} million tokens at this load [{least}, {most}], without its evaluation."
     )
+
+
+def _millions(tokens: float) -> str:
+    """In two digits, or whole."""
+    return f"{tokens / 1e6:,.2g}" if tokens < 1e7 else f"{tokens / 1e6:,.0f}"
 
 
 def _cut_off_notes(found: Findings) -> Iterator[str]:

@@ -23,7 +23,7 @@ from twofour.bench.targets.running import Running
 from twofour.bench.traffic.traffic import Traffic
 from twofour.prune.progress import silent
 
-STEPS = Steps(base_s=0.001, read_s=2e-6, decode_s=0.0005, sequences=32)
+STEPS = Steps(base_s=0.00025, read_s=5e-7, decode_s=0.000125, sequences=32)
 PROMPT, OUTPUT, SIGMA = 32, 16, 0.3
 KNEE = 0.7 * STEPS.capacity(PROMPT, OUTPUT)  # requests per second
 _LONG = 50_000  # requests

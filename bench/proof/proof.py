@@ -4,22 +4,26 @@ The client and the mock have a CPU each. The peers get the same loads, from mock
 simulated runs. A row that could not be measured has no value and is neither passed nor failed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twofour.bench.load.gates import Pressure, failed
+from twofour.bench.load.gates import failed
+from twofour.bench.load.run import Run
+from twofour.bench.load.workload import Schedule
 from twofour.bench.proof import defects, gated, knee, statistics, weight
-from twofour.bench.proof.mock import Script, serving
+from twofour.bench.proof.mock import Mock, Script, serving
 from twofour.bench.proof.peers import Asked, Figures, NoAnswer, Peer, ask
 from twofour.bench.proof.truth import added, against, apart, closed, tpot
 from twofour.prune.progress import Progress, counter
 
 KIND = "twofour.bench.proof"
 SCHEMA_VERSION = 1
+Load = Callable[[Script, Schedule], tuple[Run, Mock]]
 PACED = Script(first_token_s=0.1, token_s=0.01)
 FAR = Script(first_token_s=0.1, token_s=0.01, distance_s=0.05)
 
@@ -33,10 +37,11 @@ class Size:
     alarms: int = 2000
     power: int = 40
     coverage: int = 300
-    knee: int = 400  # requests of each visit
+    knee: int = 2000  # requests of each visit
+    searches: int = 3
 
 
-SMALL = Size(2, 400, 40, 4, 4, 150)
+SMALL = Size(2, 400, 40, 4, 4, 150, 1)
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,15 @@ class Rival:
 
 
 def prove(size: Size, rivals: Sequence[Peer], tokenizer: Path, progress: Progress) -> dict[str, Any]:
-    pressure, step = Pressure(), counter("proof", 7, progress)
-    silent: dict[str, str] = {}
+    step, silent, waits = counter("proof", 7, progress), dict[str, str](), list[float | None]()
     rows: list[Row] = []
     with apart() as cpu:
         for measured in (_speed, _truth, _agreement):
-            rows += measured(size, Others(rivals, tokenizer, cpu, silent), cpu)
+            rows += measured(size, Others(rivals, tokenizer, cpu, silent), partial(_against, cpu, waits))
             step()
         for alone in (_defects(cpu), _verbs(size, cpu)):
             rows += alone
             step()
-        share = pressure.share()
     for simulated in (_statistics(size), _weight()):
         rows += simulated
         step()
@@ -91,11 +94,18 @@ def prove(size: Size, rivals: Sequence[Peer], tokenizer: Path, progress: Progres
         "schema_version": SCHEMA_VERSION,
         "size": asdict(size),
         "client_and_mock_apart": cpu is not None,
-        "cpu_pressure": share,
+        "cpu_pressure": max((share for share in waits if share is not None), default=None),
         "silent_peers": silent,
         "rows": [asdict(row) | {"passed": row.passed} for row in rows],
         "valid": all(row.passed is not False for row in rows),
     }
+
+
+def _against(cpu: int | None, waits: list[float | None], script: Script, schedule: Schedule) -> tuple[Run, Mock]:
+    """Our run, and the truth of the mock. waits: gets the share of the time in which something waited for a CPU."""
+    run, mock = against(script, schedule, cpu)
+    waits.append(next(gate.value for gate in run.gates if gate.name == "cpu_pressure"))
+    return run, mock
 
 
 @dataclass(frozen=True)
@@ -117,19 +127,19 @@ class Others:
         return found
 
 
-def _speed(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
-    short, _ = against(Script(), closed(size.bursts, 8, 8, 64, sigma=0.0), cpu)
+def _speed(size: Size, peers: Others, load: Load) -> Iterator[Row]:
+    short, _ = load(Script(), closed(size.bursts, 8, 8, 64, sigma=0.0))
     others = peers.ask(Script(), max(64, size.bursts // 10), 64, 8, 8)
     rates = {name: other.figures.requests_per_s for name, other in others.items()}
     yield Row("H1", "streamed requests a second, 8 tokens each", short.summary.requests_per_s, 1500, "/s", False, rates)
-    paced, _ = against(Script(first_token_s=0.1, token_s=0.019), closed(256 * size.rounds, 8, 128, 256), cpu)
+    paced, _ = load(Script(first_token_s=0.1, token_s=0.019), closed(256 * size.rounds, 8, 128, 256))
     yield Row("H2", "tokens a second, 256 streams at 19 ms", paced.summary.output_tokens_per_s, 12000, "/s", False)
-    long, _ = against(Script(), closed(max(64, size.bursts // 16), 8, 512, 64, sigma=0.0), cpu)
+    long, _ = load(Script(), closed(max(64, size.bursts // 16), 8, 512, 64, sigma=0.0))
     yield Row("H2", "tokens a second in bursts", long.summary.output_tokens_per_s, 40000, "/s", False)
 
 
-def _truth(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
-    run, mock = against(PACED, closed(32 * size.rounds, 32, 64, 32), cpu)
+def _truth(size: Size, peers: Others, load: Load) -> Iterator[Row]:
+    run, mock = load(PACED, closed(32 * size.rounds, 32, 64, 32))
     others = peers.ask(PACED, 32 * size.rounds, 32, 32, 64)
     late = {name: _less(other.figures.ttft, other.ttft) for name, other in others.items()}
     off = {name: _apart(other.figures.tpot, other.tpot) for name, other in others.items()}
@@ -137,19 +147,19 @@ def _truth(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
     yield Row("H3", "added to TTFT, 32 streams, mean", ours.mean_s, 0.0015, "s", peers=late)
     yield Row("H3", "added to TTFT, 32 streams, p99", ours.p99_s, 0.005, "s")
     yield Row("H4", "TPOT off the truth, 32 streams", ours.tpot_error, 0.002, "share", peers=off)
-    run, mock = against(Script(first_token_s=0.2, token_s=0.02), closed(128 * size.rounds, 32, 64, 128), cpu)
+    run, mock = load(Script(first_token_s=0.2, token_s=0.02), closed(128 * size.rounds, 32, 64, 128))
     many, flags = added(run, mock), [gate.name for gate in failed(run.gates)]
     said = f"flags itself: {', '.join(flags)}" if flags else ""
     yield Row("H3b", "added to TTFT, 128 streams, mean", many.mean_s, 0.003, "s", note=said)
     yield Row("H3b", "added to TTFT, 128 streams, p99", many.p99_s, 0.015, "s", note=said)
-    run, _ = against(FAR, closed(4 * size.rounds * 2, 32, 64, 4), cpu)
+    run, _ = load(FAR, closed(4 * size.rounds * 2, 32, 64, 4))
     flags = [gate.name for gate in failed(run.gates)]
     yield Row("far", "gates that fail 50 ms from the server", len(flags), 0, "", note=", ".join(flags))
 
 
-def _agreement(size: Size, peers: Others, cpu: int | None) -> Iterator[Row]:
+def _agreement(size: Size, peers: Others, load: Load) -> Iterator[Row]:
     """How far the peers' means are from ours, at a load that all can carry; each against its own truth."""
-    run, _ = against(PACED, closed(4 * size.rounds * 2, 32, 64, 4, sigma=0.0), cpu)
+    run, _ = load(PACED, closed(4 * size.rounds * 2, 32, 64, 4, sigma=0.0))
     others = peers.ask(PACED, 4 * size.rounds * 2, 4, 32, 64)
     ours = run.summary
 
@@ -178,7 +188,7 @@ def _defects(cpu: int | None) -> Iterator[Row]:
 
 
 def _verbs(size: Size, cpu: int | None) -> Iterator[Row]:
-    limits = knee.search(size.knee, 2, cpu)
+    limits = knee.search(size.knee, size.searches, cpu)
     ended = {each.why for each in limits if each.why}
     note = f"{len(limits)} searches; the knee is {knee.KNEE:.1f} requests/s"
     note += f"; ended early: {', '.join(sorted(ended))}" if ended else ""
