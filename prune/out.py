@@ -1,6 +1,7 @@
 """Where a result is written: checked before anything is measured, and printed even where writing fails."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from twofour.prune.errors import OutputError
@@ -12,6 +13,15 @@ def claim(out: Path | None) -> None:
     if out is not None:
         refuse_existing(out)
         require_folder(out)
+
+
+def require_apart(files: Iterable[Path | None]) -> None:
+    """Raise OutputError where two of these are one file."""
+    seen = set[Path]()
+    for file in (file.resolve() for file in files if file is not None):
+        if file in seen:
+            raise OutputError(f"{file.name} would be written over another file of this command; give each its own")
+        seen.add(file)
 
 
 def require_folder(out: Path) -> None:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-regress",
         nargs="+",
-        required=True,
+        default=[],
         metavar="NAME=N%",
         help="by how much it may be worse: tpot=3%% ttft_p95=10%% output_tokens_per_s=2%% max_rate=5%%",
     )
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.hardware import circumstances
 
     try:
+        if not args.max_regress:
+            raise InputError("nothing says by how much a figure may be worse; give --max-regress tpot=3%")
         allowed = [read_allowed(text) for text in args.max_regress]
         found = judge(read(args.base), read(args.new), allowed)
     except InputError as error:

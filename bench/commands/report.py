@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 Document = dict[str, Any]
+_LONGEST = 200
 # How each kind of document is printed: a module of bench and its function. Some of them load torch.
 _TABLES = {
     "twofour.bench.run": ("load.table", "of_document"),
@@ -59,18 +60,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from twofour.bench.envelope import checked
+    from twofour.prune import out
     from twofour.prune.format.folder import write_whole
 
     try:
         document = checked(json.loads(args.file.read_text(encoding="utf-8")), str(args.file))
         table = _table(document["kind"])(document)
         files = _charts(args, document) | _forms(args, document)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{args.file} is no document of a verb of bench ({error!r}); check the file") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {str(error)[:_LONGEST]}"  # which may quote the file
+        raise InputError(f"{args.file} is no document of a verb of bench ({why}); check the file") from error
+    out.require_apart([args.file, *_asked_for(args)])
     for file, text in files.items():
         write_whole(file, text)
     print(table)
     return 0
+
+
+def _asked_for(args: argparse.Namespace) -> list[Path | None]:
+    named = [getattr(args, flag.replace("-", "_")) for flag in PICTURES]
+    return [*named, *run_forms.wanted(args).values(), args.summary]
 
 
 def _table(kind: str) -> Callable[[Document], str]:

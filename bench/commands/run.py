@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
-    for file in (args.out, args.schedule_out, *run_forms.wanted(args).values()):
+    files = (args.out, args.schedule_out, *run_forms.wanted(args).values())
+    out.require_apart(files)
+    for file in files:
         out.claim(file)
     about = provenance()
     _refuse_impossible(args)

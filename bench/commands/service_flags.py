@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,13 +107,19 @@ def _api(asked: "Api | None", url: str) -> "Api":
     return asked or named or "completions"
 
 
+def _no_json(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _body(args: argparse.Namespace) -> dict[str, Any]:
     """What is asked beyond the load: sampling parameters, and whatever --body says."""
     sampling = {name: value for name in _SAMPLING if (value := getattr(args, name)) is not None}
+    if not all(map(isfinite, sampling.values())):
+        raise InputError(f"{sampling} has what is no number; give sampling parameters as numbers")
     if args.body is None:
         return sampling
     try:
-        body = json.loads(args.body)
+        body = json.loads(args.body, parse_constant=_no_json)
     except (ValueError, RecursionError) as error:
         raise InputError(f"--body is no JSON ({error}); give an object such as '{{\"top_k\": 20}}'") from None
     if not isinstance(body, dict):

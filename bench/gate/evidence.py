@@ -60,7 +60,7 @@ def _of_file(file: Path) -> Evidence:
         document = json.loads(file.read_text(encoding="utf-8"))
         places = _PLACES[document["kind"]](document)
         valid, load = document["valid"], {name: value for name, value in document["load"].items() if name not in _OWN}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is no document of bench run, sweep or compare with its runs ({error!r})") from error
     return Evidence(
         str(file), load | {"kind": document["kind"]}, _machine(document), [] if valid else [str(file)], places

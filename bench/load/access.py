@@ -17,7 +17,8 @@ from twofour.serve.edge.key_file import fits_header
 _OWN = ("accept", "accept-encoding", "connection", "content-length", "content-type", "expect", "host")
 _OURS = frozenset((*_OWN, "te", "transfer-encoding", "upgrade"))
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_LONG = 8  # letters; what is shorter is a word like Bearer or true, which any server may say
+_LONG = 8  # letters of a word in a value; what is shorter is one like Bearer, which any server may say
+_SHORT = 5  # letters of a value; true is one that any server may say
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Access:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown where a server sends it back, the longest first."""
-        words = {word for value in self.headers.values() for word in (value, *value.split()) if len(word) >= _LONG}
+        words = {word for value in self.headers.values() for word in value.split() if len(word) >= _LONG}
+        words |= {value for value in self.headers.values() if len(value) >= _SHORT}
         return tuple(sorted(words | ({self.api_key} if self.api_key else set()), key=len, reverse=True))
 
     def context(self) -> ssl.SSLContext:

@@ -39,7 +39,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple
     try:
         detail = message(json.loads(body))
     except (ValueError, RecursionError):
-        detail = body.decode(errors="replace").strip()
+        detail = printable(body.decode(errors="replace").strip())
     return f"status {status}: {detail[:_LONGEST]}"
 
 
@@ -55,11 +55,16 @@ def message(body: Any) -> str:
         body = body.get("error") or body.get("detail") or body
     if isinstance(body, dict):
         body = body.get("message", body)
-    return str(body)[:_LONGEST]
+    return printable(str(body)[:_LONGEST])
 
 
 def glimpse(said: bytes) -> str:
-    return " ".join(said[:_GLIMPSE].decode(errors="replace").split())
+    return printable(" ".join(said[:_GLIMPSE].decode(errors="replace").split()))
+
+
+def printable(said: str) -> str:
+    """Without what would move a terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() else " " for letter in said)
 
 
 def _redirect(headers: Mapping[str, str], secrets: tuple[str, ...]) -> str:

@@ -18,6 +18,7 @@ from twofour.prune.format.folder import write_whole
 
 KIND = "twofour.bench.schedule"
 SCHEMA_VERSION = 1
+_LONGEST_S = 1e9
 
 
 def write(schedule: Schedule, path: Path) -> None:
@@ -59,12 +60,13 @@ def read(path: Path) -> Schedule:
         kind = (head["kind"], head["schema_version"])
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file of --schedule-out") from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise _no_schedule(path, "it is no JSON lines of one") from None
     if kind != (KIND, SCHEMA_VERSION):
         raise _no_schedule(path, f"it says {kind[0]!r}, version {kind[1]!r}")
     try:
         requests = list(map(_request, rest))
+        _refuse_wrong(head, requests)
         _refuse_loose_ends(requests)
         return Schedule(requests, head["concurrency"], head["made_of"], Limits(**head["limits"]))
     except (TypeError, KeyError, ValueError) as error:
@@ -73,6 +75,21 @@ def read(path: Path) -> Schedule:
 
 def _request(line: Mapping[str, Any]) -> Request:
     return Request(**dict(line) | {"history": tuple(Message(**message) for message in line.get("history", ()))})
+
+
+def _refuse_wrong(head: Mapping[str, Any], requests: Sequence[Request]) -> None:
+    """What cannot be sent, as from a file that was edited."""
+    at_once = head["concurrency"]
+    if not (at_once is None or (isinstance(at_once, int) and at_once >= 1)) or not isinstance(head["made_of"], dict):
+        raise ValueError(f"its concurrency is {at_once!r}, made of {head['made_of']!r}")
+    for request in requests:
+        planned, times = request.prompt_tokens, (request.at_s, request.think_s)
+        can_be = (
+            isinstance(request.prompt, str) and isinstance(planned, int | None) and type(request.output_tokens) is int
+        )
+        can_be = can_be and all(isinstance(each, int | float) and 0 <= each < _LONGEST_S for each in times)
+        if not can_be or request.output_tokens < 1:
+            raise ValueError(f"request {request.index} cannot be sent")
 
 
 def _refuse_loose_ends(requests: Sequence[Request]) -> None:

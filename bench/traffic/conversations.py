@@ -50,7 +50,7 @@ def read(path: Path, tokenizer: Path | None = None) -> Conversations:
         text = path.read_text(encoding="utf-8-sig")
         whole = text.lstrip().startswith("[")
         entries = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); give JSON lines, or one JSON list") from None
     found = [_conversation(entry, f"{path}, entry {number}") for number, entry in enumerate(entries, 1)]
     usable = [each for each in found if each]
@@ -83,10 +83,16 @@ def _counted(conversation: Conversation, count: Callable[[str], int] | None) -> 
     return replace(conversation, turns=turns)
 
 
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
 def _conversation(entry: Any, where: str) -> Conversation | None:
     try:
         if "prompt" in entry:
-            said = [("user", str(entry["prompt"]))]
+            said = [("user", _string(entry["prompt"]))]
         elif "messages" in entry:
             said = [(message["role"], _text(message["content"], where)) for message in entry["messages"]]
         else:

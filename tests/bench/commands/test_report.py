@@ -25,6 +25,24 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "other.json is no document of a verb of bench" in capsys.readouterr().err
 
 
+def test_a_document_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "demo.json"
+    kept.write_bytes((RESULTS / "demo.json").read_bytes())
+    assert main(["bench", "report", str(kept), "--html", str(tmp_path / "x" / ".." / "demo.json")]) == 1
+    assert "give each its own" in capsys.readouterr().err
+    assert main(["bench", "report", str(kept), "--html", f"{tmp_path}/a", "--summary", f"{tmp_path}/a"]) == 1
+    assert kept.read_bytes() == (RESULTS / "demo.json").read_bytes() and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, bytes(range(256)) * 1000])
+def test_what_is_no_json_is_refused_in_a_line(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "f").write_bytes(content)
+    assert main(["bench", "report", str(tmp_path / "f")]) == 1
+    assert len(capsys.readouterr().err) < 700
+
+
 def test_every_kind_of_document_has_a_table() -> None:
     sources = (path.read_text() for path in BENCH.rglob("*.py"))
     kinds = {kind for source in sources for kind in re.findall(r'^[A-Z]+ = "(twofour\.bench\.[\w.]+)"', source, re.M)}

@@ -78,6 +78,8 @@ def test_the_only_model_is_asked_for() -> None:
     [
         (["--body", "{"], "--body is no JSON"),
         (["--body", "[1]"], "no JSON object"),
+        (["--body", '{"a": NaN}'], "NaN is no JSON"),
+        (["--temperature", "nan"], "no number"),
         (["--body", '{"stream": false}'], "cannot set stream"),
         (["--body", '{"n": 2}'], "cannot set n"),
         (["--temperature", "1", "--body", '{"temperature": 0}'], "cannot set temperature"),

@@ -182,6 +182,7 @@ def test_what_cannot_be_compared_is_invalid(tmp_path: Path, capsys: pytest.Captu
         said = capsys.readouterr()
         assert why in said.out + said.err
     assert gate(base, base, "--max-regress", "tpt=3%") == 3
+    assert gate(base, base) == 3
     assert gate(base, tmp_path / "none.json", "--max-regress", "tpot=3%") == 3
 
 

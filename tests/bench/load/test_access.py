@@ -55,6 +55,7 @@ def test_what_a_server_sends_back_of_a_header_is_hidden_and_its_common_words_are
     body = json.dumps({"error": {"message": f"Bearer {SECRET} is not true; secret-two"}}).encode()
     refused = decode.record(Exchange(0, status=401, reads=[(1.0, body)]), access.secrets)
     assert refused.error == "status 401: ... is not true; ..."
+    assert Access(headers={"X-Short": "secret"}).secrets == ("secret",)
 
 
 def test_headers_are_read_from_flags_and_from_a_file(tmp_path: Path) -> None:

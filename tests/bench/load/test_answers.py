@@ -1,6 +1,6 @@
 """Answers that are no stream, or an odd one, through a real socket: each has its own name, and none is a truncation."""
 
-from twofour.bench.load import client, decode
+from twofour.bench.load import answers, client, decode
 from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Lengths, schedule
 from twofour.bench.proof.mock import Script, serving
@@ -48,3 +48,8 @@ def test_every_answer_is_called_what_it_is() -> None:
     well = [record for record in records if record.error is None]
     assert [(len(record.chunks), record.output_tokens, record.prompt_tokens) for record in well] == [(1, 1, None)] * 2
     assert mock.connections == 1  # none of them leaves the connection in a state of its own
+
+
+def test_what_a_server_says_does_not_steer_a_terminal() -> None:
+    body = b'{"error": {"message": "\\u001b[31mred\\u0007"}}'
+    assert answers.refusal(401, {}, body, ()) == "status 401:  [31mred "

@@ -87,6 +87,13 @@ ONE = '{"index": 0, "at_s": 0.0, "prompt": "a", "prompt_tokens": 1, "output_toke
         (HEAD + ONE.replace("}", ', "after": 7}'), "before 7"),
         (HEAD + ONE.replace('"prompt": "a", ', ""), "prompt"),
         (HEAD + ONE.replace("}", ', "colour": 1}'), "colour"),
+        (HEAD.replace('"concurrency": 1', '"concurrency": "x"') + ONE, "concurrency"),
+        (HEAD.replace('"made_of": {}', '"made_of": null') + ONE, "made of None"),
+        (HEAD + ONE.replace('"a"', "null"), "request 0 cannot be sent"),
+        (HEAD + ONE.replace('"output_tokens": 1', '"output_tokens": -1'), "request 0 cannot be sent"),
+        (HEAD + ONE.replace('"at_s": 0.0', '"at_s": "x"'), "request 0 cannot be sent"),
+        (HEAD + ONE.replace("}", ', "think_s": -1}'), "request 0 cannot be sent"),
+        ("[" * 100_000, "no JSON lines"),
         (HEAD.replace('"limits": {}', '"limits": {"x": 1}') + ONE, "unexpected"),
     ],
 )

@@ -68,7 +68,18 @@ def test_texts_in_parts_are_put_together_and_pictures_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "entry", [{}, {"text": "x"}, {"messages": 3}, {"messages": [{"role": "user"}]}, {"conversations": [1]}, 5, "x"]
+    "entry",
+    [
+        {},
+        {"text": "x"},
+        {"messages": 3},
+        {"messages": [{"role": "user"}]},
+        {"conversations": [1]},
+        5,
+        "x",
+        {"prompt": None},
+        {"prompt": ["a"]},
+    ],
 )
 def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path, entry: Any) -> None:
     with pytest.raises(InputError, match="entry 2"):
@@ -81,7 +92,7 @@ def test_a_length_is_a_number(tmp_path: Path, length: Any) -> None:
         read(tmp_path, {"prompt": "x", "output_tokens": length})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1"])
+@pytest.mark.parametrize("text", ["", "{", "[1", "[" * 100_000])
 def test_what_is_no_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "f").write_text(text)
     with pytest.raises(InputError, match=r"cannot be read|no prompt"):
