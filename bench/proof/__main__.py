@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from twofour.bench import interrupt
@@ -30,6 +31,7 @@ def main() -> int:
     with interrupt.in_order():
         size = SMALL if args.small else Size()
         found = prove(size, rivals, args.tokenizer.absolute(), to_stderr()) | about
+    found["command"] = ["python", "-m", "twofour.bench.proof", *sys.argv[1:]]
     out.deliver(table(found), args.out, json.dumps(found, allow_nan=False, indent=1) + "\n")
     return 0 if found["valid"] else NOT_KEPT
 
