@@ -115,7 +115,7 @@ def test_a_person_sees_what_the_network_did(capsys: pytest.CaptureFixture[str]) 
     well = shown(capsys, Script(token_s=0.005))
     assert "prompts of 8.0 and answers of 6.0 tokens each by the server's count" in well
     assert re.search(r"\d measured from \d+\.\d to \d+\.\d s, without ramp and drain", well)
-    assert "brought several chunks" not in well and "sent again" not in well
+    assert "sent again" not in well and "100.0% of the reads" not in well
     assert "100.0% of the reads brought several chunks" in shown(capsys, Script(chunks_per_write=6))
     assert re.search(r"\d requests were sent again, as the server had closed", shown(capsys, Script(drop_reused=True)))
     assert "prompts of unknown and answers of unknown tokens" in shown(capsys, Script(usage="never"))
