@@ -1,7 +1,7 @@
 """The nouns of a comparison: the load of all arms in all rounds, and what was found. Plain data, nothing runs here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,10 +10,11 @@ from twofour.bench.hardware import Hardware
 from twofour.bench.load.endpoint import State
 from twofour.bench.load.run import Run
 from twofour.bench.load.slo import Slo
-from twofour.bench.load.workload import Lengths, Schedule, synthetic
+from twofour.bench.load.workload import Lengths, Schedule
 from twofour.bench.money.attribution import Step
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
+from twofour.bench.traffic.traffic import Rate, Traffic
 from twofour.prune.errors import InputError
 
 _PROMPTS = Lengths(64, 0.3)
@@ -47,16 +48,15 @@ class Experiment:
         """The one metric that decides, declared before anything is measured."""
         return "cost" if self.rate is None else "e2e_p50"
 
+    @property
+    def traffic(self) -> Traffic:
+        """That of the first round."""
+        rate = None if self.rate is None else Rate(self.rate)
+        return Traffic(self.requests, self.concurrency, rate, self.prompt_tokens, self.output_tokens, seed=self.seed)
+
     def schedule(self, round_: int) -> Schedule:
         """What all servers get in one round."""
-        return synthetic(
-            self.requests,
-            self.prompt_tokens,
-            self.output_tokens,
-            self.seed + round_,
-            concurrency=self.concurrency,
-            rate=self.rate,
-        )
+        return replace(self.traffic, seed=self.seed + round_).schedule()
 
     def __str__(self) -> str:
         pace = f"Poisson arrivals at {self.rate:g} requests/s" if self.rate else f"{self.concurrency} at a time"

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from twofour.bench.comparison import quality
 from twofour.bench.comparison.quality import Quality
+from twofour.bench.targets.running import host
 from twofour.prune.errors import InputError
 from twofour.prune.format.folder import read_json, resolve
 from twofour.prune.format.weights import form_of
@@ -64,7 +64,7 @@ def read_named(given: Sequence[str], flags: Sequence[str] = ()) -> list[NamedArm
 
 def _own_name(given: str) -> str:
     """That of the folder, or of the host."""
-    return urlsplit(given).netloc.rpartition("@")[2] if "://" in given else Path(given).resolve().name
+    return host(given) if "://" in given else Path(given).resolve().name
 
 
 def by_name(given: Iterable[str], names: Iterable[str], flag: str) -> dict[str, str]:

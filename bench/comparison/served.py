@@ -43,6 +43,10 @@ class Arm:
         """Not frozen for the length of a `with` block; a server that is not ours never is."""
         return self.server.awake(self.endpoint.url) if self.server else nullcontext()
 
+    def service(self, experiment: Experiment) -> Service:
+        at = self.endpoint
+        return Service(at.url, at.model, at.access, timeout_s=experiment.timeout_s)
+
     def facts(self, talk: bool) -> ArmFacts:
         """talk: ask it for an answer, too, which may take its time."""
         with self.awake():
@@ -103,12 +107,9 @@ def take_rounds(
         for round_ in range(experiment.rounds):
             for name in order(list(arms), round_):
                 arm = arms[name]
-                service = Service(
-                    arm.endpoint.url, arm.endpoint.model, arm.endpoint.access, timeout_s=experiment.timeout_s
-                )
                 with arm.awake():
                     before = arm.endpoint.step_log()
-                    run = measure(service, experiment.schedule(round_), _nonce(arm, round_))
+                    run = measure(arm.service(experiment), experiment.schedule(round_), _nonce(arm, round_))
                     steps = steps_since(arm.endpoint, before)
                 promised = attain(experiment.slo, run.records) if experiment.slo else None
                 runs.append(ArmRun(name, round_, replace(run, slo=promised), steps))

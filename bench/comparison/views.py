@@ -13,7 +13,6 @@ from typing import Any
 from twofour.bench.comparison.experiment import Experiment
 from twofour.bench.comparison.figures import mean, verdict
 from twofour.bench.comparison.served import Arm
-from twofour.bench.load.service import Service
 from twofour.bench.money.cost import Price
 from twofour.bench.stats import paired_ratio
 from twofour.bench.sweep.document import document
@@ -21,7 +20,6 @@ from twofour.bench.sweep.ladder import climb
 from twofour.bench.sweep.limit import find_limits
 from twofour.bench.sweep.load import Load, Pace
 from twofour.bench.targets.running import Running
-from twofour.bench.traffic.traffic import Traffic
 from twofour.prune.errors import InputError
 from twofour.prune.progress import Progress
 
@@ -87,13 +85,11 @@ def _search(running: Sequence[Running], asked: Experiment, progress: Progress) -
 
 
 def _load(asked: Experiment) -> Load:
-    traffic = Traffic(prompt_tokens=asked.prompt_tokens, output_tokens=asked.output_tokens, seed=asked.seed)
-    return Load(traffic, asked.slo)
+    return Load(asked.traffic, asked.slo)
 
 
 def _running(name: str, arm: Arm, asked: Experiment) -> Running:
-    service = Service(arm.endpoint.url, arm.endpoint.model, arm.endpoint.access, timeout_s=asked.timeout_s)
-    return Running(name, service, arm.server.pid if arm.server else None)
+    return Running(name, arm.service(asked), arm.server.pid if arm.server else None)
 
 
 def with_costs(view: Mapping[str, Any], price: Price | None) -> dict[str, Any]:

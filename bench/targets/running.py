@@ -64,7 +64,12 @@ def frozen_all(servers: Sequence[Running]) -> AbstractContextManager[None]:
 def _named(given: str) -> tuple[str, str]:
     """The name and the address; without a name it is that of host and port."""
     name, equals, address = given.partition("=")
-    return (name, address) if equals and "/" not in name else (urlsplit(given).netloc.rpartition("@")[2], given)
+    return (name, address) if equals and "/" not in name else (host(given), given)
+
+
+def host(url: str) -> str:
+    """With its port, and without whoever logs in there."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _service(address: str, ask: Ask, plain: bool) -> Service:
