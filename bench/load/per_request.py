@@ -7,14 +7,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 from twofour.bench.load import metrics
-from twofour.bench.load.records import Record
+from twofour.bench.load.records import TIMES, Record
 from twofour.bench.load.run import Run
 
-_TIMES = ("scheduled_at", "connecting_at", "connected_at", "sent_at", "headers_at", "done_at")
 _PLAIN = ("prompt_tokens", "output_tokens", "cached_tokens", "finish_reason", "status", "error", "reconnected")
 
 
@@ -44,7 +42,7 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
             "planned_prompt_tokens": request.prompt_tokens,
             "planned_output_tokens": request.output_tokens,
             **{name: getattr(record, name) for name in _PLAIN},
-            **{name: _after(getattr(record, name), run.started_at) for name in _TIMES},
+            **{name: _after(getattr(record, name), run.started_at) for name in TIMES},
             **_quantities(record),
         }
 
@@ -62,11 +60,7 @@ def _after(at: float | None, started_at: float) -> float | None:
 def _quantities(record: Record) -> dict[str, float | None]:
     """Those of `metrics`, and the longest wait for a chunk; nothing of a request that failed."""
     if record.error is not None:
-        return dict.fromkeys((*_NAMES, "longest_gap"))
+        return dict.fromkeys((*metrics.quantities([]), "longest_gap"))
     each = metrics.quantities([record])
     known = {name: values[0] if values else None for name, values in each.items()}
-    gaps = [after.at - before.at for before, after in pairwise(record.chunks)]
-    return known | {"longest_gap": max(gaps, default=None)}
-
-
-_NAMES = ("ttft", "ttft_sched", "first_byte", "tpot", "tpot_vllm", "tpot_incl", "e2e")
+    return known | {"longest_gap": max((gap for gap, _ in metrics.gaps(record)), default=None)}

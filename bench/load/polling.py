@@ -4,18 +4,19 @@ The process gets the endpoint through its standard input, which no list of proce
 """
 
 import json
-import pickle
 import select
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from twofour.bench import meters
 from twofour.bench.load import wire
+from twofour.bench.load.access import Access
 from twofour.bench.load.endpoint import Endpoint, Memory
 from twofour.bench.load.server_side import Held, Sample, ServerSide, named
 from twofour.prune.errors import ServerError
@@ -44,7 +45,8 @@ class Looker:
         command = [sys.executable, "-P", "-m", "twofour.bench.load.polling"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(pickle.dumps((self._endpoint if served else None, metered)))
+        asked = {"endpoint": asdict(self._endpoint) if served else None, "metered": metered}
+        self._process.stdin.write(json.dumps(asked, default=str).encode() + b"\n")
         self._process.stdin.flush()
         self._process.stdout.readline()
 
@@ -68,8 +70,8 @@ class Looker:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client's Ctrl-C ends our input
-    endpoint, metered = pickle.load(sys.stdin.buffer)
-    counters = meters.Meters() if metered else None
+    asked = json.loads(sys.stdin.buffer.readline())
+    endpoint, counters = _endpoint(asked["endpoint"]), meters.Meters() if asked["metered"] else None
     samples, due_at = [look(endpoint, counters)], perf_counter() + EVERY_S
     print("looking", flush=True)
     while not select.select([sys.stdin], [], [], max(0.0, due_at - perf_counter()))[0]:
@@ -77,6 +79,14 @@ def main() -> None:
         due_at = max(due_at + EVERY_S, perf_counter())
     samples.append(look(endpoint, counters))
     print(json.dumps([asdict(sample) for sample in samples]))
+
+
+def _endpoint(told: dict[str, Any] | None) -> Endpoint | None:
+    if told is None:
+        return None
+    opened = told["access"]
+    file = None if opened["ca_file"] is None else Path(opened["ca_file"])
+    return Endpoint(**told | {"access": Access(**opened | {"ca_file": file})})
 
 
 def look(endpoint: Endpoint | None, counters: meters.Meters | None) -> Sample:

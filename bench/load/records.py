@@ -37,6 +37,9 @@ class Chunk(NamedTuple):
     tokens: int
 
 
+TIMES = ("scheduled_at", "connecting_at", "connected_at", "sent_at", "headers_at", "done_at")  # of a Record
+
+
 @dataclass
 class Record:
     """The life of one request."""

@@ -15,7 +15,7 @@ from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.polling import Looker
-from twofour.bench.load.records import Message, Record, Request
+from twofour.bench.load.records import TIMES, Message, Record, Request
 from twofour.bench.load.server_side import ServerSide
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import Attainment
@@ -85,7 +85,8 @@ def measure(
         session.bring()
         if kept_up and not cut_off:
             watch.last(session.seen)
-    records = [decode.record(job.exchange, service.access.secrets) for job in jobs if job.exchange.done_at is not None]
+    hidden = service.access.secrets
+    records = [decode.record(job.exchange, hidden) for job in jobs if job.exchange.done_at is not None]
     after = None if cut_off else _state(endpoint)
     hits, seen = prefix_hit_share(before, after), looker.seen(after.memory if after else None)
     checked = gates.check(schedule, records, lags, share, hits, own)
@@ -192,6 +193,6 @@ def timeline(record: Record, started_at: float) -> dict[str, Any]:
     plain = asdict(record)
     plain["coalesced_reads"] = metrics.coalesced(record)
     plain["chunks"] = [[chunk.at - started_at, chunk.tokens] for chunk in record.chunks]
-    for name in ("scheduled_at", "connecting_at", "connected_at", "sent_at", "headers_at", "done_at"):
+    for name in TIMES:
         plain[name] = None if plain[name] is None else plain[name] - started_at
     return plain

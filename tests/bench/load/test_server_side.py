@@ -4,13 +4,14 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from bench_findings import CLOSED, run
 
-from twofour.bench.load import told
+from twofour.bench.load import polling, told
 from twofour.bench.load.access import Access
 from twofour.bench.load.endpoint import Endpoint, Memory
 from twofour.bench.load.polling import Looker, look
@@ -136,3 +137,10 @@ def test_a_server_without_metrics_is_not_looked_at() -> None:
         looker.begin(served=False)
         assert looker._process is None
     assert looker.seen(None) is None
+
+
+def test_the_process_that_looks_opens_the_server_as_the_client_does() -> None:
+    opened = Access("a-key", {"X-Tenant": "seven"}, ca_file=Path("own.pem"))
+    endpoint = Endpoint("https://127.0.0.1:1", "m", opened)
+    assert polling._endpoint(json.loads(json.dumps(asdict(endpoint), default=str))) == endpoint
+    assert polling._endpoint(None) is None
