@@ -14,9 +14,9 @@ RESULTS ?= bench/results
 DENSE := $(DEMO)/SmolLM2-135M-Instruct
 # Two mixtures by the bytes of their linears: of 0.316 all are 2:4 in int8, of 0.45 more than half are dense in int8.
 PRUNED := $(DEMO)/SmolLM2-135M-Instruct-2of4
-STRICT := $(PRUNED)/0.316
-MIXTURE := $(PRUNED)/0.45
-LABELS := $(DEMO)/dense-int8.json $(DEMO)/strict.json $(DEMO)/mixture.json
+STRICT := 0.316
+MIXTURE := 0.45
+LABELS := $(DEMO)/dense-int8.json $(DEMO)/$(STRICT).json $(DEMO)/$(MIXTURE).json
 INT8 := --lm-head int8
 EVAL := $(BIN)/twofour eval --baseline $(DENSE) --windows 8
 REPORT := $(DEMO)/report/report.html
@@ -35,24 +35,20 @@ demo: $(REPORT)
 
 # Status 3: the machine was too busy for the figures to count, which the table says; the demo is complete all the same.
 $(REPORT): $(LABELS)
-	$(BIN)/twofour bench compare dense=$(DENSE) dense-int8=$(DENSE) 2of4=$(STRICT) mixture=$(MIXTURE) \
+	$(BIN)/twofour bench compare dense=$(DENSE) dense-int8=$(DENSE) 2of4=$(PRUNED)/$(STRICT) mixture=$(PRUNED)/$(MIXTURE) \
 		--arm-flags dense-int8="--dense-values int8 $(INT8)" --arm-flags 2of4="$(INT8)" --arm-flags mixture="$(INT8)" \
-		--quality dense-int8=$(DEMO)/dense-int8.json --quality 2of4=$(DEMO)/strict.json \
-		--quality mixture=$(DEMO)/mixture.json --rounds 4 --out $(@D) > /dev/null || test $$? = 3
+		--quality dense-int8=$(DEMO)/dense-int8.json --quality 2of4=$(DEMO)/$(STRICT).json \
+		--quality mixture=$(DEMO)/$(MIXTURE).json --rounds 4 --out $(@D) > /dev/null || test $$? = 3
 
 $(DEMO)/dense-int8.json: | $(DENSE)
 	$(EVAL) $(DENSE) --dense-values int8 $(INT8) --out $@
 
-$(DEMO)/strict.json: | $(PRUNED)
-	$(BIN)/twofour check $(STRICT)
-	$(EVAL) $(STRICT) --label --out $@
-
-$(DEMO)/mixture.json: | $(PRUNED)
-	$(BIN)/twofour check $(MIXTURE)
-	$(EVAL) $(MIXTURE) --label --out $@
+$(DEMO)/0.%.json: | $(PRUNED)
+	$(BIN)/twofour check $(PRUNED)/0.$*
+	$(EVAL) $(PRUNED)/0.$* --label --out $@
 
 $(PRUNED): | $(DENSE)
-	$(BIN)/twofour prune $(DENSE) -o $@ --frontier 0.316,0.45 --samples 40
+	$(BIN)/twofour prune $(DENSE) -o $@ --frontier $(STRICT),$(MIXTURE) --samples 40
 
 $(DENSE): | $(VENV)/.demo
 	$(BIN)/twofour demo-model $@
