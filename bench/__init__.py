@@ -3,7 +3,8 @@
 In come addresses of servers, or models to serve. Out come documents: every figure with its spread, and the machine that
 it was measured on. The rooms, from the bottom up: `load` (one server under one load), `traffic` (any load as a
 schedule), `targets` (who is asked), `sweep` (running servers, many loads), `money`, `report` (a comparison for people),
-`comparison` (arms in turns), `gate` (new against base), `kernels` (products by shape), `pruning` (presets), `engine`
+`comparison` (arms in turns), `gate` (new against base),
+`capacity` (how many machines), `kernels` (products by shape), `pruning` (presets), `engine`
 (our own, timed by its parts), `decode` (bare steps beside other runtimes), `vllm` (vLLM offline), `gpu` (one session on
 a GPU), `proof` (a mock that knows the truth) and `commands`. Beside them stand `hardware`, `stats`, `pareto`, `turns`,
 `interrupt`, `child`, `meters` and `envelope`, which several rooms need, and `results`, the documents behind every
