@@ -2,6 +2,7 @@
 
 profile      one server as measured: its limits, the seconds of its steps, what lies around them
 hull         which steps were measured
-step_model   the seconds of a step, by what it computes
+step_model   the seconds of a step, by what it computes; fitted to a step log
+consistent   can the profiles of dense and 2:4 both be right?
 simulate     the Records that so many such replicas would give a Schedule
 """
