@@ -24,6 +24,7 @@ _TABLES = {
     "twofour.bench.arms": ("report.several_terminal", "table"),
     "twofour.bench.sweep": ("sweep.table", "table"),
     "twofour.bench.gate": ("gate.table", "of_document"),
+    "twofour.bench.profile": ("capacity.profile_table", "table"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
     "twofour.bench.proof": ("proof.proof_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
