@@ -170,5 +170,6 @@ def _own(steps: list[Step], record: Record) -> list[Step] | None:
     for count in range(1, len(steps) + 1):
         lacking -= steps[-count].prefill_tokens + steps[-count].decodes
         if lacking <= 0:
-            return steps[-count:] if lacking == 0 and steps[-count].started_at is not None else None
+            first = steps[-count]
+            return steps[-count:] if lacking == 0 and first.prefill_tokens and first.started_at is not None else None
     return None
