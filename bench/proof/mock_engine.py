@@ -18,8 +18,10 @@ from twofour.bench.proof.paged import Machine, PagedBatch, Step
 def engine_of(steps: Steps | None, machine: Machine | None) -> "Engine | None":
     if machine:
         return PagedEngine(machine)
-    batch = Batch(steps) if steps else None
-    return batch and Engine(batch, lambda key, answer: batch.add(key, answer.prompt_tokens, answer.total))
+    if steps is None:
+        return None
+    batch = Batch(steps)
+    return Engine(batch, lambda key, answer: batch.add(key, answer.prompt_tokens, answer.total))
 
 
 class Engine:
