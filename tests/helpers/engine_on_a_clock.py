@@ -1,5 +1,6 @@
-"""The real scheduler of our engine, driven step by step with no model and a clock that is only counted."""
+"""The real scheduler of our engine, driven step by step with no model and a clock that is only counted; and vLLM's."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,9 +45,44 @@ def answers(
     return found, scheduler
 
 
+class VllmScheduler(Scheduler):
+    """What vLLM's V1 scheduler does with chunked prefill, and nothing else of it."""
+
+    def next_step(self) -> list[Turn]:
+        turns: dict[Running, int] = {}
+        preemptions, left = self.preemptions, self.max_num_batched_tokens
+        for sequence in list(self.running):
+            count = min(sequence.pending, left)
+            if count and sequence in self.running and self._grow(sequence, count, turns):
+                turns[sequence] = count
+                left -= count
+        if self.preemptions == preemptions:
+            self._place_waiting(turns, left)
+        return [Turn(sequence, count) for sequence, count in turns.items()]
+
+    def _place_waiting(self, turns: dict[Running, int], budget: int) -> None:
+        while self.waiting and len(self.running) < self.max_num_seqs and budget:
+            sequence = self.waiting[0]
+            hits = self._known_prefix(sequence)
+            self.blocks.share(hits)
+            found = len(hits) * self.blocks.size
+            count = min(len(sequence.tokens) - found, budget)
+            lacking = self.blocks.needed(found + count) - len(hits)
+            if lacking > self.blocks.available:
+                self.blocks.release(hits)
+                return
+            sequence.blocks = array("i", hits + self.blocks.take(lacking))
+            sequence.computed = found
+            if sequence.started_at is None:
+                sequence.cached_tokens = found
+            self.running.append(self.waiting.popleft())
+            turns[sequence] = count
+            budget -= count
+
+
 def _scheduler(replica: Replica) -> Scheduler:
     limits = replica.limits
-    return Scheduler(
+    return {"twofour": Scheduler, "vllm": VllmScheduler}[limits.policy](
         Blocks(limits.kv_blocks, limits.block_size),
         limits.max_num_seqs,
         limits.max_num_batched_tokens,

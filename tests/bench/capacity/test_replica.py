@@ -1,5 +1,7 @@
 """A simulated replica gives every token when the real scheduler would."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,8 @@ LIMITS = st.builds(
     piece=st.sampled_from([0, 0, 3, 8]),
     prefix_cache=st.booleans(),
     shares_output=st.booleans(),
-)
+    policy=st.sampled_from(["twofour", "twofour", "vllm"]),
+).map(lambda limits: replace(limits, piece=0) if limits.policy == "vllm" else limits)
 REPLICAS = st.builds(
     Replica,
     limits=LIMITS,
