@@ -69,11 +69,13 @@ def of_words(sizes: Sizes, turns: Tokens, think: Pause, share: float, prefixes: 
     """Sessions of plain words, without end. share: how much of each first prompt is one of so many shared texts."""
     names = ("lengths", "words", "turns", "think", "answers", "groups")
     draws = {name: random.Random(f"{seed}/{name}") for name in names}
-    shared = [_Words(f"{seed}/prefix {group}") for group in range(prefixes)]
+    shared = dict[int, _Words]()
     while True:
         group = draws["groups"].randrange(prefixes)
         (prompt, answer), *later = [sizes(draws["lengths"]) for _ in range(turns.draw(draws["turns"]))]
         own = max(NONCE_WORDS + 1, prompt)
+        if group not in shared:
+            shared[group] = _Words(f"{seed}/prefix {group}")
         known = shared[group].first(min(round(share * own), own - 1) - NONCE_WORDS)
         text = " ".join([*known, words(own - NONCE_WORDS - len(known), draws["words"])])
         said = [Turn(text, own, answer), *(Turn(words(n, draws["words"]), n, answer) for n, answer in later)]
