@@ -1,6 +1,13 @@
 """How many machines, of which option, for a stated traffic and a promise; and how wrong that answer is.
 
 profile      one server as measured: its limits, the seconds of its steps, what lies around them
+hull         which steps were measured
 step_model   the seconds of a step, by what it computes
-simulate     the Records that so many such replicas would give a Schedule
+simulate     the Records that so many such replicas would give a Schedule; read it first of these:
+  clients    when each request is due: open and closed loops, sessions
+  contents   which prompts begin alike
+  router     which replica a request goes to
+  replica    one replica, step by step
+  sequences  one request inside it
+  blocks     its cache
 """
