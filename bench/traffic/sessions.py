@@ -76,11 +76,13 @@ def of_words(
     """Sessions of plain words, without end. share: how much of each first prompt is one of so many shared texts."""
     names = ("lengths", "words", "turns", "think", "answers", "groups")
     draws = {name: random.Random(f"{seed}/{name}") for name in names}
-    shared, write = [_Words(f"{seed}/prefix {group}") for group in range(prefixes)], words if texts else _unwritten
+    shared, write = dict[int, _Words](), words if texts else _unwritten
     while True:
         group = draws["groups"].randrange(prefixes)
         (prompt, answer), *later = [sizes(draws["lengths"]) for _ in range(turns.draw(draws["turns"]))]
         own = max(NONCE_WORDS + 1, prompt)
+        if group not in shared:
+            shared[group] = _Words(f"{seed}/prefix {group}")
         begin = max(0, min(round(share * own), own - 1) - NONCE_WORDS)
         known = shared[group].first(begin) if texts else []
         text = " ".join([*known, write(own - NONCE_WORDS - begin, draws["words"])])
