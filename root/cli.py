@@ -17,6 +17,7 @@ VERBS = {
     "eval": ("twofour.serve.commands.eval", "perplexity, KL and agreement of exactly what is served"),
     "serve": ("twofour.serve.commands.serve", "an OpenAI-compatible endpoint"),
     "bench": ("twofour.bench.commands.bench", "load tests: one server, or dense against 2:4"),
+    "plan-validate": ("twofour.bench.commands.plan_validate", "how wrong a profile is on loads it has not seen"),
 }
 
 
