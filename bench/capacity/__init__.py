@@ -8,6 +8,7 @@ simulate     the Records that so many such replicas would give a Schedule; read 
   contents   which prompts begin alike
   router     which replica a request goes to
   replica    one replica, step by step
+  decoders   those of its requests that decode
   sequences  one request inside it
   blocks     its cache
 plan         from profiles, a demand and a promise to answers; begin here
