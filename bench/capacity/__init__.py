@@ -20,4 +20,5 @@ plan         from profiles, a demand and a promise to answers; begin here
   uncertainty  the same question in other worlds
   growth     months to come
   document   a plan as JSON; `table` prints it
+validation   runs that were measured, beside what a profile says of them; `validation_table` prints it
 """

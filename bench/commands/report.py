@@ -27,6 +27,7 @@ _TABLES = {
     "twofour.bench.gate": ("gate.table", "of_document"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
     "twofour.bench.proof": ("proof.proof_table", "table"),
+    "twofour.bench.validation": ("capacity.validation_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
     "twofour.bench.vllm": ("vllm.table", "table"),
