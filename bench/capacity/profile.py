@@ -31,6 +31,8 @@ class EngineLimits:
     context_length: int
     piece: int = 0  # as of serve's scheduler: tokens that are computed together; 0: all of a step
     prefix_cache: bool = True
+    shares_output: bool = True  # blocks with sampled tokens are found again, too
+    policy: str = "twofour"  # or "vllm": whose scheduler it is
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
       client                 each Request becomes a Job, its bytes made beforehand; a Session sends them
         pace                 when each leaves, in an open or a closed loop
         connection, wire     one socket, HTTP/1.1: what arrives, and when, is noted in the Job's Exchange
+        spool                what has arrived, on the disk once there is much of it
         crew                 several client processes as one Session
         watch                the line that says how it goes, and whether the server keeps up
       decode, answers        when the clock has stopped, an Exchange becomes a Record (records), or is named
