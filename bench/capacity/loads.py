@@ -13,6 +13,7 @@ RUNGS = 5  # of the ladder
 SHARES = (0.5, 0.8)  # of the most requests a second that the ladder has shown
 _WARM_UP = 2  # requests
 _FEWEST, _FIRST = 16, 512  # requests of a visit; of one before anything is known
+_FEW = 4  # requests of an open loop, however slow
 _SPARE = 2.0  # the time ends a visit, not its requests
 
 
@@ -53,8 +54,9 @@ def traffic(
     at_a_time = {f"{n} at a time": n for n in clients}
     if name in at_a_time:
         return replace(load, concurrency=at_a_time[name], requests=max(needed, 2 * at_a_time[name]))
-    shares = {f"{share:.0%} of the rate": share for share in SHARES}
-    return replace(load, rate=Rate(shares[name] * (rate or 1.0)))
+    asked = {f"{share:.0%} of the rate": share * (rate or 1.0) for share in SHARES}[name]
+    come = max(_FEW, round(asked * seconds))
+    return replace(load, rate=Rate(asked), requests=come, limits=Limits(warm_up=_WARM_UP))
 
 
 def _spread(prompts: Lengths | Mixture, limits: EngineLimits) -> Mixture:
