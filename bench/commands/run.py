@@ -11,6 +11,8 @@ from twofour.bench.commands import INVALID, SLO_HELP, run_forms, schedule_flags,
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twofour.bench.load.run import Run
     from twofour.bench.load.service import Service
     from twofour.bench.load.workload import Schedule
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.load import schedule_file, slo
     from twofour.bench.load.gates import failed
     from twofour.bench.load.table import table
+    from twofour.bench.traffic import bounds
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
@@ -68,17 +71,15 @@ def run(args: argparse.Namespace) -> int:
     _refuse_impossible(args)
     promised = slo.parse(args.slo) if args.slo else None
     schedule = schedule_flags.read(args)
+    bounds.files(schedule.at_once, args.workers)
     if args.schedule_out:
         schedule_file.write(schedule, args.schedule_out)
     service = service_flags.read(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr(), args.workers)
     done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
-    document, full = (
-        json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
-        for with_records in (False, args.out is not None)
-    )
-    out.deliver(document if args.json else table(done), args.out, full)
+    document = json.dumps(_document(done, args.format, with_records=False) | about, allow_nan=False)
+    out.deliver(document if args.json else table(done), args.out, _whole(done, args.format, about))
     _write_forms(args, done, about)
     for gate in failed(done.gates):
         print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
@@ -88,13 +89,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_forms(args: argparse.Namespace, done: "Run", about: dict[str, Any]) -> None:
+    from twofour.bench.load import run as load
+    from twofour.bench.load import stored
     from twofour.prune.format.folder import write_whole
 
     if files := run_forms.wanted(args):
-        # As it is read again: infinite is null there.
-        whole = json.loads(json.dumps(_document(done, "twofour", True) | about, allow_nan=False))
-        for file, text in run_forms.written(whole, files).items():
+        # As it is read again: infinite is null there. The requests are not: there may be too many to have them twice.
+        head = json.loads(next(load.pieces(done, about)) + "}")
+        again = replace(stored.read(head | {"records": []}), records=done.records, started_at=done.started_at)
+        for file, text in run_forms.written(replace(again, schedule=done.schedule), head, files).items():
             write_whole(file, text)
+
+
+def _whole(done: "Run", form: str, about: dict[str, Any]) -> "Iterator[str]":
+    """With the requests."""
+    from twofour.bench.load import run as load
+
+    if form == "twofour":
+        yield from load.pieces(done, about)
+    else:
+        yield json.dumps(_document(done, form, with_records=True) | about, allow_nan=False)
 
 
 def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress", workers: int) -> "Run":
@@ -108,8 +122,12 @@ def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progr
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:
+    from twofour.prune.machine.processors import usable_cpus
+
     if args.workers < 1:
         raise InputError(f"{args.workers} client processes send nothing; --workers is at least 1")
+    if args.workers > (cpus := len(usable_cpus())):
+        raise InputError(f"{args.workers} client processes wait for {cpus} CPUs in turn; --workers is at most {cpus}")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
 

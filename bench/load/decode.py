@@ -1,19 +1,24 @@
 """From the bytes of an exchange to its record: server-sent events and JSON, decoded when the run is over.
 
-An event becomes a `Chunk` when it carries tokens: of text, of reasoning or of a tool call, which the record counts by
-kind. How many, the server says in the usage that it sends with every event (`continuous_usage_stats`); a first event
+An event is one of the `Chunks` when it carries tokens: of text, of reasoning or of a tool call, which the record counts
+by kind. How many, the server says in the usage that it sends with every event (`continuous_usage_stats`); a first event
 that only names the role carries none and does not count. From a server that sends usage at the end only, or never,
 every event with something to read counts one token: then the sum over the chunks need not be `output_tokens`, and
 `metrics` says so. A response without any event is named for what it is, by `answers`.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from twofour.bench.load import answers, wire
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunks, Record
+from twofour.bench.load.spool import Block, Read, Spool
 
 # What a delta of a chat, or a choice of a completion, may hold, by the field that holds it.
 _KINDS = {
@@ -27,7 +32,7 @@ _KINDS = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class Exchange:
     """What the client noted while the clock ran; times as in `Record`."""
 
@@ -39,11 +44,27 @@ class Exchange:
     headers_at: float | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the response, names in lower case
-    reads: list[tuple[float, bytes]] = field(default_factory=list)  # body bytes, without the framing
+    spooled: list[Block] = field(default_factory=list)  # what came before the reads
+    reads: list[Read] = field(default_factory=list)  # body bytes, without the framing
     done_at: float | None = None
     error: str | None = None
     reconnected: bool = False
     held: bool = False
+
+    @property
+    def pieces(self) -> int:
+        """How often something came."""
+        return len(self.reads) + sum(block.reads for block in self.spooled)
+
+    def arrived(self) -> Iterator[Read]:
+        """All that came."""
+        return chain(*self.spooled, self.reads)
+
+    def spill(self, spool: Spool) -> None:
+        """Hand over what is held, if there is much of it in all."""
+        if self.reads and (block := spool.put(self.reads)):
+            self.spooled.append(block)
+            self.reads = []
 
 
 def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
@@ -64,8 +85,9 @@ def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
         known.error = answers.refusal(exchange.status, exchange.headers, _body(exchange, secrets), secrets)
         return known
     stream = _Stream(known)
-    for at, line in _events(exchange.reads):
+    for at, line in _events(exchange.arrived()):
         stream.take(at, wire.hidden(line, secrets))
+    known.chunks = stream.chunks
     if stream.began:
         ending = stream.complaint()
     else:
@@ -74,7 +96,7 @@ def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
     return known
 
 
-def _events(reads: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+def _events(reads: Iterable[Read]) -> Iterator[tuple[float, bytes]]:
     """Every `data:` line, at the time of the read that completed it."""
     rest, at = b"", 0.0
     for at, payload in reads:
@@ -89,6 +111,7 @@ class _Stream:
 
     def __init__(self, into: Record) -> None:
         self._record = into
+        self._at, self._tokens = array("d"), array("q")
         self.began = False
         self._counted = 0  # tokens that the usage of earlier events has accounted for
         self._by_text = False  # an event with text came without usage
@@ -105,10 +128,14 @@ class _Stream:
         except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
             self._record.error = f"protocol: an event is no completion: {answers.glimpse(line)}"
 
+    @property
+    def chunks(self) -> Chunks:
+        return Chunks(np.array(self._at), np.array(self._tokens))
+
     def complaint(self) -> str | None:
         if not self._terminated and self._record.finish_reason is None:
             return answers.TRUNCATED
-        if not self._record.chunks:
+        if not self._at:
             return "empty: the server sent no tokens"
         return None
 
@@ -143,7 +170,8 @@ class _Stream:
             tokens = so_far - self._counted
             self._counted = so_far
         if tokens > 0:
-            self._record.chunks.append(Chunk(at, tokens))
+            self._at.append(at)
+            self._tokens.append(tokens)
             kinds, kind = self._record.kinds, kind or "text"
             kinds[kind] = kinds.get(kind, 0) + tokens
 
@@ -162,4 +190,4 @@ def _count(said: dict[str, Any], name: str) -> int | None:
 
 
 def _body(exchange: Exchange, secrets: tuple[str, ...]) -> bytes:
-    return wire.hidden(b"".join(payload for _, payload in exchange.reads), secrets)
+    return wire.hidden(b"".join(payload for _, payload in exchange.arrived()), secrets)
