@@ -78,6 +78,7 @@ def test_a_server_without_a_log_is_profiled_from_outside(
     found = profiles.read(out)
     assert (found.source, found.replica.limits) == ("client", EngineLimits(4, 4096, 1000, 16, 2048))
     assert found.hull.largest[0] <= 4 and found.replica.steps.fixed_s > 0 and len(found.draws) > 1
+    assert found.failed == [] or not found.valid
     assert main(["bench", "report", str(out)]) == 0
     assert "the client's view alone" in capsys.readouterr().out
 
