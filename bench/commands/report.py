@@ -25,6 +25,7 @@ _TABLES = {
     "twofour.bench.sweep": ("sweep.table", "table"),
     "twofour.bench.plan": ("capacity.table", "table"),
     "twofour.bench.gate": ("gate.table", "of_document"),
+    "twofour.bench.profile": ("capacity.profile_table", "table"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
     "twofour.bench.proof": ("proof.proof_table", "table"),
     "twofour.bench.validation": ("capacity.validation_table", "table"),
