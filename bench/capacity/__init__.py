@@ -2,6 +2,7 @@
 
 profile      one server as measured: its limits, the seconds of its steps, what lies around them
 hull         which steps were measured
+roofline     the same for hardware that nobody measured: an estimate
 step_model   the seconds of a step, by what it computes
 simulate     the Records that so many such replicas would give a Schedule; read it first of these:
   clients    when each request is due: open and closed loops, sessions
