@@ -11,4 +11,12 @@ simulate     the Records that so many such replicas would give a Schedule; read 
   replica    one replica, step by step
   sequences  one request inside it
   blocks     its cache
+plan         from profiles, a demand and a promise to answers; begin here
+  demand     what is to be served, at any rate
+  option     a profile and its price
+  search     the highest rate of one replica, the smallest fleet
+  reach      what goes beyond what was measured
+  uncertainty  the same question in other worlds
+  growth     months to come
+  document   a plan as JSON; `table` prints it
 """

@@ -19,7 +19,7 @@ from twofour.bench.load import slo
 from twofour.bench.sweep.search import Bracket
 from twofour.bench.traffic.traffic import Traffic
 from twofour.prune.errors import InputError
-from twofour.prune.progress import Progress, silent
+from twofour.prune.progress import Progress, silent, track
 
 REQUESTS = 1000
 WITHIN = 0.02  # of the highest rate
@@ -98,10 +98,7 @@ def answers(
         raise InputError("a plan needs an option; give --profile FILE, which bench profile writes")
     if asked.spare < 0:
         raise InputError(f"{asked.spare} spare machines; --spare is at least 0")
-    found = []
-    for option in options:
-        progress(f"{option.name}: the highest rate, the fleet, and {uncertainty.WORLDS} other worlds")
-        found.append(answer(asked, option, simulator))
+    found = [answer(asked, option, simulator) for option in track(options, "options simulated", progress)]
     if not any(each.fleet for each in found):
         raise InputError(_impossible(asked, found))
     return found

@@ -15,7 +15,7 @@ from twofour.bench.capacity.profile import Replica
 from twofour.bench.capacity.simulate import Simulated
 from twofour.bench.load.slo import Attainment, Slo, attain
 from twofour.bench.load.workload import Schedule
-from twofour.bench.sweep.search import Bracket, highest
+from twofour.bench.sweep.search import LOWEST, Bracket, highest
 
 Simulator = Callable[[Schedule, Replica, int, str, int], Simulated]  # as `simulate.run`
 CAPACITY = "capacity"  # what binds where no term of the promise does
@@ -96,9 +96,14 @@ def ceiling(world: World) -> float:
 _SLACK = 1.02  # lengths that are drawn are not their mean
 
 
-def highest_rate(world: World, within: float, start: float | None = None) -> Bracket:
-    """Of one replica."""
-    return highest(world.kept, start or _START * ceiling(world), _STEP, within)
+def highest_rate(world: World, within: float) -> Bracket:
+    """Of one replica. From half of its ceiling; lower where a promise is so hard that it is kept near nothing only."""
+    found = Bracket()
+    for lower in (1, LOWEST, LOWEST**2):
+        found = highest(world.kept, _START * ceiling(world) / lower, _STEP, within)
+        if found.low:
+            return found
+    return found
 
 
 def smallest_fleet(world: World, rate: float, guess: int) -> int | None:
