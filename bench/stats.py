@@ -8,10 +8,12 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 from statistics import fmean, stdev
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twofour.prune.errors import InputError
 
@@ -69,23 +71,33 @@ class Estimate:
     n: int
 
 
-def distribution(values: Sequence[float], failed: int = 0, independent: int | None = None) -> Distribution:
-    """independent: how many of the values are; None: all."""
-    if not values:
+def distribution(
+    values: Sequence[float] | NDArray[np.float64], failed: int = 0, independent: int | None = None
+) -> Distribution:
+    """independent: how many of the values are; None: all. An array is sorted where it is: it may have no room twice."""
+    if not len(values):
         return Distribution(0, failed)
     independent = len(values) if independent is None else independent
-    cuts = np.percentile(values, list(FEWEST))
+    ranked = np.asarray(values, np.float64)
+    mean = float(np.mean(ranked))
+    sd = _sd(ranked, mean)
+    ranked.sort()
+    cuts = np.percentile(ranked, list(FEWEST), overwrite_input=True)
     plain = {
         named(p): float(cut) if independent >= fewest else None
         for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
     }
-    ranked = sorted(values) + [math.inf] * failed
     adjusted = {
-        f"adjusted_{named(p)}": nearest_rank(ranked, p) if independent + failed >= fewest else None
+        f"adjusted_{named(p)}": nearest_rank(ranked, p, failed) if independent + failed >= fewest else None
         for p, fewest in FEWEST.items()
     }
-    mean, sd, ends = float(np.mean(values)), float(np.std(values)), {"min": min(values), "max": max(values)}
+    ends = {"min": float(ranked.min()), "max": float(ranked.max())}
     return Distribution(len(values), failed, independent, mean, sd, **plain, **ends, **adjusted)
+
+
+def _sd(values: NDArray[np.float64], mean: float) -> float:
+    parts = (values[start : start + _PART] - mean for start in range(0, len(values), _PART))
+    return math.sqrt(sum(float(part @ part) for part in parts) / len(values))
 
 
 def named(percent: float) -> str:
@@ -93,7 +105,7 @@ def named(percent: float) -> str:
     return f"p{percent:g}".replace(".", "")
 
 
-def independent(groups: Sequence[Sequence[float]]) -> int:
+def independent(groups: Sequence[Sequence[float] | NDArray[np.float64]]) -> int:
     """How many independent values these amount to, as values of one group are alike: Kish's effective size.
 
     One for each group, where all its values are the same, up to all values, where groups do not differ. How alike they
@@ -104,7 +116,8 @@ def independent(groups: Sequence[Sequence[float]]) -> int:
     k, n = len(filled), int(sizes.sum())
     if k < FEWEST[50] or n == k:
         return k
-    means, whole = np.array([group.mean() for group in filled]), float(np.concatenate(filled).mean())
+    means = np.array([group.mean() for group in filled])
+    whole = float(sizes @ means) / n
     between = float(sizes @ (means - whole) ** 2) / (k - 1)
     within = sum(float(((group - group.mean()) ** 2).sum()) for group in filled) / (n - k)
     typical, weighted = (n - float(sizes @ sizes) / n) / (k - 1), float(sizes @ sizes) / n
@@ -113,9 +126,13 @@ def independent(groups: Sequence[Sequence[float]]) -> int:
     return max(k, int(n / (1 + (weighted - 1) * alike)))
 
 
-def nearest_rank(ranked: Sequence[float], percent: float) -> float:
-    """The percentile of ascending values that is one of them; in whole tenths of a percent."""
-    return ranked[-(-round(percent * 10) * len(ranked) // 1000) - 1]
+def nearest_rank(ranked: Sequence[float] | NDArray[np.float64], percent: float, lost: int = 0) -> float:
+    """The percentile of ascending values that is one of them; in whole tenths of a percent.
+
+    lost: how many more there are, all infinite.
+    """
+    rank = -(-round(percent * 10) * (len(ranked) + lost) // 1000) - 1
+    return float(ranked[rank]) if rank < len(ranked) else math.inf
 
 
 def wilson(found: int, of: int) -> tuple[float, float]:
@@ -139,6 +156,21 @@ def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequenc
     alike = min(max(float(left[1:] @ left[:-1]) / square, 0.0), _MOST_ALIKE) if square else 0.0
     variance = square / freedom * float(inverse[1] @ inverse[1]) * (1 + alike) / (1 - alike)
     return float(inverse[1] @ values), math.sqrt(variance)
+
+
+def nonnegative(gram: "np.ndarray[Any, Any]", right: "np.ndarray[Any, Any]") -> list[float]:
+    """The factors, none below 0, of the least squares with these normal equations: the best set of few terms."""
+    width, best, least = len(right), [0.0] * len(right), 0.0
+    scale = np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0))  # terms may be of any size
+    square, goal = gram / np.outer(scale, scale), right / scale
+    for chosen in map(list, chain.from_iterable(combinations(range(width), size) for size in range(1, width + 1))):
+        found = np.linalg.lstsq(square[np.ix_(chosen, chosen)], goal[chosen], rcond=None)[0]
+        missed = float(found @ square[np.ix_(chosen, chosen)] @ found - 2 * found @ goal[chosen])
+        if (found >= 0).all() and missed < least:
+            least, best = missed, [0.0] * width
+            for term, factor in zip(chosen, found / scale[chosen], strict=True):
+                best[term] = float(factor)
+    return best
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
@@ -242,6 +274,7 @@ _T975 = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622),
     *(2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009),
 )
+_PART = 2**20  # values that are worked on at a time, where there may be many
 _Z975 = 1.959964  # of the normal distribution
 _RESAMPLES = 4000
 _MOST_ALIKE = 0.95

@@ -3,12 +3,14 @@
 profile      one server as measured: its limits, the seconds of its steps, what lies around them
 hull         which steps were measured
 roofline     the same for hardware that nobody measured: an estimate
-step_model   the seconds of a step, by what it computes
+step_model   the seconds of a step, by what it computes; fitted to a step log
+consistent   can the profiles of dense and 2:4 both be right?
 simulate     the Records that so many such replicas would give a Schedule; read it first of these:
   clients    when each request is due: open and closed loops, sessions
   contents   which prompts begin alike
   router     which replica a request goes to
   replica    one replica, step by step
+  decoders   those of its requests that decode
   sequences  one request inside it
   blocks     its cache
 plan         from profiles, a demand and a promise to answers; begin here

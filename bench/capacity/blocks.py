@@ -1,7 +1,7 @@
 """The blocks of a simulated cache, without what is in them: by keys where they can be found again, else by number.
 
-The policy is that of `serve.engine.blocks`: a block is free, cached (it holds a published prefix that nobody uses, and is
-evicted oldest first), or in use. A key is a number here, and stands for a prefix up to the end of a block. The first
+The policy is that of `serve.engine.blocks`: a block is free, cached (it holds a published prefix that nobody uses, and
+is evicted oldest first), or in use. A key is a number here, and stands for a prefix up to the end of a block. The first
 keys of a sequence, its `shared` ones, may be those of others at the same time, and so their users are counted; all
 further keys are its own, and known by their number alone.
 """

@@ -7,7 +7,6 @@ took, and each goes on with the session that it has, then with the next.
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
 from itertools import count
 from math import inf
 

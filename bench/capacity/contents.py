@@ -5,9 +5,10 @@ is not what its history holds. The first turns of a family begin alike as far as
 each of which is taken for the mean number of tokens per word.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 
 from twofour.bench.load.records import Request
 from twofour.bench.load.workload import marked
@@ -36,33 +37,37 @@ def _of_families(requests: Sequence[Request], size: int) -> dict[int, list[int]]
     """Those of first turns."""
     members = Counter(request.family for request in requests if request.after is None)
     first = [r for r in requests if r.after is None and r.family is not None and members[r.family] > 1]
+    sketched, written = [r for r in first if r.parts], [r for r in first if not r.parts]
     known: dict[tuple[int, Hashable], int] = {}
-    ratio = _words_per_token([request for request in first if not request.parts])
-    keys = {request.index: _interned(_blocks(request, size, ratio), known) for request in first}
-    times = Counter(key for each in keys.values() for key in each)
-    return {index: [key for key in each if times[key] > 1] for index, each in keys.items()}
+    keys = {r.index: _interned(_of_parts(r, size), r, size, known) for r in sketched}
+    width = size * _words_per_token(written)
+    texts = {r.index: _interned(_of_words(r, width), r, size, known) for r in written}
+    times = Counter(key for each in texts.values() for key in each)
+    return keys | {index: [key for key in each if times[key] > 1] for index, each in texts.items()}
 
 
-def _interned(blocks: Iterator[Hashable], known: dict[tuple[int, Hashable], int]) -> list[int]:
-    keys = [0]
-    for block in blocks:
-        keys.append(known.setdefault((keys[-1], block), len(known) + 1))
-    return keys[1:]
-
-
-def _blocks(request: Request, size: int, ratio: float) -> Iterator[Hashable]:
-    """What is in each full block of the prompt."""
-    full = (request.prompt_tokens or 0) // size
-    return islice(_of_parts(request, size) if request.parts else _of_words(request, size, ratio), full)
+def _interned(
+    blocks: Iterator[Hashable], request: Request, size: int, known: dict[tuple[int, Hashable], int]
+) -> list[int]:
+    keys, key = list[int](), 0
+    for block in islice(blocks, (request.prompt_tokens or 0) // size):
+        key = known.setdefault((key, block), len(known) + 1)
+        keys.append(key)
+    return keys
 
 
 def _of_parts(request: Request, size: int) -> Iterator[Hashable]:
-    inside = [(name, i) for name, tokens in request.parts for i in range(tokens)]
-    return (tuple(inside[i : i + size]) for i in range(0, len(inside) - size + 1, size))
+    """What is in each full block: which parts, from where."""
+    begins = [0, *accumulate(part.tokens for part in request.parts)]
+    names, last = [part.name for part in request.parts], 0
+    for begin in range(0, begins[-1] - size + 1, size):
+        first, last = bisect_right(begins, begin) - 1, bisect_left(begins, begin + size)
+        yield (begin - begins[first], *zip(names[first:last], begins[first + 1 : last], strict=False), names[last - 1])
 
 
-def _of_words(request: Request, size: int, ratio: float) -> Iterator[Hashable]:
-    words, width = marked(request, "").split(), size * ratio
+def _of_words(request: Request, width: float) -> Iterator[Hashable]:
+    """The same of a text: its words, so many in a block."""
+    words = marked(request, "").split()
     return (tuple(words[round(i * width) : round((i + 1) * width)]) for i in range(int(len(words) / width)))
 
 

@@ -1,24 +1,24 @@
 """One replica, step by step as its engine's scheduler would have it, with time that is only counted.
 
-The policy is that of `serve.engine.scheduler`: first come, first served; all that decode first, then parts of prompts
-within the budget; blocks of the whole prompt at admission, one block being left for each that runs; the newest preempted
-where blocks lack, and computed again. With the policy `vllm`, that of its V1 scheduler with chunked prefill: those that
-run in their order, then those that wait, with blocks for what is computed next; none is admitted in a step that preempts.
+The policy is that of `serve.engine.scheduler`: first come, first served; all that decode, then parts of prompts within
+the budget; blocks of the whole prompt at admission, one block being left for each that runs; the newest is preempted
+where blocks lack, and computed again. With the policy `vllm`, that of its V1 scheduler with chunked prefill, there are
+blocks for what is computed next only, none are left for others, and a step that preempts admits nothing.
 
-Between arrivals, ends and preemptions, all that decode do so in every step. So nothing is done for each of them: they
-are a number, with the tokens that they attend to, and by `offset` (see Job) those that need a block in a step.
+In both, no more run than there are tokens in a step, and at most one of them, the newest, has a prompt in parts. So all
+that decode do so in every step, and nothing is done for each of them: see `decoders`.
 """
 
-import heapq
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 
 import numpy as np
 
 from twofour.bench.capacity import profile
 from twofour.bench.capacity.blocks import Cache
+from twofour.bench.capacity.decoders import Decoders
 from twofour.bench.capacity.sequences import Job
 
 _DRAWS = 4096
@@ -39,16 +39,13 @@ class Replica:
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, None] = {}  # oldest first
         self._reading: dict[Job, None] = {}  # of those, the ones whose prompt is being computed
-        self._ending: list[tuple[int, int, Job]] = []  # a heap of those that decode; what was preempted is left in it
-        self._decoding = self._attended = 0  # how many decode, and to how many tokens in the next step
-        self._growing = [0] * of.limits.block_size  # how many need a block in the steps of this remainder
+        self._decoders = Decoders(of.limits.block_size)
         self._free_at = 0.0  # when the next step can begin
         self._placed = 0
         self._full = False  # nothing that waits can be placed before something ends
         self._turns: list[tuple[Job, int]] = []  # parts of prompts in this step
-        self._left_out: list[int] = []  # what those that have no turn in this step would attend to
         self._preempting = False  # in this step
-        self._in_order = of.limits.policy == "vllm"
+        self._vllm = of.limits.policy == "vllm"
 
     @property
     def begins_at(self) -> float:
@@ -79,93 +76,63 @@ class Replica:
 
     def _decode(self, until: float) -> bool:
         """Take steps in which all that run decode, and none ends or is preempted. False: the next is none of these."""
-        if self._decoding > self._budget():
-            return False
         until = min(until, self._coming[0][0]) if self._coming else until
-        count, attended, growing, size = self._decoding, self._attended, self._growing, self._limits.block_size
-        base_s, kv_s = self._steps.seconds(0, count, 0, 0), self._steps.kv_s
-        step, begin, last = len(self.ends), self._free_at, self._next_end()
+        all_, growing, available = self._decoders, self._decoders.growing, self.cache.available
+        base_s, kv_s = self._steps.seconds(0, all_.count, 0, 0), self._steps.kv_s
+        step, begin, last = len(self.ends), self._free_at, all_.next_end()
         while step < last and begin < until:
-            if lacking := growing[step % size]:
-                if lacking > self.cache.available:
+            if lacking := growing(step):
+                if lacking > available:
                     break
                 self.cache.take(lacking)
+                available -= lacking
             if step == len(self._slower):
                 self._draw()
-            lasts_s = (base_s + kv_s * attended) * self._slower[step]
+            lasts_s = (base_s + kv_s * all_.attended) * self._slower[step]
             self.ends.append(begin + lasts_s)
             self.busy_s += lasts_s
             begin += lasts_s + self._around.between_s
-            attended += count
+            all_.attended += all_.count
             step += 1
-        self._free_at, self._attended = begin, attended
+        self._free_at = begin
         return begin >= until
-
-    def _next_end(self) -> int:
-        """The step in which the next of those that decode ends."""
-        while self._ending:
-            step, _, job = self._ending[0]
-            if job.decoding and job.last_step == step:
-                return step
-            heapq.heappop(self._ending)
-        raise RuntimeError("a simulated step has nothing to do")
 
     def _step(self) -> int:
         """Take any step. Returns how many jobs ended with it."""
-        budget = self._budget()
-        self._turns, self._left_out, self._preempting = [], [], False
-        left = self._run(budget)
-        if not (self._in_order and self._preempting):
+        self._turns, self._preempting = [], False
+        left = self._run(self._budget())
+        if not (self._vllm and self._preempting):
             self._place_waiting(left)
-        decoded = self._let_pass()
-        return self._end_step(decoded)
+        self._let_pass()
+        return self._end_step()
 
     def _budget(self) -> int:
         most, piece = self._limits.max_num_batched_tokens, self._limits.piece
         if not piece:
             return most
-        decodes = self._decoding + sum(_pending(job) == 1 for job in self._reading)
+        decodes = self._decoders.count + sum(_pending(job) == 1 for job in self._reading)
         return min(most, -(-(decodes + piece * 3 // 4) // piece) * piece)
 
-    def _run(self, budget: int) -> int:
+    def _run(self, left: int) -> int:
         """Give those that run their turns. Returns what is left of the budget."""
-        growing = self._growing[len(self.ends) % self._limits.block_size]
-        single = [job for job in self._reading if _pending(job) == 1]
-        if self._decoding + len(single) > budget or growing > self.cache.available:
-            return self._one_by_one(budget)
-        if self._in_order and self._reading:
-            return self._one_by_one(budget)
-        self.cache.take(growing)
-        left = budget - self._decoding - len(single)
-        self._turns += [(job, 1) for job in single]
-        return self._read(left)
-
-    def _read(self, left: int) -> int:
-        """Compute parts of prompts, in their order."""
-        for job in self._reading:
-            if left and (pending := _pending(job)) > 1:
-                self._turns.append((job, min(pending, left)))
-                left -= min(pending, left)
-        return left
-
-    def _one_by_one(self, left: int) -> int:
-        """The same where not all can decode, or some must be preempted."""
-        for job in list(self._running):
-            if job not in self._running or not (self._in_order or _pending(job) == 1):
-                continue
-            count = min(_pending(job), left)
-            if not count:
-                self._leave_out(job)
-            elif self._grow(job, count):
+        step = len(self.ends)
+        growing = self._decoders.growing(step)
+        if growing <= self.cache.available:
+            self.cache.take(growing)
+        else:
+            for job in list(self._running):
+                if job.decoding and self._decoders.grows(job, step):
+                    self._grow(job, 1)
+        left -= self._decoders.count
+        for job in list(self._reading):
+            if (count := min(_pending(job), left)) and self._grow(job, count):
+                self._turns.append((job, count))
                 left -= count
-                if not job.decoding:
-                    self._turns.append((job, count))
-        return left if self._in_order else self._read(left)
+        return left
 
     def _grow(self, job: Job, count: int) -> bool:
         """Get blocks for so many more tokens. False: for lack of them this one was preempted."""
-        computed = self._computed(job)
-        lacking = self._needed(computed + count) - self._blocks_of(job)
+        lacking = self._needed(self._computed(job) + count) - self._blocks_of(job)
         while lacking > self.cache.available:
             newest = next(reversed(self._running))
             self._preempt(newest)
@@ -174,25 +141,12 @@ class Replica:
         self.cache.take(max(0, lacking))
         return True
 
-    def _leave_out(self, job: Job) -> None:
-        """No turn for this one: what decodes goes on a step later than it would have."""
-        if not job.decoding:
-            return
-        self._left_out.append(self._computed(job) + 1)
-        self._growing[-job.offset % self._limits.block_size] -= 1
-        job.offset -= 1
-        self._growing[-job.offset % self._limits.block_size] += 1
-        job.spans[-1][1] = step = len(self.ends)
-        job.spans.append([step + 1, step + 1])
-        job.last_step += 1
-        heapq.heappush(self._ending, (job.last_step, job.order, job))
-
     def _preempt(self, job: Job) -> None:
         computed, blocks = self._computed(job), self._blocks_of(job)
         if job.decoding:
             job.generated = computed + 1 - job.prompt
             job.spans[-1][1] = len(self.ends)
-            self._stop_decoding(job, computed + 1)
+            self._decoders.remove(job, len(self.ends))
         else:
             del self._reading[job]
         del self._running[job]
@@ -201,12 +155,6 @@ class Replica:
         self._waiting.appendleft(job)
         self.preemptions += 1
         self._preempting, self._full = True, False
-
-    def _stop_decoding(self, job: Job, attended: int) -> None:
-        job.decoding = False
-        self._decoding -= 1
-        self._attended -= attended
-        self._growing[-job.offset % self._limits.block_size] -= 1
 
     def _give_back(self, job: Job, computed: int, blocks: int) -> None:
         """Release all blocks of a job; what it decoded into them is published only now, as nobody asks before."""
@@ -242,9 +190,9 @@ class Replica:
         keys = keys[: self.cache.known(keys)]
         self.cache.use(keys, few)
         found = len(keys) * size
-        whole = min(job.tokens, found + left) if self._in_order else job.tokens
+        whole = min(job.tokens, found + left) if self._vllm else job.tokens
         lacking = self._needed(whole) - len(keys)
-        if self.cache.available < lacking + (0 if self._in_order else len(self._running)):
+        if self.cache.available < lacking + (0 if self._vllm else len(self._running)):
             self.cache.release(list(keys), few, 0)
             return False
         self.cache.take(lacking)
@@ -253,13 +201,12 @@ class Replica:
             job.cached_tokens = found
         return True
 
-    def _let_pass(self) -> int:
-        """The time of the step. Returns how many decoded in it."""
-        prefill, pairs = 0, 0
-        decoded = self._decoding - len(self._left_out)
-        decodes, attended = decoded, self._attended - sum(self._left_out)
+    def _let_pass(self) -> None:
+        """The time of the step."""
+        prefill = pairs = 0
+        decodes, attended = self._decoders.count, self._decoders.attended
         for job, count in self._turns:
-            if count == 1:
+            if count == 1:  # the last token of a prompt costs what a decode does
                 decodes, attended = decodes + 1, attended + job.computed + 1
             else:
                 prefill, pairs = prefill + count, pairs + count * job.computed + count * (count + 1) // 2
@@ -270,28 +217,27 @@ class Replica:
         self.busy_s += lasts_s
         self._free_at += lasts_s + self._around.between_s
         self.most_running = max(self.most_running, len(self._running))
-        self._attended += decoded
-        return decoded
+        self._decoders.attended += self._decoders.count
 
     def _draw(self) -> None:
         drawn = self._random.integers(len(self._residuals), size=_DRAWS)
         self._slower.extend(self._residuals[drawn])
 
-    def _end_step(self, decoded: int) -> int:
+    def _end_step(self) -> int:
         """Publish what was computed, and sample."""
         step = len(self.ends) - 1
         for job, count in self._turns:
             job.computed += count
             self._publish(job)
-        ended = [(False, order, job) for order, job in self._decoded_last(step)]
-        for job, count in self._turns:
+        ended = list(self._decoders.ending(step))
+        for job, _ in self._turns:
             if not _pending(job):
                 self._sample(job, step)
                 if job.generated == job.output:
-                    ended.append((count > 1, job.order, job))
+                    ended.append(job)
                 else:
-                    self._start_decoding(job, step)
-        for _, _, job in sorted(ended, key=lambda each: each[:2]):
+                    self._decoders.add(job, step + 1)
+        for job in ended:
             self._end(job)
         return len(ended)
 
@@ -311,27 +257,12 @@ class Replica:
         job.generated += 1
         job.spans.append([step, step + 1])
 
-    def _start_decoding(self, job: Job, step: int) -> None:
-        job.decoding, job.offset = True, job.tokens - 2 - step
-        job.last_step = step + job.output - job.generated
-        self._decoding += 1
-        self._attended += job.tokens
-        self._growing[-job.offset % self._limits.block_size] += 1
-        heapq.heappush(self._ending, (job.last_step, job.order, job))
-
-    def _decoded_last(self, step: int) -> Iterator[tuple[int, Job]]:
-        """Those that got their last token in this step, by decoding."""
-        while self._ending and self._ending[0][0] <= step:
-            _, order, job = heapq.heappop(self._ending)
-            if job.decoding and job.last_step == step and job.order == order:
-                yield order, job
-
     def _end(self, job: Job) -> None:
         computed = job.prompt + job.output - 1
         if job.decoding:
             job.spans[-1][1] = len(self.ends)
             job.generated = job.output
-            self._stop_decoding(job, computed + 1)
+            self._decoders.remove(job, len(self.ends))
         del self._running[job]
         self._give_back(job, computed, self._needed(computed))
         self._full = False
@@ -344,7 +275,7 @@ class Replica:
         return -(-tokens // self._limits.block_size)
 
     def _blocks_of(self, job: Job) -> int:
-        return self._needed(self._computed(job) if job.decoding or self._in_order else job.tokens)
+        return self._needed(self._computed(job) if job.decoding or self._vllm else job.tokens)
 
 
 def _pending(job: Job) -> int:

@@ -1,4 +1,4 @@
-"""Which of several replicas a request goes to. A router sees how many requests each has under way, and what they share."""
+"""Which of several replicas a request goes to, by how many requests each has under way and what prompts share."""
 
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Job:
     """Its tokens are the prompt and `generated`; `computed` of them are in the cache, all but one while it decodes.
 
-    While it decodes, one token is computed in each step. So `offset` says it all: before step s, offset + s are computed.
+    While it decodes, one token is computed in each step, and before step s, `offset` + s are.
     """
 
     index: int  # of the request

@@ -17,7 +17,7 @@ from twofour.bench.capacity.contents import OWN, shared_keys
 from twofour.bench.capacity.replica import Replica
 from twofour.bench.capacity.router import BLIND, ROUTERS
 from twofour.bench.capacity.sequences import Job
-from twofour.bench.load.records import Chunk, Record, Request
+from twofour.bench.load.records import Chunks, Record, Request
 from twofour.bench.load.workload import Schedule
 from twofour.prune.errors import InputError
 
@@ -149,7 +149,7 @@ class _Run:
 
 def _fill(record: Record, job: Job, ends: NDArray[np.float64]) -> None:
     at = np.concatenate([ends[begin:end] for begin, end in job.spans])
-    record.chunks = [Chunk(each, 1) for each in at.tolist()]
+    record.chunks = Chunks(at, np.ones(len(at), np.uint8))
     record.done_at, record.status, record.finish_reason = float(at[-1]), 200, "length"
     record.output_tokens, record.cached_tokens, record.kinds = job.output, job.cached_tokens, {"text": job.output}
 

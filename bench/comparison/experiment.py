@@ -11,8 +11,8 @@ from twofour.bench.hardware import Hardware
 from twofour.bench.load.endpoint import State
 from twofour.bench.load.run import Run
 from twofour.bench.load.slo import Slo
+from twofour.bench.load.step_log import Step
 from twofour.bench.load.workload import Lengths, Schedule
-from twofour.bench.money.attribution import Step
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
 from twofour.bench.traffic.traffic import Rate, Traffic

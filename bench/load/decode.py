@@ -1,19 +1,22 @@
 """From the bytes of an exchange to its record: server-sent events and JSON, decoded when the run is over.
 
-An event becomes a `Chunk` when it carries tokens: of text, of reasoning or of a tool call, which the record counts by
-kind. How many, the server says in the usage that it sends with every event (`continuous_usage_stats`); a first event
+An event is one of the `Chunks` when it carries tokens: of text, of reasoning or of a tool call, which the record counts
+by kind. How many, the server says in the usage that it sends with every event (`continuous_usage_stats`); a first event
 that only names the role carries none and does not count. From a server that sends usage at the end only, or never,
 every event with something to read counts one token: then the sum over the chunks need not be `output_tokens`, and
 `metrics` says so. A response without any event is named for what it is, by `answers`.
 """
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from twofour.bench.load import answers, wire
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunks, Record
 
 # What a delta of a chat, or a choice of a completion, may hold, by the field that holds it.
 _KINDS = {
@@ -66,6 +69,7 @@ def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
     stream = _Stream(known)
     for at, line in _events(exchange.reads):
         stream.take(at, wire.hidden(line, secrets))
+    known.chunks = stream.chunks
     if stream.began:
         ending = stream.complaint()
     else:
@@ -89,6 +93,7 @@ class _Stream:
 
     def __init__(self, into: Record) -> None:
         self._record = into
+        self._at, self._tokens = array("d"), array("q")
         self.began = False
         self._counted = 0  # tokens that the usage of earlier events has accounted for
         self._by_text = False  # an event with text came without usage
@@ -105,10 +110,14 @@ class _Stream:
         except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
             self._record.error = f"protocol: an event is no completion: {answers.glimpse(line)}"
 
+    @property
+    def chunks(self) -> Chunks:
+        return Chunks(np.array(self._at), np.array(self._tokens))
+
     def complaint(self) -> str | None:
         if not self._terminated and self._record.finish_reason is None:
             return answers.TRUNCATED
-        if not self._record.chunks:
+        if not self._at:
             return "empty: the server sent no tokens"
         return None
 
@@ -143,7 +152,8 @@ class _Stream:
             tokens = so_far - self._counted
             self._counted = so_far
         if tokens > 0:
-            self._record.chunks.append(Chunk(at, tokens))
+            self._at.append(at)
+            self._tokens.append(tokens)
             kinds, kind = self._record.kinds, kind or "text"
             kinds[kind] = kinds.get(kind, 0) + tokens
 

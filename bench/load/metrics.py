@@ -20,12 +20,17 @@ those that ended in it; a prompt counts when its first token arrives.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import inf, isfinite
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twofour.bench.load.records import Record
 from twofour.bench.stats import Distribution, distribution, independent
+
+Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def error_kind(record: Record) -> str:
 def token_counts(good: Sequence[Record]) -> str:
     if not good or any(record.output_tokens is None for record in good):
         return "none"
-    exact = all(sum(chunk.tokens for chunk in record.chunks) == _sent_tokens(record) for record in good)
+    exact = all(record.chunks.total == _sent_tokens(record) for record in good)
     return "per chunk" if exact else "per request"
 
 
@@ -153,17 +158,46 @@ def latencies(inside: Sequence[Record], counts: str) -> dict[str, Any]:
     good = [record for record in inside if record.error is None]
     failed = len(inside) - len(good)
     each = quantities(good)
-    waits = [[gap for gap, _ in gaps(record)] for record in good]
-    pooled = {
-        "itl_gap": [gap for each in waits for gap in each],
-        "itl_tok": _per_token(good) if counts == "per chunk" else [],
-    }
-    real = independent(waits)
+    by_gap = _by_gap(good)
     return {
         "measured": len(inside),
         **{name: distribution(values, failed) for name, values in each.items()},
-        **{name: distribution(values, independent=real) for name, values in pooled.items()},
+        "itl_gap": by_gap,
+        "itl_tok": _by_token(good, by_gap) if counts == "per chunk" else distribution([]),
     }
+
+
+def pooled(records: Sequence[Record]) -> tuple[Times, list[Times]]:
+    """Every gap between two chunks, and of each request the part of this array that is its own."""
+    return _joined([max(len(record.chunks) - 1, 0) for record in records], map(gaps, records))
+
+
+def _by_gap(good: Sequence[Record]) -> Distribution:
+    pool, groups = pooled(good)
+    real = independent(groups)
+    return distribution(pool, independent=real)
+
+
+def _by_token(good: Sequence[Record], by_gap: Distribution) -> Distribution:
+    """by_gap: the same where each chunk holds one token."""
+    if all((record.chunks.tokens[1:] == 1).all() for record in good):
+        return by_gap
+    later = [record.chunks.tokens[1:] for record in good]
+    each = (
+        np.repeat(gaps(record), tokens) / np.repeat(tokens, tokens) for record, tokens in zip(good, later, strict=True)
+    )
+    pool, _ = _joined([int(tokens.sum()) for tokens in later], each)
+    return distribution(pool, independent=by_gap.independent)
+
+
+def _joined(sizes: Sequence[int], parts: Iterable[Times]) -> tuple[Times, list[Times]]:
+    """The parts as one array, of which there is no second copy at any time: a long run has millions of gaps."""
+    ends = [0, *accumulate(sizes)]
+    pool = np.empty(ends[-1])
+    groups = [pool[start:end] for start, end in pairwise(ends)]
+    for group, part in zip(groups, parts, strict=True):
+        group[:] = part
+    return pool, groups
 
 
 def quantities(good: Sequence[Record]) -> dict[str, list[float]]:
@@ -184,28 +218,29 @@ def sent(record: Record) -> float:
 
 
 def first_token(record: Record) -> float:
-    return record.chunks[0].at
+    return float(record.chunks.at[0])
 
 
 def last_token(record: Record) -> float:
-    return record.chunks[-1].at
+    return float(record.chunks.at[-1])
 
 
-def gaps(record: Record) -> list[tuple[float, int]]:
-    """The time before every chunk but the first, and the tokens that it brought."""
-    return [(after.at - before.at, after.tokens) for before, after in pairwise(record.chunks)]
+def gaps(record: Record) -> Times:
+    """The time before every chunk but the first."""
+    return np.diff(record.chunks.at)
 
 
 def coalesced(record: Record) -> int:
     """How many reads brought more than one chunk."""
-    return len({before.at for before, after in pairwise(record.chunks) if before.at == after.at})
+    together = gaps(record) == 0
+    return int(np.count_nonzero(together[1:] > together[:-1])) + int(together[:1].any())
 
 
 def tpot(record: Record) -> float | None:
     total = _sent_tokens(record)
     if total is None or total < 2:
         return None
-    later = total - record.chunks[0].tokens * scale(record)
+    later = total - int(record.chunks.tokens[0]) * scale(record)
     return (last_token(record) - first_token(record)) / later if later > 0 else None
 
 
@@ -218,16 +253,12 @@ def tpot_incl(record: Record) -> float | None:
     return (last_token(record) - sent(record)) / record.output_tokens if record.output_tokens else None
 
 
-def _per_token(records: Sequence[Record]) -> list[float]:
-    return [gap / tokens for record in records for gap, tokens in gaps(record) for _ in range(tokens)]
-
-
 def _throughputs(good: Sequence[Record], window: tuple[float, float] | None, counts: str) -> dict[str, Any]:
     if window is None or window[1] <= window[0]:
         return dict.fromkeys(["output_tokens_per_s", "total_tokens_per_s", "requests_per_s"])
     start, end = window
     span = end - start
-    output = sum(chunk.tokens * scale(record) for record in good for chunk in record.chunks if start < chunk.at <= end)
+    output = sum(tokens_within(record, start, end) * scale(record) for record in good)
     prompts = [record.prompt_tokens for record in good if start < first_token(record) <= end]
     known = counts != "none" and None not in prompts
     return {
@@ -237,10 +268,16 @@ def _throughputs(good: Sequence[Record], window: tuple[float, float] | None, cou
     }
 
 
+def tokens_within(record: Record, start: float, end: float) -> int:
+    """Those of the chunks that came after `start` and not after `end`."""
+    first, last = np.searchsorted(record.chunks.at, [start, end], side="right")
+    return int(record.chunks.tokens[first:last].sum())
+
+
 def unsent(record: Record) -> int:
     """Reasoning that the server counts, and in no chunk; 0 where it also sends some, as it then sends all."""
-    counted = sum(chunk.tokens for chunk in record.chunks)
-    return 0 if "reasoning" in record.kinds or counted == record.output_tokens else record.reasoning_tokens or 0
+    whole = record.chunks.total == record.output_tokens
+    return 0 if "reasoning" in record.kinds or whole else record.reasoning_tokens or 0
 
 
 def _sent_tokens(record: Record) -> int | None:
@@ -256,8 +293,7 @@ def _shares(good: Sequence[Record]) -> dict[str, float]:
 
 def scale(record: Record) -> float:
     """What to multiply the tokens of a chunk by: 1 where the server says how many each holds."""
-    counted = sum(chunk.tokens for chunk in record.chunks)
-    return (_sent_tokens(record) or 0) / counted
+    return (_sent_tokens(record) or 0) / record.chunks.total
 
 
 def _tokens_per_chunk(good: Sequence[Record]) -> float | None:
@@ -266,7 +302,7 @@ def _tokens_per_chunk(good: Sequence[Record]) -> float | None:
 
 
 def _coalesced_share(good: Sequence[Record]) -> float | None:
-    reads = sum(len({chunk.at for chunk in record.chunks}) for record in good)
+    reads = sum(int(np.count_nonzero(gaps(record))) + 1 for record in good)
     return sum(map(coalesced, good)) / reads if reads else None
 
 

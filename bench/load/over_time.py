@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twofour.bench.load import metrics
 from twofour.bench.load.run import Run
@@ -44,10 +45,14 @@ def ended_per_s(run: Run) -> Points:
 
 def tokens_per_s(run: Run) -> Points:
     """Output tokens of the requests that ended well; nothing where the server did not count them."""
-    good = [record for record in run.records if record.error is None]
-    if run.summary.token_counts == "none":
+    cuts = edges(run)
+    if run.summary.token_counts == "none" or not cuts:
         return []
-    return _rate(run, [(chunk.at, chunk.tokens * metrics.scale(r)) for r in good for chunk in r.chunks])
+    sums = np.zeros(len(cuts) - 1)
+    for record in (record for record in run.records if record.error is None):
+        at, weights = record.chunks.at - run.started_at, record.chunks.tokens * metrics.scale(record)
+        sums += np.histogram(at, cuts, weights=weights)[0]
+    return _per_s(cuts, sums)
 
 
 def under_way(run: Run) -> Points:
@@ -78,7 +83,10 @@ def _rate(run: Run, events: Iterable[tuple[float, float]]) -> Points:
     if not cuts:
         return []
     at, weights = [at - run.started_at for at, _ in pairs], [weight for _, weight in pairs]
-    sums, _ = np.histogram(at, cuts, weights=weights)
+    return _per_s(cuts, np.histogram(at, cuts, weights=weights)[0])
+
+
+def _per_s(cuts: Sequence[float], sums: NDArray[np.float64]) -> Points:
     return [(start, float(total / (end - start))) for (start, end), total in zip(pairwise(cuts), sums, strict=True)]
 
 

@@ -27,7 +27,7 @@ def csv_of(run: Run) -> str:
 
 def jsonl_of(run: Run) -> str:
     """With every chunk: when it came, and its tokens."""
-    chunks = ([[chunk.at - run.started_at, chunk.tokens] for chunk in record.chunks] for record in run.records)
+    chunks = (record.chunks.plain(run.started_at) for record in run.records)
     whole = (row | {"chunks": each} for row, each in zip(_rows(run), chunks, strict=True))
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in whole)
 
@@ -63,4 +63,4 @@ def _quantities(record: Record) -> dict[str, float | None]:
         return dict.fromkeys((*metrics.quantities([]), "longest_gap"))
     each = metrics.quantities([record])
     known = {name: values[0] if values else None for name, values in each.items()}
-    return known | {"longest_gap": max((gap for gap, _ in metrics.gaps(record)), default=None)}
+    return known | {"longest_gap": max(metrics.gaps(record).tolist(), default=None)}

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import cycle
 from time import perf_counter
@@ -190,9 +190,9 @@ def _planned(request: Request) -> dict[str, Any]:
 
 def timeline(record: Record, started_at: float) -> dict[str, Any]:
     """A record as plain data, its times in seconds after the start of the run."""
-    plain = asdict(record)
+    plain = {each.name: getattr(record, each.name) for each in fields(record)}
     plain["coalesced_reads"] = metrics.coalesced(record)
-    plain["chunks"] = [[chunk.at - started_at, chunk.tokens] for chunk in record.chunks]
+    plain["chunks"] = record.chunks.plain(started_at)
     for name in TIMES:
         plain[name] = None if plain[name] is None else plain[name] - started_at
     return plain

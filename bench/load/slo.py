@@ -17,7 +17,19 @@ from math import ceil, inf, isfinite
 from statistics import fmean
 from typing import Any
 
-from twofour.bench.load.metrics import first_token, gaps, in_window, last_token, steady_window, token_counts, tpot
+import numpy as np
+
+from twofour.bench.load.metrics import (
+    Times,
+    first_token,
+    gaps,
+    in_window,
+    last_token,
+    pooled,
+    steady_window,
+    token_counts,
+    tpot,
+)
 from twofour.bench.load.records import Record
 from twofour.bench.stats import FEWEST, independent, nearest_rank, wilson
 from twofour.prune.errors import InputError
@@ -26,16 +38,19 @@ _TERM = re.compile(r"(\w+?)(?:_p(\d+))?=(\d+(?:\.\d+)?)(ms|s)")
 _SECONDS = {"ms": 1e-3, "s": 1.0}
 
 
-def _tpot(record: Record) -> list[float]:
+Values = Sequence[float] | Times
+
+
+def _tpot(record: Record) -> Values:
     found = tpot(record)
     return [] if found is None else [found]
 
 
 # What a request that ended well gives of each quantity: one value, none, or many.
-_VALUES: Mapping[str, Callable[[Record], list[float]]] = {
+_VALUES: Mapping[str, Callable[[Record], Values]] = {
     "ttft": lambda record: [first_token(record) - record.scheduled_at],
     "tpot": _tpot,
-    "itl": lambda record: [gap for gap, _ in gaps(record)],
+    "itl": gaps,
     "e2e": lambda record: [last_token(record) - record.scheduled_at],
 }
 
@@ -55,8 +70,9 @@ class Term:
         """The fewest requests by which it can be judged."""
         return 1 if self.percent is None else FEWEST[self.percent]
 
-    def worst(self, values: Sequence[float]) -> float:
-        return nearest_rank(sorted(values), self.percent or 100)
+    def worst(self, values: Values, lost: int = 0) -> float:
+        """lost: so many more are infinite."""
+        return nearest_rank(np.sort(values), self.percent or 100, lost)
 
     def __str__(self) -> str:
         return f"{self.name}={self.limit_s * 1000:g}ms"
@@ -146,7 +162,7 @@ def attain(slo: Slo, records: Sequence[Record]) -> Attainment:
 
 def is_good(slo: Slo, record: Record) -> bool:
     return record.error is None and all(
-        term.worst(values) <= term.limit_s for term in slo.terms if (values := _VALUES[term.quantity](record))
+        term.worst(values) <= term.limit_s for term in slo.terms if len(values := _VALUES[term.quantity](record))
     )
 
 
@@ -157,14 +173,21 @@ def _known(slo: Slo, records: Sequence[Record]) -> bool:
 
 
 def _kept(term: Term, inside: Sequence[Record]) -> Kept:
-    groups = [_VALUES[term.quantity](record) for record in inside if record.error is None]
+    values, groups = _pooled(term.quantity, [record for record in inside if record.error is None])
     failed = len(inside) - len(groups)
-    values = [value for group in groups for value in group]
     # A failed request has as many values as one that ended well, and all are infinite.
     lost = failed * (ceil(fmean(map(len, groups))) or 1 if groups else 1)
-    enough = (independent(groups) if values else 0) + failed >= term.fewest
-    known = enough and bool(values or not groups)
-    return Kept(term.name, term.limit_s, term.worst([*values, *[inf] * lost]) if known else None)
+    enough = (independent(groups) if len(values) else 0) + failed >= term.fewest
+    known = enough and bool(len(values) or not groups)
+    return Kept(term.name, term.limit_s, term.worst(values, lost) if known else None)
+
+
+def _pooled(quantity: str, good: Sequence[Record]) -> tuple[Values, Sequence[Values]]:
+    """All values, and those of each request."""
+    if quantity == "itl":
+        return pooled(good)
+    groups = [_VALUES[quantity](record) for record in good]
+    return [value for group in groups for value in group], groups
 
 
 def _goodput(slo: Slo, records: Sequence[Record], window: tuple[float, float] | None) -> float | None:

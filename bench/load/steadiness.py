@@ -45,7 +45,7 @@ def _trend(records: Sequence[Record]) -> tuple[float, float] | None:
     good = _good(records)
     if len(good) < FEWEST:
         return None
-    answers = [float(sum(chunk.tokens for chunk in record.chunks)) for record in good]
+    answers = [float(record.chunks.total) for record in good]
     prompts = [float(record.prompt_tokens or 0) for record in good]
     return trend([record.scheduled_at for record in good], [_took_s(record) for record in good], [answers, prompts])
 

@@ -3,15 +3,15 @@
 Its clock begins with the run: `started_at` is 0. Prompts are not kept, and neither are keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import inf
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from twofour.bench.load import access
-from twofour.bench.load.records import Request
+from twofour.bench.load.records import Chunks, Record, Request
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Limits, Schedule
@@ -34,10 +34,16 @@ def read(document: Mapping[str, Any]) -> Run:
         "started_at": 0.0,
     }
     kinds = get_type_hints(Run)
-    kept = {each.name: document[each.name] for each in fields(Run) if each.name in document}
+    kept: dict[str, Any] = {each.name: document[each.name] for each in fields(Run) if each.name in document}
     if kept.get("slo"):
         kept["slo"] = kept["slo"] | {"terms": list(map(_term, kept["slo"]["terms"]))}
-    return Run(**own, **{name: TypeAdapter(kinds[name]).validate_python(value) for name, value in kept.items()})
+    kept["records"] = [{**record, "chunks": Chunks.of(record["chunks"])} for record in kept["records"]]
+    return Run(**own, **{name: _typed(kinds[name], value) for name, value in kept.items()})
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    made_already = ConfigDict(arbitrary_types_allowed=True) if kind == Sequence[Record] else None
+    return TypeAdapter(kind, config=made_already).validate_python(value)
 
 
 def _term(term: Mapping[str, Any]) -> dict[str, Any]:

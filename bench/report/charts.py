@@ -7,8 +7,11 @@ from math import log10
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from twofour.prune.label.charts import AXIS, LEFT, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, level, svg, ticks, value_axis
+
+Values = Sequence[float] | NDArray[np.float64]
 
 _CURVE_POINTS = 160
 _SHOWN = 99  # percentile at which the axis of a distribution ends: a stall would flatten all else
@@ -37,7 +40,7 @@ class Estimate:
     label: str
 
 
-def distributions(title: str, description: str, arms: Mapping[str, Sequence[float]], unit: str) -> Markup:
+def distributions(title: str, description: str, arms: Mapping[str, Values], unit: str) -> Markup:
     """A cumulative distribution by arm: how high a curve stands at x is the share of values up to x."""
     shown = np.percentile([value for values in arms.values() for value in values], [0, _SHOWN])
     steps = ticks(float(shown[0]), float(shown[1]))
@@ -79,7 +82,7 @@ def ratios(title: str, description: str, estimates: Sequence[Estimate]) -> Marku
     return svg(title, description, bottom + 26, parts)
 
 
-def _curve(values: Sequence[float], x: Scale, y: Scale) -> str:
+def _curve(values: Values, x: Scale, y: Scale) -> str:
     """A line through evenly spaced shares, cut where the axis ends."""
     shares = np.linspace(0, 1, min(len(values), _CURVE_POINTS))
     points = [

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from twofour.bench.report import charts, timeline
 from twofour.bench.report.timeline import Points, Units
@@ -25,12 +26,16 @@ class Figure:
 
 
 def distribution(
-    title: str, caption: str, seconds: Mapping[str, Sequence[float]], names: Mapping[str, str], legend: bool = False
+    title: str,
+    caption: str,
+    seconds: Mapping[str, Sequence[float] | NDArray[np.float64]],
+    names: Mapping[str, str],
+    legend: bool = False,
 ) -> Figure:
     """The cumulative distribution of each, in milliseconds; `names` are what their classes are called."""
-    if not all(seconds.values()):
+    if not all(map(len, seconds.values())):
         return Figure(title, caption, None)
-    values = {name: [1000 * value for value in each] for name, each in seconds.items()}
+    values = {name: 1000 * np.asarray(each) for name, each in seconds.items()}
     text = f"{caption} The share of values up to x; the axis ends at the 99th percentile."
     chart = charts.distributions(f"{title}, cumulative", text, values, "milliseconds")
     cells = [[f"p{p}", *(f"{np.percentile(each, p):.2f}" for each in values.values())] for p in QUANTILES]

@@ -118,7 +118,7 @@ def _first_tokens(run: Run, good: Sequence[Record]) -> Figure:
 
 
 def _gaps(good: Sequence[Record]) -> Figure:
-    gaps = [gap for record in good for gap, _ in metrics.gaps(record)]
+    gaps, _ = metrics.pooled(good)
     caption = "Every wait between two chunks of an answer, pooled."
     return figure.distribution("Gap between tokens", caption, {"own": gaps}, {"own": "gap"})
 

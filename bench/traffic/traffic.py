@@ -74,17 +74,24 @@ class Traffic:
     limits: Limits = UNLIMITED
 
     def schedule(self) -> Schedule:
+        return self._made(texts=True)
+
+    def sketch(self) -> Schedule:
+        """The same requests without the words that are made up for them: quick to make, but no client can send them."""
+        return self._made(texts=False)
+
+    def _made(self, texts: bool) -> Schedule:
         self.refuse_impossible()
-        requests = list(self._requests())
+        requests = list(self._requests(texts))
         if not requests:
             raise InputError(
                 f"no request comes within {self.limits.duration_s:g} s; give more --duration, or more --rate"
             )
         return Schedule(requests, self.concurrency, self._made_of(len(requests)), self.limits)
 
-    def _requests(self) -> Iterator[Request]:
+    def _requests(self, texts: bool) -> Iterator[Request]:
         index, most = 0, inf if self._most is None else self._most
-        for at_s, session in zip(self._times(), self._sessions(), strict=False):
+        for at_s, session in zip(self._times(), self._sessions(texts), strict=False):
             if at_s >= (self.limits.duration_s or inf):
                 return
             for request in sessions.requests(session, index, at_s):
@@ -118,13 +125,15 @@ class Traffic:
             return self.limits.duration_s
         return 2 * (self.requests or 1) / both_rates / self.turns.mean
 
-    def _sessions(self) -> Iterator[Session]:
+    def _sessions(self, texts: bool) -> Iterator[Session]:
         if self.trace:
-            return sessions.of_trace(self.trace.rows, self.seed)
+            return sessions.of_trace(self.trace.rows, self.seed, texts)
         if self.conversations:
             known, answers = self.conversations.all, self.output_tokens
             return sessions.of_conversations(known, answers, self.turns, self.think, self.keep_shared, self.seed)
-        return sessions.of_words(self._sizes, self.turns, self.think, self.shared_prefix, self.prefixes, self.seed)
+        return sessions.of_words(
+            self._sizes, self.turns, self.think, self.shared_prefix, self.prefixes, self.seed, texts
+        )
 
     def _sizes(self, draw: random.Random) -> tuple[int, int]:
         if self.pairs is None:

@@ -10,7 +10,7 @@ from twofour.bench.hardware import Hardware
 from twofour.bench.load import gates, metrics
 from twofour.bench.load.endpoint import Memory, State
 from twofour.bench.load.gates import Gate
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunk, Chunks, Record
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import attain
@@ -29,7 +29,7 @@ def run(experiment: Experiment, round_: int, token_s: float, failed: Gate | None
     records, now = [], 100.0
     for request in schedule.requests:
         chunks = [Chunk(now + (2 + token) * token_s, 1) for token in range(request.output_tokens)]
-        record = Record(request.index, now, now, now, chunks, chunks[-1].at)
+        record = Record(request.index, now, now, now, Chunks.of(chunks), chunks[-1].at)
         record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
         records.append(record)
         now = chunks[-1].at

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from twofour.bench.load import gates, metrics
 from twofour.bench.load.gates import Gate
-from twofour.bench.load.records import Chunk, Record, Request
+from twofour.bench.load.records import Chunk, Chunks, Record, Request
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Schedule
@@ -44,7 +44,7 @@ def _answered(request: Request, answer: Answered) -> Record:
 
 
 def _record(request: Request, came: float, chunks: list[Chunk]) -> Record:
-    record = Record(request.index, came, came, came, chunks, chunks[-1].at)
+    record = Record(request.index, came, came, came, Chunks.of(chunks), chunks[-1].at)
     return replace(record, prompt_tokens=request.prompt_tokens, output_tokens=request.output_tokens)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from twofour.bench.load import gates
 from twofour.bench.load.gates import Gate
-from twofour.bench.load.records import Chunk, Record, Request
+from twofour.bench.load.records import Chunks, Record, Request
 from twofour.bench.load.workload import Limits, Schedule
 
 
@@ -15,7 +15,7 @@ def requests(n: int) -> list[Request]:
 
 def records(n: int) -> list[Record]:
     """Sent at once, and answered alike."""
-    one = Record(0, 1.0, 1.001, 1.01, [Chunk(1.1, 1), Chunk(1.2, 4)], 2.0, 10, 5, cached_tokens=0)
+    one = Record(0, 1.0, 1.001, 1.01, Chunks.of([(1.1, 1), (1.2, 4)]), 2.0, 10, 5, cached_tokens=0)
     return [replace(one, index=i) for i in range(n)]
 
 
@@ -64,7 +64,7 @@ def test_each_defect_fails_its_own_gate_and_no_other() -> None:
 
 def test_how_late_a_client_may_be_follows_from_the_time_to_the_first_token() -> None:
     def limits(ttft_s: float) -> tuple[float, float]:
-        found = judged([replace(r, chunks=[Chunk(1.001 + ttft_s, 5)]) for r in records(3)])
+        found = judged([replace(r, chunks=Chunks.of([(1.001 + ttft_s, 5)])) for r in records(3)])
         return found["send_lag_p99"].limit, found["loop_lag_p99"].limit
 
     assert limits(0.0093) == (0.001, 0.001)

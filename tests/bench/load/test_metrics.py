@@ -6,7 +6,7 @@ import pytest
 
 from twofour.bench.load import metrics
 from twofour.bench.load.metrics import summarise
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunk, Chunks, Record
 
 
 def served(
@@ -26,7 +26,7 @@ def served(
         scheduled_at=sent - 0.02,
         sent_at=sent,
         headers_at=sent + 0.05,
-        chunks=chunks,
+        chunks=Chunks.of(chunks),
         done_at=chunks[-1].at + 0.001,
         prompt_tokens=10,
         output_tokens=sum(sizes) if output == -1 else output,
@@ -40,7 +40,7 @@ def broken(sent: float = 1.0, error: str = "reset: gone") -> Record:
 
 def test_one_request_by_hand() -> None:
     # scheduled 0.98, sent 1.00, headers 1.05, tokens 3 at 1.10, 1 at 1.12, 4 at 1.20, done 1.25
-    record = Record(0, 0.98, 1.0, 1.05, [Chunk(1.10, 3), Chunk(1.12, 1), Chunk(1.20, 4)], 1.25, 10, 8)
+    record = Record(0, 0.98, 1.0, 1.05, Chunks.of([(1.10, 3), (1.12, 1), (1.20, 4)]), 1.25, 10, 8)
     got = summarise([record], started_at=0.9)
     expected = {
         "ttft": 0.10,
@@ -92,7 +92,7 @@ def test_coalesced_chunks_leave_the_means_and_show_in_their_share() -> None:
     late = [chunk.at for chunk in plain.chunks]
     late[3] = late[4]  # two chunks in one read
     together = served(sizes=(1,) * 9)
-    together.chunks = [Chunk(at, 1) for at in late]
+    together.chunks = Chunks.of((at, 1) for at in late)
     first, second = summarise([plain], 0.0), summarise([together], 0.0)
     assert second.itl_gap.mean == pytest.approx(first.itl_gap.mean)
     assert second.tpot.mean == first.tpot.mean
@@ -135,7 +135,7 @@ def test_throughput_counts_what_arrived_in_the_window() -> None:
 def test_the_window_of_a_closed_loop_leaves_out_ramp_and_drain() -> None:
     # Three workers that start at 0, 1 and 2 and send five requests of 3 s each: all busy from 2 to 15.
     records = [
-        Record(0, sent, sent_at=sent, chunks=[Chunk(sent + 1, 1)], done_at=sent + 3, output_tokens=1)
+        Record(0, sent, sent_at=sent, chunks=Chunks.of([(sent + 1, 1)]), done_at=sent + 3, output_tokens=1)
         for worker in range(3)
         for sent in (worker + 3.0 * turn for turn in range(5))
     ]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twofour.bench.load import metrics, over_time
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunk, Chunks, Record
 from twofour.bench.load.run import Run
 from twofour.bench.load.service import Service
 from twofour.bench.load.workload import Schedule
@@ -26,7 +26,7 @@ def run_of(records: list[Record]) -> Run:
 def request(sent: float, first: float, gap: float, tokens: int) -> Record:
     sent += STARTED
     chunks = [Chunk(sent + first + gap * number, 1) for number in range(tokens)]
-    return Record(0, sent, sent, sent, chunks, chunks[-1].at, 5, tokens)
+    return Record(0, sent, sent, sent, Chunks.of(chunks), chunks[-1].at, 5, tokens)
 
 
 def test_two_requests_by_hand() -> None:

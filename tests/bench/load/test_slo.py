@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from twofour.bench.load import slo
 from twofour.bench.load.metrics import in_window, steady_window
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunk, Chunks, Record
 from twofour.bench.load.slo import Slo, Term, attain, is_good, parse
 from twofour.prune.errors import InputError
 
@@ -21,7 +21,7 @@ def record(scheduled: float, first: float = 0.1, gaps: tuple[float, ...] = (0.01
     chunks = [Chunk(at, 1)]
     for gap in gaps:
         chunks.append(Chunk(chunks[-1].at + gap, 1))
-    return Record(0, scheduled, scheduled + late, at, chunks, chunks[-1].at, 10, len(chunks))
+    return Record(0, scheduled, scheduled + late, at, Chunks.of(chunks), chunks[-1].at, 10, len(chunks))
 
 
 def failed(scheduled: float) -> Record:

@@ -4,13 +4,13 @@ from itertools import islice
 import pytest
 
 from twofour.bench.load import arrivals
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunk, Chunks, Record
 from twofour.bench.load.steadiness import FEWEST, latency_drift, rate_shortfall
 
 
 def answered(sent: float, begun: float, tokens: int, token_s: float) -> Record:
     chunks = [Chunk(begun + token_s * (1 + token), 1) for token in range(tokens)]
-    return Record(0, sent, sent, begun, chunks, chunks[-1].at, 10, tokens)
+    return Record(0, sent, sent, begun, Chunks.of(chunks), chunks[-1].at, 10, tokens)
 
 
 def queue(n: int, load: float, seed: int, token_s: float = 0.01) -> list[Record]:

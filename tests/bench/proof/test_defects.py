@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from twofour.bench.load.records import Chunks
 from twofour.bench.load.run import Run
 from twofour.bench.proof.defects import DEFECTS, Defect
 from twofour.bench.proof.mock import Mock, Script
@@ -29,9 +30,8 @@ def test_a_chunk_that_the_client_did_not_see_is_missed(good: tuple[Run, Mock]) -
     run, mock = good
     judge = DEFECTS[0].judge
     assert judge(run, mock)[0] == "neutralised"
-    chunk = run.records[3].chunks.pop()
+    whole = run.records[3].chunks
+    run.records[3].chunks = whole[:-1]
     assert judge(run, mock) == ("missed", "request 3: other chunks than were written")
-    run.records[3].chunks.append(chunk)
-    first = run.records[3].chunks[0]
-    run.records[3].chunks[0] = first._replace(at=first.at - 1)
+    run.records[3].chunks = Chunks([whole.at[0] - 1, *whole.at[1:]], whole.tokens)
     assert judge(run, mock) == ("missed", "request 3 has its first token before it was written")

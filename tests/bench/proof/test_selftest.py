@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from twofour.bench.commands import INVALID, report, selftest
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunks, Record
 from twofour.bench.proof import defects
 from twofour.bench.proof.defects import Finding
 from twofour.bench.proof.mock import Script, Served
@@ -55,7 +55,7 @@ def test_what_the_client_adds_by_hand() -> None:
     assert [record.index for record, _ in pairs(run, mock)] == list(range(6))
     for record, served in pairs(run, mock):  # a client that adds 2 ms to each first token, and takes 1.5 ms a token
         served.received_at, served.written = 1.0, [(1.1, 1), (1.101, 1), (1.102, 1), (1.103, 1)]
-        record.sent_at, record.chunks = 2.0, [Chunk(2.102 + 0.0015 * at, 1) for at in range(4)]
+        record.sent_at, record.chunks = 2.0, Chunks.of((2.102 + 0.0015 * at, 1) for at in range(4))
         record.done_at = 2.2
     found = added(run, mock)
     assert found.requests == 6

@@ -14,6 +14,7 @@ from html_pages import HOSTILE, Page
 
 from twofour.bench.load import metrics
 from twofour.bench.load.gates import Gate
+from twofour.bench.load.records import Chunks
 from twofour.bench.load.run import Run, document
 from twofour.bench.load.stored import read
 from twofour.bench.load.table import table
@@ -75,7 +76,7 @@ def test_hostile_names_stay_text() -> None:
 def test_a_run_in_which_all_failed_is_shown() -> None:
     done = run(CLOSED, 0, 0.01)
     for record in done.records:
-        record.error, record.chunks = "status 503: no", []
+        record.error, record.chunks = "status 503: no", Chunks()
     text = run_html.page(plain(replace(done, summary=metrics.summarise(done.records, done.started_at))))
     assert "None of 12 requests ended well." in text and "12 x status 503" in text and "not measured" in text
 
