@@ -28,6 +28,7 @@ _TABLES = {
     "twofour.bench.profile": ("capacity.profile_table", "table"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
     "twofour.bench.proof": ("proof.proof_table", "table"),
+    "twofour.bench.plan_proof": ("proof.plan_proof_table", "table"),
     "twofour.bench.validation": ("capacity.validation_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
