@@ -1,7 +1,7 @@
 """A plan from end to end, on simulated machines: against brute force, by hand, and what it refuses."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from plans import LIMITS, profile, traffic
 
 from twofour import bench
-from twofour.bench.capacity import growth, hull, option, simulate
+from twofour.bench.capacity import growth, hull, option, simulate, uncertainty
 from twofour.bench.capacity import profile as profiles
 from twofour.bench.capacity.demand import demand
 from twofour.bench.capacity.document import document
@@ -41,6 +41,14 @@ def planned(
         json.dumps(document(question, answers(question, offered), today), allow_nan=False)
     )
     return kept
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_worlds() -> Iterator[None]:
+    """All that is asked of them here can be seen in three."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uncertainty, "WORLDS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
