@@ -173,7 +173,17 @@ def test_a_guess_is_told_in_the_first_line() -> None:
 
 def test_profiles_of_other_models_are_told() -> None:
     found = planned(asked(), [profile(), profile("other", model="n")])
-    assert "the profiles are of different models: m, n" in found["warnings"]
+    assert any("of different models, m, n, and" in warning for warning in found["warnings"])
+    found = planned(asked(), [profile(), profile("pruned", model="n", quality_loss=0.05)])
+    assert not any("of different models" in warning for warning in found["warnings"])
+
+
+def test_profiles_that_contradict_each_other_are_told() -> None:
+    impossible = [profile(sparse=False), profile("sparse", 3.0, sparse=True)]
+    said = planned(asked(), impossible)["warnings"]
+    assert [warning for warning in said if "dense and sparse contradict each other: fixed of 2:4" in warning]
+    possible = [profile(sparse=False), profile("sparse", 1.6, sparse=True)]
+    assert not [warning for warning in planned(asked(), possible)["warnings"] if "contradict" in warning]
 
 
 def test_the_function_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
