@@ -20,6 +20,7 @@ from twofour.bench.capacity import simulate
 from twofour.bench.capacity.hull import SLACK
 from twofour.bench.capacity.profile import Profile, Replica
 from twofour.bench.capacity.simulate import Simulated
+from twofour.bench.capacity.uncertainty import WORLDS, interval
 from twofour.bench.load import arrivals, metrics
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.run import Run
@@ -28,7 +29,6 @@ from twofour.prune.errors import InputError
 
 KIND = "twofour.bench.validation"
 SCHEMA_VERSION = 1
-WORLDS = 19  # of which the least and the most hold 90 %
 PERCENTS = ("p50", "p95", "p99")
 _UNKNOWN = ("turns", "shared_prefix", "keep_shared")  # of a load: its run does not say which prompts begin alike
 
@@ -101,6 +101,13 @@ def validate(profile: Profile, run: Run, name: str, worlds: int = WORLDS) -> Val
             Figure(key, truth[key], _foretold(ours, key), _foretold(others, key) if others else None) for key in truth
         ],
     )
+
+
+def foretell(profile: Profile, like: Schedule, worlds: int = WORLDS) -> dict[str, Foretold]:
+    """A forecast of a run of so many requests like these."""
+    open_loop = like.concurrency is None
+    found = [figures(_simulated(profile, fresh(like, n), n).records, 0.0, open_loop) for n in range(worlds)]
+    return {name: _foretold(found, name) for name in found[0]}
 
 
 def as_asked(run: Run) -> Schedule:
@@ -203,11 +210,10 @@ def _simulated(profile: Profile, schedule: Schedule, world: int) -> Simulated:
 
 
 def _foretold(worlds: Sequence[dict[str, float | None]], name: str) -> Foretold:
-    values = sorted(value for each in worlds if (value := each[name]) is not None)
+    values = [value for each in worlds if (value := each[name]) is not None]
     if len(values) < len(worlds):
         return Foretold(None, None, None)
-    outside = max(1, (len(values) + 1) // 20)
-    return Foretold(median(values), values[outside - 1], values[-outside])
+    return Foretold(median(values), *interval(values))
 
 
 def _asked(request: Request, record: Record, started_at: float) -> Request:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="an option, as bench profile wrote it; again for each, the first is what others are compared to",
     )
+    _add_unmeasured(parser.add_argument_group("hardware without a profile: an estimate"))
     parser.add_argument("--slo", required=True, metavar="SLO", help=SLO_HELP)
     parser.add_argument("--rate", metavar="R", help="requests per second at the peak, or sessions of --turns")
     parser.add_argument(
@@ -39,6 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the document instead of the table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page here")
+
+
+def _add_unmeasured(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--model", metavar="MODEL", help="a dense model, of which the config.json counts")
+    group.add_argument(
+        "--gpu", metavar="NAME,...", help="on one of these, by their data sheets: A10, A100, B200, H100, H200, L4, ..."
+    )
+    group.add_argument(
+        "--arm", default="dense", metavar="ARM,...", help="stored so: dense, 2:4, int8 or 2:4-int8 (default: dense)"
+    )
 
 
 def _add_fleet(group: "argparse._ArgumentGroup") -> None:
@@ -117,7 +128,18 @@ def _open_loop(args: argparse.Namespace) -> argparse.Namespace:
 def _profiles(args: argparse.Namespace) -> "list[Profile]":
     from twofour.bench.capacity import profile
 
-    return [profile.read(file) for file in args.profile]
+    return [*map(profile.read, args.profile), *_estimates(args)]
+
+
+def _estimates(args: argparse.Namespace) -> "list[Profile]":
+    if args.model is None and args.gpu is None:
+        return []
+    if args.model is None or args.gpu is None:
+        raise InputError("an estimate is of a model on a GPU; give both --model and --gpu")
+    from twofour.bench.capacity.roofline import estimates
+    from twofour.prune.format.folder import resolve
+
+    return estimates(resolve(args.model), args.gpu.split(","), args.arm.split(","))
 
 
 def _write_page(file: Path, result: dict[str, Any]) -> None:

@@ -76,14 +76,15 @@ def of_words(
     """Sessions of plain words, without end. share: how much of each first prompt is one of so many shared texts."""
     names = ("lengths", "words", "turns", "think", "answers", "groups")
     draws = {name: random.Random(f"{seed}/{name}") for name in names}
-    shared, write = dict[int, _Words](), words if texts else _unwritten
+    shared = dict[int, _Words]()
+    write = words if texts else _unwritten
     while True:
         group = draws["groups"].randrange(prefixes)
         (prompt, answer), *later = [sizes(draws["lengths"]) for _ in range(turns.draw(draws["turns"]))]
         own = max(NONCE_WORDS + 1, prompt)
-        if group not in shared:
-            shared[group] = _Words(f"{seed}/prefix {group}")
         begin = max(0, min(round(share * own), own - 1) - NONCE_WORDS)
+        if texts and group not in shared:
+            shared[group] = _Words(f"{seed}/prefix {group}")
         known = shared[group].first(begin) if texts else []
         text = " ".join([*known, write(own - NONCE_WORDS - begin, draws["words"])])
         said = [Turn(text, own, answer), *(Turn(write(n, draws["words"]), n, answer) for n, answer in later)]

@@ -28,8 +28,8 @@ def price(kind: BudgetFor, dtype: torch.dtype, card: str | None = None, clock: C
     if kind == "bytes":
         return lambda shape, scheme: scheme_bytes(scheme, *shape, dtype)
     if card:
-        known = _card(card)
-        return lambda shape, scheme: _picoseconds(cards.seconds(known, *shape, scheme, TOKENS[kind], dtype))
+        chosen = cards.known(card)
+        return lambda shape, scheme: _picoseconds(cards.seconds(chosen, *shape, scheme, TOKENS[kind], dtype))
     if clock is None:
         raise InputError(f"nothing here can time products for a budget of {kind}; name a card, or give one of bytes")
     return lambda shape, scheme: _picoseconds(clock(shape, scheme, TOKENS[kind], dtype))
@@ -43,12 +43,6 @@ def priced(shapes: Iterable[Shape], price: Price) -> Prices:
 def named(shape: Shape) -> str:
     """Name a shape as prices do."""
     return f"{shape[0]} x {shape[1]}"
-
-
-def _card(name: str) -> cards.Card:
-    if name not in cards.CARDS:
-        raise InputError(f"no card is named {name!r}; give one of {', '.join(cards.CARDS)}")
-    return cards.CARDS[name]
 
 
 def _picoseconds(seconds: float) -> int:
