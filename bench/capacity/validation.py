@@ -83,31 +83,28 @@ class Validated:
 def validate(profile: Profile, run: Run, name: str, worlds: int = WORLDS) -> Validated:
     """Raises InputError for a run whose requests its document does not tell."""
     asked = as_asked(run)
-    matched = [_simulated(profile, asked, world) for world in range(worlds)]
-    drawn = [_simulated(profile, fresh(asked, world), world) for world in range(worlds)] if _is_process(asked) else []
     open_loop = asked.concurrency is None
+    matched = foretell(profile, [asked] * worlds)
+    drawn = foretell(profile, [fresh(asked, n) for n in range(worlds)]) if _is_process(asked) else None
     truth = figures([record for record in run.records if record.error is None], run.started_at, open_loop)
-    ours, others = ([figures(each.records, 0.0, open_loop) for each in found] for found in (matched, drawn))
+    simulated = simulate.run(asked, profile.replica)
     return Validated(
         name=name,
         requests=len(asked.requests),
         rate=_rate(asked) if open_loop else None,
         concurrency=asked.concurrency,
         utilisation=utilisation(profile.replica, asked) if open_loop else None,
-        preemptions=matched[0].usage[0].preemptions,
-        beyond=beyond(profile, asked, matched[0]),
+        preemptions=simulated.usage[0].preemptions,
+        beyond=beyond(profile, asked, simulated),
         valid=run.valid,
-        figures=[
-            Figure(key, truth[key], _foretold(ours, key), _foretold(others, key) if others else None) for key in truth
-        ],
+        figures=[Figure(name, truth[name], matched[name], drawn[name] if drawn else None) for name in truth],
     )
 
 
-def foretell(profile: Profile, like: Schedule, worlds: int = WORLDS) -> dict[str, Foretold]:
-    """A forecast of a run of so many requests like these."""
-    open_loop = like.concurrency is None
-    found = [figures(_simulated(profile, fresh(like, n), n).records, 0.0, open_loop) for n in range(worlds)]
-    return {name: _foretold(found, name) for name in found[0]}
+def foretell(profile: Profile, worlds: Sequence[Schedule]) -> dict[str, Foretold]:
+    """Of a run, whose requests are these in each world."""
+    found = [_simulated(profile, each, number) for number, each in enumerate(worlds)]
+    return _over([figures(each.records, 0.0, worlds[0].concurrency is None) for each in found])
 
 
 def as_asked(run: Run) -> Schedule:
@@ -209,11 +206,15 @@ def _simulated(profile: Profile, schedule: Schedule, world: int) -> Simulated:
     return simulate.run(schedule, replace(profile.replica, steps=steps), seed=world)
 
 
-def _foretold(worlds: Sequence[dict[str, float | None]], name: str) -> Foretold:
-    values = [value for each in worlds if (value := each[name]) is not None]
-    if len(values) < len(worlds):
+def _over(worlds: Sequence[dict[str, float | None]]) -> dict[str, Foretold]:
+    return {name: _foretold([each[name] for each in worlds]) for name in worlds[0]}
+
+
+def _foretold(values: Sequence[float | None]) -> Foretold:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return Foretold(None, None, None)
-    return Foretold(median(values), *interval(values))
+    return Foretold(median(known), *interval(known))
 
 
 def _asked(request: Request, record: Record, started_at: float) -> Request:

@@ -13,7 +13,8 @@ from twofour.bench.capacity import search, step_model
 from twofour.bench.capacity.demand import Demand, demand
 from twofour.bench.capacity.profile import Around, EngineLimits, Profile, Replica
 from twofour.bench.capacity.search import Promise, World
-from twofour.bench.capacity.validation import Foretold, figures, foretell
+from twofour.bench.capacity.uncertainty import WORLDS
+from twofour.bench.capacity.validation import figures, foretell
 from twofour.bench.load.records import Request
 from twofour.bench.load.slo import Slo, attain, parse
 from twofour.bench.load.step_log import Step
@@ -115,18 +116,17 @@ def coverage(profiles: int, runs: int, progress: Progress) -> list[bool]:
         of = case(number)
         traffic, most = of.demand.traffic, paged_fleet.capacity(schedule(of.demand.traffic, 1.0, 400), of.machine)
         known = profile(of.machine, traffic)
-        for share in UNSEEN:
-            rate = share * most
-            told = _forecast(known, traffic, rate)
-            for run in range(runs):
-                asked = schedule(replace(traffic, seed=20_000 + run), rate, REQUESTS // 2)
-                truth = paged_fleet.serve(asked, replace(of.machine, seed=500 + run)).records
+        for place, share in enumerate(UNSEEN):
+            rate, luck = share * most, 1000 * (len(UNSEEN) * number + place + 10)  # of no other place
+            told = foretell(known, [_world(traffic, rate, luck + world) for world in range(WORLDS)])
+            for run in range(luck + WORLDS, luck + WORLDS + runs):
+                asked = schedule(replace(traffic, seed=run), rate, REQUESTS // 2)
+                truth = paged_fleet.serve(asked, replace(of.machine, seed=run)).records
                 found = figures(truth, 0.0, open_loop=True)
                 held += [told[name].holds(found[name]) is True for name in P95]
     return held
 
 
-def _forecast(known: Profile, traffic: Traffic, rate: float) -> dict[str, Foretold]:
-    """Of a run of so many requests."""
-    like = Schedule(schedule(traffic, rate, REQUESTS // 2), None, {"rate": rate})
-    return foretell(known, like)
+def _world(traffic: Traffic, rate: float, seed: int) -> Schedule:
+    """As a plan draws it, of the same traffic."""
+    return Schedule(schedule(replace(traffic, seed=seed), rate, REQUESTS // 2), None, {"rate": rate})

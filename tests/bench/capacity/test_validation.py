@@ -144,7 +144,7 @@ def test_files_are_compared_and_the_document_is_kept(
     assert f"{run}: 150 requests, 25 requests/s" in printed
     found = json.loads(out.read_text())
     assert (found["kind"], found["counted"], found["valid"]) == ("twofour.bench.validation", 1, True)
-    assert found["errors"]["matched"]["itl_p95"]["max"] < 0.02
+    assert found["errors"]["matched"]["itl_p95"]["max"] < 0.1
     assert main(["bench", "report", str(out)]) == 0
     assert capsys.readouterr().out == printed
 

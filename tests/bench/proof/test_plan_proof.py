@@ -1,0 +1,117 @@
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twofour.bench.capacity.profile import Around, EngineLimits, Replica
+from twofour.bench.capacity.simulate import simulate
+from twofour.bench.capacity.step_model import StepModel
+from twofour.bench.load.records import Record, Request
+from twofour.bench.load.workload import Schedule
+from twofour.bench.proof import paged_fleet, plan_proof, plan_simulated
+from twofour.bench.proof.paged import Machine
+from twofour.bench.proof.plan_proof import Part
+from twofour.bench.proof.plan_proof_table import table
+from twofour.bench.proof.proof import Row
+from twofour.cli import main
+from twofour.prune.errors import InputError
+
+ASKED = st.lists(st.tuples(st.floats(0, 0.3), st.integers(2, 60), st.integers(1, 20)), min_size=1, max_size=20)
+
+
+def times(records: list[Record]) -> dict[int, list[float]]:
+    return {record.index: [chunk.at for chunk in record.chunks] for record in records}
+
+
+@settings(deadline=None)
+@given(ASKED, st.integers(1, 3), st.integers(20, 60))
+def test_two_engines_that_share_no_code_give_the_same_times(
+    asked: list[tuple[float, int, int]], servers: int, pages: int
+) -> None:
+    """Preemptions among them, as 20 pages of four tokens are few."""
+    machine = Machine(0.008, 3e-5, 6e-5, 6e-6, 1e-6, sequences=6, tokens=32, pages=pages, page=4)
+    steps = StepModel(machine.fixed_s, machine.prefill_s, machine.decode_s, machine.kv_s, machine.pair_s)
+    replica = Replica(EngineLimits(6, 32, pages, 4, 1000), steps, Around(0.0, 0.0))
+    requests = [Request(i, at, "", prompt, output) for i, (at, prompt, output) in enumerate(sorted(asked))]
+    true = times(paged_fleet.serve(requests, machine, servers).records)
+    told = times(simulate(Schedule(requests, None, {}), replica, servers))
+    assert told.keys() == true.keys()
+    for index, at in true.items():
+        assert told[index] == pytest.approx(at, abs=1e-9)
+
+
+def test_a_fleet_that_is_planned_is_the_one_that_is_needed() -> None:
+    of = plan_simulated.case(4)
+    exact = Replica(
+        EngineLimits(of.machine.sequences, of.machine.tokens, of.machine.pages, of.machine.page, 65536),
+        StepModel(*(of.machine.fixed_s, of.machine.prefill_s, of.machine.decode_s, of.machine.kv_s, of.machine.pair_s)),
+        Around(0.0, 0.0),
+    )
+    quiet = replace(of, machine=replace(of.machine, noise=0.0))
+    assert plan_simulated.planned(quiet, exact) == plan_simulated.needed(quiet)
+
+
+def test_a_profile_from_steps_has_what_the_machine_has() -> None:
+    of = plan_simulated.case(0)
+    found = plan_simulated.profile(of.machine, of.demand.traffic).replica.steps
+    assert found.fixed_s == pytest.approx(of.machine.fixed_s, rel=0.03)
+    assert found.prefill_s == pytest.approx(of.machine.prefill_s, rel=0.05)
+
+
+def validation(errors: list[float | None]) -> dict[str, Any]:
+    runs = [
+        {
+            "name": f"mock at {i}/s",
+            "utilisation": 0.5,
+            "beyond": [],
+            "valid": True,
+            "figures": [
+                {"name": "ttft_p95", "measured": 0.1, "matched": {"error": error}, "forecast": None},
+                {"name": "itl_p95", "measured": 0.02, "matched": {"error": 0.01}, "forecast": None},
+            ],
+        }
+        for i, error in enumerate(errors)
+    ]
+    return {"runs": runs}
+
+
+def test_errors_are_summed_up_by_their_size() -> None:
+    mean, most = plan_proof._errors("P1", "mock", validation([0.04, -0.12, None]), "matched", ("ttft_p95",), 0.05, 0.1)
+    assert (mean.value, mean.passed, mean.note) == (pytest.approx(0.08), False, "1 of 3 runs told nothing")
+    assert (most.value, most.passed) == (0.12, False)
+    (nothing,) = plan_proof._errors("P2", "mock", validation([0.1]), "forecast", ("ttft_p95",), 0.05, None)
+    assert (nothing.value, nothing.passed) == (None, None)
+
+
+def test_parts_that_are_not_measured_now_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, values = tmp_path / "found.json", iter([0.2, 0.01])
+    measured = {
+        "P1": lambda *_: Part([Row("P1", "first", next(values), 0.05, "share")], [validation([0.04])]),
+        "P5": lambda *_: Part([Row("P5", "second", 1.0, 3, "s", note="a note")], []),
+    }
+    monkeypatch.setattr(plan_proof, "PARTS", measured)
+
+    def run(only: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["plan_proof", "--only", only, "--out", str(out)])
+        return plan_proof.main()
+
+    assert run("P1") == 3  # a promise is not kept
+    assert run("P5") == 3
+    kept = json.loads(out.read_text())
+    assert [row["value"] for part in kept["parts"].values() for row in part["rows"]] == [0.2, 1.0]
+    assert run("P1") == 0
+    capsys.readouterr()
+    assert main(["bench", "report", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == table(json.loads(out.read_text()))
+    assert "a note" in printed
+    assert "mock at 0/s, 50% of capacity: TTFT P95 100.0 ms (+4.0%)" in printed
+    with pytest.raises(InputError, match="P9 is no part"):
+        run("P9")
