@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from twofour.prune.errors import OutputError
@@ -32,10 +33,10 @@ def require_folder(out: Path) -> None:
         raise OutputError(f"nothing can be written into {out.parent}; choose another --out")
 
 
-def deliver(text: str, out: Path | None, document: str) -> None:
+def deliver(text: str, out: Path | None, document: str | Iterable[str]) -> None:
     """Write the document and print the text, even where writing fails."""
     try:
         if out:
-            write_whole(out, document + "\n")
+            write_whole(out, chain([document] if isinstance(document, str) else document, "\n"))
     finally:
         print(text)

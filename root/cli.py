@@ -18,6 +18,7 @@ VERBS = {
     "serve": ("twofour.serve.commands.serve", "an OpenAI-compatible endpoint"),
     "plan": ("twofour.bench.commands.plan", "how many machines of which option keep an SLO, and how sure that is"),
     "bench": ("twofour.bench.commands.bench", "load tests: one server, or dense against 2:4"),
+    "plan-validate": ("twofour.bench.commands.plan_validate", "how wrong a profile is on loads it has not seen"),
 }
 
 

@@ -11,7 +11,7 @@ TWO_SCREENS = 120  # lines
 PUBLIC = {
     *("twofour.prune.prune", "twofour.prune.pack", "twofour.prune.check", "twofour.prune.Packed"),
     *("twofour.serve.load_model", "twofour.serve.evaluate", "twofour.serve.create_app", "twofour.bench.compare"),
-    *("twofour.prune", "twofour.serve", "twofour.bench"),
+    *("twofour.prune", "twofour.serve", "twofour.bench", "twofour.bench.plan"),
     "twofour.prune.format.rounding.to_int8",
 }
 

@@ -14,8 +14,8 @@ import numpy as np
 from twofour.bench.capacity.profile import Profile
 from twofour.bench.capacity.step_model import StepModel
 
-LEAST_BYTES = {16: 0.5625, 8: 0.625}
 LEAST_WORK = 0.5
+_BITS = 16  # of a value, where nothing is said
 _SAME = 1.25  # a factor between two measurements of the same thing that is still no contradiction
 
 
@@ -34,9 +34,8 @@ class Finding:
 
 def findings(dense: Profile, sparse: Profile) -> list[Finding]:
     """Only what is beyond chance is called impossible: the whole of its interval."""
-    least_bytes = LEAST_BYTES.get(dense.weight_bits or 16, min(LEAST_BYTES.values()))
-    if sparse.weight_bits is not None and sparse.weight_bits < (dense.weight_bits or 16):
-        least_bytes *= sparse.weight_bits / (dense.weight_bits or 16)  # fewer bits are no doing of 2:4
+    bits = dense.weight_bits or _BITS
+    least_bytes = (sparse.weight_bits or bits) / bits * (0.5 + 1 / (sparse.weight_bits or bits))
     return [
         _finding("fixed", dense, sparse, lambda steps: steps.fixed_s, least_bytes, None),
         _finding("prefill", dense, sparse, lambda steps: steps.prefill_s, LEAST_WORK, None),

@@ -117,8 +117,8 @@ def _made(traffic: Traffic, peak: float, requests: int, seed: int) -> Schedule:
     if not traffic.trace:
         return replace(
             traffic, requests=requests, rate=replace(traffic.rate or Rate(1.0), per_s=peak), seed=seed
-        ).schedule()
+        ).sketch()
     rows = busiest(traffic.trace.rows, MOST)
     start = rows[0].at_s or 0.0
     moved = [replace(row, at_s=(row.at_s or 0.0) - start) for row in rows]
-    return replace(traffic, trace=replace(traffic.trace, rows=moved), requests=None, seed=seed).schedule()
+    return replace(traffic, trace=replace(traffic.trace, rows=moved), requests=None, seed=seed).sketch()

@@ -93,7 +93,7 @@ class Profile:
 
 def document(profile: Profile, about: dict[str, Any]) -> dict[str, Any]:
     """about: what it was made by and on, of bench.hardware."""
-    return {"kind": KIND, "schema_version": SCHEMA_VERSION} | about | asdict(profile)
+    return {"kind": KIND, "schema_version": SCHEMA_VERSION} | asdict(profile) | about
 
 
 def of_document(said: Any, name: str) -> Profile:

@@ -69,6 +69,11 @@ class Replica:
             if self._step() and once:
                 return
 
+    def check_idle(self) -> None:
+        """Raise RuntimeError if blocks leaked: without sequences, none is in use."""
+        if self.cache.available != self.cache.count:
+            raise RuntimeError(f"{self.cache.count - self.cache.available} simulated blocks are in use by nobody")
+
     def _receive(self) -> None:
         while self._coming and self._coming[0][0] <= self._free_at:
             self._waiting.append(self._coming.popleft()[1])

@@ -80,6 +80,7 @@ class _Run:
                 self._send(*leaving)
         for replica in self._replicas:
             replica.advance(inf)
+            replica.check_idle()
         return Simulated(self._told(), [self._usage(number) for number in range(len(self._replicas))])
 
     def _next_at(self) -> float:

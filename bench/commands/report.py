@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
 from math import inf
@@ -25,8 +25,11 @@ _TABLES = {
     "twofour.bench.sweep": ("sweep.table", "table"),
     "twofour.bench.plan": ("capacity.table", "table"),
     "twofour.bench.gate": ("gate.table", "of_document"),
+    "twofour.bench.profile": ("capacity.profile_table", "table"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
     "twofour.bench.proof": ("proof.proof_table", "table"),
+    "twofour.bench.plan_proof": ("proof.plan_proof_table", "table"),
+    "twofour.bench.validation": ("capacity.validation_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
     "twofour.bench.vllm": ("vllm.table", "table"),
@@ -114,15 +117,18 @@ def _drawings(document: Document) -> dict[str, Callable[[], "Markup"]]:
     return {flag: partial(pictures[cost].draw, about) for flag, cost in flags.items()}
 
 
-def _forms(args: argparse.Namespace, document: Document) -> dict[Path, str]:
+def _forms(args: argparse.Namespace, document: Document) -> dict[Path, str | Iterable[str]]:
     """A page, rows of requests, the document without its requests."""
     from twofour.bench.load import run as load
+    from twofour.bench.load import stored
 
     kind, files = document["kind"], run_forms.wanted(args)
     summary = {name: part for name, part in document.items() if name not in ("runs", "records")}
-    short = {args.summary: json.dumps(summary, indent=1, allow_nan=False) + "\n"} if args.summary else {}
+    short: dict[Path, str | Iterable[str]] = {}
+    if args.summary:
+        short[args.summary] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
     if kind == load.KIND:
-        return short | run_forms.written(document, files)
+        return short | (run_forms.written(stored.read(document), document, files) if files else {})
     if rows := files.keys() - {"html"}:
         raise InputError(f"{args.file} is no single run; leave out --{min(rows)}")
     return short | ({args.html: _page(args, document)} if args.html else {})

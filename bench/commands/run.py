@@ -11,6 +11,8 @@ from twofour.bench.commands import INVALID, SLO_HELP, run_forms, schedule_flags,
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twofour.bench.load.run import Run
     from twofour.bench.load.service import Service
     from twofour.bench.load.workload import Schedule
@@ -76,11 +78,8 @@ def run(args: argparse.Namespace) -> int:
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr(), args.workers)
     done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
-    document, full = (
-        json.dumps(_document(done, args.format, with_records) | about, allow_nan=False)
-        for with_records in (False, args.out is not None)
-    )
-    out.deliver(document if args.json else table(done), args.out, full)
+    document = json.dumps(_document(done, args.format, with_records=False) | about, allow_nan=False)
+    out.deliver(document if args.json else table(done), args.out, _whole(done, args.format, about))
     _write_forms(args, done, about)
     for gate in failed(done.gates):
         print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
@@ -90,13 +89,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_forms(args: argparse.Namespace, done: "Run", about: dict[str, Any]) -> None:
+    from twofour.bench.load import run as load
+    from twofour.bench.load import stored
     from twofour.prune.format.folder import write_whole
 
     if files := run_forms.wanted(args):
-        # As it is read again: infinite is null there.
-        whole = json.loads(json.dumps(_document(done, "twofour", True) | about, allow_nan=False))
-        for file, text in run_forms.written(whole, files).items():
+        # As it is read again: infinite is null there. The requests are not: there may be too many to have them twice.
+        head = json.loads(next(load.pieces(done, about)) + "}")
+        again = replace(stored.read(head | {"records": []}), records=done.records, started_at=done.started_at)
+        for file, text in run_forms.written(replace(again, schedule=done.schedule), head, files).items():
             write_whole(file, text)
+
+
+def _whole(done: "Run", form: str, about: dict[str, Any]) -> "Iterator[str]":
+    """With the requests."""
+    from twofour.bench.load import run as load
+
+    if form == "twofour":
+        yield from load.pieces(done, about)
+    else:
+        yield json.dumps(_document(done, form, with_records=True) | about, allow_nan=False)
 
 
 def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress", workers: int) -> "Run":

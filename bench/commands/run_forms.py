@@ -1,9 +1,12 @@
 """The forms of a run that a program or a person may want beside its document: a page, and its requests as rows."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twofour.bench.load.run import Run
 
 Document = Mapping[str, Any]
 FORMS = {
@@ -22,19 +25,14 @@ def wanted(args: argparse.Namespace) -> dict[str, Path]:
     return {form: file for form in ("html", *FORMS) if (file := getattr(args, form))}
 
 
-def written(document: Document, files: Mapping[str, Path]) -> dict[Path, str]:
-    """What goes into the files, from the document of a run with its requests."""
-    makers = _makers() if files else {}
-    return {file: makers[form](document) for form, file in files.items()}
-
-
-def _makers() -> dict[str, Callable[[Document], str]]:
+def written(run: "Run", document: Document, files: Mapping[str, Path]) -> dict[Path, str | Iterable[str]]:
+    """What goes into the files. document: of the run, its requests need not be in it."""
     from twofour.bench.load import per_request
-    from twofour.bench.load.stored import read
     from twofour.bench.report.run_html import page
 
-    return {
-        "html": page,
-        "csv": lambda document: per_request.csv_of(read(document)),
-        "jsonl": lambda document: per_request.jsonl_of(read(document)),
+    makers: dict[str, Callable[[], str | Iterable[str]]] = {
+        "html": lambda: page(document, run),
+        "csv": lambda: per_request.csv_of(run),
+        "jsonl": lambda: per_request.jsonl_of(run),
     }
+    return {file: makers[form]() for form, file in files.items()}

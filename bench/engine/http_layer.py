@@ -147,7 +147,7 @@ def _body(cell: Cell) -> dict[str, Any]:
 
 def _events(exchange: Exchange, cell: Cell) -> int:
     """How many an answer had. Raises ServerError unless it is whole and has as many tokens as were asked for."""
-    body = b"".join(data for _, data in exchange.reads)
+    body = b"".join(data for _, data in exchange.arrived())
     if exchange.error or exchange.status != 200:
         raise ServerError(f"an answer failed: {exchange.error or exchange.status}: {body[:200]!r}; {_REMEDY}")
     said = [line.removeprefix(b"data: ") for line in body.split(b"\n\n") if line] if cell.stream else [body, b"[DONE]"]

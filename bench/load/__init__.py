@@ -6,6 +6,7 @@
       client                 each Request becomes a Job, its bytes made beforehand; a Session sends them
         pace                 when each leaves, in an open or a closed loop
         connection, wire     one socket, HTTP/1.1: what arrives, and when, is noted in the Job's Exchange
+        spool                what has arrived, on the disk once there is much of it
         crew                 several client processes as one Session
         watch                the line that says how it goes, and whether the server keeps up
       decode, answers        when the clock has stopped, an Exchange becomes a Record (records), or is named
@@ -19,6 +20,6 @@
 What the server and its machine say meanwhile: `polling` looks each second, `server_side` is what was seen, `told` puts
 it beside the client's figures.
 
-`step_log` is what the steps of its engine took, where it says so. `endpoint` is what a server says of itself and answers
-untimed, `keys` where keys and headers come from. `schedule_file` is a Schedule as a file, and its digest.
+`step_log` is what the steps of its engine took, where it says so. `endpoint` is what a server says of itself and
+answers untimed, `keys` where keys and headers come from. `schedule_file` is a Schedule as a file, and its digest.
 """

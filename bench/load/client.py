@@ -16,13 +16,14 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import pace, wire, workload
+from twofour.bench.load import decode, pace, wire, workload
 from twofour.bench.load.access import OPEN, Access, tls_error
 from twofour.bench.load.connection import Connection
 from twofour.bench.load.decode import Exchange
 from twofour.bench.load.pace import Job
-from twofour.bench.load.records import Request
+from twofour.bench.load.records import Record, Request
 from twofour.bench.load.service import Service
+from twofour.bench.load.spool import Spool
 from twofour.bench.load.watch import Look, Seen
 from twofour.bench.load.workload import UNLIMITED, Limits
 from twofour.serve.http.crowd import raise_open_files
@@ -33,9 +34,10 @@ TICK_S = 0.005
 class Session:
     """Loads on one server, one after another."""
 
-    def __init__(self, client: "Client", runner: asyncio.Runner) -> None:
+    def __init__(self, client: "Client", runner: asyncio.Runner, secrets: tuple[str, ...]) -> None:
         self._client = client
         self._runner = runner
+        self._secrets = secrets
 
     def send(
         self,
@@ -46,7 +48,7 @@ class Session:
         limits: Limits = UNLIMITED,
         look: Look | None = None,
     ) -> bool:
-        """Drive a load to its end, by its requests or by its limits; what came of each request stands in its job.
+        """Drive a load to its end, by its requests or by its limits; what came of each request is in `records`.
 
         `lags` is filled with the lateness of the event loop in seconds, `on_end` is called after every request, `look`
         while the load runs, and may end it: then this returns False. An interrupt ends what is under way, and comes out
@@ -57,8 +59,9 @@ class Session:
         load = pace.drive(client.send, jobs, concurrency, limits)
         return self._runner.run(_observed(load, lags, partial(look, client.seen) if look else None))
 
-    def bring(self) -> None:
-        """What came of the requests stands in the jobs already; of a `crew.Crew` it has to be brought."""
+    def records(self, jobs: Sequence[Job]) -> list[Record]:
+        """Of those that were sent. The jobs give up what came: of a long load there is no room for both."""
+        return [record for job in jobs if (record := recorded(job, self._secrets))]
 
     @property
     def seen(self) -> Seen:
@@ -70,13 +73,24 @@ class Session:
 def connected(url: str, idle_s: float, access: Access = OPEN) -> Iterator[Session]:
     """A session for the length of a `with` block. idle_s: see Connection."""
     to = wire.target(url)
-    client = Client(to, idle_s, access.context() if to.tls else None)
+    spool = Spool()
+    client = Client(to, idle_s, access.context() if to.tls else None, spool)
     raise_open_files()
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            yield Session(client, runner)
+            yield Session(client, runner, access.secrets)
         finally:
             client.close()
+            spool.close()
+
+
+def recorded(job: Job, secrets: tuple[str, ...]) -> Record | None:
+    """What came of a request, which the job gives up; None: it was not sent."""
+    if job.exchange.done_at is None:
+        return None
+    record = decode.record(job.exchange, secrets)
+    job.message, job.exchange = b"", Exchange(job.request.index)
+    return record
 
 
 def jobs(service: Service, requests: Sequence[Request], nonce: str) -> list[Job]:
@@ -141,10 +155,11 @@ async def _tick(lags: list[float], look: Callable[[float], bool] | None, end: Ca
 class Client:
     """The connections to one server. `send` gives every exchange its one ending; it raises nothing of its own."""
 
-    def __init__(self, to: wire.Target, idle_s: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, to: wire.Target, idle_s: float, tls: ssl.SSLContext | None, spool: Spool | None = None) -> None:
         self._to = to
         self._idle_s = idle_s
         self._tls = tls
+        self._spool = spool
         self.on_end: Callable[[], None] | None = None
         self.seen = Seen()
         self._idle: list[Connection] = []
@@ -170,6 +185,8 @@ class Client:
         finally:
             exchange.done_at = exchange.done_at or perf_counter()
             self.seen.end(exchange)
+            if self._spool:
+                exchange.spill(self._spool)
         if self.on_end:
             self.on_end()
 
@@ -205,7 +222,7 @@ class Client:
         loop, exchange.connecting_at = asyncio.get_running_loop(), perf_counter()
         async with asyncio.timeout(self._idle_s):
             _, connection = await loop.create_connection(
-                lambda: Connection(self._idle_s), self._to.host, self._to.port, ssl=self._tls
+                lambda: Connection(self._idle_s, self._spool), self._to.host, self._to.port, ssl=self._tls
             )
         exchange.connected_at = perf_counter()
         return connection

@@ -6,14 +6,19 @@ from typing import cast
 
 from twofour.bench.load import wire
 from twofour.bench.load.decode import Exchange
+from twofour.bench.load.spool import BLOCK, Spool
 
 
 class Connection(asyncio.Protocol):
-    """`idle_s`: how long nothing may come before a request counts as lost, however long its answer takes."""
+    """`idle_s`: how long nothing may come before a request counts as lost, however long its answer takes.
 
-    def __init__(self, idle_s: float) -> None:
+    spool: where much that came goes; None: it stays in the exchange.
+    """
+
+    def __init__(self, idle_s: float, spool: Spool | None = None) -> None:
         self._transport: asyncio.Transport
         self._idle_s = idle_s
+        self._spool = spool
         self._response = wire.Response()
         self._exchange: Exchange | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -58,6 +63,8 @@ class Connection(asyncio.Protocol):
             exchange.headers = self._response.headers
         if body:
             exchange.reads.append((at, body))
+            if self._spool and not len(exchange.reads) % BLOCK:
+                exchange.spill(self._spool)
         if self._response.done:
             self._finish(at)
 

@@ -2,8 +2,8 @@
 
 Each worker is a `client.Session` in a process of its own. Whole conversations go to the workers in turn, and what is
 allowed at a time is divided among them. They wait until all have their part, and begin at one moment: the clock is the
-same for all processes of a host. While the load runs they say ten times a second what they see; what came of the
-requests they hand over when the clock has stopped.
+same for all processes of a host. While the load runs they say ten times a second what they see; when the clock has
+stopped each decodes what came of its requests, and hands over their records.
 """
 
 import signal
@@ -21,6 +21,7 @@ from twofour.bench.load import client, pace
 from twofour.bench.load.client import Session
 from twofour.bench.load.decode import Exchange
 from twofour.bench.load.pace import Job
+from twofour.bench.load.records import Record
 from twofour.bench.load.service import Service
 from twofour.bench.load.watch import Look, Seen
 from twofour.bench.load.workload import UNLIMITED, Limits
@@ -58,7 +59,7 @@ class Done:
 
 
 class Crew:
-    """As `client.Session`, but what came of the requests stands in the jobs only after `bring`."""
+    """As `client.Session`."""
 
     def __init__(self, pipes: Sequence[Connection]) -> None:
         self._pipes = pipes
@@ -91,13 +92,14 @@ class Crew:
                 on_end()
         return all(each.kept_up for each in done)
 
-    def bring(self) -> None:
-        """Put what came of the requests into their jobs."""
-        for pipe, jobs in self._busy.items():
-            pipe.send("bring")
-            for job, exchange in zip(jobs, _heard(pipe), strict=True):
-                job.exchange = exchange
+    def records(self, jobs: Sequence[Job]) -> list[Record]:
+        """Of those of the latest load that were sent."""
+        for pipe in self._busy:
+            pipe.send("records")
+        heard = (record for pipe, part in self._busy.items() for _ in part for record in _heard(pipe))
+        found = {record.index: record for record in heard}
         self._busy = {}
+        return [found[job.request.index] for job in jobs if job.request.index in found]
 
     def _watched(self, look: Look | None) -> list[Done]:
         """What the workers say at their end. Where this process is interrupted, or `look` says so, they end early."""
@@ -211,9 +213,10 @@ def _send(pipe: Connection, session: Session, part: Part) -> None:
     time.sleep(max(0.0, begins_at - perf_counter()))
     kept_up = session.send(part.jobs, part.concurrency, lags, limits=part.limits, look=look)
     pipe.send(Done(kept_up, lags, _sight(session.seen)))
-    while pipe.recv() != "bring":  # it was told to stop when it had ended
+    while pipe.recv() != "records":  # it was told to stop when it had ended
         pass
-    pipe.send([job.exchange for job in part.jobs])
+    for job in part.jobs:
+        pipe.send(session.records([job]))
 
 
 def _sight(seen: Seen) -> Sight:

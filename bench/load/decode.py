@@ -9,14 +9,16 @@ every event with something to read counts one token: then the sum over the chunk
 
 import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from twofour.bench.load import answers, wire
 from twofour.bench.load.records import Chunks, Record
+from twofour.bench.load.spool import Block, Read, Spool
 
 # What a delta of a chat, or a choice of a completion, may hold, by the field that holds it.
 _KINDS = {
@@ -30,7 +32,7 @@ _KINDS = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class Exchange:
     """What the client noted while the clock ran; times as in `Record`."""
 
@@ -42,11 +44,27 @@ class Exchange:
     headers_at: float | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the response, names in lower case
-    reads: list[tuple[float, bytes]] = field(default_factory=list)  # body bytes, without the framing
+    spooled: list[Block] = field(default_factory=list)  # what came before the reads
+    reads: list[Read] = field(default_factory=list)  # body bytes, without the framing
     done_at: float | None = None
     error: str | None = None
     reconnected: bool = False
     held: bool = False
+
+    @property
+    def pieces(self) -> int:
+        """How often something came."""
+        return len(self.reads) + sum(block.reads for block in self.spooled)
+
+    def arrived(self) -> Iterator[Read]:
+        """All that came."""
+        return chain(*self.spooled, self.reads)
+
+    def spill(self, spool: Spool) -> None:
+        """Hand over what is held, if there is much of it in all."""
+        if self.reads and (block := spool.put(self.reads)):
+            self.spooled.append(block)
+            self.reads = []
 
 
 def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
@@ -67,7 +85,7 @@ def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
         known.error = answers.refusal(exchange.status, exchange.headers, _body(exchange, secrets), secrets)
         return known
     stream = _Stream(known)
-    for at, line in _events(exchange.reads):
+    for at, line in _events(exchange.arrived()):
         stream.take(at, wire.hidden(line, secrets))
     known.chunks = stream.chunks
     if stream.began:
@@ -78,7 +96,7 @@ def record(exchange: Exchange, secrets: tuple[str, ...] = ()) -> Record:
     return known
 
 
-def _events(reads: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+def _events(reads: Iterable[Read]) -> Iterator[tuple[float, bytes]]:
     """Every `data:` line, at the time of the read that completed it."""
     rest, at = b"", 0.0
     for at, payload in reads:
@@ -172,4 +190,4 @@ def _count(said: dict[str, Any], name: str) -> int | None:
 
 
 def _body(exchange: Exchange, secrets: tuple[str, ...]) -> bytes:
-    return wire.hidden(b"".join(payload for _, payload in exchange.reads), secrets)
+    return wire.hidden(b"".join(payload for _, payload in exchange.arrived()), secrets)

@@ -4,7 +4,7 @@ import http.client
 import json
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,24 @@ class Endpoint:
         if not isinstance(answer, dict):
             raise ServerError(f"{where} answers with a {type(answer).__name__}; expected an object")
         return answer
+
+    def version(self) -> str | None:
+        """None where it does not say."""
+        said = self._get("/version")
+        try:
+            found = json.loads(said.body) if said.status == 200 else None
+        except (ValueError, RecursionError):
+            return None
+        return str(found["version"]) if isinstance(found, dict) and "version" in found else None
+
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """What it says of its models; nothing where it lists none as OpenAI's API does."""
+        said = self._get("/v1/models")
+        try:
+            listed = json.loads(said.body)["data"] if said.status == 200 else []
+            return [model for model in listed if isinstance(model, dict)]
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return []
 
     def _get(self, path: str) -> "_Said":
         return _exchange(self.url, self.access, path)

@@ -25,11 +25,11 @@ def csv_of(run: Run) -> str:
     return text.getvalue()
 
 
-def jsonl_of(run: Run) -> str:
-    """With every chunk: when it came, and its tokens."""
+def jsonl_of(run: Run) -> Iterator[str]:
+    """With every chunk: when it came, and its tokens. Line by line, as all together may be too large to be held."""
     chunks = (record.chunks.plain(run.started_at) for record in run.records)
     whole = (row | {"chunks": each} for row, each in zip(_rows(run), chunks, strict=True))
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in whole)
+    return (json.dumps(row, allow_nan=False) + "\n" for row in whole)
 
 
 def _rows(run: Run) -> Iterator[dict[str, Any]]:

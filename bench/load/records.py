@@ -108,7 +108,7 @@ def _small(tokens: NDArray[Any]) -> NDArray[Any]:
 TIMES = ("scheduled_at", "connecting_at", "connected_at", "sent_at", "headers_at", "done_at")  # of a Record
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """The life of one request."""
 

@@ -1,14 +1,15 @@
 """One load test of one server: warm up, drive, sum up, check."""
 
+import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from itertools import cycle
+from itertools import chain, cycle, repeat
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, crew, decode, gates, metrics, schedule_file, workload
+from twofour.bench.load import client, crew, gates, metrics, schedule_file, workload
 from twofour.bench.load.client import Session
 from twofour.bench.load.crew import Crew
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
@@ -71,24 +72,23 @@ def measure(
     watch = Watch(len(schedule.requests), limits.duration_s, limits.stop_over_saturated, progress)
     cut_off, kept_up = False, True
     endpoint = Endpoint(service.url, service.model, service.access)
-    with crew.connected(service, workers) as session, Looker(endpoint) as looker:
+    with crew.connected(service, workers) as session:
         warm_up(session, service, schedule, nonce, progress)
         own = own_tokens(session, service, schedule, nonce) if service.api == "chat" else gates.NOTHING_OWN
         jobs, before = client.jobs(service, schedule.requests, nonce), _state(endpoint)
-        looker.begin(served=before is not None)
-        pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
-        try:
-            kept_up = session.send(jobs, schedule.concurrency, lags, limits=limits, look=watch.look)
-        except KeyboardInterrupt:
-            cut_off = True
-        share = pressure.share()
-        session.bring()
+        with Looker(endpoint) as looker:
+            looker.begin(served=before is not None)
+            pressure, started, started_at = gates.Pressure(), datetime.now(UTC), perf_counter()
+            try:
+                kept_up = session.send(jobs, schedule.concurrency, lags, limits=limits, look=watch.look)
+            except KeyboardInterrupt:
+                cut_off = True
+            share = pressure.share()
         if kept_up and not cut_off:
             watch.last(session.seen)
-    hidden = service.access.secrets
-    records = [decode.record(job.exchange, hidden) for job in jobs if job.exchange.done_at is not None]
-    after = None if cut_off else _state(endpoint)
-    hits, seen = prefix_hit_share(before, after), looker.seen(after.memory if after else None)
+        after = None if cut_off else _state(endpoint)
+        hits, seen = prefix_hit_share(before, after), looker.seen(after.memory if after else None)
+        records = session.records(jobs)
     checked = gates.check(schedule, records, lags, share, hits, own)
     summary = metrics.summarise(records, started_at)
     run = Run(
@@ -119,8 +119,7 @@ def warm_up(session: Session | Crew, service: Service, schedule: Schedule, nonce
     like = [replace(request, index=i, after=None, family=None) for i, request in each]
     jobs = client.jobs(service, like, f"warm-up {nonce}")
     session.send(jobs, at_once, on_end=counter("warm-up", count, progress))
-    session.bring()
-    records = [decode.record(job.exchange, service.access.secrets) for job in jobs]
+    records = session.records(jobs)
     if all(record.error for record in records):
         raise ServerError(f"every request of the warm-up failed ({records[0].error}); {_remedy(service, records[0])}")
 
@@ -153,15 +152,26 @@ def _added(session: Session | Crew, service: Service, nonce: str, history: Seque
     short = Request(0, 0.0, workload.WORDS[0], None, 1, history=history)
     (job,) = client.jobs(service, [short], f"template {nonce}")
     session.send([job], 1)
-    session.bring()
-    counted = decode.record(job.exchange, service.access.secrets).prompt_tokens
+    counted = session.records([job])[0].prompt_tokens
     return None if counted is None else max(0, counted - len(workload.marked(short, nonce).split()))
+
+
+def pieces(run: Run, about: Mapping[str, Any]) -> Iterator[str]:
+    """The JSON of the document with its records, and of `about`, piece by piece: an hour's is too large to be held."""
+    yield json.dumps(_head(run, with_samples=True) | about, allow_nan=False)[:-1]
+    for before, record in zip(chain([', "records": ['], repeat(", ")), _rows(run), strict=False):
+        yield before + json.dumps(record, allow_nan=False)
+    yield "]}" if run.records else ', "records": []}'
 
 
 def document(run: Run, with_records: bool) -> dict[str, Any]:
     """The run as JSON, without what ran it on which machine: what was asked, what came of it, whether it counts."""
+    return _head(run, with_samples=with_records) | ({"records": list(_rows(run))} if with_records else {})
+
+
+def _head(run: Run, with_samples: bool) -> dict[str, Any]:
     asked = {**run.service.described(), **run.schedule.made_of}
-    result = {
+    return {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "started": run.started.isoformat(timespec="milliseconds"),
@@ -176,12 +186,13 @@ def document(run: Run, with_records: bool) -> dict[str, Any]:
         "gates": [asdict(gate) | {"passed": gate.passed} for gate in run.gates],
         "summary": run.summary.as_dict(),
         "slo": run.slo.as_dict() if run.slo else None,
-        "server": run.server and run.server.as_dict(run.started_at, with_samples=with_records),
+        "server": run.server and run.server.as_dict(run.started_at, with_samples=with_samples),
     }
-    if with_records:
-        planned = {request.index: request for request in run.schedule.requests}
-        result["records"] = [_planned(planned[r.index]) | timeline(r, run.started_at) for r in run.records]
-    return result
+
+
+def _rows(run: Run) -> Iterator[dict[str, Any]]:
+    planned = {request.index: request for request in run.schedule.requests}
+    return (_planned(planned[record.index]) | timeline(record, run.started_at) for record in run.records)
 
 
 def _planned(request: Request) -> dict[str, Any]:

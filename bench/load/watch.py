@@ -40,11 +40,11 @@ class Seen:
         del self.under_way[id(exchange)]
         self.ended += 1
         self.failed += exchange.error is not None or exchange.status != 200
-        self.reads += len(exchange.reads)
+        self.reads += exchange.pieces
 
     @property
     def pieces(self) -> int:
-        return self.reads + sum(len(exchange.reads) for exchange in self.under_way.values())
+        return self.reads + sum(exchange.pieces for exchange in self.under_way.values())
 
 
 @dataclass(frozen=True)

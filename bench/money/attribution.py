@@ -3,9 +3,9 @@
 A step that computes p prompt tokens and n tokens of answers, which attend to v tokens in the cache, and within prompts
 to q pairs of tokens, takes a + b p + c n + d v + e q seconds, none of the five below 0: the least squares of relative
 errors. Prompts cost b p + e q, answers c n + d v. What every step costs, a, which is weights that are read, is shared
-by its tokens: p of p + n are the prompts'. With the shares of both, and Ti and To tokens a second, a million input tokens
-cost 1e6 C share_in / Ti, a million output tokens 1e6 C share_out / To, where C is dollars a second: Ti of the one and
-To of the other are C again.
+by its tokens: p of p + n are the prompts'. With the shares of both, and Ti and To tokens a second, a million input
+tokens cost 1e6 C share_in / Ti, a million output tokens 1e6 C share_out / To, where C is dollars a second: Ti of the
+one and To of the other are C again.
 """
 
 from collections.abc import Sequence

@@ -83,20 +83,23 @@ class PagedEngine(Engine):
     def metrics(self) -> str:
         """What our server says of its limits and of what is under way."""
         machine, batch = self._machine, self._paged
-        gauges = {
+        cache = f'block_size="{machine.page}",num_gpu_blocks="{machine.pages}"'
+        cache += f',enable_prefix_caching="{machine.remembers}"'
+        rows = {
             "twofour:max_num_seqs": machine.sequences,
             "twofour:max_num_batched_tokens": machine.tokens,
-            "twofour:kv_block_size": machine.page,
-            "twofour:kv_blocks": machine.pages,
+            "twofour:step_piece_tokens": 0,
             "twofour:kv_capacity_tokens": machine.pages * machine.page,
-            "twofour:piece": 0,
+            f"vllm:cache_config_info{{{cache}}}": 1,
             "vllm:num_requests_running": batch.under_way,
             "vllm:num_requests_waiting": batch.waiting,
+            "vllm:num_preemptions_total": batch.preemptions,
         }
-        counters = {"vllm:num_preemptions_total": batch.preemptions}
-        rows = [(name, "gauge", value) for name, value in gauges.items()]
-        rows += [(name, "counter", value) for name, value in counters.items()]
-        return "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for name, kind, value in rows)
+        return "".join(f"{name} {value}\n" for name, value in rows.items())
+
+    @property
+    def context_length(self) -> int:
+        return self._machine.pages * self._machine.page
 
     def _begin(self, now: float) -> float:
         self._started.append(now + self._machine.between_s)

@@ -21,11 +21,8 @@ from twofour.serve.http.crowd import raise_open_files
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _BACKLOG = 4096
-_GLANCES: dict[str, dict[str, Any]] = {
-    "/v1/models": {"object": "list", "data": [{"id": "mock", "object": "model"}]},
-    "/health": {},
-    "/ready": {},
-}
+_MODEL = {"id": "mock", "object": "model"}
+_GLANCES: dict[str, Any] = {"/v1/models": {"object": "list", "data": [_MODEL]}, "/health": {}, "/ready": {}}
 
 
 class Server:
@@ -108,6 +105,8 @@ class Connection(asyncio.Protocol):
             return _whole(200, engine.metrics().encode(), "text/plain; version=0.0.4")
         if isinstance(engine, PagedEngine) and path == "/debug/steps":
             found = engine.step_log()
+        if isinstance(engine, PagedEngine) and path == "/v1/models":
+            found = {"object": "list", "data": [_MODEL | {"max_model_len": engine.context_length}]}
         return _plain(404, {}) if found is None else _plain(200, found)
 
     def _ask(self, served: Served) -> None:

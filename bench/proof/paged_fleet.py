@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from twofour.bench.load.records import Chunk, Record, Request
+from twofour.bench.load.records import Chunks, Record, Request
 from twofour.bench.proof.paged import Machine, PagedBatch, Step
 
 
@@ -41,7 +41,7 @@ def capacity(requests: Sequence[Request], machine: Machine) -> float:
 def _one(requests: Sequence[Request], machine: Machine) -> Told:
     batch, now, steps = PagedBatch(machine), 0.0, list[Step]()
     coming = deque(sorted(requests, key=lambda request: request.at_s))
-    records = {request.index: Record(request.index, request.at_s, request.at_s, request.at_s) for request in requests}
+    came: dict[int, list[float]] = {request.index: [] for request in requests}  # when its tokens did
     while coming or not batch.idle:
         while coming and (batch.idle or coming[0].at_s <= now):
             now = max(now, coming[0].at_s)
@@ -49,8 +49,8 @@ def _one(requests: Sequence[Request], machine: Machine) -> Told:
         now += batch.begin()
         steps.append(batch.log[-1])
         for key in batch.end():
-            records[cast(int, key)].chunks.append(Chunk(now, 1))
-    return Told(_ended(requests, records), steps)
+            came[cast(int, key)].append(now)
+    return Told([_record(request, came[request.index]) for request in requests], steps)
 
 
 def _add(batch: PagedBatch, request: Request) -> None:
@@ -58,10 +58,12 @@ def _add(batch: PagedBatch, request: Request) -> None:
     batch.add(request.index, words, request.output_tokens)
 
 
-def _ended(requests: Sequence[Request], records: dict[int, Record]) -> list[Record]:
-    for request in requests:
-        record = records[request.index]
-        record.done_at, record.status, record.finish_reason = record.chunks[-1].at, 200, "length"
-        record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
-        record.kinds = {"text": request.output_tokens}
-    return [records[request.index] for request in requests]
+def _record(request: Request, came: list[float]) -> Record:
+    return Record(
+        *(request.index, request.at_s, request.at_s, request.at_s, Chunks(came, [1] * len(came)), came[-1]),
+        prompt_tokens=request.prompt_tokens,
+        output_tokens=request.output_tokens,
+        kinds={"text": request.output_tokens},
+        finish_reason="length",
+        status=200,
+    )

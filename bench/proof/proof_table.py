@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_VERDICTS = {True: "passed", False: "FAILED", None: "-"}
+VERDICTS = {True: "passed", False: "FAILED", None: "-"}
 _UNITS = {"s": (1000, " ms", 2), "share": (100, " %", 2), "/s": (1, "", 0), "MB": (1, " MB", 1), "": (1, "", 0)}
 
 
@@ -16,7 +16,7 @@ def table(found: dict[str, Any]) -> str:
         *(line for row in found["rows"] for line in _row(row, names)),
         *(["", *(f"{name} said nothing: {why}" for name, why in found["silent_peers"].items())]),
         "",
-        f"CPU pressure {_quantity(found['cpu_pressure'], 'share')} at worst, in our runs"
+        f"CPU pressure {quantity(found['cpu_pressure'], 'share')} at worst, in our runs"
         + ("" if (found["cpu_pressure"] or 0) <= 0.1 else ": something else ran here; do not quote these figures"),
         "PASSED" if found["valid"] else "FAILED",
     ]
@@ -28,18 +28,18 @@ def _placed(found: dict[str, Any]) -> str:
 
 
 def _row(row: dict[str, Any], names: list[str]) -> list[str]:
-    limit = f"{'<=' if row['most'] else '>='} {_quantity(row['limit'], row['unit'])}"
-    line = f"{row['id']:5}{row['what']:48}{_quantity(row['value'], row['unit']):>12}{limit:>16}"
+    limit = f"{'<=' if row['most'] else '>='} {quantity(row['limit'], row['unit'])}"
+    line = f"{row['id']:5}{row['what']:48}{quantity(row['value'], row['unit']):>12}{limit:>16}"
     others = "".join(f"{_other(row, name):>12}" for name in names)
-    lines = [f"{line}  {_VERDICTS[row['passed']]:8}{others}".rstrip()]
+    lines = [f"{line}  {VERDICTS[row['passed']]:8}{others}".rstrip()]
     return [*lines, f"{'':5}  {row['note']}"] if row["note"] else lines
 
 
 def _other(row: dict[str, Any], name: str) -> str:
-    return _quantity(row["peers"][name], row["unit"]) if name in row["peers"] else ""
+    return quantity(row["peers"][name], row["unit"]) if name in row["peers"] else ""
 
 
-def _quantity(value: float | None, unit: str) -> str:
+def quantity(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
     times, sign, digits = _UNITS[unit]

@@ -26,8 +26,9 @@ class Card(NamedTuple):
     detail: str
 
 
-def page(document: Document) -> str:
-    run = read(document)
+def page(document: Document, run: Run | None = None) -> str:
+    """run: that of the document, whose requests may then not be in it; None: it is read from there."""
+    run = run or read(document)
     return rendered(
         "twofour.bench.report",
         "run.html",
@@ -91,7 +92,8 @@ def _first(run: Run) -> Distribution:
 
 
 def _window(run: Run) -> tuple[float, float] | None:
-    return run.summary.window_s  # the clock of a run that was read begins with it
+    window = run.summary.window_s
+    return window and (window[0] + run.started_at, window[1] + run.started_at)
 
 
 def _cells(label: str, values: Distribution) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,18 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, even where the machine stops."""
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file whole or not at all, even where the machine stops. text: in one piece, or in many."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines([text] if isinstance(text, str) else text)
         put(temporary, path)
         sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written ({error.strerror}); choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def put(written: Path, path: Path) -> None:

@@ -69,7 +69,7 @@ def schedules(draw: st.DrawFn, most: int = 24) -> Schedule:
     return Schedule(requests, concurrency, {})
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(REPLICAS, schedules())
 def test_every_token_comes_when_the_real_scheduler_would_give_it(replica: Replica, schedule: Schedule) -> None:
     simulated = run(schedule, replica)

@@ -1,0 +1,132 @@
+"""The planner on machines of `paged` without any time passing: fleets by brute force, and how often intervals hold.
+
+A profile is fitted to the steps of loads that are not asked for later. What is true is what `paged_fleet` gives, which
+shares no code with the planner's simulator.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from twofour.bench.capacity import search, step_model
+from twofour.bench.capacity.demand import Demand, demand
+from twofour.bench.capacity.profile import Around, EngineLimits, Profile, Replica
+from twofour.bench.capacity.search import Promise, World
+from twofour.bench.capacity.validation import Foretold, figures, foretell
+from twofour.bench.load.records import Request
+from twofour.bench.load.slo import Slo, attain, parse
+from twofour.bench.load.step_log import Step
+from twofour.bench.load.workload import Lengths, Schedule
+from twofour.bench.proof import paged, paged_fleet
+from twofour.bench.proof.paged import Machine
+from twofour.bench.traffic.traffic import Rate, Traffic
+from twofour.prune.progress import Progress, track
+
+FITTED = (0.25, 0.6, 1.0)  # of capacity: what a profile is fitted to
+UNSEEN = (0.45, 0.7, 0.85)
+REQUESTS = 1000  # of a simulation, as of a plan
+LARGEST = 20  # machines
+P95 = ("ttft_p95", "itl_p95", "e2e_p95")
+
+
+@dataclass(frozen=True)
+class Case:
+    machine: Machine
+    demand: Demand
+    slo: Slo
+
+
+def case(number: int) -> Case:
+    """Any machine, lengths, promise and peak; the fleet has 20 machines at most."""
+    draw = random.Random(f"fleet {number}")
+    machine = Machine(
+        fixed_s=draw.uniform(0.004, 0.03),
+        prefill_s=draw.uniform(1e-5, 1e-4),
+        decode_s=draw.uniform(2e-5, 4e-4),
+        kv_s=draw.uniform(1e-8, 2e-7),
+        pair_s=draw.uniform(0, 2e-8),
+        noise=0.03,
+        sequences=draw.choice([8, 16, 32]),
+        tokens=draw.choice([256, 512]),
+        seed=number,
+    )
+    lengths = Lengths(draw.randint(40, 300), 0.4), Lengths(draw.randint(8, 32), 0.4)
+    traffic = Traffic(prompt_tokens=lengths[0], output_tokens=lengths[1], rate=Rate(1.0), seed=number)
+    most = paged_fleet.capacity(schedule(traffic, 1.0, 400), machine)
+    peak = most * draw.uniform(0.5, 0.7 * LARGEST)
+    promised = _promised(machine, schedule(traffic, draw.uniform(0.5, 0.85) * most, REQUESTS))
+    return Case(machine, demand(replace(traffic, rate=Rate(peak))), promised)
+
+
+def schedule(traffic: Traffic, rate: float, requests: int) -> Sequence[Request]:
+    return replace(traffic, rate=Rate(rate), requests=requests).schedule().requests
+
+
+def _promised(machine: Machine, asked: Sequence[Request]) -> Slo:
+    """What one machine just keeps at some rate."""
+    found = figures(paged_fleet.serve(asked, machine).records, 0.0, open_loop=True)
+    terms = ((name, found[name]) for name in ("ttft_p95", "itl_p95"))
+    return parse(",".join(f"{name}={(value or 1.0) * 1000:.3f}ms" for name, value in terms))
+
+
+def profile(machine: Machine, traffic: Traffic) -> Profile:
+    """As `bench profile` makes it, without the client."""
+    most, steps = paged_fleet.capacity(schedule(traffic, 1.0, 400), machine), list[paged.Step]()
+    for number, share in enumerate(FITTED):
+        asked = schedule(replace(traffic, seed=traffic.seed + 1000 + number), share * most, 400)
+        steps += paged_fleet.serve(asked, replace(machine, seed=machine.seed + 1 + number)).steps
+    found = step_model.fit([Step(*each[:2], each.decode_kv_tokens, each.seconds, each.prefill_pairs) for each in steps])
+    room = machine.pages * machine.page
+    limits = EngineLimits(machine.sequences, machine.tokens, machine.pages, machine.page, room)
+    replica = Replica(limits, found.steps, Around(0.0, machine.between_s), found.residuals)
+    return Profile("paged", "paged", replica, found.hull, draws=found.draws, error=found.error)
+
+
+def planned(of: Case, replica: Replica) -> int | None:
+    """How many machines a plan orders, without spares."""
+    world = World(replica, of.demand, Promise(of.slo), REQUESTS, of.demand.traffic.seed)
+    each = search.highest_rate(world, 0.02).low
+    return search.smallest_fleet(world, of.demand.peak, search.guess(of.demand.peak, each)) if each else None
+
+
+def needed(of: Case) -> int | None:
+    """The fewest machines that keep the promise, each number tried; None: not even twice the largest fleet does."""
+    peak, seed = of.demand.peak, of.demand.traffic.seed
+    most = paged_fleet.capacity(of.demand.schedule(peak, 400, seed).requests, of.machine)
+    for count in range(max(1, ceil(0.9 * peak / most)), 2 * LARGEST + 1):
+        asked = of.demand.schedule(peak, search.fleet_requests(REQUESTS, count), seed)
+        if attain(of.slo, paged_fleet.serve(asked.requests, of.machine, count).records).attained:
+            return count
+    return None
+
+
+def fleets(cases: int, progress: Progress) -> Iterator[tuple[int | None, int | None]]:
+    """Of each case what was planned, and what is true."""
+    for number in track(range(cases), "fleets", progress):
+        of = case(number)
+        yield planned(of, profile(of.machine, of.demand.traffic).replica), needed(of)
+
+
+def coverage(profiles: int, runs: int, progress: Progress) -> list[bool]:
+    """Whether the 90 % interval of a forecast holds the p95 of one run; of many that no profile has seen."""
+    held = list[bool]()
+    for number in track(range(profiles), "profiles", progress):
+        of = case(number)
+        traffic, most = of.demand.traffic, paged_fleet.capacity(schedule(of.demand.traffic, 1.0, 400), of.machine)
+        known = profile(of.machine, traffic)
+        for share in UNSEEN:
+            rate = share * most
+            told = _forecast(known, traffic, rate)
+            for run in range(runs):
+                asked = schedule(replace(traffic, seed=20_000 + run), rate, REQUESTS // 2)
+                truth = paged_fleet.serve(asked, replace(of.machine, seed=500 + run)).records
+                found = figures(truth, 0.0, open_loop=True)
+                held += [told[name].holds(found[name]) is True for name in P95]
+    return held
+
+
+def _forecast(known: Profile, traffic: Traffic, rate: float) -> dict[str, Foretold]:
+    """Of a run of so many requests."""
+    like = Schedule(schedule(traffic, rate, REQUESTS // 2), None, {"rate": rate})
+    return foretell(known, like)
