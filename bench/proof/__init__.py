@@ -5,5 +5,5 @@ In comes a script of how a server behaves; out comes what it sent, and when. Rea
 that server without any time passing. `truth` is the client against the mock, `defects` what servers, machines and
 clients do wrong, and `selftest` both on this machine. `make bench-proof` runs `proof` and prints `proof_table`: every
 promise by its value, beside other load testers (`peers`), with `statistics` tried on simulated runs, the search of
-`bench sweep` on a server whose `knee` is known, `bench gate` on speeds that are known (`gated`), and its `weight`.
+`bench sweep` on a server whose `knee` is known, `bench gate` on speeds that are known (`gated`), and its `weight`. `memory` is how much of it a long load test takes.
 """
