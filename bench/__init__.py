@@ -8,20 +8,23 @@ schedule), `targets` (who is asked), `sweep` (running servers, many loads), `mon
 (our own, timed by its parts), `decode` (bare steps beside other runtimes), `vllm` (vLLM offline), `gpu` (one session on
 a GPU), `proof` (a mock that knows the truth) and `commands`. Beside them stand `hardware`, `stats`, `pareto`, `turns`,
 `interrupt`, `child`, `meters` and `envelope`, which several rooms need, and `results`, the documents behind every
-figure. Begin with `load.run` and `comparison.compare`.
+figure. Begin with `load.run`,
+`comparison.compare` and `capacity.plan`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twofour.bench.capacity.plan import plan as plan
     from twofour.bench.comparison.compare import compare as compare
 
-__all__ = ["compare"]
+__all__ = ["compare", "plan"]
+
+_FROM = {"compare": "comparison.compare", "plan": "capacity.plan"}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "compare":
+    if name not in _FROM:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from twofour.bench.comparison.compare import compare
-
-    return compare
+    return getattr(import_module(f"twofour.bench.{_FROM[name]}"), name)

@@ -8,8 +8,9 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 from statistics import fmean, stdev
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +156,21 @@ def trend(at: Sequence[float], values: Sequence[float], others: Sequence[Sequenc
     alike = min(max(float(left[1:] @ left[:-1]) / square, 0.0), _MOST_ALIKE) if square else 0.0
     variance = square / freedom * float(inverse[1] @ inverse[1]) * (1 + alike) / (1 - alike)
     return float(inverse[1] @ values), math.sqrt(variance)
+
+
+def nonnegative(gram: "np.ndarray[Any, Any]", right: "np.ndarray[Any, Any]") -> list[float]:
+    """The factors, none below 0, of the least squares with these normal equations: the best set of few terms."""
+    width, best, least = len(right), [0.0] * len(right), 0.0
+    scale = np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0))  # terms may be of any size
+    square, goal = gram / np.outer(scale, scale), right / scale
+    for chosen in map(list, chain.from_iterable(combinations(range(width), size) for size in range(1, width + 1))):
+        found = np.linalg.lstsq(square[np.ix_(chosen, chosen)], goal[chosen], rcond=None)[0]
+        missed = float(found @ square[np.ix_(chosen, chosen)] @ found - 2 * found @ goal[chosen])
+        if (found >= 0).all() and missed < least:
+            least, best = missed, [0.0] * width
+            for term, factor in zip(chosen, found / scale[chosen], strict=True):
+                best[term] = float(factor)
+    return best
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:

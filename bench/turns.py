@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from twofour.prune.errors import InputError
+
+MOST_ROUNDS = 1_000  # no interval becomes much narrower by more, and all that was measured is kept until the end
+
 K = TypeVar("K")
 T = TypeVar("T")
 P = TypeVar("P")
@@ -44,6 +48,11 @@ def whole_rounds(turns: Mapping[K, Callable[[], T]], rounds: Iterable[int]) -> d
         if not done:
             raise
     return {name: [found for each in done for found in each[name]] for name in turns}
+
+
+def refuse_endless(rounds: int) -> None:
+    if rounds > MOST_ROUNDS:
+        raise InputError(f"{rounds:,} rounds do not end; --rounds is at most {MOST_ROUNDS:,}, and 6 give an interval")
 
 
 def order(names: Sequence[K], round_: int) -> list[K]:

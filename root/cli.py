@@ -16,7 +16,9 @@ VERBS = {
     "convert": ("twofour.prune.commands.convert", "packed to dense-with-zeros, and back"),
     "eval": ("twofour.serve.commands.eval", "perplexity, KL and agreement of exactly what is served"),
     "serve": ("twofour.serve.commands.serve", "an OpenAI-compatible endpoint"),
+    "plan": ("twofour.bench.commands.plan", "how many machines of which option keep an SLO, and how sure that is"),
     "bench": ("twofour.bench.commands.bench", "load tests: one server, or dense against 2:4"),
+    "plan-validate": ("twofour.bench.commands.plan_validate", "how wrong a profile is on loads it has not seen"),
 }
 
 

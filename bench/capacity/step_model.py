@@ -1,10 +1,34 @@
 """How long a step of an engine takes, by what it computes.
 
 A step that computes p prompt tokens and n tokens of answers, reads v tokens of the cache and attends within prompts to
-q pairs of tokens takes fixed + p prefill + n decode + v kv + q pair seconds, none of the five below 0.
+q pairs of tokens takes fixed + p prefill + n decode + v kv + q pair seconds, none of the five below 0. They are fitted
+by the least squares of relative errors, so that a step of 1 ms counts as much as one of 1 s.
+
+Least squares of relative errors lie below the mean where steps scatter. So a plan multiplies by `residuals`, drawn
+anew for each step, whose mean makes up for that.
+
+How sure the five are: blocks of consecutive steps are drawn with replacement, as neighbours are alike, and each such
+log is fitted anew.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+
+from twofour.bench.capacity import hull
+from twofour.bench.capacity.hull import Hull
+from twofour.bench.load.step_log import Step
+from twofour.bench.stats import nonnegative
+from twofour.prune.errors import InputError
+
+FEWEST = 200  # steps
+DRAWS = 100
+_BLOCKS = 64
+_QUANTILES = 100
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -19,3 +43,58 @@ class StepModel:
 
     def seconds(self, prefill: int, decodes: int, kv: int, pairs: int) -> float:
         return self.fixed_s + self.prefill_s * prefill + self.decode_s * decodes + self.kv_s * kv + self.pair_s * pairs
+
+
+@dataclass(frozen=True)
+class Fit:
+    """error: by how much it misses a step on average, as a share of what it took."""
+
+    steps: StepModel
+    draws: Sequence[StepModel]
+    residuals: Sequence[float]  # measured over predicted seconds, ascending, equally likely
+    error: float
+    hull: Hull
+    count: int
+
+
+def fit(log: Sequence[Step], seed: int = 0) -> Fit:
+    """Raises InputError where the log does not tell."""
+    counted = [step for step in log if step.seconds > 0 and step.prefill_tokens + step.decodes > 0]
+    if len(counted) < FEWEST:
+        raise InputError(f"{len(counted)} steps say too little; measure for longer, {FEWEST} at least")
+    prefill, decodes, kv, pairs, seconds = map(np.array, zip(*map(_row, counted), strict=True))
+    if not prefill.any() or not decodes.any():
+        raise InputError(
+            "no step computed a prompt, or none an answer; measure with prompts and answers of several tokens"
+        )
+    terms = np.column_stack([np.ones(len(counted)), prefill, decodes, kv, pairs])
+    found = _solved(*_normal(terms / seconds[:, None]))
+    ratios = seconds / (terms @ astuple(found))
+    return Fit(
+        found,
+        _draws(terms / seconds[:, None], seed),
+        tuple(map(float, np.quantile(ratios, (np.arange(_QUANTILES) + 0.5) / _QUANTILES))),
+        float(np.mean(np.abs(1 / ratios - 1))),
+        hull.around(decodes, prefill, kv),
+        len(counted),
+    )
+
+
+def _row(step: Step) -> tuple[float, ...]:
+    return step.prefill_tokens, step.decodes, step.kv_tokens, step.prefill_pairs, step.seconds
+
+
+def _normal(terms: Array) -> tuple[Array, Array]:
+    """The normal equations of terms that are to add up to 1."""
+    return terms.T @ terms, terms.sum(axis=0)
+
+
+def _solved(gram: Array, right: Array) -> StepModel:
+    return StepModel(*nonnegative(gram, right))
+
+
+def _draws(terms: Array, seed: int) -> tuple[StepModel, ...]:
+    blocks = [_normal(block) for block in np.array_split(terms, min(_BLOCKS, len(terms)))]
+    grams, rights = np.stack([gram for gram, _ in blocks]), np.stack([right for _, right in blocks])
+    counts = np.random.default_rng(seed).multinomial(len(blocks), [1 / len(blocks)] * len(blocks), size=DRAWS)
+    return tuple(_solved(np.tensordot(count, grams, 1), count @ rights) for count in counts)

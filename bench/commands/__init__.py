@@ -1,4 +1,4 @@
-"""The verbs of `twofour bench`: flags in, a table or a document out.
+"""The verbs of `twofour bench`, and the verbs `plan` and `plan_validate`: flags in, a table or a document out.
 
 `bench` names them; each has a file: `run`, `sweep`, `compare`, `gate`, `decode`, `vllm`, `kernels`, `pruning`,
 `overhead`, `http`, `selftest`, `report`. `service_flags` says how a server is asked, for those that ask one,

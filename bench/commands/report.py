@@ -24,9 +24,11 @@ _TABLES = {
     "twofour.bench.compare": ("report.terminal", "table"),
     "twofour.bench.arms": ("report.several_terminal", "table"),
     "twofour.bench.sweep": ("sweep.table", "table"),
+    "twofour.bench.plan": ("capacity.table", "table"),
     "twofour.bench.gate": ("gate.table", "of_document"),
     "twofour.bench.selftest": ("proof.selftest", "table"),
     "twofour.bench.proof": ("proof.proof_table", "table"),
+    "twofour.bench.validation": ("capacity.validation_table", "table"),
     "twofour.bench.kernels": ("kernels.table", "table"),
     "twofour.bench.decode": ("decode.table", "table"),
     "twofour.bench.vllm": ("vllm.table", "table"),
@@ -133,7 +135,7 @@ def _forms(args: argparse.Namespace, document: Document) -> dict[Path, str | Ite
 
 def _page(args: argparse.Namespace, document: Document) -> str:
     from twofour.bench.comparison import document as comparison
-    from twofour.bench.report import arms, sweep_html
+    from twofour.bench.report import arms, plan_html, sweep_html
     from twofour.bench.report.forms import Report
 
     if document["kind"] in (comparison.KIND, arms.SEVERAL):
@@ -143,4 +145,6 @@ def _page(args: argparse.Namespace, document: Document) -> str:
             if (value := getattr(args, flag)) is not None and not 0 < value < inf:
                 raise InputError(f"--{flag.replace('_', '-')} is {value:g}; it must be above 0")
         return sweep_html.page(document, args.price_per_hour, args.traffic)
+    if document["kind"] == "twofour.bench.plan":
+        return plan_html.page(document)
     raise InputError(f"{args.file} is of {document['kind']}, which has no page; leave out --html")

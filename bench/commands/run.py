@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.load import schedule_file, slo
     from twofour.bench.load.gates import failed
     from twofour.bench.load.table import table
+    from twofour.bench.traffic import bounds
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     about = provenance()
     promised = slo.parse(args.slo) if args.slo else None
     schedule = schedule_flags.read(args)
+    bounds.files(schedule.at_once, args.workers)
     if args.schedule_out:
         schedule_file.write(schedule, args.schedule_out)
     service = service_flags.read(args)
@@ -123,9 +125,13 @@ def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progr
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:
+    from twofour.prune.machine.processors import usable_cpus
+
     if args.workers < 1:
         raise InputError(f"{args.workers} client processes send nothing; --workers is at least 1")
     run_repeated.refuse_impossible(args)
+    if args.workers > (cpus := len(usable_cpus())):
+        raise InputError(f"{args.workers} client processes wait for {cpus} CPUs in turn; --workers is at most {cpus}")
     if args.nonce and not args.nonce.isprintable():
         raise InputError("the nonce holds what is no text; give --nonce letters and digits")
 

@@ -42,10 +42,12 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
     from twofour.bench.load import repeat
+    from twofour.bench.traffic import bounds
     from twofour.prune import out
 
     out.claim(args.out)
     about, schedules = provenance(), _schedules(args)
+    bounds.files(max(schedule.at_once for schedule in schedules), args.workers)
     with interrupt.in_order() as ending:
         runs = _measured(args, schedules)
     whole = [one for one in runs if not one.cut_off]

@@ -100,6 +100,9 @@ def _swept(
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:
+    from twofour.bench.turns import refuse_endless
+
+    refuse_endless(args.rounds)
     if args.rounds < 1 or (args.requests is not None and args.requests < 1):
         raise InputError(f"{args.rounds} rounds of {args.requests} requests measure nothing; both are at least 1")
     if not 0.001 <= args.within <= 1:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from twofour.bench import turns
 from twofour.bench.comparison.quality import Quality
 from twofour.bench.hardware import Hardware
 from twofour.bench.load.endpoint import State
 from twofour.bench.load.run import Run
 from twofour.bench.load.slo import Slo
+from twofour.bench.load.step_log import Step
 from twofour.bench.load.workload import Lengths, Schedule
-from twofour.bench.money.attribution import Step
 from twofour.bench.money.cost import Price
 from twofour.bench.targets.servers import Placement
 from twofour.bench.traffic.traffic import Rate, Traffic
@@ -42,6 +43,8 @@ class Experiment:
             raise InputError("a load is a concurrency or a rate; give one of them")
         if self.concurrency is not None and self.concurrency < 1:
             raise InputError(f"{self.concurrency} requests at a time; --concurrency is at least 1")
+        turns.refuse_endless(self.rounds)
+        self.traffic.refuse_impossible()
 
     @property
     def primary(self) -> str:

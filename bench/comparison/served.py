@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from twofour.bench.comparison.experiment import ArmFacts, ArmRun, Experiment
+from twofour.bench.load import step_log
 from twofour.bench.load.access import OPEN, Access
 from twofour.bench.load.endpoint import Endpoint, State, served_model
 from twofour.bench.load.run import measure
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import attain
+from twofour.bench.load.step_log import Glance, Step
 from twofour.bench.load.wire import shown
-from twofour.bench.money.attribution import Step
 from twofour.bench.targets import servers
 from twofour.bench.targets.servers import Options, Placement, Server
 from twofour.bench.turns import order
@@ -108,7 +108,7 @@ def take_rounds(
             for name in order(list(arms), round_):
                 arm = arms[name]
                 with arm.awake():
-                    before = arm.endpoint.step_log()
+                    before = step_log.read(arm.endpoint.step_log())
                     run = measure(arm.service(experiment), experiment.schedule(round_), _nonce(arm, round_))
                     steps = steps_since(arm.endpoint, before)
                 promised = attain(experiment.slo, run.records) if experiment.slo else None
@@ -122,18 +122,10 @@ def take_rounds(
     return runs, False
 
 
-def steps_since(endpoint: Endpoint, before: Mapping[str, Any] | None) -> list[Step]:
+def steps_since(endpoint: Endpoint, before: Glance | None) -> Sequence[Step]:
     """What the engine has done since, as far as its log reaches back."""
-    log = endpoint.step_log()
-    if log is None or before is None:
-        return []
-    try:
-        columns = [log[name] for name in ("prefill_tokens", "decodes", "kv_tokens", "seconds")]
-        steps = [Step(*row) for row in zip(*columns, strict=True)]
-    except (KeyError, TypeError, ValueError):
-        return []
-    fresh = log["total"] - before["total"]
-    return steps[-fresh:] if fresh > 0 else []
+    log = step_log.read(endpoint.step_log())
+    return log.since(before) if log and before else []
 
 
 def _nonce(arm: Arm, round_: int) -> str | None:

@@ -21,6 +21,6 @@
 What the server and its machine say meanwhile: `polling` looks each second, `server_side` is what was seen, `told` puts
 it beside the client's figures.
 
-`endpoint` is what a server says of itself and answers untimed, `keys` where keys and headers come from.
-`schedule_file` is a Schedule as a file, and its digest.
+`step_log` is what the steps of its engine took, where it says so. `endpoint` is what a server says of itself and
+answers untimed, `keys` where keys and headers come from. `schedule_file` is a Schedule as a file, and its digest.
 """

@@ -19,6 +19,13 @@ class Message(NamedTuple):
     content: str
 
 
+class Part(NamedTuple):
+    """Tokens at the beginning of a prompt of which there is no text. Parts of one name have the same tokens."""
+
+    name: str
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Request:
     """One planned request: when, and what to send."""
@@ -32,6 +39,7 @@ class Request:
     think_s: float = 0.0  # for so long
     history: Sequence[Message] = ()
     family: str | None = None  # requests of one family begin with the same words of the nonce; None: like no other
+    parts: Sequence[Part] = ()  # of a sketch, which has no texts: what others may begin with, too
 
 
 class Chunk(NamedTuple):

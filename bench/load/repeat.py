@@ -73,7 +73,7 @@ def rates(runs: Sequence[Run]) -> Intervals:
     for name in RATES:
         values = [value for one in runs if (value := getattr(one.summary, name))]
         mean = matched_ratio([1.0] * len(values), values) if values and len(values) == len(runs) else None
-        found[name] = mean and Estimate(mean.point, mean.low, mean.high, mean.n)
+        found[name] = Estimate(mean.point, mean.low, mean.high, mean.n) if mean else None
     return found
 
 

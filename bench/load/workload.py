@@ -20,6 +20,7 @@ from twofour.bench.load.records import Message, Request
 from twofour.prune.errors import InputError
 
 NONCE_WORDS = 4
+LONGEST = 10_000_000  # tokens; no model states a longer context
 
 # 256 words, each one token with or without a space before it (checked in SmolLM2's vocabulary),
 # so that a byte of the nonce is a word and all nonces are equally long.
@@ -67,8 +68,8 @@ def lengths(text: str) -> Lengths:
         parsed = Lengths(int(mean), float(sigma or 0))
     except ValueError:
         raise InputError(f"{text!r} is not a length; write 128 or 128~0.3") from None
-    if parsed.mean < 1 or not 0 <= parsed.sigma <= 2:
-        raise InputError(f"length {text!r} is out of range; the mean is at least 1, sigma from 0 to 2")
+    if not 1 <= parsed.mean <= LONGEST or not 0 <= parsed.sigma <= 2:
+        raise InputError(f"length {text!r} is out of range; the mean is from 1 to {LONGEST:,}, sigma from 0 to 2")
     return parsed
 
 
@@ -93,6 +94,11 @@ class Schedule:
     concurrency: int | None  # so many at a time; None: an open loop, each request at its time
     made_of: Mapping[str, Any]  # plain data, for documents
     limits: Limits = UNLIMITED
+
+    @property
+    def at_once(self) -> int:
+        """How many requests are under way at most, as far as it is said; 0: it is not."""
+        return min(self.concurrency or self.limits.max_in_flight or 0, len(self.requests))
 
     @property
     def changes(self) -> bool:

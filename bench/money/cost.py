@@ -76,6 +76,13 @@ def prices() -> dict[str, Any]:
     return table
 
 
+def listed(name: str) -> list[Price]:
+    """The table's prices of GPUs of this name, or whose names begin with this word."""
+    rows = [row for row in prices()["gpu"] if spelled(name) in map(spelled, [row["name"], *row["names"]])]
+    rows = rows or [row for row in prices()["gpu"] if spelled(name) == spelled(row["name"]).partition(" ")[0]]
+    return list(map(_price, rows))
+
+
 def cost(usd_per_hour: float, input_tokens_per_s: float, output_tokens_per_s: float) -> Cost:
     usd_per_second = usd_per_hour / 3600
     split_input = 1e6 * usd_per_second / (input_tokens_per_s + OUTPUT_WEIGHT * output_tokens_per_s)

@@ -28,7 +28,8 @@ class Answer:
         self._pending = b""
         self._fresh = 0  # tokens of the chunk that is being made
         self._asked: int = served.body.get("max_tokens") or served.body["max_completion_tokens"]
-        self.prompt_tokens = len(served.prompt.split())
+        self.words = served.prompt.split()
+        self.prompt_tokens = len(self.words)
         self.total = min(self._asked, script.stop_after or self._asked)
         self.sent = 0
         self.cut = False

@@ -16,19 +16,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from twofour.bench.proof.mock import Script, serving
+from twofour.prune.errors import ServerError
 
 HOUR_S = 3600
 STREAMS = 100
 ANSWER = 512  # tokens
 PROMPT = 64
 _MIB = 2**20
+INVALID = 3  # the exit status of a verb whose machine was busy: its memory is what it is
 
 
 def peak_bytes(command: Sequence[str]) -> int:
     """Resident at most, of a process that ends by itself."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = 0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, INVALID):
+        raise ServerError(f"{command[2]} ended with status {process.returncode}; what it said is above")
     return usage.ru_maxrss * 1024
 
 
@@ -38,13 +42,16 @@ def client(seconds: float, rate: float) -> tuple[int, int]:
         out = Path(folder, "run.json")
         requests = max(STREAMS, round(seconds * rate / ANSWER))
         load = ["--requests", requests, "--concurrency", STREAMS, "--output-tokens", ANSWER, "--prompt-tokens", PROMPT]
-        peak = peak_bytes([sys.executable, "-m", "twofour", "bench", "run", mock.url, "--out", out, *map(str, load)])
+        peak = peak_bytes(
+            [sys.executable, "-m", "twofour", "bench", "run", mock.url, "--out", str(out), *map(str, load)]
+        )
         return peak, json.loads(out.read_text())["summary"]["output_tokens"]
 
 
 def evaluate(tokens: int) -> None:
     """What `measure` and the verb do with the records of so many tokens."""
     from dataclasses import replace
+    from datetime import UTC, datetime
 
     import numpy as np
 
@@ -64,7 +71,7 @@ def evaluate(tokens: int) -> None:
         records.append(Record(index, sent, sent, float(at[0]), chunks, float(at[-1]), PROMPT, ANSWER, status=200))
     checked = gates.check(schedule, records, [0.0], 0.0)
     done = run.Run(
-        *(Service("http://127.0.0.1", "m"), schedule, "nonce", run.datetime.now(run.UTC), 0.0, records),
+        *(Service("http://127.0.0.1", "m"), schedule, "nonce", datetime.now(UTC), 0.0, records),
         metrics.summarise(records, 0.0),
         checked,
     )

@@ -2,7 +2,8 @@
 
 It speaks streamed completions, chat and `/v1/models`, with one word per token, in a process of its own
 (`mock_server`), so that it takes no turn from the client's event loop. With `Script.steps` it is a server whose
-capacity is known: requests share its steps (`batching`), and wait where they are too many. What it sent and when stands
+capacity is known: requests share its steps (`batching`), and wait where they are too many; with `Script.machine` they
+share the pages of its cache, too (`paged`). What it sent and when stands
 in `Mock.served`, one entry per request that it heard, once it has ended. It keeps no promise about speed: compare
 counts and orders with it, and times only within what the machine allows.
 """
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from twofour.bench.proof.batching import Steps
+from twofour.bench.proof.paged import Machine
 from twofour.prune.errors import ServerError
 
 _END_S = 30.0
@@ -29,6 +31,7 @@ class Script:
     first_token_s: float = 0.0
     token_s: float = 0.0
     steps: Steps | None = None  # instead of the two above: how long things take depends on what is under way
+    machine: Machine | None = None  # instead of those, too: the same with a paged cache, a log of steps and /metrics
     distance_s: float = 0.0  # to the server and back; connecting takes none
     tokens_per_chunk: int = 1
     chunks_per_write: int = 1  # more: the chunks come together, in one read

@@ -1,4 +1,4 @@
-"""The process of a mock: HTTP heard, answers paced by the script or by the steps of a batch, the truth written down."""
+"""The process of a mock: HTTP heard, answers paced by the script or by an engine, the truth written down."""
 
 import asyncio
 import json
@@ -12,15 +12,17 @@ from time import perf_counter
 from typing import Any, cast
 
 from twofour.bench.load.client import loop_factory, no_garbage_collection
-from twofour.bench.load.pace import until
 from twofour.bench.proof.answer import Answer
-from twofour.bench.proof.batching import Batch, Steps
+from twofour.bench.proof.batching import Steps
 from twofour.bench.proof.mock import Script, Served
+from twofour.bench.proof.mock_engine import PagedEngine, engine_of
+from twofour.bench.proof.paged import Machine
 from twofour.serve.http.crowd import raise_open_files
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _BACKLOG = 4096
-_GLANCES = {"/v1/models": {"object": "list", "data": [{"id": "mock", "object": "model"}]}, "/health": {}, "/ready": {}}
+_MODEL = {"id": "mock", "object": "model"}
+_GLANCES: dict[str, Any] = {"/v1/models": {"object": "list", "data": [_MODEL]}, "/health": {}, "/ready": {}}
 
 
 class Server:
@@ -29,7 +31,7 @@ class Server:
         self.served: list[Served] = []
         self.connections = 0
         self.tasks: set[asyncio.Task[None]] = set()
-        self.engine = Engine(script.steps) if script.steps else None
+        self.engine = engine_of(script.steps, script.machine)
 
     async def serve(self) -> None:
         """Print where it listens, and serve until the input ends."""
@@ -43,45 +45,6 @@ class Server:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-class Engine:
-    """A batch in real time: every step ends when it should, however long the work of this process took."""
-
-    def __init__(self, steps: Steps) -> None:
-        self._batch = Batch(steps)
-        self._answers: dict[int, tuple[Answer, asyncio.Future[None]]] = {}
-        self._asked = asyncio.Event()
-
-    async def run(self) -> None:
-        while True:
-            await self._asked.wait()
-            ends_at = perf_counter()
-            while not self._batch.idle:
-                ends_at += self._batch.begin()
-                await until(ends_at)
-                for key in self._batch.end():
-                    self._token(cast(int, key))
-            self._asked.clear()
-
-    async def answer(self, answer: Answer) -> None:
-        key, done = id(answer), asyncio.get_running_loop().create_future()
-        self._answers[key] = answer, done
-        self._batch.add(key, answer.prompt_tokens, answer.total)
-        self._asked.set()
-        try:
-            await done
-        finally:
-            del self._answers[key]
-            self._batch.drop(key)
-
-    def _token(self, key: int) -> None:
-        answer, done = self._answers.get(key, (None, None))
-        if answer is None or done is None or done.done():
-            return
-        answer.token()
-        if answer.complete:
-            done.set_result(None)
 
 
 class Connection(asyncio.Protocol):
@@ -130,12 +93,21 @@ class Connection(asyncio.Protocol):
         if self._script.drop_reused and self._heard > 1:
             self._transport.close()
         elif verb == b"GET":
-            glance = _GLANCES.get(path.decode().partition("?")[0])
-            self.write(_plain(404, {}) if glance is None else _plain(200, glance))
+            self.write(self._glance(path.decode().partition("?")[0]))
         elif not path.partition(b"?")[0].endswith(b"/completions"):
             self.write(_plain(404, {}))
         else:
             self._ask(Served(perf_counter(), path.decode(), headers, json.loads(body)))
+
+    def _glance(self, path: str) -> bytes:
+        engine, found = self._server.engine, _GLANCES.get(path)
+        if isinstance(engine, PagedEngine) and path == "/metrics":
+            return _whole(200, engine.metrics().encode(), "text/plain; version=0.0.4")
+        if isinstance(engine, PagedEngine) and path == "/debug/steps":
+            found = engine.step_log()
+        if isinstance(engine, PagedEngine) and path == "/v1/models":
+            found = {"object": "list", "data": [_MODEL | {"max_model_len": engine.context_length}]}
+        return _plain(404, {}) if found is None else _plain(200, found)
 
     def _ask(self, served: Served) -> None:
         script, heard = self._script, self._server.served
@@ -162,11 +134,13 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, script: Script, served: Served) -> None:
         streamed = bool(served.body.get("stream"))
-        answer = Answer(script, served, self.write if streamed else lambda _: None)
+        answer, engine = Answer(script, served, self.write if streamed else lambda _: None), self._server.engine
+        if isinstance(engine, PagedEngine) and not engine.holds(answer):
+            return self._refuse(served, 400, "the cache never holds that many tokens")
         if streamed:
             self.write(_STREAM_HEAD)
             answer.begin()
-        await (self._server.engine.answer(answer) if self._server.engine else _paced(script, answer))
+        await (engine.answer(answer) if engine else _paced(script, answer))
         if answer.cut:
             return self._transport.abort()
         answer.end()
@@ -197,10 +171,11 @@ def main() -> None:
     raise_open_files()
     words, cpu = json.loads(sys.argv[1]), json.loads(sys.argv[2])
     steps = Steps(**words["steps"]) if words["steps"] else None
+    machine = Machine(**words["machine"]) if words["machine"] else None
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     with no_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        server = Server(Script(**words | {"steps": steps}))
+        server = Server(Script(**words | {"steps": steps, "machine": machine}))
         runner.run(server.serve())
     told = json.dumps({"served": [asdict(served) for served in server.served], "connections": server.connections})
     with open(1, "w", closefd=False) as out:  # buffered, which writes all: stdout itself may not be (PYTHONUNBUFFERED)
@@ -221,8 +196,11 @@ def _headers(head: bytes) -> dict[str, str]:
 
 
 def _plain(status: int, body: dict[str, Any]) -> bytes:
-    payload = json.dumps(body).encode()
-    head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    return _whole(status, json.dumps(body).encode(), "application/json")
+
+
+def _whole(status: int, payload: bytes, kind: str) -> bytes:
+    head = f"HTTP/1.1 {status} -\r\nContent-Type: {kind}\r\nContent-Length: {len(payload)}\r\n\r\n"
     return head.encode() + payload
 
 

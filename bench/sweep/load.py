@@ -5,6 +5,7 @@ from typing import Any
 
 from twofour.bench.load.slo import Slo
 from twofour.bench.load.workload import Schedule
+from twofour.bench.traffic import bounds
 from twofour.bench.traffic.traffic import Rate, Traffic
 from twofour.prune.errors import InputError
 
@@ -25,6 +26,7 @@ class Pace:
             raise InputError("a pace is a concurrency or a rate; give one of them")
         if self.concurrency is not None and self.concurrency < 1:
             raise InputError(f"{self.concurrency} requests at a time; --concurrency is at least 1")
+        bounds.at_once(self.concurrency, "--concurrency")
 
     def __str__(self) -> str:
         return f"{self.concurrency} at a time" if self.rate is None else f"{self.rate:.4g} requests/s"
@@ -45,6 +47,9 @@ class Load:
             raise InputError(
                 f"{self.requests} requests do not decide on {self.slo}; give --requests at least {self.slo.fewest}"
             )
+
+        if self.requests is not None:
+            replace(self.traffic, requests=self.requests).refuse_vast()
 
     def schedule(self, pace: Pace, round_: int, requests: int | None = None) -> Schedule:
         """What every server gets in one round. At another rate the same comes, faster or slower."""

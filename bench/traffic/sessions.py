@@ -3,6 +3,8 @@
 The history of a turn holds the file's answers, or words in their place, and not what the server said: so the bytes are
 made before the clock runs, and all servers get the same. All turns of a session begin with the same words of the nonce,
 so that a prefix cache finds what it would find of a real conversation: the prompt before, without its answer.
+
+A sketch has all but the words that would be made up: what prompts begin with is said by name.
 """
 
 import random
@@ -11,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Protocol
 
-from twofour.bench.load.records import Message, Request
+from twofour.bench.load.records import Message, Part, Request
 from twofour.bench.load.workload import NONCE_WORDS, words
 from twofour.bench.traffic.conversations import Conversation
 from twofour.bench.traffic.lengths import Pause
@@ -45,6 +47,7 @@ class Session:
     think_s: Sequence[float] = ()  # before each turn after the first
     system: str | None = None
     family: str | None = None  # see Request
+    parts: Sequence[Part] = ()  # of its first prompt, likewise
 
 
 def requests(session: Session, index: int, at_s: float) -> Iterator[Request]:
@@ -55,8 +58,10 @@ def requests(session: Session, index: int, at_s: float) -> Iterator[Request]:
     for number, (turn, think_s) in enumerate(zip(session.turns, (0.0, *session.think_s), strict=True)):
         tokens = _sum(before, turn.prompt_tokens)
         after = index + number - 1 if number else None
-        at_s = 0.0 if number else at_s
-        yield Request(index + number, at_s, turn.prompt, tokens, turn.output_tokens, after, think_s, history, family)
+        at_s, parts = (0.0, ()) if number else (at_s, session.parts)
+        yield Request(
+            *(index + number, at_s, turn.prompt, tokens, turn.output_tokens, after, think_s, history, family, parts)
+        )
         history = (*history, Message("user", turn.prompt), Message("assistant", turn.answer))
         before = _sum(tokens, turn.answer_tokens)
 
@@ -65,24 +70,35 @@ def _sum(one: int | None, two: int | None) -> int | None:
     return None if one is None or two is None else one + two
 
 
-def of_words(sizes: Sizes, turns: Tokens, think: Pause, share: float, prefixes: int, seed: int) -> Iterator[Session]:
+def of_words(
+    sizes: Sizes, turns: Tokens, think: Pause, share: float, prefixes: int, seed: int, texts: bool = True
+) -> Iterator[Session]:
     """Sessions of plain words, without end. share: how much of each first prompt is one of so many shared texts."""
     names = ("lengths", "words", "turns", "think", "answers", "groups")
     draws = {name: random.Random(f"{seed}/{name}") for name in names}
-    shared = [_Words(f"{seed}/prefix {group}") for group in range(prefixes)]
+    shared, write = dict[int, _Words](), words if texts else _unwritten
     while True:
         group = draws["groups"].randrange(prefixes)
         (prompt, answer), *later = [sizes(draws["lengths"]) for _ in range(turns.draw(draws["turns"]))]
         own = max(NONCE_WORDS + 1, prompt)
-        known = shared[group].first(min(round(share * own), own - 1) - NONCE_WORDS)
-        text = " ".join([*known, words(own - NONCE_WORDS - len(known), draws["words"])])
-        said = [Turn(text, own, answer), *(Turn(words(n, draws["words"]), n, answer) for n, answer in later)]
-        answers = [words(turn.output_tokens, draws["answers"]) for turn in said[:-1]]
+        if group not in shared:
+            shared[group] = _Words(f"{seed}/prefix {group}")
+        begin = max(0, min(round(share * own), own - 1) - NONCE_WORDS)
+        known = shared[group].first(begin) if texts else []
+        text = " ".join([*known, write(own - NONCE_WORDS - begin, draws["words"])])
+        said = [Turn(text, own, answer), *(Turn(write(n, draws["words"]), n, answer) for n, answer in later)]
+        answers = [write(turn.output_tokens, draws["answers"]) for turn in said[:-1]]
         answered = [
             replace(turn, answer=a, answer_tokens=turn.output_tokens) for turn, a in zip(said, answers, strict=False)
         ]
         thoughts = [think.draw(draws["think"]) for _ in later]
-        yield Session([*answered, said[-1]], thoughts, family=f"prefix {group}" if share else None)
+        family = f"prefix {group}" if share else None
+        parts = () if texts or family is None else (Part(family, NONCE_WORDS + begin),)
+        yield Session([*answered, said[-1]], thoughts, family=family, parts=parts)
+
+
+def _unwritten(tokens: int, draw: random.Random) -> str:
+    return ""
 
 
 class _Words:
@@ -121,13 +137,18 @@ def _with_nonce(tokens: int | None, first: bool) -> int | None:
     return None if tokens is None else tokens + NONCE_WORDS * first
 
 
-def of_trace(rows: Sequence[Row], seed: int) -> Iterator[Session]:
+def of_trace(rows: Sequence[Row], seed: int, texts: bool = True) -> Iterator[Session]:
     """One request each, of plain words; where the trace says what prompts share, they share it."""
     draw = random.Random(f"{seed}/words")
     for row in rows:
         own = max(NONCE_WORDS + 1, row.prompt_tokens)
-        known = [word for block in row.blocks for word in _Words(f"{seed}/block {block}").first(BLOCK)]
-        text = known[NONCE_WORDS:own]
-        text += words(own - NONCE_WORDS - len(text), draw).split()
         family = f"block {row.blocks[0]}" if row.blocks else None
-        yield Session([Turn(" ".join(text), own, row.output_tokens)], family=family)
+        text = _of_blocks(row, own, seed, draw) if texts else ""
+        parts = () if texts else tuple(Part(f"block {block}", BLOCK) for block in row.blocks)
+        yield Session([Turn(text, own, row.output_tokens)], family=family, parts=parts)
+
+
+def _of_blocks(row: Row, tokens: int, seed: int, draw: random.Random) -> str:
+    known = [word for block in row.blocks for word in _Words(f"{seed}/block {block}").first(BLOCK)]
+    text = known[NONCE_WORDS:tokens]
+    return " ".join([*text, *words(tokens - NONCE_WORDS - len(text), draw).split()])

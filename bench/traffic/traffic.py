@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from math import inf
+from statistics import mean
 from typing import Any
 
 from twofour.bench.load import arrivals
 from twofour.bench.load.records import Request
 from twofour.bench.load.workload import NONCE_WORDS, UNLIMITED, Lengths, Limits, Schedule
-from twofour.bench.traffic import sessions
+from twofour.bench.traffic import bounds, sessions
 from twofour.bench.traffic.conversations import Conversations
 from twofour.bench.traffic.lengths import Mixture, Pause
 from twofour.bench.traffic.sessions import Session
@@ -24,6 +25,8 @@ PROMPTS, ANSWERS, ONE_TURN = Lengths(128, 0.3), Lengths(64, 0.3), Lengths(1)
 AT_ONCE = Pause(0.0)
 _MOST_REQUESTS = 20_000  # of a closed loop that only the time ends: they are made before it begins
 _MOST_TOKENS = 10_000_000
+_NOTHING = Trace("", (), 0)
+_LETTERS = 6  # of a word, with the space after it
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Rate:
             raise InputError(f"a rate of {self} requests per second is impossible; give a number above 0")
         if self.shape is not None and not 0 < self.shape < inf:
             raise InputError(f"a burstiness of {self.shape:g} is impossible; give a number above 0, 1 is Poisson")
+
+    @property
+    def mean(self) -> float:
+        return self.per_s if self.to_per_s is None else (self.per_s + self.to_per_s) / 2
 
     def __str__(self) -> str:
         return f"{self.per_s:g}" if self.to_per_s is None else f"{self.per_s:g}..{self.to_per_s:g}"
@@ -67,17 +74,24 @@ class Traffic:
     limits: Limits = UNLIMITED
 
     def schedule(self) -> Schedule:
-        self._refuse_impossible()
-        requests = list(self._requests())
+        return self._made(texts=True)
+
+    def sketch(self) -> Schedule:
+        """The same requests without the words that are made up for them: quick to make, but no client can send them."""
+        return self._made(texts=False)
+
+    def _made(self, texts: bool) -> Schedule:
+        self.refuse_impossible()
+        requests = list(self._requests(texts))
         if not requests:
             raise InputError(
                 f"no request comes within {self.limits.duration_s:g} s; give more --duration, or more --rate"
             )
         return Schedule(requests, self.concurrency, self._made_of(len(requests)), self.limits)
 
-    def _requests(self) -> Iterator[Request]:
+    def _requests(self, texts: bool) -> Iterator[Request]:
         index, most = 0, inf if self._most is None else self._most
-        for at_s, session in zip(self._times(), self._sessions(), strict=False):
+        for at_s, session in zip(self._times(), self._sessions(texts), strict=False):
             if at_s >= (self.limits.duration_s or inf):
                 return
             for request in sessions.requests(session, index, at_s):
@@ -111,13 +125,15 @@ class Traffic:
             return self.limits.duration_s
         return 2 * (self.requests or 1) / both_rates / self.turns.mean
 
-    def _sessions(self) -> Iterator[Session]:
+    def _sessions(self, texts: bool) -> Iterator[Session]:
         if self.trace:
-            return sessions.of_trace(self.trace.rows, self.seed)
+            return sessions.of_trace(self.trace.rows, self.seed, texts)
         if self.conversations:
             known, answers = self.conversations.all, self.output_tokens
             return sessions.of_conversations(known, answers, self.turns, self.think, self.keep_shared, self.seed)
-        return sessions.of_words(self._sizes, self.turns, self.think, self.shared_prefix, self.prefixes, self.seed)
+        return sessions.of_words(
+            self._sizes, self.turns, self.think, self.shared_prefix, self.prefixes, self.seed, texts
+        )
 
     def _sizes(self, draw: random.Random) -> tuple[int, int]:
         if self.pairs is None:
@@ -160,7 +176,41 @@ class Traffic:
             "prefixes": self.prefixes if self.shared_prefix else None,
         }
 
-    def _refuse_impossible(self) -> None:
+    def refuse_impossible(self) -> None:
+        """Raise InputError for what is no load, or one that this machine cannot hold; nothing is made yet."""
+        self._refuse_unclear()
+        self.refuse_vast()
+
+    def refuse_vast(self) -> None:
+        bounds.at_once(self.concurrency, "--concurrency")
+        bounds.at_once(self.limits.max_in_flight, "--max-in-flight")
+        bounds.sessions(self.turns.mean, self.prefixes)
+        bounds.memory(self._about + (self.limits.warm_up or 0), self._sent_tokens)
+        if self.rate and self.requests is not None and self.limits.duration_s is None:
+            bounds.lasts(self.requests / self.turns.mean / self.rate.mean)
+
+    @property
+    def _about(self) -> float:
+        """How many requests there are, before they are made."""
+        most = inf if self._most is None else self._most
+        if self.trace:
+            return min(most, len(self.trace.rows))
+        if self.rate is None or self.limits.duration_s is None:
+            return most
+        return min(most, self.rate.mean * self.limits.duration_s * self.turns.mean)
+
+    @property
+    def _sent_tokens(self) -> float:
+        """Of a request in the mean; of conversations, about as many as they have words."""
+        rows = (self.pairs or self.trace or _NOTHING).rows
+        if rows:
+            return mean(row.prompt_tokens for row in rows)
+        if self.conversations:
+            return mean(sum(len(turn.said) for turn in each.turns) for each in self.conversations.all) / _LETTERS
+        before = (self.turns.mean - 1) / 2
+        return self.prompt_tokens.mean + before * (self.prompt_tokens.mean + self.output_tokens.mean)
+
+    def _refuse_unclear(self) -> None:
         if self.requests is not None and self.requests < 1:
             raise InputError(f"{self.requests} requests measure nothing; ask for at least 1")
         if self.concurrency is not None and self.concurrency < 1:

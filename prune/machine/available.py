@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import torch
-
 from twofour.prune.machine import control_groups
 
 SYSTEM = Path("/proc")
@@ -38,6 +36,8 @@ def _bytes_of(file: Path) -> dict[str, int]:
 
 def device_bytes(device: str) -> int:
     """The memory of a GPU that this process can have."""
+    import torch
+
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch's allocator
     free: int = torch.cuda.mem_get_info(device)[0]
     return free + unused

@@ -68,11 +68,12 @@ class Loop:
         if (tokens := sum(turn.tokens for turn in turns)) > len(turns):
             begin(tokens)
         self._note_start(turns, begun)
-        chunks = [_chunk(turn) for turn in turns]
+        chunks, waiting = [_chunk(turn) for turn in turns], len(self._scheduler.waiting)
         pieces += self._compute(turns, chunks)
         self._scheduler.check_idle()
         self._steps, self._step_tokens = self._steps + 1, tokens
-        return Report(tuple(pieces), self._stats(), _record(chunks, self._clock() - begun))
+        step = _record(chunks, begun, self._clock() - begun, waiting)
+        return Report(tuple(pieces), self._stats(), step)
 
     def _compute(self, turns: list[Turn], chunks: list[Chunk]) -> list[Piece]:
         """One forward for all; if it fails, one for each, to find whose fault it was."""
@@ -226,7 +227,15 @@ def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
     )
 
 
-def _record(chunks: list[Chunk], seconds: float) -> StepRecord:
-    counts = [len(chunk.tokens) for chunk in chunks]
-    kv_tokens = sum(chunk.start for chunk in chunks) + sum(counts)
-    return StepRecord(sum(n for n in counts if n > 1), counts.count(1), kv_tokens, seconds)
+def _record(chunks: list[Chunk], begun: float, seconds: float, waiting: int) -> StepRecord:
+    spans = [(chunk.start, len(chunk.tokens)) for chunk in chunks]
+    return StepRecord(
+        prefill_tokens=sum(count for _, count in spans if count > 1),
+        decodes=sum(count == 1 for _, count in spans),
+        kv_tokens=sum(start + count for start, count in spans),
+        seconds=seconds,
+        decode_kv_tokens=sum(start + 1 for start, count in spans if count == 1),
+        prefill_pairs=sum(count * start + count * (count + 1) // 2 for start, count in spans if count > 1),
+        waiting=waiting,
+        started_at=begun,
+    )

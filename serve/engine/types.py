@@ -144,6 +144,10 @@ class EngineInfo:
     head_values: str = ""  # what the weight of lm_head is held as, and those of the other linears that are dense
     dense_values: str = ""
     warm_step: "StepRecord | None" = None  # the largest of those that warmed it up, measured the second time
+    max_num_seqs: int = 0  # this and the following limit a step: see the scheduler
+    max_num_batched_tokens: int = 0
+    piece: int = 0
+    prefix_cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,10 @@ class StepRecord:
     decodes: int  # sequences that computed one token
     kv_tokens: int  # in the cache after the step, of the sequences in it: those that were attended to
     seconds: float
+    decode_kv_tokens: int = 0  # of these, those of the sequences that computed one token
+    prefill_pairs: int = 0  # of a token of the others and a token that it attends to, itself included
+    waiting: int = 0  # sequences that were not in it for lack of room
+    started_at: float = 0.0  # seconds of the engine's clock, which only differences have a meaning of
 
     @property
     def tokens(self) -> int:

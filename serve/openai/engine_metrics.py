@@ -199,11 +199,16 @@ class EngineCollector(Collector):
         weights = GaugeMetricFamily("twofour:weights_info", "Dense.", labels=(*LABELS, "lm_head", "dense_linears"))
         weights.add_metric((*self._values, info.head_values, info.dense_values), 1)
         yield weights
-        blocks = str(info.kv_tokens // info.block_size)
-        config = GaugeMetricFamily(
-            "vllm:cache_config_info", "KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")
-        )
-        config.add_metric((*self._values, str(info.block_size), blocks), 1)
+        yield self._gauge("twofour:max_num_seqs", info.max_num_seqs)
+        yield self._gauge("twofour:max_num_batched_tokens", info.max_num_batched_tokens)
+        yield self._gauge("twofour:step_piece_tokens", info.piece)
+        cache = {
+            "block_size": str(info.block_size),
+            "num_gpu_blocks": str(info.kv_tokens // info.block_size),
+            "enable_prefix_caching": str(info.prefix_cache),
+        }
+        config = GaugeMetricFamily("vllm:cache_config_info", "KV cache.", labels=(*LABELS, *cache))
+        config.add_metric((*self._values, *cache.values()), 1)
         yield config
 
     def _step_sizes(self, sizes: Mapping[int, int]) -> Metric:

@@ -85,6 +85,9 @@ class ScriptedEngine:
             head_values="int8",
             dense_values="bfloat16",
             runner_reason="a reason",
+            max_num_seqs=32,
+            max_num_batched_tokens=2048,
+            piece=256,
         )
 
     async def start(self) -> None:

@@ -163,7 +163,7 @@ def test_version(shared: Any) -> None:
 
 def test_the_step_log(launch: Any) -> None:
     server = launch()
-    server.engine.steps = [StepRecord(16, 0, 16, 0.5), StepRecord(4, 1, 21, 0.25)]
+    server.engine.steps = [StepRecord(16, 0, 16, 0.5, 0, 136, 3, 7.0), StepRecord(4, 1, 21, 0.25, 1, 74, 2, 8.0)]
     server.engine.step_sizes = {16: 1, 5: 1, 1: 10_000}
     assert server.client.get("/debug/steps").json() == {
         "total": 10_002,
@@ -171,6 +171,10 @@ def test_the_step_log(launch: Any) -> None:
         "decodes": [0, 1],
         "kv_tokens": [16, 21],
         "seconds": [0.5, 0.25],
+        "decode_kv_tokens": [0, 1],
+        "prefill_pairs": [136, 74],
+        "waiting": [3, 2],
+        "started_at": [7.0, 8.0],
     }
     keyed = launch(edge=EdgeConfig(api_keys=(digest(b"k"),)))
     assert keyed.client.get("/debug/steps").status_code == 401

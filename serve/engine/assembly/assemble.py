@@ -111,11 +111,11 @@ def _decode_graphs(config: EngineConfig, model: Any, runner: ModelRunner, capaci
 def _scheduler(config: EngineConfig, info: EngineInfo, runner: ModelRunner) -> Scheduler:
     return Scheduler(
         Blocks(info.kv_tokens // info.block_size, info.block_size),
-        config.max_num_seqs,
-        config.step_tokens,
-        config.prefix_cache,
+        info.max_num_seqs,
+        info.max_num_batched_tokens,
+        info.prefix_cache,
         shares_output=runner.shares_output,
-        piece=0 if config.max_num_batched_tokens else runner.piece,
+        piece=info.piece,
     )
 
 
@@ -150,7 +150,16 @@ def _info(
         runner_reason=why,
         head_values=report.head_values,
         dense_values=report.dense_values,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.step_tokens,
+        piece=_piece(config, runner),
+        prefix_cache=config.prefix_cache,
     )
+
+
+def _piece(config: EngineConfig, runner: ModelRunner) -> int:
+    """Who sets the tokens of a step wants as many."""
+    return 0 if config.max_num_batched_tokens else runner.piece
 
 
 def _order_note(config: EngineConfig, model: Any) -> str | None:

@@ -13,7 +13,7 @@ from twofour.bench.comparison.document import document
 from twofour.bench.comparison.experiment import Findings
 from twofour.bench.comparison.served import pruning_minutes, steps_since
 from twofour.bench.load.endpoint import Endpoint
-from twofour.bench.money.attribution import Step
+from twofour.bench.load.step_log import Glance, Step
 from twofour.bench.report.forms import Report
 
 STEPS = [Step(20, 0, 20, 0.005), Step(0, 2, 44, 0.003), Step(0, 1, 30, 0.002)] * 8
@@ -80,16 +80,16 @@ LOG = {
 @pytest.mark.parametrize(
     ("before", "after", "fresh"),
     [
-        ({"total": 5}, LOG, [Step(0, 1, 10, 0.2), Step(0, 2, 12, 0.3)]),
-        ({"total": 0}, LOG, [Step(9, 0, 9, 0.1), Step(0, 1, 10, 0.2), Step(0, 2, 12, 0.3)]),  # older ones are gone
-        ({"total": 7}, LOG, []),
+        (Glance(5, []), LOG, [Step(0, 1, 10, 0.2), Step(0, 2, 12, 0.3)]),
+        (Glance(0, []), LOG, [Step(9, 0, 9, 0.1), Step(0, 1, 10, 0.2), Step(0, 2, 12, 0.3)]),  # older ones are gone
+        (Glance(7, []), LOG, []),
         (None, LOG, []),
-        ({"total": 5}, None, []),
-        ({"total": 5}, {"total": 7, "seconds": [0.1]}, []),
+        (Glance(5, []), None, []),
+        (Glance(5, []), {"total": 7, "seconds": [0.1]}, []),
     ],
 )
 def test_only_what_the_engine_did_since_then_counts(
-    before: dict[str, Any] | None, after: dict[str, Any] | None, fresh: list[Step], monkeypatch: pytest.MonkeyPatch
+    before: Glance | None, after: dict[str, Any] | None, fresh: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Endpoint, "step_log", lambda _: after)
     assert steps_since(Endpoint("http://a", "m"), before) == fresh

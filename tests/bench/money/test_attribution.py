@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twofour.bench.money.attribution import FEWEST, Step, attribute
+from twofour.bench.load.step_log import Step
+from twofour.bench.money.attribution import FEWEST, attribute
 
 A, B, C, D = 8e-3, 3e-5, 6e-5, 6e-8
 

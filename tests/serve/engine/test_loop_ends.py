@@ -173,6 +173,18 @@ def test_the_first_piece_tells_the_times_and_the_log_each_step() -> None:
     assert reports[-1].stats.steps == len(steps)
 
 
+def test_the_log_tells_what_attends_to_what_and_who_waits() -> None:
+    others = [prompt(str(i), 1) for i in range(12)]  # 8 at most run
+    reports = run(engine(Script()), [[prompt("a", 20), prompt("b", 1), *others]])
+    steps = [report.step for report in reports if report.step]
+    whole = [pair for query in range(20) for pair in range(query + 1)]
+    assert steps[0].prefill_pairs + steps[1].prefill_pairs == len(whole)
+    assert [(s.prefill_pairs, s.decode_kv_tokens, s.waiting) for s in steps[:2]] == [(136, 0, 13), (74, 7, 6)]
+    assert all(s.kv_tokens == s.decode_kv_tokens for s in steps[2:] if not s.prefill_tokens)
+    ends = [s.started_at + s.seconds for s in steps]
+    assert all(end <= later.started_at for end, later in zip(ends, steps[1:], strict=False))
+
+
 def test_idle_it_reports_too() -> None:
     reports = run(engine(Script()), [[], []])
     assert [report.pieces for report in reports] == [(), ()]

@@ -67,6 +67,10 @@ INFO = EngineInfo(
     "int8",
     "bfloat16",
     StepRecord(1, 2, 3, 0.5),
+    10,
+    11,
+    12,
+    False,
 )
 PIECES = (
     Piece("plain", (4,)),

@@ -87,6 +87,9 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
         "twofour:cuda_graph_bytes": 5000,
         "twofour:sparse": 1,
         "twofour:dense_linears": 2,
+        "twofour:max_num_seqs": 32,
+        "twofour:max_num_batched_tokens": 2048,
+        "twofour:step_piece_tokens": 256,
     }
     assert {name: value(server, name, model_name="m", engine="0") for name in expected} == expected
     assert value(server, "twofour:weight_bytes", kind="total") == 2000
@@ -95,7 +98,8 @@ def test_the_state_of_the_engine_is_that_of_the_scrape(launch: Any) -> None:
     assert value(server, "twofour:kernel_linears", kernel="dense") == 2
     assert value(server, "twofour:weights_info", lm_head="int8", dense_linears="bfloat16") == 1
     assert value(server, "twofour:runner_info", runner="fused", reason="a reason") == 1
-    assert value(server, "vllm:cache_config_info", block_size="16", num_gpu_blocks="256") == 1
+    cache = {"block_size": "16", "num_gpu_blocks": "256", "enable_prefix_caching": "True"}
+    assert value(server, "vllm:cache_config_info", **cache) == 1
 
 
 def test_step_sizes_are_a_histogram(launch: Any) -> None:

@@ -1,0 +1,200 @@
+"""A plan from end to end, on simulated machines: against brute force, by hand, and what it refuses."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plans import LIMITS, profile, traffic
+
+from twofour import bench
+from twofour.bench.capacity import growth, hull, option, simulate
+from twofour.bench.capacity import profile as profiles
+from twofour.bench.capacity.demand import demand
+from twofour.bench.capacity.document import document
+from twofour.bench.capacity.plan import Asked, answers
+from twofour.bench.capacity.profile import Profile
+from twofour.bench.capacity.search import Promise, fleet_requests
+from twofour.bench.capacity.table import table
+from twofour.bench.load import slo
+from twofour.bench.load.slo import attain
+from twofour.bench.report import plan_rows
+from twofour.cli import main
+from twofour.prune.errors import InputError
+
+SLO = "ttft_p95=100ms,itl_p95=30ms"
+
+
+def asked(rate: float = 80.0, promised: str = SLO, **changed: Any) -> Asked:
+    made = Asked(demand(traffic(rate)), Promise(slo.parse(promised)), requests=200)
+    return replace(made, **changed)
+
+
+def planned(
+    question: Asked, made: Sequence[Profile], prices: Sequence[str] = (), today: date | None = None
+) -> dict[str, Any]:
+    offered = option.options(made, option.prices(prices))
+    kept: dict[str, Any] = json.loads(
+        json.dumps(document(question, answers(question, offered), today), allow_nan=False)
+    )
+    return kept
+
+
+@pytest.fixture(scope="module")
+def two() -> dict[str, Any]:
+    question = asked(growth=growth.parse("5%/month"), demand=demand(traffic(80.0), mean=40.0))
+    made = [profile(), profile("sparse", 1.6, quality_loss=0.05)]
+    return planned(question, made, ["dense=2", "sparse=2.5@2026-01-01"], date(2026, 6, 1))
+
+
+def test_the_fleet_is_that_of_brute_force(two: dict[str, Any]) -> None:
+    question = asked()
+    for made, found in zip([profile(), profile("sparse", 1.6)], two["options"], strict=True):
+
+        def kept(count: int, made: Profile = made) -> bool:
+            schedule = question.demand.schedule(80.0, fleet_requests(200, count), 0)
+            records = simulate.simulate(schedule, made.replica, count)
+            return attain(question.promise.slo, records).attained is True
+
+        assert found["replicas"] == next(count for count in range(1, 20) if kept(count))
+        assert found["machines"] == found["replicas"] + 1
+    assert two["options"][0]["replicas"] > two["options"][1]["replicas"] > 0
+
+
+def test_what_it_costs_by_hand(two: dict[str, Any]) -> None:
+    dense = two["options"][0]
+    hourly = 2 * dense["machines"]
+    assert dense["cost"]["usd_per_month"] == hourly * 730
+    used = dense["cost"]["at_mean"]
+    assert used["blended"] == pytest.approx(1e6 * hourly / 3600 / (40 * 80))
+    assert (used["input"] * 40 * 64 + used["output"] * 40 * 16) / 1e6 == pytest.approx(hourly / 3600)
+    highest = 80 * (1 + dense["headroom"])
+    assert dense["cost"]["at_capacity"]["blended"] == pytest.approx(1e6 * hourly / 3600 / (highest * 80))
+    good = dense["at_peak"]["good_share"]
+    assert dense["cost"]["per_1000_good_requests"] == pytest.approx(1000 * hourly / 3600 / (40 * good))
+    assert dense["utilisation"] == pytest.approx(1 / (1 + dense["headroom"]))
+
+
+def test_the_cheapest_is_chosen_and_said_first(two: dict[str, Any]) -> None:
+    costs = {each["name"]: each["cost"]["usd_per_month"] for each in two["options"]}
+    assert two["chosen"] == min(costs, key=costs.__getitem__)
+    assert two["warnings"] == ["the price of sparse is 151 days old; give today's with --price sparse=DOLLARS"]
+    said = table(two).splitlines()
+    assert said[0] == f"warning: {two['warnings'][0]}"
+    best = plan_rows.chosen(two)
+    assert said[1].startswith(f"{best['machines']} machines of {two['chosen']} ({best['replicas']} and 1 spare) keep")
+    assert f"${costs[two['chosen']]:,.0f} a month" in said[1] and "80 requests/s, 40 on average" in table(two)
+
+
+def test_without_a_price_the_fewest_machines_are_chosen() -> None:
+    found = planned(asked(), [profile(), profile("sparse", 1.6)], ["dense=0.01"])
+    assert found["chosen"] == "sparse" and "no price of sparse" in found["warnings"][0]
+    assert found["options"][1]["cost"] is None and "$ a month" in table(found)
+    assert "$" not in table(planned(asked(), [profile()]))
+
+
+def test_growth_starts_with_what_is_needed_now(two: dict[str, Any]) -> None:
+    for each in two["options"]:
+        months = [month["machines"] for month in each["growth"]["months"]]
+        assert months[0] == each["machines"] and months == sorted(months)
+        lasts = each["growth"]["lasts_months"]
+        assert 1.05**lasts == pytest.approx(1 + each["headroom"])
+    assert "With 5 % more traffic each month" in table(two)
+
+
+def test_more_machines_than_one_and_its_curve(two: dict[str, Any]) -> None:
+    replica = two["options"][0]["replica"]
+    rates = [point["rate"] for point in replica["curve"]]
+    assert rates == sorted(rates) and replica["highest_rate"] in rates
+    assert {point["kept"] for point in replica["curve"]} == {True, False}
+    at_peak = two["options"][0]["at_peak"]
+    assert at_peak["ttft"]["p50"] <= at_peak["ttft"]["p95"] and 0 < at_peak["busy"] <= 1
+
+
+def test_an_option_that_cannot_stands_beside_one_that_can() -> None:
+    # A lone token takes 10.2 ms on dense.
+    found = planned(asked(promised="itl_p95=9ms"), [profile(), profile("sparse", 2.0)], ["dense=1", "sparse=1"])
+    assert found["chosen"] == "sparse" and found["options"][0]["machines"] is None
+    assert "no number of machines of dense does" in table(found)
+
+
+@pytest.mark.parametrize(
+    ("promised", "why"),
+    [
+        ("itl_p95=5ms", "of a request that comes alone, itl_p95 is 10.2 ms on dense"),
+        ("ttft_p95=1ms", "of a request that comes alone, ttft_p95 is 12.3 ms on dense"),
+    ],
+)
+def test_a_promise_below_one_step_is_impossible(promised: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        planned(asked(promised=promised), [profile()])
+
+
+def limited(**changed: int) -> Profile:
+    made = profile()
+    return replace(made, replica=replace(made.replica, limits=replace(LIMITS, **changed)))
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        ([], "give --profile FILE"),
+        ([limited(kv_blocks=0)], "no room in its KV cache"),
+        ([limited(kv_blocks=4)], "have 80 tokens, and dense takes 64"),
+        ([limited(context_length=32)], "have 80 tokens, and dense takes 32"),
+        ([profile(valid=False, failed=["psi"])], r"not valid \(psi\)"),
+        ([profile(hull=hull.around([1, 2], [0, 512], [0, 6400]))], "sequences at a time, and 2 were measured"),
+        ([profile(hull=hull.around([1, 16], [0, 8], [0, 6400]))], "64 prompt tokens in a step, and 8 were measured"),
+        ([profile(hull=hull.around([1, 16], [0, 512], [0, 9]))], "tokens in the cache, and 9 were measured"),
+    ],
+)
+def test_what_is_refused(made: list[Profile], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        planned(asked(), made)
+
+
+def test_a_guess_is_told_in_the_first_line() -> None:
+    small = profile(hull=hull.around([1, 2], [0, 512], [0, 6400]), source="estimate")
+    said = table(planned(asked(extrapolate=True), [small])).splitlines()
+    assert said[0] == "estimate, not measured: dense"
+    assert said[1].startswith("extrapolated beyond what was measured: dense at")
+
+
+def test_profiles_of_other_models_are_told() -> None:
+    found = planned(asked(), [profile(), profile("other", model="n")])
+    assert "the profiles are of different models: m, n" in found["warnings"]
+
+
+def test_the_function_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, page = tmp_path / "plan.json", tmp_path / "plan.html"
+    file = tmp_path / "dense.json"
+    file.write_text(json.dumps(profiles.document(profile(), {})))
+    words = ["plan", "--profile", str(file), "--slo", SLO, "--rate", "80", "--prompt-tokens", "64"]
+    words += ["--output-tokens", "16", "--price", "dense=2"]
+    assert main([*words, "--out", str(kept), "--html", str(page)]) == 0
+    printed, found = capsys.readouterr().out, json.loads(kept.read_text())
+    assert printed == table(found) + "\n" and "twofour plan" in page.read_text()
+    made = json.loads(json.dumps(bench.plan([profile()], traffic(80.0), SLO, price=["dense=2"])))
+    assert {name: found[name] for name in made} == made
+    assert main(["bench", "report", str(kept), "--html", str(tmp_path / "again.html")]) == 0
+    assert capsys.readouterr().out == printed and (tmp_path / "again.html").read_text() == page.read_text()
+
+
+def test_a_trace_is_planned_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, trace = tmp_path / "dense.json", tmp_path / "trace.csv"
+    file.write_text(json.dumps(profiles.document(profile(), {})))
+    rows = [f"{number / 20},64,16" for number in range(300)]
+    trace.write_text("\n".join(["Timestamp,Request tokens,Response tokens", *rows]))
+    assert main(["plan", "--profile", str(file), "--slo", SLO, "--trace", str(trace), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["asked"]["peak"] == pytest.approx(20.0) and found["asked"]["load"]["trace"] == "trace.csv"
+    assert main(["plan", "--profile", str(file), "--slo", SLO]) == 1
+    assert "give --rate, or --trace FILE" in capsys.readouterr().err
+
+
+def test_the_same_question_has_the_same_answer() -> None:
+    first, again = (planned(asked(), [profile()]) for _ in range(2))
+    assert first == again

@@ -1,0 +1,95 @@
+"""Sizes that fill memory or never end are refused before anything is made; those that people use are not."""
+
+import resource
+from typing import Any
+
+import pytest
+
+from twofour.bench.comparison.experiment import Experiment
+from twofour.bench.load.workload import Lengths, Limits, lengths
+from twofour.bench.sweep.load import Load, Pace
+from twofour.bench.traffic import bounds
+from twofour.bench.traffic.traces import Row, Trace
+from twofour.bench.traffic.traffic import Rate, Traffic
+from twofour.cli import main
+from twofour.prune.errors import InputError
+from twofour.prune.machine.processors import usable_cpus
+
+URL = "http://127.0.0.1:1"  # nothing is sent there
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "free_bytes", lambda: 8 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--requests 300000000", "300,000,000 requests of about 128 tokens take 1,006.9 GiB before the first is sent"),
+        ("--requests 64 --prompt-tokens 9999999", "64 requests of about 9,999,999 tokens"),
+        ("--duration 1e9 --rate 10", "10,000,000,000 requests"),
+        ("--duration 1e6 --rate 1..99", "50,000,000 requests"),
+        ("--warmup 99999999", "100,000,063 requests"),
+        ("--turns 1000000", "--turns is at most 10,000"),
+        ("--turns 9000 --requests 9000", "before the first is sent"),
+        ("--shared-prefix 0.5 --prefixes 1000000000", "--prefixes is at most 1,000,000"),
+        ("--prompt-tokens 10000000000", "the mean is from 1 to 10,000,000"),
+        ("--output-tokens 100000000000", "the mean is from 1 to 10,000,000"),
+        ("--output-tokens 0.5x8+0.5x100000000000", "the mean is from 1 to 10,000,000"),
+        ("--concurrency 1000000000", "lower --concurrency"),
+        ("--rate 1 --max-in-flight 1000000000", "lower --max-in-flight"),
+        ("--rate 1e-9", "give more --rate"),
+        ("--workers 100000", f"--workers is at most {len(usable_cpus())}"),
+    ],
+)
+def test_run_refuses(flags: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "run", URL, "--model", "m", *flags.split()]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--concurrency 1 1000000000", "--requests 300000000", "--rounds 1000000000", "--turns 1000000 --requests 8"],
+)
+def test_sweep_refuses_before_it_asks_a_server(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sweep", URL, "--model", "m", *flags.split()]) == 1
+    told = capsys.readouterr().err
+    assert "at most" in told or "before the first is sent" in told or "lower --concurrency" in told
+
+
+@pytest.mark.parametrize("vast", [{"requests": 300_000_000}, {"concurrency": 10**9}, {"rounds": 10**9}])
+def test_compare_refuses_before_a_model_is_served(vast: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Experiment(**vast)
+
+
+def test_a_process_has_so_many_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "getrlimit", lambda _: (256, 1064))
+    bounds.files(1000, 1)
+    bounds.files(2000, 2)
+    with pytest.raises(InputError, match="a process may have 1,064"):
+        bounds.files(1001, 1)
+    monkeypatch.setattr(bounds, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    bounds.files(50_000, 1)
+
+
+def test_what_is_used_passes() -> None:
+    Traffic(100_000, 256).refuse_impossible()
+    Traffic(None, rate=Rate(100.0), limits=Limits(3600.0)).refuse_impossible()
+    Traffic(1000, 32, turns=Lengths(20), prompt_tokens=Lengths(2000)).refuse_impossible()
+    Traffic(256, 4, prompt_tokens=Lengths(1_000_000)).refuse_impossible()
+    Traffic(None, trace=Trace("t", [Row(float(at), 2000, 100) for at in range(9000)], 0)).refuse_impossible()
+    Load(Traffic(1, 1), requests=50_000)
+    assert Pace(concurrency=10_000) and lengths("10000000")
+
+
+def test_a_trace_is_judged_by_its_own_lengths() -> None:
+    with pytest.raises(InputError, match="2 requests of about 500,000,001 tokens"):
+        Traffic(None, trace=Trace("t", [Row(0.0, 10**9, 1), Row(1.0, 2, 1)], 0)).refuse_impossible()
+
+
+def test_shared_beginnings_are_made_when_they_are_needed() -> None:
+    few = Traffic(40, 4, shared_prefix=0.5, prefixes=1_000_000, prompt_tokens=Lengths(20)).schedule()
+    assert len({request.family for request in few.requests}) == 40
