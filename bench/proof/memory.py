@@ -2,7 +2,7 @@
 
 The client: `bench run` as a process of its own, with a document, on a mock that sends `--rate` tokens a second; once
 for a short time and once for a longer one. What the second takes more, by the tokens that it has more, gives that of an
-hour. The evaluation: the records of an hour, made up, through all that a run does with them; no such hour need pass.
+hour at 5,000 tokens a second. The evaluation: the records of an hour, made up, through all that a run does with them; no such hour need pass.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from twofour.bench.proof.mock import Script, serving
 from twofour.prune.errors import ServerError
 
 HOUR_S = 3600
+HOUR_TOKENS = 18_000_000  # 5,000 a second
 STREAMS = 100
 ANSWER = 512  # tokens
 PROMPT = 64
@@ -83,14 +84,13 @@ def evaluate(tokens: int) -> None:
 def measured(rate: float, short_s: float, long_s: float) -> dict[str, Any]:
     few, many = client(short_s, rate), client(long_s, rate)
     each = (many[0] - few[0]) / (many[1] - few[1])
-    hour = round(rate * HOUR_S)
-    of_records = peak_bytes([sys.executable, "-m", "twofour.bench.proof.memory", "--evaluate", str(hour)])
+    of_records = peak_bytes([sys.executable, "-m", "twofour.bench.proof.memory", "--evaluate", str(HOUR_TOKENS)])
     return {
         "tokens_per_s": rate,
         "client_bytes": [few[0], many[0]],
         "client_tokens": [few[1], many[1]],
         "client_bytes_per_token": each,
-        "client_hour_bytes": few[0] + each * (hour - few[1]),
+        "client_hour_bytes": few[0] + each * (HOUR_TOKENS - few[1]),
         "evaluation_hour_bytes": of_records,
     }
 

@@ -56,7 +56,7 @@ def test_one_gate_that_failed_spoils_all() -> None:
 def test_the_verb_its_document_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "kept.json"
     words = ["--requests", "8", "--prompt-tokens", "8", "--output-tokens", "4", "--seed", "5", "--repeat", "3"]
-    with serving(Script(token_s=0.002)) as mock:
+    with serving(Script(token_s=0.01)) as mock:
         status = main(["bench", "run", mock.url, *words, "--slo", "ttft=9s", "--out", str(out)])
     shown, kept = capsys.readouterr().out, json.loads(out.read_text())
     assert status == (0 if kept["valid"] else INVALID) and "3 runs, seeds 5, 6, 7" in shown
