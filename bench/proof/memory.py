@@ -2,7 +2,8 @@
 
 The client: `bench run` as a process of its own, with a document, on a mock that sends `--rate` tokens a second; once
 for a short time and once for a longer one. What the second takes more, by the tokens that it has more, gives that of an
-hour at 5,000 tokens a second. The evaluation: the records of an hour, made up, through all that a run does with them; no such hour need pass.
+hour at 5,000 tokens a second. The evaluation: the records of such an hour, made up, through all that a run does with
+them; no hour need pass.
 """
 
 import argparse
