@@ -20,6 +20,7 @@ _LONGEST = 200
 # How each kind of document is printed: a module of bench and its function. Some of them load torch.
 _TABLES = {
     "twofour.bench.run": ("load.table", "of_document"),
+    "twofour.bench.repeat": ("load.repeat", "of_document"),
     "twofour.bench.compare": ("report.terminal", "table"),
     "twofour.bench.arms": ("report.several_terminal", "table"),
     "twofour.bench.sweep": ("sweep.table", "table"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofour.bench.commands import INVALID, SLO_HELP, run_forms, schedule_flags, service_flags
+from twofour.bench.commands import INVALID, SLO_HELP, run_forms, run_repeated, schedule_flags, service_flags
 from twofour.prune.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="client processes that share the load, where one core is not enough: see bench selftest (default: 1)",
     )
+    run_repeated.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the document here, with every request")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report there as one page")
@@ -63,12 +64,14 @@ def run(args: argparse.Namespace) -> int:
     from twofour.prune import out
     from twofour.prune.progress import to_stderr
 
+    _refuse_impossible(args)
+    if args.repeat > 1:
+        return run_repeated.run(args)
     files = (args.out, args.schedule_out, *run_forms.wanted(args).values())
     out.require_apart(files)
     for file in files:
         out.claim(file)
     about = provenance()
-    _refuse_impossible(args)
     promised = slo.parse(args.slo) if args.slo else None
     schedule = schedule_flags.read(args)
     bounds.files(schedule.at_once, args.workers)
@@ -126,6 +129,7 @@ def _refuse_impossible(args: argparse.Namespace) -> None:
 
     if args.workers < 1:
         raise InputError(f"{args.workers} client processes send nothing; --workers is at least 1")
+    run_repeated.refuse_impossible(args)
     if args.workers > (cpus := len(usable_cpus())):
         raise InputError(f"{args.workers} client processes wait for {cpus} CPUs in turn; --workers is at most {cpus}")
     if args.nonce and not args.nonce.isprintable():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twofour.bench.comparison import document as compare
+from twofour.bench.load import repeat
 from twofour.bench.load import run as single
 from twofour.bench.report.arms import SEVERAL
 from twofour.bench.sweep import document as sweep
@@ -76,6 +77,10 @@ def _of_run(document: Document) -> dict[str, list[Sample]]:
     return {WHOLE: [_sample(document)]}
 
 
+def _of_repeat(document: Document) -> dict[str, list[Sample]]:
+    return {WHOLE: [_sample(run) for run in document["runs"]]}
+
+
 def _of_compare(document: Document) -> dict[str, list[Sample]]:
     return {arm: [_sample(run) for run in document["runs"] if run["arm"] == arm] for arm in document["arms"]}
 
@@ -114,4 +119,10 @@ def _searched(search: Document) -> Sample:
     return Sample(search["seed"], {"max_rate": known, **{name: search[name] for name in figures}})
 
 
-_PLACES = {single.KIND: _of_run, sweep.KIND: _of_sweep, compare.KIND: _of_compare, SEVERAL: _of_compare}
+_PLACES = {
+    single.KIND: _of_run,
+    repeat.KIND: _of_repeat,
+    sweep.KIND: _of_sweep,
+    compare.KIND: _of_compare,
+    SEVERAL: _of_compare,
+}

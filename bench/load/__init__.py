@@ -14,6 +14,7 @@
       slo                    whether it keeps what is promised, and how many of its requests are good
       gates, steadiness      whether the run may be quoted
     table, vllm_json         a Run for people, and for other tools; run.document is its own form
+    repeat               several Runs from as many seeds, with intervals over them
     stored, per_request      a Run read again from its document; its requests as rows
     over_time                what happened when, in bins, for pictures
 

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import chain, cycle, repeat
@@ -156,7 +156,7 @@ def _added(session: Session | Crew, service: Service, nonce: str, history: Seque
     return None if counted is None else max(0, counted - len(workload.marked(short, nonce).split()))
 
 
-def pieces(run: Run, about: Mapping[str, Any]) -> Iterator[str]:
+def pieces(run: Run, about: dict[str, Any]) -> Iterator[str]:
     """The JSON of the document with its records, and of `about`, piece by piece: an hour's is too large to be held."""
     yield json.dumps(_head(run, with_samples=True) | about, allow_nan=False)[:-1]
     for before, record in zip(chain([', "records": ['], repeat(", ")), _rows(run), strict=False):

@@ -71,8 +71,10 @@ class Term:
         return 1 if self.percent is None else FEWEST[self.percent]
 
     def worst(self, values: Values, lost: int = 0) -> float:
-        """lost: so many more are infinite."""
-        return nearest_rank(np.sort(values), self.percent or 100, lost)
+        """lost: so many more are infinite. An array is sorted where it is: it may have no room twice."""
+        ranked = np.asarray(values, np.float64)
+        ranked.sort()
+        return nearest_rank(ranked, self.percent or 100, lost)
 
     def __str__(self) -> str:
         return f"{self.name}={self.limit_s * 1000:g}ms"

@@ -7,6 +7,7 @@ these two without any time passing. `truth` is the client against the mock, `def
 clients do wrong, and `selftest` both on this machine. `make bench-proof` runs `proof` and prints `proof_table`: every
 promise by its value, beside other load testers (`peers`), with `statistics` tried on simulated runs, the search of
 `bench sweep` on a server whose `knee` is known, `bench gate` on speeds that are known (`gated`), and its `weight`.
+`memory` is how much of it a long load test takes.
 
 `make plan-proof` runs `plan_proof` and prints `plan_proof_table`: what the planner promises of itself, on servers in
 real time (`plan_measured`), on `paged` without time (`plan_simulated`), and by how long it takes (`plan_timed`).

@@ -21,6 +21,7 @@ SCHEMA = ROOT / "docs" / "document.schema.json"
 # Where a kind and its version stand; those that need torch are not loaded here.
 LIGHT = {
     "twofour.bench.run": "load.run",
+    "twofour.bench.repeat": "load.repeat",
     "twofour.bench.sweep": "sweep.document",
     "twofour.bench.compare": "comparison.document",
     "twofour.bench.gate": "gate.judge",
