@@ -2,8 +2,9 @@
 
 The policy is that of `serve.engine.scheduler`: first come, first served; all that decode, then parts of prompts within
 the budget; blocks of the whole prompt at admission, one block being left for each that runs; the newest is preempted
-where blocks lack, and computed again. With the policy `vllm`, that of its V1 scheduler with chunked prefill, there are
-blocks for what is computed next only, none are left for others, and a step that preempts admits nothing.
+where blocks lack, and computed again. With the policy `vllm`, that of its V1 scheduler with chunked prefill, the prompt
+must fit at admission, but takes blocks for what is computed next only, none are left for others, and a step that
+preempts admits nothing.
 
 In both, no more run than there are tokens in a step, and at most one of them, the newest, has a prompt in parts. So all
 that decode do so in every step, and nothing is done for each of them: see `decoders`.
@@ -195,11 +196,12 @@ class Replica:
         keys = keys[: self.cache.known(keys)]
         self.cache.use(keys, few)
         found = len(keys) * size
-        whole = min(job.tokens, found + left) if self._vllm else job.tokens
-        lacking = self._needed(whole) - len(keys)
+        lacking = self._needed(job.tokens) - len(keys)
         if self.cache.available < lacking + (0 if self._vllm else len(self._running)):
             self.cache.release(list(keys), few, 0)
             return False
+        if self._vllm:
+            lacking = self._needed(min(job.tokens, found + left)) - len(keys)
         self.cache.take(lacking)
         job.held, job.computed = list(keys), found
         if job.cached_tokens is None:

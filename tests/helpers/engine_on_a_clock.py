@@ -67,10 +67,10 @@ class VllmScheduler(Scheduler):
             self.blocks.share(hits)
             found = len(hits) * self.blocks.size
             count = min(len(sequence.tokens) - found, budget)
-            lacking = self.blocks.needed(found + count) - len(hits)
-            if lacking > self.blocks.available:
+            if self.blocks.needed(len(sequence.tokens)) - len(hits) > self.blocks.available:
                 self.blocks.release(hits)
                 return
+            lacking = self.blocks.needed(found + count) - len(hits)
             sequence.blocks = array("i", hits + self.blocks.take(lacking))
             sequence.computed = found
             if sequence.started_at is None:
