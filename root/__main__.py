@@ -1,5 +1,8 @@
 """`python -m twofour` is the command `twofour`."""
 
-from twofour.cli import main
+try:
+    from twofour.cli import main
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 raise SystemExit(main())

@@ -25,22 +25,13 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 1 for an error with a message, 130 when interrupted,
     141 when the reader of the output has gone."""
-    words, passed_on = _split(list(sys.argv[1:] if arguments is None else arguments))
-    verb = next((word for word in words if not word.startswith("-")), None)
-    parser = _parser(verb)
-    args = parser.parse_args(words)
-    if passed_on and not hasattr(args, "passed_on"):
-        parser.error(f"{verb} passes no flags on: nothing may follow --")
-    args.passed_on = passed_on
-    if arguments is None:
-        huge_pages.adopt()
     try:
-        if args.verb == "prune":  # what is of a floor above is handed in: the engine writes text, kernels are timed
-            args.new_writer = import_module("twofour.serve.writing.fused_writer").new_writer
-            args.new_clock = import_module("twofour.serve.kernels.clock").clock
-        status: int = import_module(VERBS[args.verb][0]).run(args)
-        sys.stdout.flush()
-        return status
+        if arguments is None:
+            huge_pages.hear_interrupts()
+        args = _read(list(sys.argv[1:] if arguments is None else arguments))
+        if arguments is None:
+            huge_pages.adopt()
+        return _run(args)
     except TwofourError as error:
         _complain(f"error: {error}", error)
         return 1
@@ -50,6 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _read(given: list[str]) -> argparse.Namespace:
+    words, passed_on = _split(given)
+    verb = next((word for word in words if not word.startswith("-")), None)
+    parser = _parser(verb)
+    args = parser.parse_args(words)
+    if passed_on and not hasattr(args, "passed_on"):
+        parser.error(f"{verb} passes no flags on: nothing may follow --")
+    args.passed_on = passed_on
+    return args
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.verb == "prune":  # what is of a floor above is handed in: the engine writes text, kernels are timed
+        args.new_writer = import_module("twofour.serve.writing.fused_writer").new_writer
+        args.new_clock = import_module("twofour.serve.kernels.clock").clock
+    status: int = import_module(VERBS[args.verb][0]).run(args)
+    sys.stdout.flush()
+    return status
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ a command starts itself again, once, with that setting; the processes that it st
 """
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,15 @@ def adopt() -> None:
     setting = SETTING.read_text() if SETTING.is_file() else ""
     changed = environment(os.environ, setting)
     if changed is not None:
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGINT}
+        )  # while Python starts, which it would say with a trace
         os.execve(sys.executable, sys.orig_argv, changed)
+
+
+def hear_interrupts() -> None:
+    """An interrupt that came while the process started again comes now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def environment(current: Mapping[str, str], setting: str) -> dict[str, str] | None:

@@ -65,6 +65,8 @@ def demand(traffic: Traffic, mean: float | None = None) -> Demand:
     """Raises InputError for what cannot be planned for. mean: None: that of the trace, or the peak all the time."""
     if traffic.concurrency is not None or (traffic.rate is None and not _timed(traffic.trace)):
         raise InputError("a plan is for arrivals: give --rate, or a --trace that says when requests came")
+    if traffic.conversations and any(each.turns[0].said_tokens is None for each in traffic.conversations.all):
+        raise InputError("how long the texts of --prompts are is not known; give --tokenizer DIR, which counts them")
     peak, usual = _of_trace(traffic) if traffic.trace else (_steady(traffic.rate or Rate(1.0)),) * 2
     mean = usual if mean is None else mean
     if not (0 < mean <= peak and isfinite(mean)):

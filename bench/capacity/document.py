@@ -8,13 +8,15 @@ traffic. Of both, `input` and `output` split the price as sheets do, an output t
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
+from itertools import permutations
 from math import isfinite
 from statistics import fmean
 from typing import Any
 
-from twofour.bench.capacity import growth
+from twofour.bench.capacity import consistent, growth
 from twofour.bench.capacity.option import HOURS, Option
 from twofour.bench.capacity.plan import Answer, Asked, Fleet
+from twofour.bench.capacity.profile import Profile
 from twofour.bench.capacity.search import Trial
 from twofour.bench.load import metrics
 from twofour.bench.money.cost import STALE_AFTER_DAYS, Price, cost
@@ -93,7 +95,7 @@ def _option(asked: Asked, answer: Answer) -> dict[str, Any]:
 
 
 def _price(price: Price | None) -> dict[str, Any] | None:
-    return price and asdict(price) | {"as_of": price.as_of and price.as_of.isoformat()}
+    return asdict(price) | {"as_of": price.as_of and price.as_of.isoformat()} if price else None
 
 
 def _point(trial: Trial) -> dict[str, Any]:
@@ -174,11 +176,16 @@ def _growth(asked: Asked, fleet: Fleet | None) -> dict[str, Any] | None:
 
 
 def _warnings(options: Sequence[Option], today: date) -> list[str]:
-    models = sorted({each.profile.model for each in options})
+    models = sorted({each.profile.model for each in options if each.profile.quality_loss is None})
     ages = {each.name: each.price.age_days(today) for each in options if each.price}
     unpriced = [each.name for each in options if each.price is None]
     return [
-        *([f"the profiles are of different models: {', '.join(models)}"] if len(models) > 1 else []),
+        *_contradictions([each.profile for each in options]),
+        *(
+            [f"the profiles are of different models, {', '.join(models)}, and nothing says that they answer alike"]
+            if len(models) > 1
+            else []
+        ),
         *(
             f"the price of {name} is {age} days old; give today's with --price {name}=DOLLARS"
             for name, age in ages.items()
@@ -189,4 +196,15 @@ def _warnings(options: Sequence[Option], today: date) -> list[str]:
             if unpriced and len(options) > 1
             else []
         ),
+    ]
+
+
+def _contradictions(profiles: Sequence[Profile]) -> list[str]:
+    """What cannot be true of dense and 2:4 on the same hardware."""
+    return [
+        f"{dense.name} and {sparse.name} contradict each other: {error}"
+        for dense, sparse in permutations(profiles, 2)
+        if (dense.sparse, sparse.sparse) == (False, True)
+        and (dense.hashes and dense.hashes.hardware) == (sparse.hashes and sparse.hashes.hardware)
+        for error in consistent.errors(dense, sparse)
     ]

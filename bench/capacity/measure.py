@@ -8,15 +8,16 @@ from time import perf_counter
 
 from twofour.bench.capacity import loads, outside, step_model
 from twofour.bench.capacity.loads import ALONE, Shape
-from twofour.bench.capacity.profile import Around, Profile, Replica
+from twofour.bench.capacity.profile import Around, EngineLimits, Profile, Replica
 from twofour.bench.capacity.server import Server
-from twofour.bench.capacity.step_model import Fit
+from twofour.bench.capacity.step_model import Fit, StepModel
 from twofour.bench.load import gates, step_log
 from twofour.bench.load.endpoint import Endpoint
 from twofour.bench.load.records import Record
 from twofour.bench.load.run import CutOff, Run, measure
 from twofour.bench.load.service import Service
 from twofour.bench.load.step_log import Step
+from twofour.bench.traffic.traffic import Traffic
 from twofour.bench.turns import order
 from twofour.prune.progress import Progress, counter
 
@@ -78,7 +79,7 @@ def _minutes(begun: float) -> float:
     return (perf_counter() - begun) / 60
 
 
-def _visit(service: Service, name: str, traffic: "loads.Traffic") -> Visit:
+def _visit(service: Service, name: str, traffic: Traffic) -> Visit:
     endpoint = Endpoint(service.url, service.model, service.access)
     before = step_log.read(endpoint.step_log())
     run = measure(service, traffic.schedule())
@@ -97,7 +98,7 @@ def profile(name: str, model: str, server: Server, measured: Measured, from_step
     return Profile(
         name,
         model,
-        Replica(server.limits, fit.steps, _around(found, fit, from_steps), fit.residuals),
+        Replica(server.limits, fit.steps, _around(found, fit, from_steps, _budget(server.limits)), fit.residuals),
         fit.hull,
         source="steps" if from_steps else "client",
         draws=fit.draws,
@@ -117,7 +118,12 @@ def profile(name: str, model: str, server: Server, measured: Measured, from_step
 def _steps(visit: Visit, server: Server, from_steps: bool) -> Sequence[Step]:
     if from_steps:
         return visit.steps or []
-    return outside.steps(visit.run.records, server.limits.max_num_batched_tokens)
+    return outside.steps(visit.run.records, _budget(server.limits))
+
+
+def _budget(limits: EngineLimits) -> int:
+    """Tokens of a prompt that are surely computed in one step, if it is alone."""
+    return limits.piece or limits.max_num_batched_tokens
 
 
 def _notes(found: Sequence[Visit], fit: Fit, from_steps: bool) -> list[str]:
@@ -126,14 +132,19 @@ def _notes(found: Sequence[Visit], fit: Fit, from_steps: bool) -> list[str]:
     return [whole, *([f"{lost:,} steps had left the log before they were read"] if lost else [])]
 
 
-def _around(found: Sequence[Visit], fit: Fit, from_steps: bool) -> Around:
+def _around(found: Sequence[Visit], fit: Fit, from_steps: bool, budget: int) -> Around:
     alone = [visit for visit in found if visit.load == ALONE]
     if from_steps:
         waits = [s for visit in alone for s in waited(visit.run.records, visit.steps or [])]
         gaps = [s for visit in found if visit.load != ALONE for s in between(visit.steps or [])]
         return Around(max(0.0, median(waits)) if waits else 0.0, max(0.0, median(gaps)) if gaps else 0.0)
     records = [record for visit in alone for record in visit.run.records]
-    return Around(outside.first_s(records, lambda p: fit.steps.seconds(p, 0, 0, p * (p + 1) // 2)), 0.0)
+    return Around(outside.first_s(records, lambda tokens: _prefill_s(fit.steps, tokens, budget)), 0.0)
+
+
+def _prefill_s(steps: StepModel, tokens: int, budget: int) -> float:
+    """Of a prompt that is alone."""
+    return steps.seconds(tokens, 0, 0, tokens * (tokens + 1) // 2) + (-(-tokens // budget) - 1) * steps.fixed_s
 
 
 def between(steps: Sequence[Step]) -> list[float]:

@@ -16,7 +16,7 @@ from twofour.bench.capacity.profile import Profile
 from twofour.bench.capacity.search import Promise, Simulator, Trial, World
 from twofour.bench.capacity.uncertainty import Sureness
 from twofour.bench.load import slo
-from twofour.bench.sweep.search import Bracket
+from twofour.bench.sweep.search import Bracket, highest
 from twofour.bench.traffic.traffic import Traffic
 from twofour.prune.errors import InputError
 from twofour.prune.progress import Progress, silent, track
@@ -104,7 +104,7 @@ def answers(
     return found
 
 
-def answer(asked: Asked, option: Option, simulator: Simulator = simulate) -> Answer:
+def answer(asked: Asked, option: Option, simulator: Simulator = simulate.run) -> Answer:
     refuse_unfit(asked, option.profile)
     world = World(option.profile.replica, asked.demand, asked.promise, _requests(asked), asked.seed, simulator)
     alone = world.trial(_ALONE * search.ceiling(world))
@@ -132,7 +132,7 @@ def _fleet(asked: Asked, option: Option, world: World, each: float) -> Fleet | N
 
 def _highest(world: World, peak: float, replicas: int) -> float:
     """Of the fleet, by a part of it."""
-    found = search.highest(lambda rate: world.kept(*uncertainty.part(rate, replicas)), peak, 1.1, _ROUGHLY)
+    found = highest(lambda rate: world.kept(*uncertainty.part(rate, replicas)), peak, 1.1, _ROUGHLY)
     return max(peak, found.low or peak)
 
 

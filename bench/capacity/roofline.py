@@ -5,7 +5,7 @@ each weight and token, and four for each pair of tokens that attend to one anoth
 bandwidth and of the rate on paper a part is reached:
 
 - READS, 0.73 of the bandwidth, and LAYER_S, 20 us for each layer: what fits Llama 2 7B in bfloat16 on an A100, 104.9
-  tokens/s by gpt-fast's README. By the same README, int8 is estimated 19 % too fast at 7B, 7 % at 70B.
+  tokens/s by gpt-fast's README. By the same README, int8 is estimated 15 % too fast at 7B, 1 % at 70B.
 - COMPUTES, 0.5 of the dense rate, and ATTENDS, 0.4 of it: assumptions, as are FIRST_S and BETWEEN_S. 2:4 takes 0.6 of
   the dense time (`prune.policy.cards`); int8 is multiplied as 16 bits are.
 

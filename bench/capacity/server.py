@@ -62,10 +62,26 @@ def _limits(
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{shown(endpoint.url)} does not say its {name}; give {flag}, as it was started with")
     piece, cached = _number(said, "twofour:step_piece_tokens"), _label(said, *_PREFIXES)
-    return EngineLimits(**{k: v for k, v in limits.items() if v}, piece=piece or 0, prefix_cache=cached != "False")
+    return EngineLimits(
+        limits["max_num_seqs"] or 0,
+        limits["max_num_batched_tokens"] or 0,
+        limits["kv_blocks"] or 0,
+        limits["block_size"] or 0,
+        limits["context_length"] or 0,
+        piece=piece or 0,
+        prefix_cache=cached != "False",
+        policy="vllm" if _cache_of_vllm(said) else "twofour",
+    )
 
 
 _PREFIXES = ("vllm:cache_config_info", "enable_prefix_caching")
+
+
+def _cache_of_vllm(said: Samples) -> bool:
+    """vLLM says much more of its cache than we do; where nothing tells, it is ours."""
+    return any(name == "vllm:cache_config_info" for name, *_ in said) and not _number(
+        said, "twofour:kv_capacity_tokens"
+    )
 
 
 def _metrics(endpoint: Endpoint) -> Samples:

@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what eval --baseline --json printed of its model: what it has lost",
     )
+    parser.add_argument(
+        "--dense", type=Path, metavar="FILE", help="of a 2:4 model: the profile of the dense one. Can both be right?"
+    )
     parser.add_argument("--json", action="store_true", help="print the document instead of the table")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the profile here")
     limits = parser.add_argument_group("how it was started, where its /metrics do not say")
@@ -82,10 +85,12 @@ def _measured(
 ) -> "tuple[Profile, KeyboardInterrupt | None]":
     from dataclasses import replace
 
-    from twofour.bench.capacity import measure, server
+    from twofour.bench.capacity import consistent, measure, server
+    from twofour.bench.capacity.profile import read
     from twofour.bench.load.endpoint import Endpoint
     from twofour.prune.progress import to_stderr
 
+    dense, lost = read(args.dense) if args.dense else None, _loss(args.quality)
     endpoint = Endpoint(service.url, service.model, service.access)
     known = server.look(endpoint, {name: getattr(args, name) for name in _LIMITS}, hardware)
     found = measure.visits(service, known, _shape(args), args.minutes, args.most_at_once, to_stderr())
@@ -98,7 +103,9 @@ def _measured(
         if found.cut_off:
             raise found.cut_off from None
         raise
-    return replace(made, quality_loss=_loss(args.quality)), found.cut_off
+    wrong = consistent.errors(dense, made) if dense else []
+    made = replace(made, quality_loss=lost, valid=made.valid and not wrong, failed=[*made.failed, *wrong])
+    return made, found.cut_off
 
 
 def _shape(args: argparse.Namespace) -> "Shape":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,12 +82,16 @@ def read(args: argparse.Namespace) -> "Service":
 
 def service(args: argparse.Namespace, url: str, model: str | None = None) -> "Service":
     """The same for one of several servers. model: which of its models; None: its only one."""
+    from twofour.bench.load import wire
     from twofour.bench.load.endpoint import served_model
     from twofour.bench.load.service import Service
 
     if not 0 < args.timeout < inf:
         raise InputError(f"a time-out of {args.timeout:g} s; --timeout is a number above 0")
     api, body, opened = _api(args.api, url), _body(args), access(args)
+    if opened.trust() != "of the system" and not wire.target(url).tls:
+        flag = "--insecure" if opened.insecure else "--ca-file"
+        print(f"warning: {wire.shown(url)} is plain http, without a certificate: {flag} does nothing", file=sys.stderr)
     model = model or served_model(url, opened)
     return Service(url, model, opened, args.plain, args.timeout, api, args.length_field, body)
 

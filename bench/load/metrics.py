@@ -118,7 +118,7 @@ def steady_window(records: Sequence[Record]) -> tuple[float, float] | None:
         half_s -= span
         if half_s <= 0:
             busy = [index for index, (_, level) in enumerate(steps) if level >= max(count, 1)]
-            return steps[busy[0]][0], steps[busy[-1] + 1][0]
+            return (steps[busy[0]][0], steps[busy[-1] + 1][0]) if busy else None  # all were refused in no time
     return None
 
 

@@ -16,6 +16,7 @@ class Step:
     prefill_pairs: int = 0
     started_at: float | None = None  # by a clock of the server's
     waiting: int | None = None
+    count: int = 1  # more: all of this is the sum of so many
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ without the framing (chunked, by Content-Length, or to the end of the connection
 at.
 """
 
+import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from twofour.prune.errors import InputError
 
 _LONGEST_HEAD = 65536
+_FEWEST = 6  # letters of base64 that tell of a secret
 _WITHOUT_BODY = (204, 304)  # whatever the headers say
 
 
@@ -95,18 +97,36 @@ def shown(text: str) -> str:
 
 
 def hidden(said: bytes, secrets: tuple[str, ...]) -> bytes:
-    """What a server said, without keys and the like: some send them back, perhaps with JSON's escapes."""
-    return _spellings(secrets).sub(b"...", said) if secrets else said
+    """What a server said, without keys and the like: some send them back, perhaps with JSON's escapes or in base64."""
+    if b"\\" not in said and not any(form in said for form in _forms(secrets)):
+        return said  # for the pattern takes ten times as long
+    return _spellings(secrets).sub(b"...", said)
 
 
 @lru_cache(maxsize=8)
 def _spellings(secrets: tuple[str, ...]) -> re.Pattern[bytes]:
-    """`/` may come as `\\/`, and every character as `\\u002f`."""
-    return re.compile(b"|".join(b"".join(map(_spelling, secret)) for secret in secrets))
+    """`/` may come as `\\/`, and every character as `\\u002f`, with more backslashes in JSON within JSON."""
+    return re.compile(b"|".join(b"".join(map(_spelling, form.decode())) for form in _forms(secrets)) or b"(?!)")
+
+
+@lru_cache(maxsize=8)
+def _forms(secrets: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(form.encode() for secret in secrets for form in _forms_of(secret))
+
+
+def _forms_of(secret: str) -> Iterator[str]:
+    """Itself, and the letters of base64 that are of nothing else, wherever in a text it stands."""
+    yield secret
+    for before in range(3):  # bytes in its group of three
+        text = base64.b64encode(bytes(before) + secret.encode()).decode()
+        own = text[-(-before * 8 // 6) : (before + len(secret)) * 8 // 6]
+        if len(own) >= _FEWEST:
+            yield own
+            yield own.replace("+", "-").replace("/", "_")
 
 
 def _spelling(sign: str) -> bytes:
-    return rb"(?:\\?%b|\\u(?i:%04x))" % (re.escape(sign.encode()), ord(sign))
+    return rb"(?:\\{0,7}%b|\\{1,7}u(?i:%04x))" % (re.escape(sign.encode()), ord(sign))
 
 
 def post(to: Target, path: str, body: bytes, fields: Mapping[str, str]) -> bytes:

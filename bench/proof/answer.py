@@ -15,6 +15,8 @@ _CHAT: dict[Delta, bytes] = {
     "reasoning_content": b'"reasoning_content":"%s"',
     "tool_calls": b'"tool_calls":[{"index":0,"function":{"arguments":"%s"}}]',
 }
+# By whether it is a chat; AIPerf reads no event without it.
+_KINDS = {False: b'"object":"text_completion",', True: b'"object":"chat.completion.chunk",'}
 _ENDS = {None: b"null", "length": b'"length"', "stop": b'"stop"'}
 
 
@@ -31,6 +33,7 @@ class Answer:
         self.words = served.prompt.split()
         self.prompt_tokens = len(self.words)
         self.total = min(self._asked, script.stop_after or self._asked)
+        self._kind = _KINDS[served.chat]
         self.sent = 0
         self.cut = False
 
@@ -68,7 +71,7 @@ class Answer:
     def end(self) -> None:
         """The usage that follows the last token, where there is one, and the end of the stream."""
         if self._script.usage != "never":
-            self._pending += chunked(b'data: {"choices":[],%s}\n\n' % self._usage(self.sent))
+            self._pending += chunked(b'data: {%b"choices":[],%s}\n\n' % (self._kind, self._usage(self.sent)))
         self._pending += chunked(b"data: [DONE]\n\n") + chunked(b"")
         self._flush()
 
@@ -78,7 +81,8 @@ class Answer:
         said = {"message": {"role": "assistant", "content": text}} if self._served.chat else {"text": text}
         usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.sent}
         usage["total_tokens"] = self.prompt_tokens + self.sent
-        return {"choices": [{"index": 0, **said, "finish_reason": self._reason()}], "usage": usage}
+        kind = "chat.completion" if self._served.chat else "text_completion"
+        return {"object": kind, "choices": [{"index": 0, **said, "finish_reason": self._reason()}], "usage": usage}
 
     def _flush(self) -> None:
         if self._pending:
@@ -102,7 +106,7 @@ class Answer:
 
     def _event(self, choice: bytes, so_far: int) -> bytes:
         usage = b"," + self._usage(so_far) if self._script.usage == "every" else b""
-        return chunked(b'data: {"choices":[%s]%s}\n\n' % (choice, usage))
+        return chunked(b'data: {%b"choices":[%s]%s}\n\n' % (self._kind, choice, usage))
 
     def _usage(self, so_far: int) -> bytes:
         prompt, cached = self.prompt_tokens, self._script.cached_tokens

@@ -112,7 +112,7 @@ def _against_use(document: Document) -> list[Figure]:
 def sensitivity(document: Document) -> list[tuple[str, ...]]:
     """Of each priced option: its price, and the one at which it costs as much a month as the best of the others."""
     priced = [option for option in document["options"] if option["cost"]]
-    found = []
+    found = list[tuple[str, ...]]()
     for option in priced if len(priced) > 1 else ():
         others = [(each["cost"]["usd_per_month"], each["name"]) for each in priced if each is not option]
         least, name = min(others)

@@ -46,10 +46,10 @@ def read_running(given: Sequence[str], ask: Ask, plain: Sequence[str] = (), pids
     """Read [NAME=]URL or [NAME=]URL#MODEL, names, and NAME=PID. Raises InputError for anything else."""
     parts = list(map(_named, given))
     names = [name for name, _ in parts]
-    if len(set(names)) < len(names) or not all(name and "://" in url for name, url in parts):
-        raise InputError(
-            f"{shown(' '.join(given))} does not name servers; give [NAME=]URL or [NAME=]URL#MODEL, each name once"
-        )
+    if not all(name and "://" in url for name, url in parts):
+        raise InputError(f"{shown(' '.join(given))} does not name servers; give [NAME=]URL or [NAME=]URL#MODEL")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two servers are named {shown(twice)}; give each a name of its own: NAME=URL")
     groups = dict(map(_group, pids))
     if unknown := {*plain, *groups} - set(names):
         raise InputError(f"{min(unknown)} is no server here; give names of {', '.join(names)} to --plain-for and --pid")

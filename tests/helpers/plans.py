@@ -7,7 +7,7 @@ from twofour.bench.capacity import hull
 from twofour.bench.capacity.profile import Around, EngineLimits, Profile, Replica
 from twofour.bench.capacity.simulate import Simulated, Usage
 from twofour.bench.capacity.step_model import StepModel
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunks, Record
 from twofour.bench.load.workload import Lengths, Schedule
 from twofour.bench.traffic.traffic import Rate, Traffic
 
@@ -48,7 +48,7 @@ class Machines:
         return Simulated([self._record(each.index, each.at_s, first) for each in schedule.requests], [USAGE] * count)
 
     def _record(self, index: int, at: float, first: float) -> Record:
-        chunks = [Chunk(at + first, 1), Chunk(at + first + self.wait_s, 1)]
+        chunks = Chunks.of([(at + first, 1), (at + first + self.wait_s, 1)])
         return Record(index, at, at, at, chunks, chunks[-1].at, prompt_tokens=10, output_tokens=2, status=200)
 
 

@@ -1,5 +1,7 @@
 """The command: light to start, clear when it fails."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +49,24 @@ def test_an_error_is_one_line_and_status_1(tmp_path: Path) -> None:
     done = run("convert", str(tmp_path), "-o", str(tmp_path / "out"), "--to", "dense")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_an_interrupt_while_it_starts_gives_no_traceback() -> None:
+    def interrupted() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGINT)  # it waits, as one that came while Python started again
+
+    words = [sys.executable, "-m", "twofour", "bench", "run", "http://127.0.0.1:1"]
+    done = subprocess.run(words, preexec_fn=interrupted, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_an_interrupt_while_a_verb_is_read_gives_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", import_module)
+    assert cli.main(["bench", "run", "http://127.0.0.1:1"]) == 130
 
 
 def test_a_reader_that_leaves_gets_no_traceback() -> None:

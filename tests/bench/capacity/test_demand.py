@@ -7,6 +7,7 @@ from plans import traffic
 
 from twofour.bench.capacity.demand import busiest, demand
 from twofour.bench.load.workload import Lengths
+from twofour.bench.traffic.conversations import Conversation, Conversations, Turn
 from twofour.bench.traffic.traces import Row, Trace
 from twofour.bench.traffic.traffic import Rate, Traffic
 from twofour.prune.errors import InputError
@@ -22,9 +23,17 @@ def test_another_rate_moves_the_same_requests() -> None:
     asked = demand(traffic(4.0))
     slow, quick = asked.schedule(2.0, 50, 1).requests, asked.schedule(8.0, 50, 1).requests
     assert [each.at_s for each in slow] == pytest.approx([4 * each.at_s for each in quick])
-    assert [each.prompt for each in slow] == [each.prompt for each in quick]
+    assert {each.prompt_tokens for each in slow} == {64} and len(slow) == len(quick) == 50
     plain = Traffic(requests=50, rate=Rate(8.0), prompt_tokens=Lengths(64), output_tokens=Lengths(16), seed=1)
     assert [each.at_s for each in plain.schedule().requests] == pytest.approx([each.at_s for each in quick])
+
+
+def test_texts_of_unknown_length_are_refused() -> None:
+    said = Conversations("p.json", [Conversation(None, [Turn("how far is it?", None)])], 0)
+    with pytest.raises(InputError, match="give --tokenizer"):
+        demand(Traffic(requests=None, rate=Rate(1.0), conversations=said))
+    counted = Conversations("p.json", [Conversation(None, [Turn("how far is it?", None, 5)])], 0)
+    assert demand(Traffic(requests=None, rate=Rate(1.0), conversations=counted)).lengths(20, 0)[0] == 9
 
 
 def test_lengths_and_turns_are_those_of_the_requests() -> None:

@@ -9,7 +9,7 @@ from twofour.bench.capacity import profile as profiles
 from twofour.bench.capacity.loads import Shape
 from twofour.bench.capacity.profile import EngineLimits
 from twofour.bench.commands import INVALID
-from twofour.bench.load.records import Chunk, Record
+from twofour.bench.load.records import Chunks, Record
 from twofour.bench.load.step_log import Step
 from twofour.bench.load.workload import Lengths
 from twofour.bench.proof.batching import Steps
@@ -21,7 +21,7 @@ SHAPE = Shape(Lengths(100), Lengths(20))
 
 
 def alone(index: int, sent_at: float, first_at: float, prompt: int, answer: int) -> Record:
-    chunks = [Chunk(first_at + i * 0.1, 1) for i in range(answer)]
+    chunks = Chunks.of((first_at + i * 0.1, 1) for i in range(answer))
     return Record(index, sent_at, sent_at=sent_at, chunks=chunks, prompt_tokens=prompt, output_tokens=answer)
 
 
@@ -78,6 +78,7 @@ def test_a_server_without_a_log_is_profiled_from_outside(
     found = profiles.read(out)
     assert (found.source, found.replica.limits) == ("client", EngineLimits(4, 4096, 1000, 16, 2048))
     assert found.hull.largest[0] <= 4 and found.replica.steps.fixed_s > 0 and len(found.draws) > 1
+    assert found.failed == [] or not found.valid
     assert main(["bench", "report", str(out)]) == 0
     assert "the client's view alone" in capsys.readouterr().out
 

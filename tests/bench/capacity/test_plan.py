@@ -1,7 +1,7 @@
 """A plan from end to end, on simulated machines: against brute force, by hand, and what it refuses."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from plans import LIMITS, profile, traffic
 
 from twofour import bench
-from twofour.bench.capacity import growth, hull, option, simulate
+from twofour.bench.capacity import growth, hull, option, simulate, uncertainty
 from twofour.bench.capacity import profile as profiles
 from twofour.bench.capacity.demand import demand
 from twofour.bench.capacity.document import document
@@ -41,6 +41,14 @@ def planned(
         json.dumps(document(question, answers(question, offered), today), allow_nan=False)
     )
     return kept
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_worlds() -> Iterator[None]:
+    """All that is asked of them here can be seen in three."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uncertainty, "WORLDS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +173,17 @@ def test_a_guess_is_told_in_the_first_line() -> None:
 
 def test_profiles_of_other_models_are_told() -> None:
     found = planned(asked(), [profile(), profile("other", model="n")])
-    assert "the profiles are of different models: m, n" in found["warnings"]
+    assert any("of different models, m, n, and" in warning for warning in found["warnings"])
+    found = planned(asked(), [profile(), profile("pruned", model="n", quality_loss=0.05)])
+    assert not any("of different models" in warning for warning in found["warnings"])
+
+
+def test_profiles_that_contradict_each_other_are_told() -> None:
+    impossible = [profile(sparse=False), profile("sparse", 3.0, sparse=True)]
+    said = planned(asked(), impossible)["warnings"]
+    assert [warning for warning in said if "dense and sparse contradict each other: fixed of 2:4" in warning]
+    possible = [profile(sparse=False), profile("sparse", 1.6, sparse=True)]
+    assert not [warning for warning in planned(asked(), possible)["warnings"] if "contradict" in warning]
 
 
 def test_the_function_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

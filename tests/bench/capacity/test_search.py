@@ -19,7 +19,7 @@ EVEN = replace(traffic(8.0, 10, 2), rate=Rate(8.0, shape=None))
 
 
 def world(promised: str, machines: Machines, asked: Demand | None = None) -> World:
-    return World(REPLICA, asked or demand(EVEN), Promise(slo.parse(promised)), 150, 0, machines)
+    return World(REPLICA, asked or demand(EVEN), Promise(slo.parse(promised)), 120, 0, machines)
 
 
 def test_the_highest_rate_is_the_known_one() -> None:
@@ -54,7 +54,7 @@ def test_the_ceiling_of_a_full_machine_by_hand() -> None:
     assert STEPS.pair_s == 0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(peak=st.floats(1, 60), guess=st.integers(1, 12))
 def test_the_smallest_fleet_is_that_of_brute_force(peak: float, guess: int) -> None:
     asked = world("ttft_p95=400ms", Machines(8.0, 0.1), demand(EVEN))

@@ -10,6 +10,8 @@ from twofour.prune.errors import InputError
 OURS = """
 # TYPE twofour:max_num_seqs gauge
 twofour:max_num_seqs{model_name="m"} 8.0
+# TYPE twofour:kv_capacity_tokens gauge
+twofour:kv_capacity_tokens{model_name="m"} 640.0
 # TYPE twofour:max_num_batched_tokens gauge
 twofour:max_num_batched_tokens{model_name="m"} 512.0
 # TYPE twofour:step_piece_tokens gauge
@@ -45,7 +47,7 @@ def test_our_server_says_all(endpoint: Any) -> None:
 
 def test_what_others_do_not_say_is_given(endpoint: Any) -> None:
     given = {"max_num_seqs": 4, "max_num_batched_tokens": 100, "kv_blocks": 9}
-    assert look(endpoint(THEIRS), given, "x").limits == EngineLimits(4, 100, 9, 16, 2048)
+    assert look(endpoint(THEIRS), given, "x").limits == EngineLimits(4, 100, 9, 16, 2048, policy="vllm")
     for missing in given:
         with pytest.raises(InputError, match="--" + missing.replace("_", "-")):
             look(endpoint(THEIRS), given | {missing: None}, "x")

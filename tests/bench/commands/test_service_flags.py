@@ -17,6 +17,17 @@ def read(*words: str, url: str = "http://h") -> Service:
     return service_flags.read(parser.parse_args([url, "--model", "m", *words]))
 
 
+def test_certificates_of_plain_http_are_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read("--insecure", url="https://h")
+    read()
+    assert capsys.readouterr().err == ""
+    read("--insecure", url="http://h?key=secret")
+    read("--ca-file", str(tmp_path / "ca"))
+    told = capsys.readouterr().err
+    assert told.count("plain http") == 2 and "--insecure does nothing" in told and "--ca-file does nothing" in told
+    assert "secret" not in told
+
+
 def test_what_is_asked_for_without_flags() -> None:
     assert read() == Service("http://h", "m")
 

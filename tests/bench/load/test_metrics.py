@@ -159,6 +159,11 @@ def test_an_idle_server_is_measured_whole() -> None:
     assert metrics.steady_window([served(0, 1.0), served(1, 5.0)]) == pytest.approx((1.0, 5.131))
 
 
+def test_a_run_in_which_all_is_refused_at_once_has_no_window() -> None:
+    records = [Record(0, at, sent_at=at, done_at=at, error="HTTP 400: too long") for at in (1.0, 2.0)]
+    assert metrics.steady_window(records) is None
+
+
 def test_failures_are_counted_by_kind_and_never_lower_a_percentile() -> None:
     good = [served(i, first=0.1 + i / 1000) for i in range(90)]
     bad = [broken(error="timeout: a"), broken(error="timeout: b"), *[broken() for _ in range(8)]]

@@ -1,7 +1,9 @@
+import base64
+import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twofour.bench.load import wire
@@ -150,6 +152,25 @@ def test_a_request_is_exactly_these_bytes() -> None:
 @pytest.mark.parametrize("said", [b"a/b+c==", b"a\\/b+c==", b"\\u0061/b\\u002Bc==", b"a\\u002fb+c=\\u003d"])
 def test_a_key_is_hidden_however_json_spells_it(said: bytes) -> None:
     assert wire.hidden(b"no key " + said + b" here", ("a/b+c==",)) == b"no key ... here"
+
+
+@settings(max_examples=300)
+@given(
+    st.binary(max_size=9),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8),
+    st.binary(max_size=9),
+)
+def test_nothing_of_a_key_is_left_in_base64_or_in_json_within_json(before: bytes, key: str, after: bytes) -> None:
+    coded = base64.b64encode(before + key.encode() + after)
+    for said in (coded, coded.replace(b"+", b"-").replace(b"/", b"_"), coded.replace(b"/", b"\\/")):
+        left = wire.hidden(said, (key,))
+        assert b"..." in left and len(left) <= len(said) - len(key) + 3
+    nested = json.dumps(json.dumps({"key": json.dumps(key)})).encode()
+    assert wire.hidden(nested, (key,)) == json.dumps(json.dumps({"key": json.dumps("...")})).encode()
+
+
+def test_a_short_key_hides_no_letters_of_base64() -> None:
+    assert wire.hidden(b"YWJj ok", ("a",)) == b"YWJj ok"
 
 
 def test_an_address_has_no_blanks() -> None:

@@ -46,6 +46,15 @@ def test_a_chat_says_its_deltas_in_order_and_counts_them() -> None:
 
 
 @pytest.mark.parametrize("chat", [True, False])
+def test_every_event_says_what_it_is(chat: bool) -> None:
+    asked = {"messages": MESSAGES} if chat else {"prompt": "one two"}
+    path, kind = ("chat/completions", "chat.completion.chunk") if chat else ("completions", "text_completion")
+    with serving(Script()) as mock:
+        _, said = post(mock, f"/v1/{path}", max_tokens=3, stream=True, **asked)
+    assert [event["object"] for event in events(said)] == [kind] * 4
+
+
+@pytest.mark.parametrize("chat", [True, False])
 def test_an_answer_that_is_not_streamed_comes_whole(chat: bool) -> None:
     asked = {"messages": MESSAGES} if chat else {"prompt": "one two"}
     with serving(Script()) as mock:

@@ -30,6 +30,7 @@ def found() -> dict[str, Any]:
 def test_a_page(found: dict[str, Any]) -> None:
     text = plan_html.page(found)
     page = Page(text)
+    assert "over 19 worlds" in text and f"in {round(19 * found['options'][1]['sure']['holds'])} of 19" in text
     assert len(list(page.of("svg"))) == len(list(page.of("desc"))) == 4
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
     assert plan_rows.headline(found).replace("&", "&amp;") in text and "<code>twofour plan</code>" in text

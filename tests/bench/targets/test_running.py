@@ -24,7 +24,7 @@ def test_what_cannot_be_frozen_is_refused(pid: str) -> None:
 
 @pytest.mark.parametrize("given", [["a"], ["a=b"], ["=http://a:1"], ["a=http://a:1#m", "a=http://b:1#m"]])
 def test_what_is_no_server_is_refused(given: list[str]) -> None:
-    with pytest.raises(InputError, match=r"give .NAME=.URL or .NAME=.URL#MODEL, each name once"):
+    with pytest.raises(InputError, match=r"give .NAME=.URL or .NAME=.URL#MODEL|a name of its own"):
         read_running(given, asked)
 
 
