@@ -28,7 +28,7 @@ KIND = "twofour.bench.plan_proof"
 SCHEMA_VERSION = 1
 NOT_KEPT = 3  # the exit status
 P95 = ("ttft_p95", "itl_p95", "e2e_p95")
-ENGINES = {"twofour": ("--engine", "twofour"), "vLLM": ("--engine", "vllm")}
+ENGINES = {"twofour": ("--engine", "embedded"), "vLLM": ("--engine", "vllm")}
 
 
 @dataclass(frozen=True)
