@@ -28,6 +28,7 @@ FITTED = (0.25, 0.6, 1.0)  # of capacity: what a profile is fitted to
 UNSEEN = (0.45, 0.7, 0.85)
 REQUESTS = 1000  # of a simulation, as of a plan
 LARGEST = 20  # machines
+_FORETOLD = 5  # long runs, of which a forecast takes the median
 P95 = ("ttft_p95", "itl_p95", "e2e_p95")
 
 
@@ -127,6 +128,22 @@ def coverage(profiles: int, runs: int, progress: Progress) -> list[bool]:
     return held
 
 
-def _world(traffic: Traffic, rate: float, seed: int) -> Schedule:
+def forecasts(profiles: int, requests: int, progress: Progress) -> dict[str, list[float]]:
+    """By how much a forecast is off one run that is so long that luck matters little, by figure."""
+    off: dict[str, list[float]] = {name: [] for name in P95}
+    for number in track(range(profiles), "forecasts", progress):
+        of = case(number)
+        traffic, most = of.demand.traffic, paged_fleet.capacity(schedule(of.demand.traffic, 1.0, 400), of.machine)
+        known = profile(of.machine, traffic)
+        for share in UNSEEN:
+            told = foretell(known, [_world(traffic, share * most, seed, requests) for seed in range(_FORETOLD)])
+            asked = schedule(replace(traffic, seed=_FORETOLD), share * most, requests)
+            found = figures(paged_fleet.serve(asked, of.machine).records, 0.0, open_loop=True)
+            for name in P95:
+                off[name] += [abs(error)] if (error := told[name].error(found[name])) is not None else []
+    return off
+
+
+def _world(traffic: Traffic, rate: float, seed: int, requests: int = REQUESTS // 2) -> Schedule:
     """As a plan draws it, of the same traffic."""
-    return Schedule(schedule(replace(traffic, seed=seed), rate, REQUESTS // 2), None, {"rate": rate})
+    return Schedule(schedule(replace(traffic, seed=seed), rate, requests), None, {"rate": rate})

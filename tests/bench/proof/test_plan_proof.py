@@ -20,6 +20,7 @@ from twofour.bench.proof.plan_proof_table import table
 from twofour.bench.proof.proof import Row
 from twofour.cli import main
 from twofour.prune.errors import InputError
+from twofour.prune.progress import silent
 
 ASKED = st.lists(st.tuples(st.floats(0, 0.3), st.integers(2, 60), st.integers(1, 20)), min_size=1, max_size=20)
 
@@ -61,6 +62,12 @@ def test_a_profile_from_steps_has_what_the_machine_has() -> None:
     found = plan_simulated.profile(of.machine, of.demand.traffic).replica.steps
     assert found.fixed_s == pytest.approx(of.machine.fixed_s, rel=0.03)
     assert found.prefill_s == pytest.approx(of.machine.prefill_s, rel=0.05)
+
+
+def test_a_forecast_is_compared_with_a_long_run_that_it_has_not_seen() -> None:
+    off = plan_simulated.forecasts(1, 800, silent)
+    assert {name: len(errors) for name, errors in off.items()} == dict.fromkeys(plan_simulated.P95, 3)
+    assert 0 < max(off["itl_p95"]) < 0.1
 
 
 def validation(errors: list[float | None]) -> dict[str, Any]:
