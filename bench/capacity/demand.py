@@ -7,9 +7,11 @@ trace, the busiest stretch counts, and its rate is the mean over that stretch; e
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from math import isfinite
 from statistics import fmean
 
+from twofour.bench.load import arrivals
 from twofour.bench.load.workload import Schedule
 from twofour.bench.traffic.traces import Row, Trace
 from twofour.bench.traffic.traffic import Rate, Traffic
@@ -29,6 +31,31 @@ class Demand:
         made = self._at_peak(requests, seed)
         stretch = self.peak / rate
         moved = [replace(each, at_s=each.at_s * stretch) for each in made.requests]
+        return Schedule(moved, None, made.made_of, made.limits)
+
+    def turn_of(self, rate: float, requests: int, seed: int, few: int, of: int) -> Schedule:
+        """What `few` of so many replicas get that take turns: as many requests, of all that come at this rate.
+
+        Sessions go where their later turns go, which is not known: they come as at a part of the rate.
+        """
+        made = self._at_peak(requests, seed)
+        if any(each.after is not None for each in made.requests):
+            return self.schedule(rate * few / of, requests, seed)
+        stretch = self.peak / rate
+        if self.traffic.trace:
+            chosen = [each for place, each in enumerate(made.requests) if place % of < few]
+            moved = [replace(each, at_s=each.at_s * stretch) for each in chosen]
+        else:
+            units = arrivals.units((self.traffic.rate or Rate(1.0)).shape, seed)
+            times = (at for place, at in enumerate(arrivals.at_rate(units, rate)) if place % of < few)
+            moved = [replace(each, at_s=at) for each, at in zip(made.requests, times, strict=False)]
+        return Schedule(moved, None, made.made_of, made.limits)
+
+    def apart(self, rate: float, requests: int, seed: int) -> Schedule:
+        """One after the other, evenly, whatever the times of a trace are."""
+        made = self._at_peak(requests, seed)
+        firsts = count()
+        moved = [each if each.after is not None else replace(each, at_s=next(firsts) / rate) for each in made.requests]
         return Schedule(moved, None, made.made_of, made.limits)
 
     def lengths(self, requests: int, seed: int) -> tuple[float, float]:
@@ -68,7 +95,7 @@ def demand(traffic: Traffic, mean: float | None = None) -> Demand:
     if traffic.conversations and any(each.turns[0].said_tokens is None for each in traffic.conversations.all):
         raise InputError("how long the texts of --prompts are is not known; give --tokenizer DIR, which counts them")
     peak, usual = _of_trace(traffic) if traffic.trace else (_steady(traffic.rate or Rate(1.0)),) * 2
-    mean = usual if mean is None else mean
+    mean = min(usual, peak) if mean is None else mean
     if not (0 < mean <= peak and isfinite(mean)):
         raise InputError(
             f"a mean of {mean:g} requests per second at a peak of {peak:g}; give one above 0, up to the peak"
@@ -117,9 +144,10 @@ def busiest(rows: Sequence[Row], most: int) -> Sequence[Row]:
 
 def _made(traffic: Traffic, peak: float, requests: int, seed: int) -> Schedule:
     if not traffic.trace:
-        return replace(
-            traffic, requests=requests, rate=replace(traffic.rate or Rate(1.0), per_s=peak), seed=seed
-        ).sketch()
+        made = replace(
+            traffic, requests=requests, rate=replace(traffic.rate or Rate(1.0), per_s=1.0), seed=seed
+        ).sketch()  # at any rate it is the same, and at a very small one it would seem to take too long
+        return replace(made, requests=[replace(each, at_s=each.at_s / peak) for each in made.requests])
     rows = busiest(traffic.trace.rows, MOST)
     start = rows[0].at_s or 0.0
     moved = [replace(row, at_s=(row.at_s or 0.0) - start) for row in rows]

@@ -24,6 +24,7 @@ from twofour.bench.stats import Distribution
 
 KIND = "twofour.bench.plan"
 SCHEMA_VERSION = 1
+SURE = 0.9  # of the worlds: below, it is said
 LATENCIES = {"ttft": "ttft_sched", "itl": "itl_gap", "tpot": "tpot", "e2e": "e2e"}  # as promises name them
 
 
@@ -35,16 +36,20 @@ def document(asked: Asked, answers: Sequence[Answer], today: date | None = None)
         "schema_version": SCHEMA_VERSION,
         "asked": _asked(asked),
         "chosen": chosen(made),
-        "warnings": _warnings([each.option for each in answers], today or date.today()),
+        "warnings": [*_unsure(answers), *_warnings([each.option for each in answers], today or date.today())],
         "options": made,
     }
 
 
 def chosen(made: Sequence[Mapping[str, Any]]) -> str | None:
-    """The cheapest by month; without a price for each, that of the fewest machines. The first of equals."""
+    """The cheapest by month; without a price for each, that of the fewest machines. The first of equals.
+
+    Those that keep the promise in nearly all worlds come before those that do so by luck.
+    """
     able = [each for each in made if each["machines"] is not None]
     if not able:
         return None
+    able = [each for each in able if each["sure"]["holds"] >= SURE] or able
     priced = all(each["price"] for each in able)
     best = min(able, key=lambda each: each["cost"]["usd_per_month"] if priced else each["machines"])
     return str(best["name"])
@@ -77,7 +82,7 @@ def _option(asked: Asked, answer: Answer) -> dict[str, Any]:
         "profiled": option.profile.started,
         "fit_error": option.profile.error,
         "quality_loss": option.profile.quality_loss,
-        "beyond": list(fleet.beyond) if fleet else [],
+        "beyond": list(answer.beyond),
         "price": _price(option.price),
         "replica": {
             "highest_rate": answer.limit.low,
@@ -170,9 +175,30 @@ def _growth(asked: Asked, fleet: Fleet | None) -> dict[str, Any] | None:
     if asked.growth is None or fleet is None:
         return None
     lasts = asked.growth.lasts(fleet.highest / asked.demand.peak - 1)
-    each = fleet.highest / fleet.replicas
-    months = growth.months(asked.growth, asked.demand.peak, each, asked.spare)
+    months = growth.months(asked.growth, asked.demand.peak, fleet.highest, fleet.replicas, asked.spare)
     return {"lasts_months": lasts if lasts is None or isfinite(lasts) else None, "months": list(map(asdict, months))}
+
+
+def _unsure(answers: Sequence[Answer]) -> list[str]:
+    """The fewest that do in one world need not do in others."""
+    fleets = {each.option.name: each.fleet.sure for each in answers if each.fleet}
+    return [
+        *(
+            f"{name} keeps the promise in {round(sure.holds * sure.replicas.worlds)} of {sure.replicas.worlds} worlds "
+            f"only; {_most(sure.replicas.high)} replicas do in all"
+            for name, sure in fleets.items()
+            if sure.holds < SURE
+        ),
+        *(
+            f"{sure.refused} requests of the other worlds are longer than {name} takes, and count as failed"
+            for name, sure in fleets.items()
+            if sure.refused
+        ),
+    ]
+
+
+def _most(replicas: float | None) -> str:
+    return "more" if replicas is None else f"{replicas:g}"
 
 
 def _warnings(options: Sequence[Option], today: date) -> list[str]:

@@ -41,7 +41,9 @@ def parse(text: str) -> Growth:
     return Growth(share if found[2] == "month" else (1 + share) ** (1 / 12) - 1)
 
 
-def months(growth: Growth, rate: float, each: float, spare: int) -> list[Month]:
-    """each: requests per second of one machine. From now to a year on."""
+def months(growth: Growth, rate: float, highest: float, replicas: int, spare: int) -> list[Month]:
+    """From now to a year on. replicas: the fewest that keep the promise at the rate; highest: up to which they do."""
     rates = [rate * growth.times(month) for month in range(MONTHS + 1)]
-    return [Month(month, at, guess(at, each) + spare) for month, at in enumerate(rates)]
+    fewest = [replicas if at >= rate else 1 for at in rates]
+    needed = [max(least, guess(at, highest / replicas)) for least, at in zip(fewest, rates, strict=True)]
+    return [Month(month, at, count + spare) for month, (at, count) in enumerate(zip(rates, needed, strict=True))]

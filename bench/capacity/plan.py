@@ -24,7 +24,7 @@ from twofour.prune.progress import Progress, silent, track
 REQUESTS = 1000
 WITHIN = 0.02  # of the highest rate
 _ROUGHLY = 0.05  # of that of a fleet
-_ALONE = 1e-4  # of the ceiling: no request meets another
+_MOST = 500  # replicas: what is simulated of so many takes minutes
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class Asked:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What keeps the promise at the peak. highest: the rate up to which it does, at least the peak.
-
-    beyond: in which ways steps at the peak go beyond what was measured.
-    """
+    """What keeps the promise at the peak. highest: the rate up to which it does, at least the peak."""
 
     replicas: int
     at_peak: Trial
     highest: float
     sure: Sureness
-    beyond: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one option. fleet None: no number of its machines keeps the promise, and alone says what one request takes."""
+    """Of one option. fleet None: no number of its machines keeps the promise, and alone says what one request takes.
+
+    beyond: in which ways steps at the peak, and at the highest rate, go beyond what was measured. Without a fleet, this
+    is why there is none.
+    """
 
     option: Option
     limit: Bracket  # requests per second of one replica
@@ -62,6 +62,7 @@ class Answer:
     world: World
     alone: Trial
     fleet: Fleet | None
+    beyond: Sequence[str] = ()
 
 
 def plan(
@@ -100,17 +101,46 @@ def answers(
         raise InputError(f"{asked.spare} spare machines; --spare is at least 0")
     found = [answer(asked, option, simulator) for option in track(options, "options simulated", progress)]
     if not any(each.fleet for each in found):
+        for each in found:
+            reach.refuse_beyond(each.option.name, list(each.beyond), asked.extrapolate)
         raise InputError(_impossible(asked, found))
     return found
 
 
 def answer(asked: Asked, option: Option, simulator: Simulator = simulate.run) -> Answer:
-    refuse_unfit(asked, option.profile)
-    world = World(option.profile.replica, asked.demand, asked.promise, _requests(asked), asked.seed, simulator)
-    alone = world.trial(_ALONE * search.ceiling(world))
-    limit = search.highest_rate(world, WITHIN) if alone.attained.attained else Bracket()
-    fleet = _fleet(asked, option, world, limit.low) if limit.low else None
-    return Answer(option, limit, search.binding(world, limit), world, alone, fleet)
+    """Raises InputError for what no option could answer, and for a profile that cannot be asked."""
+    requests = _requests(asked)
+    refuse_unfit(asked, option.profile, requests)
+    world = World(option.profile.replica, asked.demand, asked.promise, requests, asked.seed, simulator)
+    alone = world.alone()
+    _refuse_unknown(asked, alone)
+    if not alone.attained.attained:
+        return _finished(Answer(option, Bracket(), search.worst(alone.attained) or search.CAPACITY, world, alone, None))
+    limit = search.highest_rate(world, WITHIN)
+    made = Answer(option, limit, search.binding(world, limit), world, alone, None)
+    replicas = search.smallest_fleet(world, asked.demand.peak, _guess(asked, made))
+    if replicas is None:
+        return _finished(made)
+    refuse_unfit(asked, option.profile, search.fleet_requests(requests, replicas))
+    return _finished(_with_fleet(asked, made, replicas))
+
+
+def _finished(made: Answer) -> Answer:
+    """Without what nobody asks for any more."""
+    made.world.forget(made.fleet and made.fleet.at_peak)
+    alone = made.world.alone()
+    return replace(made, alone=alone)
+
+
+def _guess(asked: Asked, made: Answer) -> int:
+    """How many to try. Where one by itself keeps nothing of a trace, several may, as each gets less of a crowd."""
+    count = search.guess(asked.demand.peak, made.limit.low or made.world.ceiling / 2)
+    if count > _MOST:
+        raise InputError(
+            f"{asked.demand.peak:g} requests/s need about {count:,} replicas of {made.option.name}, and a plan "
+            f"simulates {_MOST} at most; plan for a part of the traffic, such as one of several equal fleets"
+        )
+    return count
 
 
 def _requests(asked: Asked) -> int:
@@ -118,21 +148,22 @@ def _requests(asked: Asked) -> int:
     return max(asked.requests, 2 * asked.promise.slo.fewest)
 
 
-def _fleet(asked: Asked, option: Option, world: World, each: float) -> Fleet | None:
-    peak = asked.demand.peak
-    replicas = search.smallest_fleet(world, peak, search.guess(peak, each))
-    if replicas is None:
-        return None
+def _with_fleet(asked: Asked, made: Answer, replicas: int) -> Answer:
+    option, world, peak = made.option, made.world, asked.demand.peak
     at_peak = world.trial(peak, replicas)
     beyond = list(reach.beyond(option.profile, world, at_peak))
-    reach.refuse_beyond(option.name, beyond, asked.extrapolate)
+    if beyond and not asked.extrapolate:
+        return replace(made, beyond=beyond)
+    most = _highest(world, peak, replicas)
+    further = [] if beyond else reach.beyond(option.profile, world, world.part(most, replicas))
     sure = uncertainty.sureness(_worlds(option.profile, world), peak, replicas)
-    return Fleet(replicas, at_peak, _highest(world, peak, replicas), sure, beyond)
+    fleet = Fleet(replicas, at_peak, most, sure)
+    return replace(made, fleet=fleet, beyond=[*beyond, *(f"{each}, for its headroom" for each in further)])
 
 
 def _highest(world: World, peak: float, replicas: int) -> float:
     """Of the fleet, by a part of it."""
-    found = highest(lambda rate: world.kept(*uncertainty.part(rate, replicas)), peak, 1.1, _ROUGHLY)
+    found = highest(lambda rate: world.part_kept(rate, replicas), peak, 1.1, _ROUGHLY)
     return max(peak, found.low or peak)
 
 
@@ -147,6 +178,7 @@ def _worlds(profile: Profile, world: World) -> list[World]:
             max(OTHERS, 2 * world.promise.slo.fewest),
             world.seed + 1 + number,
             world.simulator,
+            world,
         )
         for number in range(uncertainty.WORLDS)
     ]
@@ -155,14 +187,24 @@ def _worlds(profile: Profile, world: World) -> list[World]:
 OTHERS = 500  # requests of a simulation of another world
 
 
-def refuse_unfit(asked: Asked, profile: Profile) -> None:
+def _refuse_unknown(asked: Asked, alone: Trial) -> None:
+    """A term by which a request that is alone cannot be judged says nothing of any fleet."""
+    for term, kept in zip(asked.promise.slo.terms, alone.attained.terms, strict=True):
+        if kept.found_s is None:
+            few = alone.attained.requests < term.fewest
+            why = f"{alone.attained.requests} requests are too few" if few else "too few answers have a second token"
+            raise InputError(f"{term.name} cannot be judged: {why}; give a longer trace or leave it out")
+
+
+def refuse_unfit(asked: Asked, profile: Profile, requests: int) -> None:
+    """requests: of the largest simulation."""
     if not profile.valid:
         raise InputError(f"the profile {profile.name} is not valid ({'; '.join(profile.failed)}); measure it again")
     limits = profile.replica.limits
     room = limits.kv_blocks * limits.block_size
     if room <= 0:
         raise InputError(f"the profile {profile.name} has no room in its KV cache; measure it again with bench profile")
-    longest = asked.demand.longest(asked.requests, asked.seed)
+    longest = asked.demand.longest(requests, asked.seed)
     if longest > min(room, limits.context_length):
         raise InputError(
             f"a prompt and its answer have {longest} tokens, and {profile.name} takes "

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 
-from twofour.bench.capacity.search import World
+from twofour.bench.capacity.search import World, fewest
 
 WORLDS = 19
 SHARE = 0.9
-_POOL = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Sureness:
     replicas: Spread
     found_s: dict[str, Spread]  # by the terms of the promise
     requests: int  # of each run
+    refused: int = 0  # of all of them, as they are longer than the server takes
 
 
 def interval(values: Sequence[float], share: float = SHARE) -> tuple[float, float]:
@@ -43,22 +43,18 @@ def interval(values: Sequence[float], share: float = SHARE) -> tuple[float, floa
 
 
 def sureness(worlds: Sequence[World], rate: float, replicas: int) -> Sureness:
-    """Each world is asked with a part of the fleet and of its traffic, as all parts are alike."""
+    """Each world is asked with a part of the fleet and of its traffic; where replicas take turns, parts are alike."""
     needed = [_needed(world, rate, replicas) for world in worlds]
-    terms = [world.trial(*part(rate, replicas)).attained.terms for world in worlds]
+    trials = [world.part(rate, replicas) for world in worlds]
+    terms = [trial.attained.terms for trial in trials]
     found = {of[0].term: [kept.found_s for kept in of] for of in zip(*terms, strict=True)}
     return Sureness(
-        holds=sum(world.kept(*part(rate, replicas)) for world in worlds) / len(worlds),
+        holds=sum(world.part_kept(rate, replicas) for world in worlds) / len(worlds),
         replicas=spread(needed),
         found_s={term: spread(values) for term, values in found.items()},
         requests=worlds[0].requests,
+        refused=sum(record.error is not None for trial in trials for record in trial.found.records),
     )
-
-
-def part(rate: float, replicas: int) -> tuple[float, int]:
-    """Up to four replicas behind their router, with what they get."""
-    count = min(replicas, _POOL)
-    return rate * count / replicas, count
 
 
 def spread(values: Sequence[float | None]) -> Spread:
@@ -73,13 +69,4 @@ def _finite(value: float) -> float | None:
 
 def _needed(world: World, rate: float, replicas: int) -> int | None:
     """How many would do in this world."""
-    count, most = replicas, 2 * replicas + 2
-    if world.kept(*part(rate, count)):
-        while count > 1 and world.kept(*part(rate, count - 1)):
-            count -= 1
-        return count
-    while count < most:
-        count += 1
-        if world.kept(*part(rate, count)):
-            return count
-    return None
+    return fewest(lambda count: world.part_kept(rate, count), replicas, 2 * replicas + 2)

@@ -1,5 +1,6 @@
 """A plan as one HTML file: what machines keep the promise, what that costs, and what would change the answer."""
 
+import shlex
 from collections.abc import Sequence
 from math import ceil
 
@@ -30,6 +31,7 @@ def page(document: Document) -> str:
         figures=figures(document),
         sensitivity=sensitivity(document),
         unknown=UNKNOWN,
+        command=shlex.join(document.get("command", ())),
     )
 
 
@@ -78,7 +80,8 @@ def _against_rate(document: Document) -> Figure:
     rates = [2 * peak * (number + 1) / _POINTS for number in range(_POINTS)]
 
     def needed(option: Document, rate: float) -> float:
-        machines = ceil(rate / _each(document, option) - 1e-9) + spare
+        least = option["replicas"] if rate >= peak * (1 - 1e-9) else 1
+        machines = max(least, ceil(rate / _each(document, option) - 1e-9)) + spare
         return machines * option["cost"]["usd_per_month"] / option["machines"] if priced else machines
 
     lines = {

@@ -8,6 +8,7 @@ from twofour.bench.report import rows
 Document = Mapping[str, Any]
 ESTIMATE = "estimate, not measured"
 EXTRAPOLATED = "extrapolated beyond what was measured"
+LEFT_OUT = "left out, as beyond what was measured (--extrapolate answers)"
 
 
 def remarks(document: Document) -> Iterator[str]:
@@ -16,7 +17,8 @@ def remarks(document: Document) -> Iterator[str]:
         yield f"{ESTIMATE}: {', '.join(guessed)}"
     for each in document["options"]:
         if each["beyond"]:
-            yield f"{EXTRAPOLATED}: {each['name']} at {'; '.join(each['beyond'])}"
+            said = EXTRAPOLATED if each["machines"] is not None else LEFT_OUT
+            yield f"{said}: {each['name']} at {'; '.join(each['beyond'])}"
     yield from (f"warning: {warning}" for warning in document["warnings"])
 
 
@@ -59,10 +61,11 @@ def _against(document: Document, best: Document) -> Iterator[str]:
     if first is best:
         return
     if first["machines"] is None:
-        yield f"no number of machines of {first['name']} does"
-    elif best["cost"] and first["cost"]:
+        yield f"{first['name']} is left out" if first["beyond"] else f"no number of machines of {first['name']} does"
+    elif all(each["cost"] for each in document["options"] if each["machines"] is not None):
         saved = 1 - best["cost"]["usd_per_month"] / first["cost"]["usd_per_month"]
-        yield f"{rows.percent(saved)} less than {_machines(first, document['asked'])}"
+        more_or_less = "less" if saved >= 0 else "more"
+        yield f"{rows.percent(abs(saved))} {more_or_less} than {_machines(first, document['asked'])}"
     else:
         yield f"{_machines(first, document['asked'])} would do, too"
     yield f"quality loss {quality(best)}"

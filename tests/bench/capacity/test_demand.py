@@ -62,6 +62,23 @@ def test_a_trace_has_its_own_peak_and_mean() -> None:
     assert [each.at_s for each in moved] == [0.0, 0.5, 2.0] and [each.prompt_tokens for each in moved] == [20, 21, 22]
 
 
+def test_a_trace_that_is_busier_on_average_than_in_its_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stretch of so many rows counts one gap fewer than rows, and all of them came together.
+    monkeypatch.setattr("twofour.bench.capacity.demand.MOST", 2)
+    monkeypatch.setattr("twofour.bench.capacity.demand._rate", lambda rows: 1.0 if len(rows) == 2 else 1.5)
+    assert demand(trace(0.0, 1.0, 2.0)).mean == 1.0
+
+
+def test_requests_that_are_alone_are_apart_though_a_trace_has_them_together() -> None:
+    found = demand(trace(0.0, 0.0, 0.0, 4.0)).apart(0.1, 4, 0).requests
+    assert [each.at_s for each in found] == [0.0, 10.0, 20.0, 30.0]
+
+
+def test_a_rate_may_be_as_small_as_it_likes() -> None:
+    asked = demand(traffic(1e-6))
+    assert asked.schedule(1e-6, 1000, 0).requests[-1].at_s > 30 * 86400
+
+
 @pytest.mark.parametrize(
     ("asked", "mean", "why"),
     [

@@ -19,9 +19,15 @@ def test_a_year_is_twelve_months() -> None:
 
 
 def test_machines_follow_the_traffic() -> None:
-    found = growth.months(growth.parse("100%/month"), 10.0, 4.0, 1)
+    found = growth.months(growth.parse("100%/month"), 10.0, 12.0, 3, 1)
     assert [month.machines for month in found[:3]] == [4, 6, 11] and len(found) == 13
     assert [month.rate for month in found[:3]] == [10, 20, 40]
+
+
+def test_no_fewer_than_today_serve_what_is_served_today() -> None:
+    # By headroom alone, 5 that could take 30 % more would be ceil(5 / 1.3) = 4.
+    found = growth.months(growth.parse("5%/month"), 10.0, 13.0, 5, 0)
+    assert [month.machines for month in found[:7]] == [5, 5, 5, 5, 5, 5, 6]
 
 
 def test_headroom_lasts_until_traffic_has_grown_by_it() -> None:

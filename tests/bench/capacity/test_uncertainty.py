@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import Machines, profile, traffic
+from plans import LIMITS, Machines, profile, traffic
 
 from twofour.bench.capacity.demand import demand
 from twofour.bench.capacity.search import Promise, World
-from twofour.bench.capacity.uncertainty import Spread, interval, part, spread, sureness
+from twofour.bench.capacity.uncertainty import Spread, interval, spread, sureness
 from twofour.bench.load import slo
-from twofour.bench.traffic.traffic import Rate
+from twofour.bench.traffic.traces import Row, Trace
+from twofour.bench.traffic.traffic import Rate, Traffic
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
@@ -36,8 +37,30 @@ def test_what_lies_beyond_is_more_than_all_that_is_known() -> None:
     assert spread([1, None, 3]) == Spread(1, None, 3)
 
 
-def test_a_part_of_a_fleet_gets_its_part() -> None:
-    assert part(12.0, 3) == (12.0, 3) and part(12.0, 6) == (8.0, 4)
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_part_of_those_that_take_turns_gets_what_it_gets_of_the_whole(timed: bool) -> None:
+    rows = Trace("t.csv", [Row(number * 0.1, 40, 6) for number in range(90)], 0)
+    asked = demand(Traffic(requests=None, trace=rows)) if timed else demand(traffic(9.0, 40, 6))
+    world = World(profile().replica, asked, Promise(slo.parse("ttft_p95=400ms")), 60)
+    found, whole = world.part(9.0, 6), asked.schedule(9.0, 1000, 0).requests
+    assert found.count == 4
+    due = [each.at_s for place, each in enumerate(whole) if place % 6 < 4]
+    assert [record.scheduled_at for record in found.found.records] == pytest.approx(due[: len(found.found.records)])
+    assert len(found.found.records) == (60 if timed else 600)
+    assert world.part(9.0, 3).found.records == world.trial(9.0, 3).found.records
+
+
+def test_a_part_behind_a_router_that_looks_gets_its_part_of_the_rate() -> None:
+    promise = Promise(slo.parse("ttft_p95=400ms"), "least_loaded")
+    world = World(profile().replica, demand(traffic(9.0, 40, 6)), promise, 60)
+    at = [record.scheduled_at for record in world.part(9.0, 6).found.records]
+    assert at == pytest.approx([each.at_s for each in world.demand.schedule(6.0, 600, 0).requests])
+
+
+def test_requests_that_are_refused_in_other_worlds_are_counted() -> None:
+    replica = replace(profile().replica, limits=replace(LIMITS, context_length=30))
+    world = World(replica, demand(traffic(8.0, 20, 20)), Promise(slo.parse("ttft_p95=400ms")), 60)
+    assert sureness([world], 8.0, 1).refused == 150
 
 
 def worlds(capacities: list[float]) -> list[World]:
