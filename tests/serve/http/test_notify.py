@@ -1,4 +1,4 @@
-"""Words to a supervisor, on a real datagram socket: of the module alone, then of a server from its beginning to its end."""
+"""Words to a supervisor, on a real datagram socket: of the module alone, then of a server in its life."""
 
 import asyncio
 import os
