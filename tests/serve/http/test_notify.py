@@ -7,30 +7,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from notifications import listening, next_word, told
 
 from twofour.serve.http import notify
 
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
-        bound.bind(str(tmp_path / "notify"))
-        bound.settimeout(60)
+    with listening(tmp_path) as bound:
         yield bound
-
-
-def told(supervisor: socket.socket) -> list[str]:
-    """All that has come."""
-    words = []
-    supervisor.setblocking(False)
-    with suppress(BlockingIOError):
-        while True:
-            words.append(supervisor.recv(64).decode())
-    return words
 
 
 def test_a_word_is_one_datagram(supervisor: socket.socket) -> None:
@@ -93,10 +81,10 @@ def test_a_server_tells_its_life(supervisor: socket.socket, tiny_model_folder: P
     told_by_systemd = {"NOTIFY_SOCKET": supervisor.getsockname(), "WATCHDOG_USEC": "400000"}
     command = [sys.executable, "-m", "twofour", "serve", str(tiny_model_folder), "--port", "0", "--threads", "1"]
     with subprocess.Popen(command, env={**os.environ, **told_by_systemd}, stdout=-3, stderr=-3) as server:
-        words = [supervisor.recv(64).decode() for _ in range(3)]
+        words = [next_word(supervisor) for _ in range(3)]
         while notify.READY not in words:
-            words.append(supervisor.recv(64).decode())
-        assert supervisor.recv(64).decode() == notify.ALIVE
+            words.append(next_word(supervisor))
+        assert next_word(supervisor) == notify.ALIVE
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
     rest = told(supervisor)
