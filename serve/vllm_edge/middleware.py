@@ -60,12 +60,14 @@ class Edge:
         reader, writer = await asyncio.open_unix_connection(os.environ[control.VARIABLE])
         writer.write(control.UP)
         living = asyncio.create_task(say_alive(writer))
-        async for word in reader:
-            if word == control.DRAIN:
-                told = shared().settings
-                await self._lifecycle.drain(told.drain_s, pre_s=told.pre_drain_s)
-                writer.write(control.DRAINED)
-        living.cancel()
+        try:
+            async for word in reader:
+                if word == control.DRAIN:
+                    told = shared().settings
+                    await self._lifecycle.drain(told.drain_s, pre_s=told.pre_drain_s)
+                    writer.write(control.DRAINED)
+        finally:
+            living.cancel()
 
 
 async def say_alive(writer: asyncio.StreamWriter) -> None:
