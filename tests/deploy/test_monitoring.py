@@ -76,7 +76,7 @@ def test_a_dashboard_can_be_shown(file: Path) -> None:
     board: dict[str, Any] = json.loads(file.read_text())
     variables = {variable["name"] for variable in board["templating"]["list"]}
     assert board["uid"].startswith("twofour-") and len(board["uid"]) <= 40 and board["schemaVersion"] >= 36
-    cells = set()
+    cells: set[tuple[int, int]] = set()
     for panel in board["panels"]:
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         place = panel["gridPos"]

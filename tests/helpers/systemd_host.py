@@ -20,7 +20,18 @@ class SystemdHost:
         (folder / "etc").mkdir()
         root = tree("systemd", "python3", "python3-venv", "ca-certificates", "systemd", "systemd-sysv")
         how = ("--privileged", "--systemd=always", "--network", "none", *ULIMITS, "-v", f"{folder}/etc:/etc/twofour")
-        self._podman("run", "-d", "--name", self._name, *how, *volumes, "--rootfs", f"{root}:O", "/lib/systemd/systemd")
+        self._podman(
+            "run",
+            "--replace",
+            "-d",
+            "--name",
+            self._name,
+            *how,
+            *volumes,
+            "--rootfs",
+            f"{root}:O",
+            "/lib/systemd/systemd",
+        )
         assert soon(lambda: "running" in self.try_("systemctl", "is-system-running"), 60), self.journal()
         self.do("mount", "--make-rshared", "/")  # as on a machine; credentials are mounted in another namespace
 
