@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from twofour.bench.load import gaps
 from twofour.bench.load.metrics import (
     Times,
     first_token,
-    gaps,
     in_window,
     last_token,
-    pooled,
     steady_window,
     token_counts,
     tpot,
@@ -50,7 +49,7 @@ def _tpot(record: Record) -> Values:
 _VALUES: Mapping[str, Callable[[Record], Values]] = {
     "ttft": lambda record: [first_token(record) - record.scheduled_at],
     "tpot": _tpot,
-    "itl": gaps,
+    "itl": gaps.of,
     "e2e": lambda record: [last_token(record) - record.scheduled_at],
 }
 
@@ -187,7 +186,7 @@ def _kept(term: Term, inside: Sequence[Record]) -> Kept:
 def _pooled(quantity: str, good: Sequence[Record]) -> tuple[Values, Sequence[Values]]:
     """All values, and those of each request."""
     if quantity == "itl":
-        return pooled(good)
+        return gaps.pooled(good)
     groups = [_VALUES[quantity](record) for record in good]
     return [value for group in groups for value in group], groups
 
