@@ -20,15 +20,7 @@ from typing import Any
 import numpy as np
 
 from twofour.bench.load import gaps
-from twofour.bench.load.metrics import (
-    Times,
-    first_token,
-    in_window,
-    last_token,
-    steady_window,
-    token_counts,
-    tpot,
-)
+from twofour.bench.load.metrics import first_token, in_window, last_token, steady_window, token_counts, tpot
 from twofour.bench.load.records import Record
 from twofour.bench.stats import FEWEST, independent, nearest_rank, wilson
 from twofour.prune.errors import InputError
@@ -36,8 +28,7 @@ from twofour.prune.errors import InputError
 _TERM = re.compile(r"(\w+?)(?:_p(\d+))?=(\d+(?:\.\d+)?)(ms|s)")
 _SECONDS = {"ms": 1e-3, "s": 1.0}
 
-
-Values = Sequence[float] | Times
+Values = Sequence[float] | gaps.Times
 
 
 def _tpot(record: Record) -> Values:

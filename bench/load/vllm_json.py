@@ -57,7 +57,7 @@ def _totals(run: Run, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _milliseconds(name: str, values: Sequence[float] | metrics.Times) -> dict[str, float | None]:
+def _milliseconds(name: str, values: Sequence[float] | gaps.Times) -> dict[str, float | None]:
     """Null where nothing was measured."""
     figures = (
         [np.mean(values), np.median(values), np.std(values), *np.percentile(values, _PERCENTILES)]

@@ -95,7 +95,9 @@ def test_what_is_used_passes() -> None:
     Traffic(None, trace=Trace("t", [Row(float(at), 2000, 100) for at in range(9000)], 0)).refuse_impossible()
     Load(Traffic(1, 1), requests=50_000)
     Traffic(100, 70_000).refuse_impossible()
-    Load(Traffic(1, rate=Rate(1.0)), requests=3_000_000)  # the rate is that of each place of the sweep
+    Load(
+        Traffic(1, rate=Rate(1.0), prompt_tokens=Lengths(16)), requests=3_000_000
+    )  # the rate is that of each place of the sweep
     assert Pace(concurrency=10_000) and lengths("10000000")
 
 
@@ -123,7 +125,7 @@ def test_a_sketch_needs_no_room_for_words() -> None:
         Traffic(300_000_000, 4).sketch()
 
 
-@pytest.mark.parametrize("turns", [Lengths(12), Lengths(8, 1.0), Mixture((0.9, 0.1), (Lengths(1), Lengths(40, 0.5)))])
+@pytest.mark.parametrize("turns", [Lengths(12), Lengths(8, 0.6), Mixture((0.9, 0.1), (Lengths(1), Lengths(40, 0.5)))])
 def test_what_was_said_before_is_that_of_sessions_as_they_are_drawn(turns: Lengths | Mixture) -> None:
     traffic = Traffic(1, 1, turns=turns, prompt_tokens=Lengths(100), output_tokens=Lengths(50))
     draw = random.Random(3)
