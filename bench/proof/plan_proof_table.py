@@ -15,7 +15,7 @@ OTHERS = {
 
 
 def table(document: Mapping[str, Any]) -> str:
-    lines = [*_machines(document["parts"]), "", f"{'':5}{'':62}{'value':>10}{'target':>13}"]
+    lines = [*_machines(document), "", f"{'':5}{'':62}{'value':>10}{'target':>13}"]
     for name, part in document["parts"].items():
         lines += [line for row in part["rows"] for line in _row(row)]
         lines += [line for found in part["validations"] for run in found["runs"] for line in _points(run)]
@@ -23,16 +23,18 @@ def table(document: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", _verdict(document)])
 
 
-def _machines(parts: Mapping[str, Any]) -> Iterator[str]:
-    """What each part was measured on: mostly one machine."""
-    for machine in dict.fromkeys(part["hardware"] for part in parts.values()):
-        yield f"on: {machine} ({', '.join(name for name, part in parts.items() if part['hardware'] == machine)})"
+def _machines(document: Mapping[str, Any]) -> Iterator[str]:
+    """What each part was measured on: mostly one machine. Of a part that does not say, that of the document."""
+    said = {name: part.get("hardware", document["hardware"]["summary"]) for name, part in document["parts"].items()}
+    for machine in dict.fromkeys(said.values()):
+        yield f"on: {machine} ({', '.join(name for name, where in said.items() if where == machine)})"
 
 
 def _verdict(document: Mapping[str, Any]) -> str:
     """What nobody measured is no promise that is kept."""
     missing = ", ".join(_missing(document["parts"]))
-    return ("PASSED" if document["valid"] else "FAILED") + (f", but not measured: {missing}" if missing else "")
+    verdict, but = ("PASSED", "but") if document["valid"] else ("FAILED", "and")
+    return f"{verdict}, {but} not measured: {missing}" if missing else verdict
 
 
 def _missing(parts: Mapping[str, Any]) -> Iterator[str]:

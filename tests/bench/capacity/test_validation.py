@@ -97,6 +97,8 @@ def test_utilisation_of_sessions_counts_each_turn() -> None:
     several = replace(one, turns=Lengths(3), think=Pause(2.0))
     alone, found = (utilisation(PROFILE.replica, each.sketch()) for each in (one, several))
     assert alone and found and 3 < found / alone < 6
+    # What a server gets done is no matter of how long its clients think.
+    assert utilisation(PROFILE.replica, replace(several, think=Pause(30.0)).sketch()) == found
 
 
 def test_times_of_a_trace_are_not_drawn_anew() -> None:

@@ -121,6 +121,10 @@ def test_what_was_not_measured_and_where_is_said(tmp_path: Path) -> None:
     for name in PARTS:
         kept = plan_proof._with(kept, name, Part(rows[1:], []), about("another"))
     assert table(kept).endswith("\nPASSED")
+    del kept["parts"]["P5"]["hardware"]
+    assert table(kept).startswith("on: another (P1, P2, P3, P3v, P4, P5, P6)\n")
+    wrong = plan_proof._with(kept, "P3", Part([Row("P3", "b", 0.2, 0.1, "share"), rows[0]], []), about("another"))
+    assert table(wrong).endswith("FAILED, and not measured: P3 (1 of 2 rows)")
 
 
 def about(summary: str) -> dict[str, Any]:
