@@ -124,7 +124,7 @@ def _fleet(asked: Asked, option: Option, world: World, each: float) -> Fleet | N
     if replicas is None:
         return None
     at_peak = world.trial(peak, replicas)
-    beyond = list(reach.beyond(option.profile, world, at_peak))
+    beyond = list(reach.beyond(option.profile, at_peak.found.usage))
     reach.refuse_beyond(option.name, beyond, asked.extrapolate)
     sure = uncertainty.sureness(_worlds(option.profile, world), peak, replicas)
     return Fleet(replicas, at_peak, _highest(world, peak, replicas), sure, beyond)

@@ -155,8 +155,11 @@ def limited(**changed: int) -> Profile:
         ([limited(context_length=32)], "have 80 tokens, and dense takes 32"),
         ([profile(valid=False, failed=["psi"])], r"not valid \(psi\)"),
         ([profile(hull=hull.around([1, 2], [0, 512], [0, 6400]))], "sequences at a time, and 2 were measured"),
-        ([profile(hull=hull.around([1, 16], [0, 8], [0, 6400]))], "64 prompt tokens in a step, and 8 were measured"),
-        ([profile(hull=hull.around([1, 16], [0, 512], [0, 9]))], "tokens in the cache, and 9 were measured"),
+        ([profile(hull=hull.around([1, 16], [0, 8], [0, 6400]))], "prompt tokens in a step, and 8 were measured"),
+        (
+            [profile(hull=hull.around([1, 16], [0, 512], [0, 9]))],
+            "attended to in a step, and 9 were measured",
+        ),
     ],
 )
 def test_what_is_refused(made: list[Profile], why: str) -> None:
@@ -173,17 +176,26 @@ def test_a_guess_is_told_in_the_first_line() -> None:
 
 def test_profiles_of_other_models_are_told() -> None:
     found = planned(asked(), [profile(), profile("other", model="n")])
-    assert any("of different models, m, n, and" in warning for warning in found["warnings"])
+    assert any("of different models, m, n, and nothing says" in warning for warning in found["warnings"])
     found = planned(asked(), [profile(), profile("pruned", model="n", quality_loss=0.05)])
+    assert any("of different models, m, n, and a quality loss counts only" in each for each in found["warnings"])
+    found = planned(asked(), [profile(), profile("pruned", quality_loss=0.05)])
     assert not any("of different models" in warning for warning in found["warnings"])
 
 
 def test_profiles_that_contradict_each_other_are_told() -> None:
-    impossible = [profile(sparse=False), profile("sparse", 3.0, sparse=True)]
+    impossible = [profile(sparse=False), profile("sparse", 3.0, sparse=True, weight_bits=16)]
     said = planned(asked(), impossible)["warnings"]
     assert [warning for warning in said if "dense and sparse contradict each other: fixed of 2:4" in warning]
     possible = [profile(sparse=False), profile("sparse", 1.6, sparse=True)]
     assert not [warning for warning in planned(asked(), possible)["warnings"] if "contradict" in warning]
+
+
+@pytest.mark.parametrize("estimated", [0, 1])
+def test_an_estimate_contradicts_no_measurement(estimated: int) -> None:
+    both = [profile(sparse=False), profile("sparse", 3.0, sparse=True, weight_bits=16)]
+    both[estimated] = replace(both[estimated], source="estimate")
+    assert not [warning for warning in planned(asked(), both)["warnings"] if "contradict" in warning]
 
 
 def test_the_function_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
