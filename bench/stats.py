@@ -82,16 +82,16 @@ def distribution(
     mean = float(np.mean(ranked))
     sd = _sd(ranked, mean)
     ranked.sort()
-    cuts = np.percentile(ranked, list(FEWEST), overwrite_input=True)
-    plain = {
-        named(p): float(cut) if independent >= fewest else None
-        for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
-    }
     adjusted = {
         f"adjusted_{named(p)}": nearest_rank(ranked, p, failed) if independent + failed >= fewest else None
         for p, fewest in FEWEST.items()
     }
-    ends = {"min": float(ranked.min()), "max": float(ranked.max())}
+    ends = {"min": float(ranked[0]), "max": float(ranked[-1])}
+    cuts = np.percentile(ranked, list(FEWEST), overwrite_input=True)  # no longer in order then
+    plain = {
+        named(p): float(cut) if independent >= fewest else None
+        for (p, fewest), cut in zip(FEWEST.items(), cuts, strict=True)
+    }
     return Distribution(len(values), failed, independent, mean, sd, **plain, **ends, **adjusted)
 
 
@@ -185,19 +185,22 @@ def paired_ratio(pairs: Sequence[tuple[float, float]], seed: int) -> Ratio:
     return Ratio(math.exp(centre), math.exp(low), math.exp(high), len(logs))
 
 
-def replicated(runs: Sequence[Sequence[float]], percent: float) -> Estimate:
-    """A percentile of times, above 0, of several runs with different seeds, by Student's t over the runs.
+def replicated(runs: Sequence[Sequence[float] | NDArray[np.float64]], percent: float) -> Estimate:
+    """A percentile of times, itself above 0, of several runs with different seeds, by Student's t over the runs.
 
     The point is that of all runs together; how far those of the single runs are from it, by their logarithms, is what
     the interval follows from (sectioning). The mean of single runs would be biased: a queue is short in most runs and
     very long in some. Requests of one run say little about its spread: they wait in the same queue.
     """
-    if not runs or any(not run for run in runs) or min(map(min, runs)) <= 0:
-        raise InputError("a percentile over runs needs runs, each of one time above 0 at least")
-    centre = math.log(np.percentile(np.concatenate(runs), percent))
+    if not runs or not all(map(len, runs)):
+        raise InputError("a percentile over runs needs runs, each of one time at least")
+    whole, each = np.percentile(np.concatenate(runs), percent), [np.percentile(run, percent) for run in runs]
+    if min(whole, *each) <= 0:
+        raise InputError(f"the {percent:g}th percentile of a run is 0, which has no logarithm")
+    centre = math.log(whole)
     if len(runs) == 1:
         return Estimate(math.exp(centre), None, None, 1)
-    away = [math.log(np.percentile(run, percent)) - centre for run in runs]
+    away = [math.log(found) - centre for found in each]
     error = math.sqrt(sum(each**2 for each in away) / (len(runs) - 1) / len(runs))
     half = student(0.95, len(runs) - 1) * error
     return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(runs))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from documentation import FENCE, PAGES, README, ROOT, name, prose
 
-ALL = [*PAGES, ROOT / "CONTRIBUTING.md"]
+ALL = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "deploy").glob("*.md"))]
 TWO_SCREENS = 120  # lines
 PUBLIC = {
     *("twofour.prune.prune", "twofour.prune.pack", "twofour.prune.check", "twofour.prune.Packed"),

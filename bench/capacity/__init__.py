@@ -1,7 +1,7 @@
 """How many machines, of which option, for a stated traffic and a promise; and how wrong that answer is.
 
 profile      one server as measured: its limits, the seconds of its steps, what lies around them
-hull         which steps were measured
+hull         which steps were measured, as a box
 roofline     the same for hardware that nobody measured: an estimate
 step_model   the seconds of a step, by what it computes; fitted to a step log
 measure      the loads (loads) that a running server gets in turns become its profile; server is what it says of

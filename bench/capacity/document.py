@@ -202,13 +202,14 @@ def _most(replicas: float | None) -> str:
 
 
 def _warnings(options: Sequence[Option], today: date) -> list[str]:
-    models = sorted({each.profile.model for each in options if each.profile.quality_loss is None})
+    models = sorted({each.profile.model for each in options})
+    stated = any(each.profile.quality_loss is not None for each in options)
     ages = {each.name: each.price.age_days(today) for each in options if each.price}
     unpriced = [each.name for each in options if each.price is None]
     return [
         *_contradictions([each.profile for each in options]),
         *(
-            [f"the profiles are of different models, {', '.join(models)}, and nothing says that they answer alike"]
+            [f"the profiles are of different models, {', '.join(models)}, and {_ALIKE[stated]}"]
             if len(models) > 1
             else []
         ),
@@ -225,12 +226,19 @@ def _warnings(options: Sequence[Option], today: date) -> list[str]:
     ]
 
 
+_ALIKE = {
+    False: "nothing says that they answer alike",
+    True: "a quality loss counts only if it is against the model that it is compared with here",
+}
+
+
 def _contradictions(profiles: Sequence[Profile]) -> list[str]:
-    """What cannot be true of dense and 2:4 on the same hardware."""
+    """What cannot be true of dense and 2:4 that were measured on the same hardware."""
     return [
         f"{dense.name} and {sparse.name} contradict each other: {error}"
         for dense, sparse in permutations(profiles, 2)
         if (dense.sparse, sparse.sparse) == (False, True)
+        and "estimate" not in (dense.source, sparse.source)
         and (dense.hashes and dense.hashes.hardware) == (sparse.hashes and sparse.hashes.hardware)
         for error in consistent.errors(dense, sparse)
     ]

@@ -151,11 +151,11 @@ def _requests(asked: Asked) -> int:
 def _with_fleet(asked: Asked, made: Answer, replicas: int) -> Answer:
     option, world, peak = made.option, made.world, asked.demand.peak
     at_peak = world.trial(peak, replicas)
-    beyond = list(reach.beyond(option.profile, world, at_peak))
+    beyond = list(reach.beyond(option.profile, at_peak.found.usage))
     if beyond and not asked.extrapolate:
         return replace(made, beyond=beyond)
     most = _highest(world, peak, replicas)
-    further = [] if beyond else reach.beyond(option.profile, world, world.part(most, replicas))
+    further = [] if beyond else reach.beyond(option.profile, world.part(most, replicas).found.usage)
     sure = uncertainty.sureness(_worlds(option.profile, world), peak, replicas)
     fleet = Fleet(replicas, at_peak, most, sure)
     return replace(made, fleet=fleet, beyond=[*beyond, *(f"{each}, for its headroom" for each in further)])

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from twofour.bench import envelope
 from twofour.bench.capacity.hull import Hull
@@ -50,7 +50,8 @@ class Replica:
     limits: EngineLimits
     steps: StepModel
     around: Around
-    residuals: Sequence[float] = (1.0,)  # measured over predicted seconds of a step, as quantiles: equally likely
+    # Measured over predicted seconds of a step, as quantiles: equally likely.
+    residuals: Annotated[Sequence[float], Field(min_length=1)] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class Profile:
     name: str
     model: str
     replica: Replica
-    hull: Hull  # of the steps that were measured: outside of it, a plan extrapolates
+    hull: Hull  # the steps that were measured: beyond them, a plan extrapolates
     source: Literal["steps", "client", "estimate"] = "steps"
     draws: Sequence[StepModel] = ()  # of the bootstrap: equally likely; empty: no uncertainty is known
-    error: float | None = None  # by how much the fit misses a step on average, as a share of what it took
+    error: float | None = None  # by how much the fit misses a step on average, as a share of what it predicts
     valid: bool = True
     failed: Sequence[str] = ()  # why it is not valid
     quality_loss: float | None = None  # of the model against the dense one, as its label states it; 0.05 is 5 %
@@ -85,10 +86,6 @@ class Profile:
     minutes: float | None = None  # that the measurement took
     cut_off: bool = False
     notes: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def estimate(self) -> bool:
-        return self.source == "estimate"
 
 
 def document(profile: Profile, about: dict[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,19 @@
-"""What a plan would ask of machines beyond what was measured of them."""
+"""What would be asked of machines beyond what was measured of them."""
 
-from collections.abc import Iterator
-from math import ceil
+from collections.abc import Iterator, Sequence
 
 from twofour.bench.capacity.hull import SLACK
 from twofour.bench.capacity.profile import Profile
-from twofour.bench.capacity.search import Trial, World
+from twofour.bench.capacity.simulate import Usage
 from twofour.prune.errors import InputError
 
 
-def beyond(profile: Profile, world: World, trial: Trial) -> Iterator[str]:
-    """In words, each quantity of a step that goes beyond the largest that was measured."""
-    limits, usage = profile.replica.limits, trial.found.usage
-    room = limits.kv_blocks * limits.block_size
-    longest = world.demand.longest_prompt(world.requests, world.seed)
+def beyond(profile: Profile, usage: Sequence[Usage]) -> Iterator[str]:
+    """In words, each quantity of a step that goes beyond the largest that was measured, on any replica."""
     asked = (
         (max(each.most_running for each in usage), "sequences at a time"),
-        (min(limits.max_num_batched_tokens, longest), "prompt tokens in a step"),
-        (ceil(max(each.most_kv_share for each in usage) * room), "tokens in the cache"),
+        (max(each.most_prefill for each in usage), "prompt tokens in a step"),
+        (max(each.most_attended for each in usage), "tokens of the cache attended to in a step"),
     )
     for (most, what), measured in zip(asked, profile.hull.largest, strict=True):
         if most > measured * (1 + SLACK) + 1:

@@ -33,7 +33,7 @@ class Replica:
         self.cache = Cache(of.limits.kv_blocks)
         self.ends = array("d")  # of the steps
         self.busy_s = 0.0
-        self.preemptions = self.most_running = self.most_waiting = 0
+        self.preemptions = self.most_running = self.most_waiting = self.most_prefill = self.most_attended = 0
         self._residuals, self._random = np.asarray(of.residuals, float), np.random.default_rng(seed)
         self._slower = array("d")  # each step than predicted
         self._coming: deque[tuple[float, Job]] = deque()
@@ -101,6 +101,7 @@ class Replica:
             all_.attended += all_.count
             step += 1
         self._free_at = begin
+        self.most_attended = max(self.most_attended, all_.attended - all_.count)  # of the last of them
         return begin >= until
 
     def _step(self) -> int:
@@ -224,6 +225,7 @@ class Replica:
         self.busy_s += lasts_s
         self._free_at += lasts_s + self._around.between_s
         self.most_running = max(self.most_running, len(self._running))
+        self.most_prefill, self.most_attended = max(self.most_prefill, prefill), max(self.most_attended, attended)
         self._decoders.attended += self._decoders.count
 
     def _draw(self) -> None:

@@ -32,6 +32,8 @@ class Usage:
     most_running: int
     most_waiting: int
     most_kv_share: float  # of its blocks, in use at a time
+    most_prefill: int  # tokens of prompts in a step
+    most_attended: int  # tokens of the cache, of all that decode in a step
     cached_tokens: int  # of prompts, found in its cache
     requests: int
 
@@ -143,6 +145,8 @@ class _Run:
             most_running=replica.most_running,
             most_waiting=replica.most_waiting,
             most_kv_share=1 - replica.cache.fewest / blocks,
+            most_prefill=replica.most_prefill,
+            most_attended=replica.most_attended,
             cached_tokens=sum(job.cached_tokens or 0 for job in jobs),
             requests=len(jobs),
         )

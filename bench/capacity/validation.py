@@ -16,8 +16,7 @@ from itertools import islice, repeat
 from statistics import fmean, median
 from typing import Any
 
-from twofour.bench.capacity import simulate
-from twofour.bench.capacity.hull import SLACK
+from twofour.bench.capacity import reach, simulate
 from twofour.bench.capacity.profile import Profile, Replica
 from twofour.bench.capacity.simulate import Simulated
 from twofour.bench.capacity.uncertainty import WORLDS, interval
@@ -95,7 +94,7 @@ def validate(profile: Profile, run: Run, name: str, worlds: int = WORLDS) -> Val
         concurrency=asked.concurrency,
         utilisation=utilisation(profile.replica, asked) if open_loop else None,
         preemptions=simulated.usage[0].preemptions,
-        beyond=beyond(profile, asked, simulated),
+        beyond=list(reach.beyond(profile, simulated.usage)),
         valid=run.valid,
         figures=[Figure(name, truth[name], matched[name], drawn[name] if drawn else None) for name in truth],
     )
@@ -132,31 +131,12 @@ def fresh(schedule: Schedule, seed: int) -> Schedule:
 
 def utilisation(replica: Replica, schedule: Schedule) -> float | None:
     """How much of what one replica gets done, when there is always more to do, is asked for."""
-    at_once = replace(schedule, requests=[replace(each, at_s=0.0) for each in schedule.requests])
+    at_once = replace(schedule, requests=[replace(each, at_s=0.0, think_s=0.0) for each in schedule.requests])
     ends = sorted(each.done_at or 0.0 for each in simulate.simulate(at_once, replica) if each.error is None)
     quarter = len(ends) // 4  # the beginning and the end do not count
     if len(ends) < 8 or ends[-quarter - 1] <= ends[quarter]:
         return None
     return _rate(schedule) * (ends[-quarter - 1] - ends[quarter]) / (len(ends) - 2 * quarter - 1)
-
-
-def beyond(profile: Profile, schedule: Schedule, found: Simulated) -> list[str]:
-    """In words, each quantity of a step that goes beyond the largest that was measured."""
-    limits, usage = profile.replica.limits, found.usage
-    longest = max(request.prompt_tokens or 0 for request in schedule.requests)
-    asked = (
-        (max(each.most_running for each in usage), "sequences at a time"),
-        (min(limits.max_num_batched_tokens, longest), "prompt tokens in a step"),
-        (
-            round(max(each.most_kv_share for each in usage) * limits.kv_blocks * limits.block_size),
-            "tokens in the cache",
-        ),
-    )
-    return [
-        f"{most:,} {what}, and {measured:,.0f} were measured"
-        for (most, what), measured in zip(asked, profile.hull.largest, strict=True)
-        if most > measured * (1 + SLACK) + 1
-    ]
 
 
 def figures(records: Sequence[Record], started_at: float, open_loop: bool) -> dict[str, float | None]:
@@ -233,9 +213,11 @@ def _is_process(schedule: Schedule) -> bool:
 
 
 def _rate(schedule: Schedule) -> float:
-    """As it was asked for; of a trace, as it came."""
+    """Of requests, as it was asked for; of a trace, a ramp or sessions, as they came on average."""
     asked, last = schedule.made_of.get("rate"), max(request.at_s for request in schedule.requests)
-    return float(asked) if asked else len(schedule.requests) / last if last else 1.0
+    if asked and not schedule.changes and not schedule.made_of.get("turns"):
+        return float(asked)
+    return len(schedule.requests) / last if last else 1.0
 
 
 def _shape(schedule: Schedule) -> float | None:

@@ -72,12 +72,12 @@ def run(args: argparse.Namespace) -> int:
         document = checked(json.loads(args.file.read_text(encoding="utf-8")), str(args.file))
         table = _table(document["kind"])(document)
         files = _charts(args, document) | _forms(args, document)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        out.require_apart([args.file, *_asked_for(args)])
+        for file, text in files.items():  # which may be made as it is written
+            write_whole(file, text)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {str(error)[:_LONGEST]}"  # which may quote the file
         raise InputError(f"{args.file} is no document of a verb of bench ({why}); check the file") from error
-    out.require_apart([args.file, *_asked_for(args)])
-    for file, text in files.items():
-        write_whole(file, text)
     print(table)
     return 0
 

@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
     service = service_flags.read(args)
     with interrupt.in_order() as ending:
         done = _measured(service, schedule, args.nonce, to_stderr(), args.workers)
-    done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
-    document = json.dumps(_document(done, args.format, with_records=False) | about, allow_nan=False)
-    out.deliver(document if args.json else table(done), args.out, _whole(done, args.format, about))
-    _write_forms(args, done, about)
+        done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
+        document = json.dumps(_document(done, args.format, with_records=False) | about, allow_nan=False)
+        out.deliver(document if args.json else table(done), args.out, _whole(done, args.format, about))
+        _write_forms(args, done, about)
     for gate in failed(done.gates):
         print(f"invalid run: {gate.name}: {gate.remedy}", file=sys.stderr)
     if done.cut_off:

@@ -3,16 +3,16 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from twofour.bench.commands import INVALID, run_forms, schedule_flags, service_flags
-from twofour.prune.errors import InputError
+from twofour.prune.errors import InputError, TwofourError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twofour.bench.load.run import Run
-    from twofour.bench.load.workload import Schedule
 
 MOST = 100  # runs; an interval of more is hardly narrower
 
@@ -42,40 +42,73 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench import interrupt
     from twofour.bench.hardware import provenance
     from twofour.bench.load import repeat
-    from twofour.bench.traffic import bounds
     from twofour.prune import out
 
     out.claim(args.out)
-    about, schedules = provenance(), _schedules(args)
-    bounds.files(max(schedule.at_once for schedule in schedules), args.workers)
+    about = provenance()
     with interrupt.in_order() as ending:
-        runs = _measured(args, schedules)
-    whole = [one for one in runs if not one.cut_off]
-    done = repeat.Repeated(whole or runs, len(whole) < len(schedules))
-    kept = json.dumps(repeat.document(done) | about, allow_nan=False)
-    out.deliver(kept if args.json else repeat.table(done), args.out, kept)
-    if runs[-1].cut_off:
+        made = _measured(args)
+        whole = [one for one in made.runs if not one.cut_off]
+        done = repeat.Repeated(whole or made.runs, len(whole) < args.repeat)
+        kept = repeat.document(done) | about
+        text = json.dumps(kept, allow_nan=False)
+        out.deliver(text if args.json else repeat.table(done, kept), args.out, text)
+    for one in made.runs:
+        _name_failed(one)
+    if made.interrupted:
         return ending.status
     return 0 if done.valid else INVALID
 
 
-def _schedules(args: argparse.Namespace) -> "list[Schedule]":
-    seeds = range(args.seed, args.seed + args.repeat)
-    return [schedule_flags.read(argparse.Namespace(**vars(args) | {"seed": seed})) for seed in seeds]
+@dataclass
+class _Made:
+    """runs: all, or those until something ended the series, and what there is of the one that an interrupt ended."""
+
+    runs: "list[Run]" = field(default_factory=list)
+    interrupted: bool = False
 
 
-def _measured(args: argparse.Namespace, schedules: "Sequence[Schedule]") -> "list[Run]":
-    """All runs, or those until an interrupt and what there is of that one."""
+def _measured(args: argparse.Namespace) -> _Made:
+    """What ends a later run does not lose those before it."""
+    made = _Made()
+    try:
+        for one in _runs(args):
+            made.runs.append(one)
+            made.interrupted = one.cut_off
+    except KeyboardInterrupt:  # in a warm-up, or while a run is summed up
+        if not made.runs:
+            raise
+        made.interrupted = True
+    except TwofourError as error:
+        if not made.runs:
+            raise
+        print(f"error: run {len(made.runs) + 1} of {args.repeat}: {error}", file=sys.stderr)
+    return made
+
+
+def _runs(args: argparse.Namespace) -> "Iterator[Run]":
+    """Each load is made on its turn: words of all would fill the memory."""
     from twofour.bench.load import slo
     from twofour.bench.load.run import CutOff, measure
+    from twofour.bench.traffic import bounds
     from twofour.prune.progress import to_stderr
 
-    promised, service, runs = slo.parse(args.slo) if args.slo else None, service_flags.read(args), list["Run"]()
-    for number, schedule in enumerate(schedules):
-        print(f"run {number + 1} of {len(schedules)}", file=sys.stderr)
+    promised, service = slo.parse(args.slo) if args.slo else None, service_flags.read(args)
+    for number in range(args.repeat):
+        schedule = schedule_flags.read(argparse.Namespace(**vars(args) | {"seed": args.seed + number}))
+        bounds.files(schedule.at_once, args.workers)
+        print(f"run {number + 1} of {args.repeat}", file=sys.stderr)
         try:
-            runs.append(measure(service, schedule, None, to_stderr(), args.workers))
+            one = measure(service, schedule, None, to_stderr(), args.workers)
         except CutOff as interrupt:
-            runs.append(interrupt.run)
-            break
-    return [replace(one, slo=slo.attain(promised, one.records)) for one in runs] if promised else runs
+            one = interrupt.run
+        yield replace(one, slo=slo.attain(promised, one.records)) if promised else one
+        if one.cut_off:
+            return
+
+
+def _name_failed(one: "Run") -> None:
+    from twofour.bench.load.gates import failed
+
+    for gate in failed(one.gates):
+        print(f"invalid run, seed {one.schedule.made_of['seed']}: {gate.name}: {gate.remedy}", file=sys.stderr)

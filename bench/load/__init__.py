@@ -10,7 +10,7 @@
         crew                 several client processes as one Session
         watch                the line that says how it goes, and whether the server keeps up
       decode, answers        when the clock has stopped, an Exchange becomes a Record (records), or is named
-      metrics                Records become a Summary: the quantities by their definitions, and the window that counts
+      metrics, gaps          Records become a Summary: the quantities by their definitions, and the window that counts
       slo                    whether it keeps what is promised, and how many of its requests are good
       gates, steadiness      whether the run may be quoted
     table, vllm_json         a Run for people, and for other tools; run.document is its own form

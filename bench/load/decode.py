@@ -45,6 +45,7 @@ class Exchange:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the response, names in lower case
     spooled: list[Block] = field(default_factory=list)  # what came before the reads
+    spooled_reads: int = 0  # in them
     reads: list[Read] = field(default_factory=list)  # body bytes, without the framing
     done_at: float | None = None
     error: str | None = None
@@ -54,7 +55,7 @@ class Exchange:
     @property
     def pieces(self) -> int:
         """How often something came."""
-        return len(self.reads) + sum(block.reads for block in self.spooled)
+        return len(self.reads) + self.spooled_reads
 
     def arrived(self) -> Iterator[Read]:
         """All that came."""
@@ -64,6 +65,7 @@ class Exchange:
         """Hand over what is held, if there is much of it in all."""
         if self.reads and (block := spool.put(self.reads)):
             self.spooled.append(block)
+            self.spooled_reads += block.reads
             self.reads = []
 
 

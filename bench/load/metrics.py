@@ -20,17 +20,15 @@ those that ended in it; a prompt counts when its first token arrives.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twofour.bench.load import gaps
 from twofour.bench.load.records import Record
-from twofour.bench.stats import Distribution, distribution, independent
-
-Times = NDArray[np.float64]
+from twofour.bench.stats import Distribution, distribution
 
 
 @dataclass(frozen=True)
@@ -158,46 +156,13 @@ def latencies(inside: Sequence[Record], counts: str) -> dict[str, Any]:
     good = [record for record in inside if record.error is None]
     failed = len(inside) - len(good)
     each = quantities(good)
-    by_gap = _by_gap(good)
+    by_gap = gaps.by_gap(good)
     return {
         "measured": len(inside),
         **{name: distribution(values, failed) for name, values in each.items()},
         "itl_gap": by_gap,
-        "itl_tok": _by_token(good, by_gap) if counts == "per chunk" else distribution([]),
+        "itl_tok": gaps.by_token(good, by_gap) if counts == "per chunk" else distribution([]),
     }
-
-
-def pooled(records: Sequence[Record]) -> tuple[Times, list[Times]]:
-    """Every gap between two chunks, and of each request the part of this array that is its own."""
-    return _joined([max(len(record.chunks) - 1, 0) for record in records], map(gaps, records))
-
-
-def _by_gap(good: Sequence[Record]) -> Distribution:
-    pool, groups = pooled(good)
-    real = independent(groups)
-    return distribution(pool, independent=real)
-
-
-def _by_token(good: Sequence[Record], by_gap: Distribution) -> Distribution:
-    """by_gap: the same where each chunk holds one token."""
-    if all((record.chunks.tokens[1:] == 1).all() for record in good):
-        return by_gap
-    later = [record.chunks.tokens[1:] for record in good]
-    each = (
-        np.repeat(gaps(record), tokens) / np.repeat(tokens, tokens) for record, tokens in zip(good, later, strict=True)
-    )
-    pool, _ = _joined([int(tokens.sum()) for tokens in later], each)
-    return distribution(pool, independent=by_gap.independent)
-
-
-def _joined(sizes: Sequence[int], parts: Iterable[Times]) -> tuple[Times, list[Times]]:
-    """The parts as one array, of which there is no second copy at any time: a long run has millions of gaps."""
-    ends = [0, *accumulate(sizes)]
-    pool = np.empty(ends[-1])
-    groups = [pool[start:end] for start, end in pairwise(ends)]
-    for group, part in zip(groups, parts, strict=True):
-        group[:] = part
-    return pool, groups
 
 
 def quantities(good: Sequence[Record]) -> dict[str, list[float]]:
@@ -223,17 +188,6 @@ def first_token(record: Record) -> float:
 
 def last_token(record: Record) -> float:
     return float(record.chunks.at[-1])
-
-
-def gaps(record: Record) -> Times:
-    """The time before every chunk but the first."""
-    return np.diff(record.chunks.at)
-
-
-def coalesced(record: Record) -> int:
-    """How many reads brought more than one chunk."""
-    together = gaps(record) == 0
-    return int(np.count_nonzero(together[1:] > together[:-1])) + int(together[:1].any())
 
 
 def tpot(record: Record) -> float | None:
@@ -302,8 +256,8 @@ def _tokens_per_chunk(good: Sequence[Record]) -> float | None:
 
 
 def _coalesced_share(good: Sequence[Record]) -> float | None:
-    reads = sum(int(np.count_nonzero(gaps(record))) + 1 for record in good)
-    return sum(map(coalesced, good)) / reads if reads else None
+    reads = sum(int(np.count_nonzero(gaps.of(record))) + 1 for record in good)
+    return sum(map(gaps.coalesced, good)) / reads if reads else None
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

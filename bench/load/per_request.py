@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from twofour.bench.load import metrics
+from twofour.bench.load import gaps, metrics
 from twofour.bench.load.records import TIMES, Record
 from twofour.bench.load.run import Run
 
@@ -63,4 +63,4 @@ def _quantities(record: Record) -> dict[str, float | None]:
         return dict.fromkeys((*metrics.quantities([]), "longest_gap"))
     each = metrics.quantities([record])
     known = {name: values[0] if values else None for name, values in each.items()}
-    return known | {"longest_gap": max(metrics.gaps(record).tolist(), default=None)}
+    return known | {"longest_gap": max(gaps.of(record).tolist(), default=None)}

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from twofour.bench.load import metrics, run
+from twofour.bench.load import gaps, metrics, run
 from twofour.bench.load.run import Run
 from twofour.bench.load.table import ROWS, asked, promised
 from twofour.bench.load.wire import shown
 from twofour.bench.stats import FEWEST, Estimate, independent, matched_ratio, named, replicated
+from twofour.prune.errors import InputError
 
 KIND = "twofour.bench.repeat"
 SCHEMA_VERSION = 1
@@ -52,19 +53,25 @@ def document(done: Repeated) -> dict[str, Any]:
 
 
 def percentiles(runs: Sequence[Run]) -> dict[str, Intervals]:
-    """By quantity and percentile; None: too few values, or times of 0, as of chunks that came together."""
+    """By quantity and percentile; None: too few values, or a percentile of 0, as of chunks that came together."""
     good = [[record for record in metrics.steady(one.records) if record.error is None] for one in runs]
     each = [metrics.quantities(records) for records in good]
     found = {name: _over_runs([of_one[name] for of_one in each]) for name in (each[0] if each else ())}
-    pools = [metrics.pooled(records) for records in good]
+    pools = [gaps.pooled(records) for records in good]
     real = sum(independent(groups) for _, groups in pools)
-    return found | {"itl_gap": _over_runs([pool.tolist() for pool, _ in pools], real)}
+    return found | {"itl_gap": _over_runs([pool for pool, _ in pools], real)}
 
 
-def _over_runs(values: Sequence[Sequence[float]], real: int | None = None) -> Intervals:
+def _over_runs(values: Sequence[Sequence[float] | gaps.Times], real: int | None = None) -> Intervals:
     real = sum(map(len, values)) if real is None else real
-    known = bool(values) and all(values) and min(map(min, values)) > 0
-    return {named(p): replicated(values, p) if known and real >= fewest else None for p, fewest in FEWEST.items()}
+    return {named(p): _interval(values, p) if real >= fewest else None for p, fewest in FEWEST.items()}
+
+
+def _interval(values: Sequence[Sequence[float] | gaps.Times], percent: float) -> Estimate | None:
+    try:
+        return replicated(values, percent)
+    except InputError:  # a run has no such times, or they are 0
+        return None
 
 
 def rates(runs: Sequence[Run]) -> Intervals:
@@ -77,21 +84,20 @@ def rates(runs: Sequence[Run]) -> Intervals:
     return found
 
 
-def table(done: Repeated) -> str:
+def table(done: Repeated, kept: dict[str, Any]) -> str:
+    """kept: its document."""
     first = done.runs[0]
     seeds = ", ".join(str(one.schedule.made_of["seed"]) for one in done.runs)
     head = f"{first.service.model} at {shown(first.service.url)}: {asked(first.schedule)}"
-    kept = [line for one in done.runs if one.slo for line in promised(one.slo)[:1]]
-    return "\n".join(
-        [head, f"{len(done.runs)} runs, seeds {seeds}", *kept, "", *_lines(document(done)), _verdict(done)]
-    )
+    slo = [line for one in done.runs if one.slo for line in promised(one.slo)[:1]]
+    return "\n".join([head, f"{len(done.runs)} runs, seeds {seeds}", *slo, "", *_lines(kept), _verdict(kept)])
 
 
 def of_document(kept: dict[str, Any]) -> str:
     """The table of one that was kept."""
     load, seeds = kept["load"], ", ".join(str(one["load"]["seed"]) for one in kept["runs"])
     head = f"{load['model']} at {shown(load['url'])}: {len(kept['runs'])} runs, seeds {seeds}"
-    return "\n".join([head, "", *_lines(kept), "VALID" if kept["valid"] else "INVALID: do not quote these numbers"])
+    return "\n".join([head, "", *_lines(kept), _verdict(kept)])
 
 
 def _lines(kept: dict[str, Any]) -> list[str]:
@@ -106,10 +112,10 @@ def _lines(kept: dict[str, Any]) -> list[str]:
     return [head, *rows, "", *said]
 
 
-def _verdict(done: Repeated) -> str:
-    if done.cut_off:
+def _verdict(kept: dict[str, Any]) -> str:
+    if kept["cut_off"]:
         return "CUT OFF before the end: do not quote these numbers"
-    bad = [str(one.schedule.made_of["seed"]) for one in done.runs if not one.valid]
+    bad = [str(one["load"]["seed"]) for one in kept["runs"] if not one["valid"]]
     return f"INVALID: a gate failed with seed {', '.join(bad)}: do not quote these numbers" if bad else "VALID"
 
 

@@ -9,7 +9,7 @@ from itertools import chain, cycle, repeat
 from time import perf_counter
 from typing import Any
 
-from twofour.bench.load import client, crew, gates, metrics, schedule_file, workload
+from twofour.bench.load import client, crew, gaps, gates, metrics, schedule_file, workload
 from twofour.bench.load.client import Session
 from twofour.bench.load.crew import Crew
 from twofour.bench.load.endpoint import Endpoint, State, prefix_hit_share
@@ -202,7 +202,7 @@ def _planned(request: Request) -> dict[str, Any]:
 def timeline(record: Record, started_at: float) -> dict[str, Any]:
     """A record as plain data, its times in seconds after the start of the run."""
     plain = {each.name: getattr(record, each.name) for each in fields(record)}
-    plain["coalesced_reads"] = metrics.coalesced(record)
+    plain["coalesced_reads"] = gaps.coalesced(record)
     plain["chunks"] = record.chunks.plain(started_at)
     for name in TIMES:
         plain[name] = None if plain[name] is None else plain[name] - started_at

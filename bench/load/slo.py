@@ -19,17 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from twofour.bench.load.metrics import (
-    Times,
-    first_token,
-    gaps,
-    in_window,
-    last_token,
-    pooled,
-    steady_window,
-    token_counts,
-    tpot,
-)
+from twofour.bench.load import gaps
+from twofour.bench.load.metrics import first_token, in_window, last_token, steady_window, token_counts, tpot
 from twofour.bench.load.records import Record
 from twofour.bench.stats import FEWEST, independent, nearest_rank, wilson
 from twofour.prune.errors import InputError
@@ -37,8 +28,7 @@ from twofour.prune.errors import InputError
 _TERM = re.compile(r"(\w+?)(?:_p(\d+))?=(\d+(?:\.\d+)?)(ms|s)")
 _SECONDS = {"ms": 1e-3, "s": 1.0}
 
-
-Values = Sequence[float] | Times
+Values = Sequence[float] | gaps.Times
 
 
 def _tpot(record: Record) -> Values:
@@ -50,7 +40,7 @@ def _tpot(record: Record) -> Values:
 _VALUES: Mapping[str, Callable[[Record], Values]] = {
     "ttft": lambda record: [first_token(record) - record.scheduled_at],
     "tpot": _tpot,
-    "itl": gaps,
+    "itl": gaps.of,
     "e2e": lambda record: [last_token(record) - record.scheduled_at],
 }
 
@@ -187,7 +177,7 @@ def _kept(term: Term, inside: Sequence[Record]) -> Kept:
 def _pooled(quantity: str, good: Sequence[Record]) -> tuple[Values, Sequence[Values]]:
     """All values, and those of each request."""
     if quantity == "itl":
-        return pooled(good)
+        return gaps.pooled(good)
     groups = [_VALUES[quantity](record) for record in good]
     return [value for group in groups for value in group], groups
 

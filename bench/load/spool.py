@@ -52,7 +52,8 @@ class Spool:
     def put(self, reads: Sequence[Read]) -> Block | None:
         """Take them over; None: keep them."""
         if self._left > 0:
-            self._left -= sum(len(body) for _, body in reads)
+            fresh = len(reads) % BLOCK or BLOCK  # those before were counted
+            self._left -= sum(len(body) for _, body in reads[-fresh:])
             return None
         if not self._takes:
             return None
@@ -74,11 +75,11 @@ class Spool:
             self._file.close()
 
     def _write(self) -> None:
-        at = 0
+        at, pending = 0, memoryview(self._pending)
         try:
             self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - see close
-            while at < len(self._pending):
-                at += os.pwrite(self._file.fileno(), self._pending[at:], self._written + at)
+            while at < len(pending):
+                at += os.pwrite(self._file.fileno(), pending[at:], self._written + at)
         except OSError:
             self._takes = False
             return

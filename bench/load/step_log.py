@@ -39,8 +39,8 @@ class Glance:
 def read(log: Mapping[str, Any] | None) -> Glance | None:
     """None where there is no log, or one that nobody can read."""
     try:
-        return None if log is None else Glance(log["total"], _steps(log))
-    except (KeyError, TypeError, ValueError):
+        return None if log is None else Glance(int(log["total"]), _steps(log))
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

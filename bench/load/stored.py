@@ -8,6 +8,7 @@ from dataclasses import fields
 from math import inf
 from typing import Any, get_type_hints
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 
 from twofour.bench.load import access
@@ -37,13 +38,23 @@ def read(document: Mapping[str, Any]) -> Run:
     kept: dict[str, Any] = {each.name: document[each.name] for each in fields(Run) if each.name in document}
     if kept.get("slo"):
         kept["slo"] = kept["slo"] | {"terms": list(map(_term, kept["slo"]["terms"]))}
-    kept["records"] = [{**record, "chunks": Chunks.of(record["chunks"])} for record in kept["records"]]
+    kept["records"] = [{**record, "chunks": _chunks(record["chunks"])} for record in kept["records"]]
     return Run(**own, **{name: _typed(kinds[name], value) for name, value in kept.items()})
 
 
 def _typed(kind: Any, value: Any) -> Any:
     made_already = ConfigDict(arbitrary_types_allowed=True) if kind == Sequence[Record] else None
     return TypeAdapter(kind, config=made_already).validate_python(value)
+
+
+def _chunks(kept: Sequence[tuple[float, int]]) -> Chunks:
+    """Raises ValueError for what an array would take and change: null, and parts of a token."""
+    if kept and np.asarray([tokens for _, tokens in kept]).dtype.kind not in "iu":
+        raise ValueError("a chunk holds no whole number of tokens")
+    made = Chunks.of(kept)
+    if not np.isfinite(made.at).all():
+        raise ValueError("a chunk came at no time")
+    return made
 
 
 def _term(term: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from twofour.bench.load import gates, metrics
+from twofour.bench.load import gaps, gates, metrics
 from twofour.bench.load.metrics import Summary
 from twofour.bench.load.records import Record
 from twofour.bench.load.run import SCHEMA_VERSION, Run
@@ -24,7 +24,7 @@ def flat(run: Run, with_records: bool) -> dict[str, Any]:
     summary = metrics.summarise(run.records, run.started_at, window)
     good = [record for record in run.records if record.error is None]
     result = _totals(run, summary) | {"too_few_values_for": []}
-    known = metrics.quantities(good) | {"itl_gap": metrics.pooled(good)[0]}
+    known = metrics.quantities(good) | {"itl_gap": gaps.pooled(good)[0]}
     for name, ours in _NAMES.items():
         result |= _milliseconds(name, known[ours])
         enough = getattr(summary, ours)
@@ -57,7 +57,7 @@ def _totals(run: Run, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _milliseconds(name: str, values: Sequence[float] | metrics.Times) -> dict[str, float | None]:
+def _milliseconds(name: str, values: Sequence[float] | gaps.Times) -> dict[str, float | None]:
     """Null where nothing was measured."""
     figures = (
         [np.mean(values), np.median(values), np.std(values), *np.percentile(values, _PERCENTILES)]
@@ -78,7 +78,7 @@ def _lists(run: Run) -> dict[str, Any]:
         "input_lens": [record.prompt_tokens or 0 for record in records],
         "output_lens": [record.output_tokens or 0 for record in records],
         "ttfts": [metrics.first_token(r) - metrics.sent(r) if good(r) else 0.0 for r in records],
-        "itls": [metrics.gaps(r).tolist() if good(r) else [] for r in records],
+        "itls": [gaps.of(r).tolist() if good(r) else [] for r in records],
         "latencies": [metrics.last_token(r) - metrics.sent(r) if good(r) else 0.0 for r in records],
         "start_times": [metrics.sent(record) for record in records],
         "errors": [record.error or "" for record in records],

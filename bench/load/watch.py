@@ -87,8 +87,9 @@ class Watch:
         self._report(perf_counter(), seen.ended if self._duration_s is None else round(self._duration_s), "")
 
     def _say(self, now: float, seen: Seen) -> None:
-        per_s = (seen.pieces - self._pieces) / (now - self._said_at)
-        self._said_at, self._pieces = now, seen.pieces
+        pieces = seen.pieces
+        per_s = (pieces - self._pieces) / (now - self._said_at)
+        self._said_at, self._pieces = now, pieces
         done = seen.ended
         if self._duration_s is not None:
             done = min(round(now - (self._started_at or now)), round(self._duration_s))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from twofour.prune.errors import InputError
 
@@ -97,7 +97,7 @@ def shown(text: str) -> str:
 
 
 def hidden(said: bytes, secrets: tuple[str, ...]) -> bytes:
-    """What a server said, without keys and the like: some send them back, perhaps with JSON's escapes or in base64."""
+    """What a server said, without keys and the like: some send them back, perhaps escaped or in base64."""
     if b"\\" not in said and not any(form in said for form in _forms(secrets)):
         return said  # for the pattern takes ten times as long
     return _spellings(secrets).sub(b"...", said)
@@ -115,11 +115,12 @@ def _forms(secrets: tuple[str, ...]) -> tuple[bytes, ...]:
 
 
 def _forms_of(secret: str) -> Iterator[str]:
-    """Itself, and the letters of base64 that are of nothing else, wherever in a text it stands."""
-    yield secret
+    """Itself, as addresses have it, and the letters of base64 that are of nothing else, wherever it stands."""
+    in_address = quote(secret, safe="")
+    yield from {secret: None, in_address: None, re.sub("%..", lambda sign: sign[0].lower(), in_address): None}
     for before in range(3):  # bytes in its group of three
         text = base64.b64encode(bytes(before) + secret.encode()).decode()
-        own = text[-(-before * 8 // 6) : (before + len(secret)) * 8 // 6]
+        own = text[-(-before * 8 // 6) : (before + len(secret.encode())) * 8 // 6]
         if len(own) >= _FEWEST:
             yield own
             yield own.replace("+", "-").replace("/", "_")

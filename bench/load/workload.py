@@ -51,6 +51,10 @@ class Lengths:
     mean: int
     sigma: float = 0.0
 
+    @property
+    def mean_square(self) -> float:
+        return self.mean**2 * math.exp(self.sigma**2)
+
     def draw(self, random_: random.Random) -> int:
         if not self.sigma:
             return self.mean

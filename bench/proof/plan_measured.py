@@ -18,7 +18,7 @@ from twofour.bench.capacity import search
 from twofour.bench.capacity.demand import demand
 from twofour.bench.capacity.profile import Profile
 from twofour.bench.capacity.search import Promise, World
-from twofour.bench.capacity.validation import document, validate
+from twofour.bench.capacity.validation import document, utilisation, validate
 from twofour.bench.load.endpoint import served_model
 from twofour.bench.load.run import measure
 from twofour.bench.load.service import Service
@@ -76,9 +76,15 @@ def on_server(model: Path, name: str, engine: Sequence[str], length: Length, pro
     """The same on a server of ours, or of vLLM, that is started for it."""
     with TemporaryDirectory() as folder, _running(model, engine, Path(folder) / "log") as url:
         known = measured_profile(url, name, length.served_min, SERVED)
-        world = World(known.replica, demand(replace(SERVED, rate=Rate(1.0))), Promise(parse("e2e=1000s")), REQUESTS)
-        rates = [share * search.ceiling(world) for share in UNSEEN_SERVED]
-        return _validated(known, url, rates, SERVED, length.run_s, progress)
+        return _validated(known, url, rates(known), SERVED, length.run_s, progress)
+
+
+def rates(known: Profile) -> list[float]:
+    """So much of what a server like this gets done when there is always more to do."""
+    used = utilisation(known.replica, replace(SERVED, rate=Rate(1.0), requests=REQUESTS).sketch())
+    if used is None:
+        raise ServerError(f"the profile {known.name} does not tell how much its server gets done; measure it again")
+    return [share / used for share in UNSEEN_SERVED]
 
 
 def measured_profile(url: str, name: str, minutes: float, traffic: Traffic) -> Profile:

@@ -5,6 +5,7 @@ from typing import Any
 
 from twofour.bench.proof.proof_table import VERDICTS, quantity
 
+PARTS = ("P1", "P2", "P3", "P3v", "P4", "P5", "P6")
 # What others publish; nobody publishes the rest.
 OTHERS = {
     "P1": "BLIS, unseen cases: TTFT 17.6 % mean, 21.3 % P90; ITL 7.1 %; E2E 6.7 % median",
@@ -14,12 +15,34 @@ OTHERS = {
 
 
 def table(document: Mapping[str, Any]) -> str:
-    lines = [f"on: {document['hardware']['summary']}", "", f"{'':5}{'':62}{'value':>10}{'target':>13}"]
+    lines = [*_machines(document), "", f"{'':5}{'':62}{'value':>10}{'target':>13}"]
     for name, part in document["parts"].items():
         lines += [line for row in part["rows"] for line in _row(row)]
         lines += [line for found in part["validations"] for run in found["runs"] for line in _points(run)]
         lines += [f"{'':5}  others: {OTHERS[name]}"] if name in OTHERS else []
-    return "\n".join([*lines, "", "PASSED" if document["valid"] else "FAILED"])
+    return "\n".join([*lines, "", _verdict(document)])
+
+
+def _machines(document: Mapping[str, Any]) -> Iterator[str]:
+    """What each part was measured on: mostly one machine. Of a part that does not say, that of the document."""
+    said = {name: part.get("hardware", document["hardware"]["summary"]) for name, part in document["parts"].items()}
+    for machine in dict.fromkeys(said.values()):
+        yield f"on: {machine} ({', '.join(name for name, where in said.items() if where == machine)})"
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    """What nobody measured is no promise that is kept."""
+    missing = ", ".join(_missing(document["parts"]))
+    verdict, but = ("PASSED", "but") if document["valid"] else ("FAILED", "and")
+    return f"{verdict}, {but} not measured: {missing}" if missing else verdict
+
+
+def _missing(parts: Mapping[str, Any]) -> Iterator[str]:
+    for name in PARTS:
+        rows = parts[name]["rows"] if name in parts else []
+        lacking = sum(row["passed"] is None for row in rows)
+        if lacking or not rows:
+            yield f"{name} ({lacking} of {len(rows)} rows)" if rows else name
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:

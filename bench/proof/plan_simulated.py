@@ -93,7 +93,10 @@ def planned(of: Case, replica: Replica) -> int | None:
 
 
 def needed(of: Case) -> int | None:
-    """The fewest machines that keep the promise, each number tried; None: not even twice the largest fleet does."""
+    """The fewest machines that keep the promise, each number tried; None: not even twice the largest fleet does.
+
+    Arrivals and lengths are those that the plan had: what is compared is the engines and the search, not luck.
+    """
     peak, seed = of.demand.peak, of.demand.traffic.seed
     most = paged_fleet.capacity(of.demand.schedule(peak, 400, seed).requests, of.machine)
     for count in range(max(1, ceil(0.9 * peak / most)), 2 * LARGEST + 1):

@@ -42,7 +42,7 @@ class Estimate:
 
 def distributions(title: str, description: str, arms: Mapping[str, Values], unit: str) -> Markup:
     """A cumulative distribution by arm: how high a curve stands at x is the share of values up to x."""
-    shown = np.percentile([value for values in arms.values() for value in values], [0, _SHOWN])
+    shown = np.percentile(np.concatenate([np.asarray(values) for values in arms.values()]), [0, _SHOWN])
     steps = ticks(float(shown[0]), float(shown[1]))
     x = Scale(steps[0], steps[-1], LEFT, WIDTH - RIGHT)
     y = Scale(0, 1, TOP + PLOT_HEIGHT, TOP)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twofour.bench.load import metrics, over_time, told
+from twofour.bench.load import gaps, metrics, over_time, told
 from twofour.bench.load.gates import failed, quantity
 from twofour.bench.load.records import Record
 from twofour.bench.load.run import Run
@@ -120,9 +120,9 @@ def _first_tokens(run: Run, good: Sequence[Record]) -> Figure:
 
 
 def _gaps(good: Sequence[Record]) -> Figure:
-    gaps, _ = metrics.pooled(good)
+    pool, _ = gaps.pooled(good)
     caption = "Every wait between two chunks of an answer, pooled."
-    return figure.distribution("Gap between tokens", caption, {"own": gaps}, {"own": "gap"})
+    return figure.distribution("Gap between tokens", caption, {"own": pool}, {"own": "gap"})
 
 
 def _over_time(run: Run) -> list[Figure]:

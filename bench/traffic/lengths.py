@@ -20,6 +20,10 @@ class Mixture:
     def mean(self) -> float:
         return sum(weight * kind.mean for weight, kind in zip(self.weights, self.kinds, strict=True))
 
+    @property
+    def mean_square(self) -> float:
+        return sum(weight * kind.mean_square for weight, kind in zip(self.weights, self.kinds, strict=True))
+
     def draw(self, draw: random.Random) -> int:
         return draw.choices(self.kinds, self.weights)[0].draw(draw)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from math import inf
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from twofour.bench.load import arrivals
@@ -81,7 +81,7 @@ class Traffic:
         return self._made(texts=False)
 
     def _made(self, texts: bool) -> Schedule:
-        self.refuse_impossible()
+        self.refuse_impossible(texts)
         requests = list(self._requests(texts))
         if not requests:
             raise InputError(
@@ -176,18 +176,20 @@ class Traffic:
             "prefixes": self.prefixes if self.shared_prefix else None,
         }
 
-    def refuse_impossible(self) -> None:
+    def refuse_impossible(self, texts: bool = True) -> None:
         """Raise InputError for what is no load, or one that this machine cannot hold; nothing is made yet."""
         self._refuse_unclear()
-        self.refuse_vast()
-
-    def refuse_vast(self) -> None:
-        bounds.at_once(self.concurrency, "--concurrency")
-        bounds.at_once(self.limits.max_in_flight, "--max-in-flight")
-        bounds.sessions(self.turns.mean, self.prefixes)
-        bounds.memory(self._about + (self.limits.warm_up or 0), self._sent_tokens)
+        self.refuse_vast(texts)
         if self.rate and self.requests is not None and self.limits.duration_s is None:
             bounds.lasts(self.requests / self.turns.mean / self.rate.mean)
+
+    def refuse_vast(self, texts: bool = True) -> None:
+        """At any rate."""
+        most = inf if self._most is None else self._most
+        bounds.at_once(self.concurrency, "--concurrency", most)
+        bounds.at_once(self.limits.max_in_flight, "--max-in-flight", most)
+        bounds.sessions(self.turns.mean, self.prefixes)
+        bounds.memory(self._about + (self.limits.warm_up or 0), self._sent_tokens if texts else 0)
 
     @property
     def _about(self) -> float:
@@ -204,10 +206,10 @@ class Traffic:
         """Of a request in the mean; of conversations, about as many as they have words."""
         rows = (self.pairs or self.trace or _NOTHING).rows
         if rows:
-            return mean(row.prompt_tokens for row in rows)
+            return fmean(row.prompt_tokens for row in rows)
         if self.conversations:
-            return mean(sum(len(turn.said) for turn in each.turns) for each in self.conversations.all) / _LETTERS
-        before = (self.turns.mean - 1) / 2
+            return fmean(sum(len(turn.said) for turn in each.turns) for each in self.conversations.all) / _LETTERS
+        before = (self.turns.mean_square / self.turns.mean - 1) / 2  # most requests are of long sessions
         return self.prompt_tokens.mean + before * (self.prompt_tokens.mean + self.output_tokens.mean)
 
     def _refuse_unclear(self) -> None:

@@ -228,14 +228,23 @@ def _grown(sequence: Sequence, sampled: Sampled, eos: frozenset[int]) -> Piece:
 
 
 def _record(chunks: list[Chunk], begun: float, seconds: float, waiting: int) -> StepRecord:
-    spans = [(chunk.start, len(chunk.tokens)) for chunk in chunks]
+    prefilled = decodes = kv_tokens = decode_kv_tokens = pairs = 0
+    for chunk in chunks:  # once, as this is part of every step
+        start, count = chunk.start, len(chunk.tokens)
+        kv_tokens += start + count
+        if count == 1:
+            decodes += 1
+            decode_kv_tokens += start + 1
+        else:
+            prefilled += count
+            pairs += count * start + count * (count + 1) // 2
     return StepRecord(
-        prefill_tokens=sum(count for _, count in spans if count > 1),
-        decodes=sum(count == 1 for _, count in spans),
-        kv_tokens=sum(start + count for start, count in spans),
+        prefill_tokens=prefilled,
+        decodes=decodes,
+        kv_tokens=kv_tokens,
         seconds=seconds,
-        decode_kv_tokens=sum(start + 1 for start, count in spans if count == 1),
-        prefill_pairs=sum(count * start + count * (count + 1) // 2 for start, count in spans if count > 1),
+        decode_kv_tokens=decode_kv_tokens,
+        prefill_pairs=pairs,
         waiting=waiting,
         started_at=begun,
     )

@@ -106,6 +106,10 @@ class ProcessEngine:
         return self.healthy and self._info is not None and not self._stale
 
     @property
+    def stalled(self) -> bool:
+        return self._info is not None and self._stale
+
+    @property
     def heartbeat_age_s(self) -> float:
         return self._clock() - self._heard_at
 

@@ -203,6 +203,10 @@ class Engine(Protocol):
         """Loaded, and its heartbeat is fresh."""
 
     @property
+    def stalled(self) -> bool:
+        """Loaded, and silent for longer than the step under way explains."""
+
+    @property
     def heartbeat_age_s(self) -> float: ...
 
     @property

@@ -23,6 +23,7 @@ from twofour.prune.errors import InputError, ServerError
 from twofour.serve.edge.lifecycle import Lifecycle
 from twofour.serve.engine.supervise import DEFAULT, Patience, keep_running
 from twofour.serve.engine.types import Engine, EngineInfo
+from twofour.serve.http import notify
 from twofour.serve.http.acceptor import Acceptor
 from twofour.serve.http.connections import TimelyProtocol
 from twofour.serve.http.crowd import Crowd, connection_limit
@@ -111,8 +112,15 @@ async def serve(
     signals.install()
     server = QuietServer(http_config(app, tls))
     http = asyncio.create_task(server.serve(sockets=[listener]))
+
+    def ready(info: EngineInfo) -> None:
+        announce(info)
+        notify.say(notify.READY)
+
     try:
-        await first_of(keep_running(engine, announce, patience), signals.first.wait(), http_end(http))
+        alive = notify.feed(lambda: not engine.stalled)
+        await first_of(keep_running(engine, ready, patience), signals.first.wait(), http_end(http), alive)
+        notify.say(notify.STOPPING)
         await first_of(lifecycle.drain(drain_s, pre_s=pre_drain_s), signals.second.wait())
     finally:
         lifecycle.expired.set()

@@ -41,8 +41,17 @@ class Verdict:
 
 def file() -> Path:
     """Where verdicts are kept."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twofour"
-    return Path(os.environ.get("TWOFOUR_CACHE") or default) / "kernels.json"
+    if named := os.environ.get("TWOFOUR_CACHE"):
+        return Path(named) / "kernels.json"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "twofour" / "kernels.json"
+
+
+def _home() -> Path:
+    """A user without one, as in a container, has a folder that nobody can write."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 def can_keep() -> bool:

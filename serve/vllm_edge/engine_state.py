@@ -69,8 +69,12 @@ class Heartbeat:
         return time.monotonic() - self._answered_at
 
     @property
+    def answers(self) -> bool:
+        return not self.dead and self.age_s < HANG_S
+
+    @property
     def ready(self) -> bool:
-        return not (self.dead or self._asleep) and self.age_s < HANG_S
+        return self.answers and not self._asleep
 
     async def _ask(self) -> None:
         while True:

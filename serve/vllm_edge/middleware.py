@@ -13,6 +13,7 @@ from twofour.serve.edge.observing.http_metrics import HttpMetrics
 from twofour.serve.edge.observing.tracing import Tracer
 from twofour.serve.vllm_edge import connections, control
 from twofour.serve.vllm_edge.endings import Endings
+from twofour.serve.vllm_edge.engine_state import ASK_S
 from twofour.serve.vllm_edge.failures import Failures
 from twofour.serve.vllm_edge.metrics import State
 from twofour.serve.vllm_edge.plugin import PATHS
@@ -58,11 +59,22 @@ class Edge:
             await asyncio.sleep(0.01)
         reader, writer = await asyncio.open_unix_connection(os.environ[control.VARIABLE])
         writer.write(control.UP)
-        async for word in reader:
-            if word == control.DRAIN:
-                told = shared().settings
-                await self._lifecycle.drain(told.drain_s, pre_s=told.pre_drain_s)
-                writer.write(control.DRAINED)
+        living = asyncio.create_task(say_alive(writer))
+        try:
+            async for word in reader:
+                if word == control.DRAIN:
+                    told = shared().settings
+                    await self._lifecycle.drain(told.drain_s, pre_s=told.pre_drain_s)
+                    writer.write(control.DRAINED)
+        finally:
+            living.cancel()
+
+
+async def say_alive(writer: asyncio.StreamWriter) -> None:
+    while True:
+        if (heartbeat := shared().heartbeat) and heartbeat.answers:
+            writer.write(control.ALIVE)
+        await asyncio.sleep(ASK_S)
 
 
 class Named:

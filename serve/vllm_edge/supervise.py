@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from twofour.prune.errors import ServerError
+from twofour.serve.http import notify
 from twofour.serve.http.server import Signals, first_of
 from twofour.serve.vllm_edge import control
 from twofour.serve.vllm_edge.control import Control
@@ -33,8 +34,9 @@ async def supervise(
         # A group of its own: Ctrl-C in a terminal reaches the parent alone, and the end of all is one call.
         process = await asyncio.create_subprocess_exec(*command, env=told, stdin=-3, start_new_session=True)
         try:
-            await first_of(process.wait(), signals.first.wait(), say_when_up(link, announce))
+            await first_of(process.wait(), signals.first.wait(), say_when_up(link, announce), feed_when_up(link))
             if process.returncode is None:
+                notify.say(notify.STOPPING)
                 await first_of(process.wait(), signals.second.wait(), end(process, link, drain_s + LATE_S))
                 return 0
         finally:
@@ -47,7 +49,13 @@ async def supervise(
 async def say_when_up(link: Control, announce: Callable[[], None]) -> None:
     await link.up.wait()
     announce()
+    notify.say(notify.READY)
     await asyncio.Event().wait()
+
+
+async def feed_when_up(link: Control) -> None:
+    await link.up.wait()
+    await notify.feed(lambda: link.alive)
 
 
 async def end(process: asyncio.subprocess.Process, link: Control, limit_s: float) -> None:

@@ -50,6 +50,16 @@ def test_percentiles_against_their_definitions(values: list[float], failed: int)
             assert adjusted == next(v for v in ranked if 100 * sum(w <= v for w in ranked) >= p * len(ranked))
 
 
+@pytest.mark.parametrize("n", [40, 1000])
+def test_failures_do_not_change_which_value_a_rank_is(n: int) -> None:
+    for failed in range(1, n // 5 + 1):
+        got = distribution([float(value) for value in range(n)], failed)
+        for p in (50, 90, 95, 99):
+            rank = math.ceil(p * (n + failed) / 100) - 1
+            wanted = (rank if rank < n else math.inf) if n + failed >= FEWEST[p] else None
+            assert getattr(got, f"adjusted_{named(p)}") == wanted
+
+
 def test_the_fewest_values_are_those_of_a_distribution_free_interval() -> None:
     assert 1 - 2 * 0.5 ** FEWEST[50] >= 0.95 > 1 - 2 * 0.5 ** (FEWEST[50] - 1)
     for p in (90, 95, 99, 99.9):
@@ -294,6 +304,9 @@ def test_the_interval_of_a_percentile_holds_the_truth_about_95_times_in_a_hundre
 def test_one_run_has_no_interval_over_runs() -> None:
     found = replicated([[1.0, 3.0]], 50)
     assert (found.point, found.low, found.high, found.n) == (pytest.approx(2.0), None, None, 1)
-    for runs in ([], [[]], [[1.0], []], [[0.0, 1.0]]):
-        with pytest.raises(InputError, match="above 0"):
+    for runs in ([], [[]], [[1.0], []]):
+        with pytest.raises(InputError, match="of one time at least"):
             replicated(runs, 95)
+    with pytest.raises(InputError, match="no logarithm"):
+        replicated([[0.0, 0.0, 1.0], [1.0]], 50)
+    assert replicated([[0.0, 1.0, 1.0], [1.0]], 50).point == pytest.approx(1.0)

@@ -53,5 +53,14 @@ class Machines:
 
 
 USAGE = Usage(
-    steps=1, busy_s=1.0, preemptions=0, most_running=1, most_waiting=0, most_kv_share=0.1, cached_tokens=0, requests=1
+    steps=1,
+    busy_s=1.0,
+    preemptions=0,
+    most_running=1,
+    most_waiting=0,
+    most_kv_share=0.1,
+    most_prefill=10,
+    most_attended=11,
+    cached_tokens=0,
+    requests=1,
 )

@@ -47,6 +47,7 @@ class ScriptedEngine:
     kv_tokens: int = 4096
     healthy: bool = True
     ready: bool = True
+    stalled: bool = False
     heartbeat_age_s: float = 0.1
     step_limit_s: float = 0.0
     stats: Stats = field(default_factory=Stats)

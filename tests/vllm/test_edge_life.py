@@ -9,7 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from notifications import listening, next_word, told
 from vllm_server import PYTHON, VllmServer, gone, model, quiet
+
+from twofour.serve.http.notify import ALIVE, READY, STOPPING
 
 Start = Callable[..., VllmServer]
 
@@ -39,6 +42,20 @@ def error_in(lines: list[str]) -> dict[str, str]:
     error: dict[str, str] = json.loads(lines[-2].removeprefix("data: "))["error"]
     assert set(error) == {"message", "type", "param", "code"}
     return error
+
+
+def test_systemd_is_told(folder: Path, tmp_path: Path) -> None:
+    with listening(tmp_path) as supervisor:
+        told_by_systemd = {"NOTIFY_SOCKET": supervisor.getsockname(), "WATCHDOG_USEC": "400000"}
+        server = VllmServer(folder, tmp_path / "log", **told_by_systemd).wait()
+        try:
+            assert next_word(supervisor) in (READY, ALIVE)
+            assert {next_word(supervisor) for _ in range(4)} <= {READY, ALIVE}
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(60) == 0
+        finally:
+            server.close()
+        assert told(supervisor)[-1] == STOPPING
 
 
 def test_a_drain(start: Start) -> None:

@@ -14,14 +14,17 @@ from twofour import bench
 from twofour.bench.capacity import growth, hull, option, simulate, uncertainty
 from twofour.bench.capacity import profile as profiles
 from twofour.bench.capacity.demand import demand
-from twofour.bench.capacity.document import document
+from twofour.bench.capacity.document import chosen, document
 from twofour.bench.capacity.plan import Asked, answers
 from twofour.bench.capacity.profile import Profile
 from twofour.bench.capacity.search import Promise, fleet_requests
 from twofour.bench.capacity.table import table
 from twofour.bench.load import slo
 from twofour.bench.load.slo import attain
+from twofour.bench.load.workload import Lengths
 from twofour.bench.report import plan_rows
+from twofour.bench.traffic.traces import Row, Trace
+from twofour.bench.traffic.traffic import Traffic
 from twofour.cli import main
 from twofour.prune.errors import InputError
 
@@ -141,6 +144,94 @@ def test_a_promise_below_one_step_is_impossible(promised: str, why: str) -> None
         planned(asked(promised=promised), [profile()])
 
 
+def test_an_option_beyond_its_hull_is_left_out_where_another_is_not() -> None:
+    small = profile("small", hull=hull.around([1, 2], [0, 512], [0, 6400]))
+    found = planned(asked(), [small, profile("sparse", 1.6)])
+    assert found["chosen"] == "sparse" and found["options"][0]["machines"] is None
+    said = table(found)
+    assert said.startswith(f"{plan_rows.LEFT_OUT}: small at") and "small is left out" in said
+
+
+def test_headroom_beyond_what_was_measured_is_told() -> None:
+    whole = asked(rate=10.0)
+    trial = answers(whole, option.options([profile()], {}))[0]
+    assert trial.fleet is not None
+    most = max(each.most_running for each in trial.fleet.at_peak.found.usage)
+    near = profile(hull=hull.around([1, most], [0, 512], [0, 6400]))
+    found = planned(whole, [near])["options"][0]
+    assert found["machines"] and [each for each in found["beyond"] if each.endswith("for its headroom")]
+    assert table(planned(whole, [near])).startswith("extrapolated beyond what was measured: dense at")
+
+
+def test_what_binds_an_option_that_misses_alone() -> None:
+    found = planned(asked(promised="itl_p95=9ms,ttft_p95=1s"), [profile(), profile("sparse", 2.0)])
+    assert found["options"][0]["replica"]["binding"] == "itl_p95"
+
+
+@pytest.mark.parametrize(
+    ("rows", "promised", "why"),
+    [
+        (30, "ttft_p99=1s", "ttft_p99 cannot be judged: 30 requests are too few"),
+        (300, "itl_p95=1s", "itl_p95 cannot be judged: too few answers have a second token"),
+    ],
+)
+def test_what_cannot_be_judged_is_no_missed_promise(rows: int, promised: str, why: str) -> None:
+    trace = Trace("t.csv", [Row(number / 20, 64, 1) for number in range(rows)], 0)
+    question = asked(promised=promised, demand=demand(Traffic(requests=None, trace=trace)))
+    with pytest.raises(InputError, match=why):
+        planned(question, [profile()])
+
+
+def test_a_crowd_in_a_trace_is_shared_among_machines() -> None:
+    """Forty come at a time: by itself no replica keeps the promise at any rate, and a fleet does."""
+    trace = Trace("t.csv", [Row(float(number // 40), 64, 4) for number in range(800)], 0)
+    question = asked(promised="ttft_p95=60ms", demand=demand(Traffic(requests=None, trace=trace)))
+    found = planned(question, [profile()])["options"][0]
+    assert found["replica"]["highest_rate"] is None and found["replicas"] > 1
+
+
+def test_a_fleet_of_thousands_is_refused_and_a_trickle_is_not() -> None:
+    with pytest.raises(InputError, match="a plan simulates 500 at most"):
+        planned(asked(rate=200_000.0), [profile()])
+    assert planned(asked(rate=1e-4), [profile()])["options"][0]["replicas"] == 1
+
+
+def test_longer_requests_of_a_larger_simulation_are_refused() -> None:
+    drawn = replace(traffic(80.0), output_tokens=Lengths(16, 0.5))
+    few, many = (demand(drawn).longest(count, 0) for count in (200, 900))
+    assert few < many
+    with pytest.raises(InputError, match=f"have {many} tokens, and dense takes {few}"):
+        planned(asked(demand=demand(drawn), requests=200, promised=SLO), [limited(context_length=few)])
+
+
+def test_only_the_records_of_the_peak_are_kept() -> None:
+    made = answers(asked(), option.options([profile()], {}))[0]
+    assert made.fleet is not None and made.fleet.at_peak.found.records and not made.alone.found.records
+    assert [each for each in made.world.trials.values() if each.found.records] == [made.fleet.at_peak]
+
+
+def test_a_fleet_that_does_by_luck_is_told_and_not_preferred() -> None:
+    made = planned(asked(), [profile(), profile("sparse", 1.6)], ["dense=1", "sparse=1.1"])
+    lucky, sure = ({"name": name, "machines": 3, "price": 1, "cost": {"usd_per_month": usd}} for name, usd in USD)
+    assert chosen([lucky | {"sure": {"holds": 0.5}}, sure | {"sure": {"holds": 0.95}}]) == "b"
+    assert chosen([lucky | {"sure": {"holds": 0.5}}, sure | {"sure": {"holds": 0.6}}]) == "a"
+    for each in made["options"]:
+        told = [warning for warning in made["warnings"] if warning.startswith(f"{each['name']} keeps the promise in")]
+        assert bool(told) == (each["sure"]["holds"] < 0.9)
+        if told:
+            high = each["sure"]["replicas"]["high"]
+            assert told[0].endswith(f"of 3 worlds only; {high or 'more'} replicas do in all")
+    assert any(each["sure"]["holds"] < 0.9 for each in made["options"])
+
+
+USD = (("a", 100), ("b", 200))
+
+
+def test_a_saving_is_told_only_where_all_have_a_price() -> None:
+    made = planned(asked(), [profile(), profile("sparse", 1.6), profile("third", 1.3)], ["dense=1", "sparse=9"])
+    assert "would do, too" in table(made) and "% less than" not in table(made)
+
+
 def limited(**changed: int) -> Profile:
     made = profile()
     return replace(made, replica=replace(made.replica, limits=replace(LIMITS, **changed)))
@@ -155,8 +246,11 @@ def limited(**changed: int) -> Profile:
         ([limited(context_length=32)], "have 80 tokens, and dense takes 32"),
         ([profile(valid=False, failed=["psi"])], r"not valid \(psi\)"),
         ([profile(hull=hull.around([1, 2], [0, 512], [0, 6400]))], "sequences at a time, and 2 were measured"),
-        ([profile(hull=hull.around([1, 16], [0, 8], [0, 6400]))], "64 prompt tokens in a step, and 8 were measured"),
-        ([profile(hull=hull.around([1, 16], [0, 512], [0, 9]))], "tokens in the cache, and 9 were measured"),
+        ([profile(hull=hull.around([1, 16], [0, 8], [0, 6400]))], "prompt tokens in a step, and 8 were measured"),
+        (
+            [profile(hull=hull.around([1, 16], [0, 512], [0, 9]))],
+            "attended to in a step, and 9 were measured",
+        ),
     ],
 )
 def test_what_is_refused(made: list[Profile], why: str) -> None:
@@ -173,17 +267,26 @@ def test_a_guess_is_told_in_the_first_line() -> None:
 
 def test_profiles_of_other_models_are_told() -> None:
     found = planned(asked(), [profile(), profile("other", model="n")])
-    assert any("of different models, m, n, and" in warning for warning in found["warnings"])
+    assert any("of different models, m, n, and nothing says" in warning for warning in found["warnings"])
     found = planned(asked(), [profile(), profile("pruned", model="n", quality_loss=0.05)])
+    assert any("of different models, m, n, and a quality loss counts only" in each for each in found["warnings"])
+    found = planned(asked(), [profile(), profile("pruned", quality_loss=0.05)])
     assert not any("of different models" in warning for warning in found["warnings"])
 
 
 def test_profiles_that_contradict_each_other_are_told() -> None:
-    impossible = [profile(sparse=False), profile("sparse", 3.0, sparse=True)]
+    impossible = [profile(sparse=False), profile("sparse", 3.0, sparse=True, weight_bits=16)]
     said = planned(asked(), impossible)["warnings"]
     assert [warning for warning in said if "dense and sparse contradict each other: fixed of 2:4" in warning]
     possible = [profile(sparse=False), profile("sparse", 1.6, sparse=True)]
     assert not [warning for warning in planned(asked(), possible)["warnings"] if "contradict" in warning]
+
+
+@pytest.mark.parametrize("estimated", [0, 1])
+def test_an_estimate_contradicts_no_measurement(estimated: int) -> None:
+    both = [profile(sparse=False), profile("sparse", 3.0, sparse=True, weight_bits=16)]
+    both[estimated] = replace(both[estimated], source="estimate")
+    assert not [warning for warning in planned(asked(), both)["warnings"] if "contradict" in warning]
 
 
 def test_the_function_is_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,7 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"schema_version": 9}, "version 9"),
         ({"replica": {}}, r"replica\.limits"),
         ({"source": "a dream"}, "source"),
+        ({"replica": asdict(replace(MEASURED.replica, residuals=()))}, r"replica\.residuals"),
     ],
 )
 def test_what_is_no_profile_is_refused(tmp_path: Path, other: dict[str, object], why: str) -> None:

@@ -111,7 +111,7 @@ def test_draws_are_off_either_way_and_no_more() -> None:
 def test_an_estimate_is_read_as_it_was_written() -> None:
     found = estimate(SMALL, "H200", known("H200"), "2:4")
     said = json.loads(json.dumps(profile.document(found, {})))
-    assert profile.of_document(said, "it").estimate
+    assert profile.of_document(said, "it").source == "estimate"
 
 
 def test_the_first_line_of_an_answer_says_that_it_is_an_estimate() -> None:

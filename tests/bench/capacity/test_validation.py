@@ -19,6 +19,8 @@ from twofour.bench.load.workload import Lengths, Schedule, synthetic
 from twofour.bench.proof import paged_fleet
 from twofour.bench.proof.mock import Script, serving
 from twofour.bench.proof.paged import Machine
+from twofour.bench.traffic.lengths import Pause
+from twofour.bench.traffic.traffic import Rate, Traffic
 from twofour.cli import main
 from twofour.prune.errors import InputError
 
@@ -79,6 +81,24 @@ def test_utilisation_is_the_share_of_what_a_server_gets_done() -> None:
     most = paged_fleet.capacity(load_at(1.0, 800).requests, MACHINE)
     found = utilisation(PROFILE.replica, load_at(0.7 * most, 800))
     assert found == pytest.approx(0.7, rel=0.03)
+
+
+def test_utilisation_of_a_ramp_is_that_of_its_mean() -> None:
+    """From 0.4 to 0.8 of capacity: 0.6, as long as each rate lasts as long as any other."""
+    most = paged_fleet.capacity(load_at(1.0, 800).requests, MACHINE)
+    rate = Rate(0.4 * most, to_per_s=0.8 * most)
+    ramp = Traffic(prompt_tokens=Lengths(200, 0.3), output_tokens=Lengths(40, 0.3), rate=rate)
+    asked = replace(ramp, limits=replace(ramp.limits, duration_s=800 / most), requests=None).sketch()
+    assert utilisation(PROFILE.replica, asked) == pytest.approx(0.6, rel=0.1)
+
+
+def test_utilisation_of_sessions_counts_each_turn() -> None:
+    one = Traffic(requests=600, prompt_tokens=Lengths(60), output_tokens=Lengths(40), rate=Rate(6.0))
+    several = replace(one, turns=Lengths(3), think=Pause(2.0))
+    alone, found = (utilisation(PROFILE.replica, each.sketch()) for each in (one, several))
+    assert alone and found and 3 < found / alone < 6
+    # What a server gets done is no matter of how long its clients think.
+    assert utilisation(PROFILE.replica, replace(several, think=Pause(30.0)).sketch()) == found
 
 
 def test_times_of_a_trace_are_not_drawn_anew() -> None:

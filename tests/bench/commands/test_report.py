@@ -1,11 +1,14 @@
 """The verb `bench report`: what was written before can still be read."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from bench_findings import CLOSED, run
 
 from twofour.bench.commands import report
+from twofour.bench.load.run import document
 from twofour.cli import main
 
 BENCH = Path(__file__).parents[3] / "bench"
@@ -32,6 +35,16 @@ def test_a_document_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFi
     assert "give each its own" in capsys.readouterr().err
     assert main(["bench", "report", str(kept), "--html", f"{tmp_path}/a", "--summary", f"{tmp_path}/a"]) == 1
     assert kept.read_bytes() == (RESULTS / "demo.json").read_bytes() and not (tmp_path / "a").exists()
+
+
+def test_what_is_wrong_in_a_row_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, rows = tmp_path / "run.json", tmp_path / "rows.jsonl"
+    written = document(run(CLOSED, 0, 0.01), with_records=True)
+    written["records"][3]["chunks"] = []  # and no error
+    kept.write_text(json.dumps(written))
+    assert main(["bench", "report", str(kept), "--jsonl", str(rows)]) == 1
+    assert "run.json is no document of a verb of bench (IndexError" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, bytes(range(256)) * 1000])

@@ -2,9 +2,10 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +67,25 @@ def test_forms_beside_the_document(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [json.loads(line)["sent_at"] for line in lines.read_text().splitlines()] == [r["sent_at"] for r in records]
     assert len(rows.read_text().splitlines()) == 13
     assert f"mock at {mock.url}" in page.read_text()
+
+
+def test_a_signal_while_the_document_is_written_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*_: object) -> Iterator[str]:
+        yield "{"
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield "}"
+
+    monkeypatch.setattr(run, "pieces", killed)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # where the verb does not listen, nothing hears of it
+    try:
+        with serving(Script()) as mock, pytest.raises(SystemExit) as ended:
+            bench(mock.url, "--out", str(tmp_path / "run.json"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143 and not list(tmp_path.iterdir())
+    assert "12 completed" in capsys.readouterr().out
 
 
 def test_warm_up_and_run_share_no_prompt() -> None:

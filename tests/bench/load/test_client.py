@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from twofour.bench.load import client, decode, metrics
+from twofour.bench.load import client, decode, gaps, metrics
 from twofour.bench.load.client import Session
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.service import Service
@@ -90,9 +90,9 @@ def test_a_role_chunk_is_no_first_token() -> None:
 
 def test_chunks_written_together_are_noticed() -> None:
     _, records, _ = against(Script(chunks_per_write=100))
-    assert all(metrics.coalesced(record) == 1 for record in records if len(record.chunks) > 1)
+    assert all(gaps.coalesced(record) == 1 for record in records if len(record.chunks) > 1)
     _, records, _ = against(Script(token_s=0.05), n=2, concurrency=1)
-    assert sum(metrics.coalesced(record) for record in records) == 0
+    assert sum(gaps.coalesced(record) for record in records) == 0
 
 
 @pytest.mark.parametrize(("usage", "counts"), [("every", "per chunk"), ("last", "per request"), ("never", "none")])

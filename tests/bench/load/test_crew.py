@@ -20,6 +20,7 @@ from twofour.bench.load.workload import Lengths, Limits, synthetic
 from twofour.bench.proof.mock import Mock, Script, serving
 from twofour.cli import main
 from twofour.prune.errors import ServerError
+from twofour.prune.machine import processors
 from twofour.prune.progress import Step
 
 SIZES = Lengths(8), Lengths(4)
@@ -74,7 +75,10 @@ def test_a_worker_that_dies_is_named() -> None:
             session.send([Job(Request(0, 0.0, "a", 1, 1), b"")], 1)
 
 
-def test_the_verb_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(processors, "usable_cpus", lambda: [0, 1])  # on one, too
     out = tmp_path / "run.json"
     with serving(Script(token_s=0.002)) as mock:
         words = ["bench", "run", mock.url, "--requests", "8", "--prompt-tokens", "8", "--output-tokens", "4"]

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from twofour.bench.load.decode import Exchange, record
-from twofour.bench.load.metrics import coalesced, token_counts, tpot, tpot_vllm, unsent
+from twofour.bench.load.gaps import coalesced
+from twofour.bench.load.metrics import token_counts, tpot, tpot_vllm, unsent
 from twofour.bench.load.records import Record
 
 

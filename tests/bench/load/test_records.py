@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twofour.bench.load import metrics, slo
+from twofour.bench.load import gaps, metrics, slo
 from twofour.bench.load.records import Chunk, Chunks, Record
 
 ANSWERS = st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.013, 0.5]), st.integers(1, 300)), min_size=1, max_size=12)
@@ -60,10 +60,10 @@ def test_what_the_arrays_say_is_what_loops_say(answers: list[list[tuple[float, i
         for gap, b in zip([b.at - a.at for a, b in pairwise(each.chunks)], each.chunks[1:], strict=True)
         for _ in range(b.tokens)
     ]
-    pool, groups = metrics.pooled(records)
+    pool, groups = gaps.pooled(records)
     assert [group.tolist() for group in groups] == waits and pool.tolist() == [gap for each in waits for gap in each]
     for each in records:
-        assert metrics.coalesced(each) == sum(len(list(same)) > 1 for _, same in groupby(c.at for c in each.chunks))
+        assert gaps.coalesced(each) == sum(len(list(same)) > 1 for _, same in groupby(c.at for c in each.chunks))
         assert metrics.tokens_within(each, 0.5, 1.5) == sum(c.tokens for c in each.chunks if 0.5 < c.at <= 1.5)
     got = metrics.latencies(records, "per chunk")
     assert (got["itl_gap"].n, got["itl_tok"].n) == (len(pool), len(per_token))
@@ -87,8 +87,7 @@ def test_gaps_are_judged_as_loops_judge_them(answers: list[list[tuple[float, int
     if found.terms[0].found_s is not None:
         assert found.terms[0].found_s == values[-(-percent * len(values) // 100) - 1]
     good = [
-        each.error is None
-        and (not (own := sorted(metrics.gaps(each))) or own[-(-percent * len(own) // 100) - 1] <= 0.012)
+        each.error is None and (not (own := sorted(gaps.of(each))) or own[-(-percent * len(own) // 100) - 1] <= 0.012)
         for each in inside
     ]
     assert found.good == sum(good)

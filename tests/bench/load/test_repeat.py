@@ -1,20 +1,26 @@
 """Several runs of one load: intervals by hand, through a real socket, and as a gate reads them."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_findings import CLOSED, run
 
-from twofour.bench.commands import INVALID
-from twofour.bench.load import metrics, repeat
+from twofour.bench.commands import INVALID, schedule_flags
+from twofour.bench.load import gaps, metrics, repeat
+from twofour.bench.load import run as load
 from twofour.bench.load.gates import Gate
 from twofour.bench.load.records import Chunks
 from twofour.bench.load.repeat import Repeated
+from twofour.bench.load.run import CutOff, Run
 from twofour.bench.proof.mock import Script, serving
 from twofour.bench.stats import matched_ratio, replicated
 from twofour.cli import main
+from twofour.prune.errors import ServerError
 
 RUNS = [run(CLOSED, round_, token_s) for round_, token_s in enumerate((0.010, 0.011, 0.012))]
 
@@ -24,8 +30,8 @@ def test_the_intervals_are_those_over_runs() -> None:
     each = [metrics.quantities(metrics.steady(one.records)) for one in RUNS]
     assert found["ttft"]["p50"] == replicated([of_one["ttft"] for of_one in each], 50)
     assert found["ttft"]["p99"] is None  # too few in all
-    gaps = [metrics.pooled(metrics.steady(one.records))[0].tolist() for one in RUNS]
-    assert found["itl_gap"]["p50"] == replicated(gaps, 50)
+    pools = [gaps.pooled(metrics.steady(one.records))[0].tolist() for one in RUNS]
+    assert found["itl_gap"]["p50"] == replicated(pools, 50)
     speeds = [one.summary.output_tokens_per_s or 0.0 for one in RUNS]
     mean, rate = matched_ratio([1.0] * 3, speeds), repeat.rates(RUNS)["output_tokens_per_s"]
     assert rate and (rate.point, rate.low, rate.high, rate.n) == (mean.point, mean.low, mean.high, 3)
@@ -34,9 +40,10 @@ def test_the_intervals_are_those_over_runs() -> None:
 
 def test_chunks_that_came_together_have_no_logarithm_and_failures_are_left_out() -> None:
     runs = [run(CLOSED, round_, 0.01) for round_ in range(2)]
-    for record in runs[0].records[:3]:
-        record.chunks = Chunks([record.chunks.at[0]] * len(record.chunks), record.chunks.tokens)
-    assert repeat.percentiles(runs)["itl_gap"]["p50"] is None
+    for together, known in ((3, True), (8, False)):  # of 12 requests: a few gaps of 0 are no median of 0
+        for record in runs[0].records[:together]:
+            record.chunks = Chunks([record.chunks.at[0]] * len(record.chunks), record.chunks.tokens)
+        assert (repeat.percentiles(runs)["itl_gap"]["p50"] is not None) == known
     whole = repeat.percentiles(runs)["ttft"]["p50"]
     for one in runs[1].records:
         one.error, one.chunks = "reset: gone", Chunks()
@@ -49,8 +56,86 @@ def test_one_gate_that_failed_spoils_all() -> None:
     spoiled = [RUNS[0], replace(RUNS[1], gates=[failed])]
     assert not Repeated(spoiled).valid and Repeated(RUNS).valid and not Repeated(RUNS, cut_off=True).valid
     seed = RUNS[1].schedule.made_of["seed"]
-    assert f"a gate failed with seed {seed}" in repeat.table(Repeated(spoiled))
-    assert "CUT OFF" in repeat.table(Repeated(RUNS, cut_off=True)) and repeat.table(Repeated(RUNS)).endswith("\nVALID")
+    for done, said in (
+        (Repeated(spoiled), f"INVALID: a gate failed with seed {seed}: do not quote these numbers"),
+        (Repeated(RUNS, cut_off=True), "CUT OFF before the end: do not quote these numbers"),
+        (Repeated(RUNS), "VALID"),
+    ):
+        kept = repeat.document(done)
+        assert repeat.table(done, kept).splitlines()[-1] == repeat.of_document(kept).splitlines()[-1] == said
+
+
+URL = "http://127.0.0.1:1"  # nothing is sent there
+
+
+def ended(
+    third: BaseException | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, dict[str, Any] | None]:
+    """The status and document of five runs of which something ends the third. An int is a signal."""
+    runs = iter(RUNS[:2])
+
+    def measure(*_: object) -> Run:
+        if (one := next(runs, None)) is not None:
+            return one
+        if isinstance(third, int):
+            os.kill(os.getpid(), third)
+        raise third if isinstance(third, BaseException) else AssertionError("the signal did not come")
+
+    monkeypatch.setattr(load, "measure", measure)
+    out = tmp_path / "kept.json"
+    try:
+        status = main(["bench", "run", URL, "--model", "m", "--requests", "8", "--repeat", "5", "--out", str(out)])
+    except SystemExit as end:
+        status = int(str(end.code))
+    return status, json.loads(out.read_text()) if out.exists() else None
+
+
+@pytest.mark.parametrize(
+    ("third", "expected"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (ServerError("every request of the warm-up failed"), INVALID),
+        (CutOff(replace(RUNS[2], cut_off=True)), 130),
+    ],
+)
+def test_what_ends_a_later_run_does_not_lose_those_before_it(
+    third: BaseException | int,
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, kept = ended(third, tmp_path, monkeypatch)
+    said = capsys.readouterr()
+    assert status == expected and kept and kept["cut_off"] and not kept["valid"] and len(kept["runs"]) == 2
+    assert "CUT OFF" in said.out and ("every request of the warm-up failed" in said.err) == (expected == INVALID)
+
+
+def test_with_no_run_there_is_nothing_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "RUNS", [])
+    assert ended(signal.SIGTERM, tmp_path, monkeypatch) == (143, None)
+    assert ended(ServerError("gone"), tmp_path, monkeypatch) == (1, None)
+
+
+def test_a_failed_gate_is_named_with_its_seed_and_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = replace(RUNS[0], gates=[Gate("cpu_pressure", 1.0, 0.1, "share", "stop what else runs")])
+    runs = iter([bad, RUNS[1]])
+    monkeypatch.setattr(load, "measure", lambda *_: next(runs))
+    assert main(["bench", "run", URL, "--model", "m", "--requests", "8", "--repeat", "2"]) == INVALID
+    seed = bad.schedule.made_of["seed"]
+    assert f"invalid run, seed {seed}: cpu_pressure: stop what else runs" in capsys.readouterr().err
+
+
+def test_a_schedule_is_made_on_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = list[str]()
+    read, runs = schedule_flags.read, iter(RUNS)
+    monkeypatch.setattr(schedule_flags, "read", lambda args: (order.append(f"made {args.seed}"), read(args))[1])
+    monkeypatch.setattr(load, "measure", lambda *_: (order.append("sent"), next(runs))[1])
+    main(["bench", "run", URL, "--model", "m", "--requests", "8", "--seed", "7", "--repeat", "2"])
+    assert order == ["made 7", "sent", "made 8", "sent"]
 
 
 def test_the_verb_its_document_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twofour.bench.load import client, spool
 from twofour.bench.load.decode import Exchange, record
 from twofour.bench.load.service import Service
-from twofour.bench.load.spool import Block, Read, Spool
+from twofour.bench.load.spool import BLOCK, Block, Read, Spool
 from twofour.bench.load.workload import Lengths, synthetic
 from twofour.bench.proof.mock import Script, serving
 
@@ -28,6 +28,26 @@ def test_what_was_handed_over_comes_back(parts: list[list[Read]], kept: int, wri
             left -= sum(len(body) for _, body in reads)
             assert block is None or (list(block) == reads and block.reads == len(reads))
         store.close()
+
+
+def test_what_an_exchange_keeps_is_counted_once_as_it_grows() -> None:
+    store, exchange = Spool(3 * BLOCK), Exchange(0)
+    for kept in (True, True, True, False):
+        exchange.reads += [(1.0, b"x")] * BLOCK
+        exchange.spill(store)
+        assert bool(exchange.reads) == kept
+    assert exchange.pieces == exchange.spooled_reads == 4 * BLOCK
+    store.close()
+
+
+def test_nothing_is_copied_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_WRITE_BYTES", 50)
+    written, write = list[type](), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: (written.append(type(data)), write(file, data, at))[1])
+    store = Spool(0)
+    store.put([(1.0, b"x" * 99)])
+    store.close()
+    assert written == [memoryview]
 
 
 def test_blocks_are_read_in_any_order_after_all_were_written(monkeypatch: pytest.MonkeyPatch) -> None:

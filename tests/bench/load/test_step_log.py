@@ -1,3 +1,5 @@
+import math
+
 from twofour.bench.load.step_log import Step, read
 
 OLD = {"total": 9, "prefill_tokens": [8, 0], "decodes": [0, 2], "kv_tokens": [8, 12], "seconds": [0.5, 0.1]}
@@ -24,3 +26,4 @@ def test_what_came_since_and_what_was_lost() -> None:
 
 def test_what_is_no_log_is_none() -> None:
     assert read(None) is read({"total": 3}) is read(NEW | {"seconds": [0.1]}) is None
+    assert read(NEW | {"total": None}) is read(NEW | {"total": "many"}) is read(NEW | {"total": math.inf}) is None

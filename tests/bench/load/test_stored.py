@@ -51,6 +51,16 @@ def test_failed_requests_survive_and_what_is_infinite_is_null() -> None:
     assert again.summary.ttft.adjusted_p50 is None
 
 
+@pytest.mark.parametrize(
+    ("chunk", "why"), [([0.1, 1.9], "whole number"), ([0.1, None], "whole number"), ([None, 1], "at no time")]
+)
+def test_chunks_are_not_repaired(chunk: list[Any], why: str) -> None:
+    written = document(run(CLOSED, 0, 0.01), with_records=True)
+    written["records"][2]["chunks"][1] = chunk
+    with pytest.raises(ValueError, match=why):
+        read(written)
+
+
 def test_what_was_promised_is_read_with_what_was_kept() -> None:
     done = run(CLOSED, 0, 0.01)
     for record in done.records[:8]:

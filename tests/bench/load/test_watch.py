@@ -107,3 +107,19 @@ def test_where_time_ends_the_load_it_is_what_counts() -> None:
         ("load", 10, 10),
         ("load", 10, 10),
     ]
+
+
+def test_a_line_counts_the_pieces_once() -> None:
+    asked = list[int]()
+
+    class Counted(Seen):
+        @property
+        def pieces(self) -> int:
+            asked.append(1)
+            return 50 * len(asked)
+
+    lines = list[Step]()
+    watch = Watch(9, None, False, lines.append)
+    for now in (1.0, 2.0, 3.0):
+        watch.look(Counted(), now)
+    assert len(asked) == len(lines) == 2 and all(line.detail.startswith("50 tokens/s") for line in lines)

@@ -169,6 +169,17 @@ def test_nothing_of_a_key_is_left_in_base64_or_in_json_within_json(before: bytes
     assert wire.hidden(nested, (key,)) == json.dumps(json.dumps({"key": json.dumps("...")})).encode()
 
 
+@pytest.mark.parametrize("said", [b"a%2Fb%2Bc%3D%3D", b"a%2fb%2bc%3d%3d"])
+def test_a_key_is_hidden_as_an_address_has_it(said: bytes) -> None:
+    assert wire.hidden(b"no key " + said + b" here", ("a/b+c==",)) == b"no key ... here"
+
+
+def test_all_of_a_key_beyond_ascii_is_hidden_in_base64() -> None:
+    key = "ключ-ключ-ключ"
+    left = wire.hidden(base64.b64encode(key.encode()), (key,))
+    assert left.startswith(b"...") and len(left) <= 5
+
+
 def test_a_short_key_hides_no_letters_of_base64() -> None:
     assert wire.hidden(b"YWJj ok", ("a",)) == b"YWJj ok"
 

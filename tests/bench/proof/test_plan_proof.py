@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twofour.bench.capacity.profile import Around, EngineLimits, Replica
+from twofour.bench.capacity import hull
+from twofour.bench.capacity.profile import Around, EngineLimits, Profile, Replica
 from twofour.bench.capacity.simulate import simulate
 from twofour.bench.capacity.step_model import StepModel
 from twofour.bench.load.records import Record, Request
 from twofour.bench.load.workload import Schedule
-from twofour.bench.proof import paged_fleet, plan_proof, plan_simulated
+from twofour.bench.proof import paged_fleet, plan_measured, plan_proof, plan_simulated
 from twofour.bench.proof.paged import Machine
 from twofour.bench.proof.plan_proof import Part
-from twofour.bench.proof.plan_proof_table import table
+from twofour.bench.proof.plan_proof_table import PARTS, table
 from twofour.bench.proof.proof import Row
 from twofour.cli import main
 from twofour.prune.errors import InputError
@@ -93,6 +94,41 @@ def test_errors_are_summed_up_by_their_size() -> None:
     assert (most.value, most.passed) == (0.12, False)
     (nothing,) = plan_proof._errors("P2", "mock", validation([0.1]), "forecast", ("ttft_p95",), 0.05, None)
     assert (nothing.value, nothing.passed) == (None, None)
+
+
+def test_where_nothing_is_known_no_fleet_is_exact() -> None:
+    row = plan_proof._exact([(2, 2), (3, 4), (None, None), (None, 5)])
+    assert (row.value, row.note) == (0.25, "planned for needed: 3 for 4, None for None, None for 5")
+
+
+def test_loads_of_a_server_are_shares_of_what_it_gets_done() -> None:
+    """And not of a bound above that: at its share of capacity, a server is busy for about so much of the time."""
+    machine = plan_measured.MACHINE
+    steps = StepModel(machine.fixed_s, machine.prefill_s, machine.decode_s, machine.kv_s, machine.pair_s)
+    limits = EngineLimits(machine.sequences, machine.tokens, machine.pages, machine.page, 65536)
+    known = Profile("a", "m", Replica(limits, steps, Around(0.0, machine.between_s)), hull.around([1], [1], [1]))
+    most = paged_fleet.capacity(plan_simulated.schedule(plan_measured.SERVED, 1.0, 1000), replace(machine, noise=0.0))
+    assert [rate / most for rate in plan_measured.rates(known)] == pytest.approx(plan_measured.UNSEEN_SERVED, rel=0.03)
+
+
+def test_what_was_not_measured_and_where_is_said(tmp_path: Path) -> None:
+    rows = [Row("P3", "a", None, 0.1, "share"), Row("P3", "b", 0.05, 0.1, "share")]
+    kept = plan_proof._with(plan_proof._before(tmp_path / "none"), "P3", Part(rows, []), about("one CPU"))
+    kept = plan_proof._with(kept, "P5", Part(rows[1:], []), about("another"))
+    said = table(kept)
+    assert said.splitlines()[:2] == ["on: one CPU (P3)", "on: another (P5)"]
+    assert said.endswith("PASSED, but not measured: P1, P2, P3 (1 of 2 rows), P3v, P4, P6")
+    for name in PARTS:
+        kept = plan_proof._with(kept, name, Part(rows[1:], []), about("another"))
+    assert table(kept).endswith("\nPASSED")
+    del kept["parts"]["P5"]["hardware"]
+    assert table(kept).startswith("on: another (P1, P2, P3, P3v, P4, P5, P6)\n")
+    wrong = plan_proof._with(kept, "P3", Part([Row("P3", "b", 0.2, 0.1, "share"), rows[0]], []), about("another"))
+    assert table(wrong).endswith("FAILED, and not measured: P3 (1 of 2 rows)")
+
+
+def about(summary: str) -> dict[str, Any]:
+    return {"started": "2026-01-01T00:00:00+00:00", "hardware": {"summary": summary}}
 
 
 def test_parts_that_are_not_measured_now_are_kept(

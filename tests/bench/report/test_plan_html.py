@@ -36,6 +36,19 @@ def test_a_page(found: dict[str, Any]) -> None:
     assert plan_rows.headline(found).replace("&", "&amp;") in text and "<code>twofour plan</code>" in text
 
 
+def test_the_command_can_be_pasted(found: dict[str, Any]) -> None:
+    text = plan_html.page(found | {"command": ["twofour", "plan", "--price", "H100-dense=H100 SXM"]})
+    assert "<code>twofour plan --price &#39;H100-dense=H100 SXM&#39;</code>" in text
+
+
+def test_the_chart_has_no_fewer_machines_at_the_peak_than_the_plan(found: dict[str, Any]) -> None:
+    options = [each | {"headroom": 0.3, "replicas": 5, "machines": 6, "cost": None} for each in found["options"]]
+    at_peak = next(
+        cells for cells in plan_html.figures(found | {"options": options})[-1].cells if float(cells[0]) == 80
+    )
+    assert {float(cell) for cell in at_peak[1:]} == {6.0}
+
+
 def test_latency_is_drawn_up_to_twice_the_promise(found: dict[str, Any]) -> None:
     first = plan_html.figures(found)[0]
     assert first.title == "ttft p95 against rate"

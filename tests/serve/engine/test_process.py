@@ -132,9 +132,9 @@ def test_a_frozen_engine_is_alive_but_not_ready(shared: Shared) -> None:
         os.kill(engine.pid, signal.SIGSTOP)
         try:
             await asyncio.sleep(0)  # what it sent before
-            assert engine.ready
+            assert engine.ready and not engine.stalled
             shared.clock.ahead_s += STALE_S
-            assert engine.healthy
+            assert engine.healthy and engine.stalled
             assert not engine.ready
             with pytest.raises(ServerError, match="not ready"):
                 engine.submit(prompt("late"))

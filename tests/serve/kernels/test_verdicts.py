@@ -60,6 +60,17 @@ def test_a_place_that_cannot_be_written_is_known(monkeypatch: pytest.MonkeyPatch
     verdicts.keep("m", "a", Verdict("cpu", 5), {})  # no error: a choice that is not kept is only made again
 
 
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert verdicts.file() == folder / "kernels.json"
+    monkeypatch.delenv("TWOFOUR_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert not verdicts.can_keep() and verdicts.find("m", "8 x 64") is None
+
+
 def test_the_machine_is_another_with_other_threads() -> None:
     before = torch.get_num_threads()
     try:

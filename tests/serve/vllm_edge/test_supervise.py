@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from twofour.serve.vllm_edge import control
-from twofour.serve.vllm_edge.control import UP
+from twofour.serve.vllm_edge.control import ALIVE, UP
 from twofour.serve.vllm_edge.supervise import end
 
 
@@ -34,6 +34,24 @@ def test_a_server_that_is_killed_with_words_unread_has_drained() -> None:
             await asyncio.wait_for(drain, 30)
 
     asyncio.run(life())
+
+
+def test_a_server_is_alive_while_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def life() -> None:
+        async with control.listening() as (link, path):
+            server = await server_that_is_up(path)
+            await link.up.wait()
+            assert link.alive
+            monkeypatch.setattr(control, "SILENT_S", 0.0)
+            assert not link.alive
+            monkeypatch.setattr(control, "SILENT_S", 600.0)
+            link._alive_at -= 600
+            await asyncio.get_running_loop().sock_sendall(server, ALIVE)
+            while not link.alive:
+                await asyncio.sleep(0.01)
+            server.close()
+
+    asyncio.run(asyncio.wait_for(life(), 30))
 
 
 def test_a_long_path_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
