@@ -198,7 +198,7 @@ def test_a_fleet_of_thousands_is_refused_and_a_trickle_is_not() -> None:
 
 def test_longer_requests_of_a_larger_simulation_are_refused() -> None:
     drawn = replace(traffic(80.0), output_tokens=Lengths(16, 0.5))
-    few, many = (demand(drawn).longest(count, 0) for count in (200, 900))
+    few, many = (demand(drawn).longest(count, 0) for count in (200, fleet_requests(200, 2)))
     assert few < many
     with pytest.raises(InputError, match=f"have {many} tokens, and dense takes {few}"):
         planned(asked(demand=demand(drawn), requests=200, promised=SLO), [limited(context_length=few)])
@@ -211,7 +211,7 @@ def test_only_the_records_of_the_peak_are_kept() -> None:
 
 
 def test_a_fleet_that_does_by_luck_is_told_and_not_preferred() -> None:
-    made = planned(asked(), [profile(), profile("sparse", 1.6)], ["dense=1", "sparse=1.1"])
+    made = planned(asked(), [profile(), profile("third", 1.3)], ["dense=1", "third=1"])
     lucky, sure = ({"name": name, "machines": 3, "price": 1, "cost": {"usd_per_month": usd}} for name, usd in USD)
     assert chosen([lucky | {"sure": {"holds": 0.5}}, sure | {"sure": {"holds": 0.95}}]) == "b"
     assert chosen([lucky | {"sure": {"holds": 0.5}}, sure | {"sure": {"holds": 0.6}}]) == "a"
@@ -228,7 +228,7 @@ USD = (("a", 100), ("b", 200))
 
 
 def test_a_saving_is_told_only_where_all_have_a_price() -> None:
-    made = planned(asked(), [profile(), profile("sparse", 1.6), profile("third", 1.3)], ["dense=1", "sparse=9"])
+    made = planned(asked(), [profile("slow", 0.6), profile("sparse", 1.6), profile("third")], ["slow=1", "sparse=9"])
     assert "would do, too" in table(made) and "% less than" not in table(made)
 
 
