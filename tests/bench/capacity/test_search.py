@@ -108,8 +108,8 @@ def test_many_are_tried_as_a_part_before_they_are_tried_as_a_whole() -> None:
 @settings(deadline=None, max_examples=12)
 @given(peak=st.floats(1, 60), guess=st.integers(1, 12))
 def test_the_smallest_fleet_is_that_of_brute_force(peak: float, guess: int) -> None:
-    asked = world("ttft_p95=400ms", Machines(8.0, 0.1), demand(EVEN))
-    each = 6.0  # 4 waits at 6 of 8
+    asked = world("ttft_p95=400.001ms", Machines(8.0, 0.1), demand(EVEN))
+    each = 6.0  # 4 waits at 6 of 8; a little more, as 6 itself may be rounded either way
     needed = next(count for count in range(1, 100) if asked.kept(peak, count))
     assert needed == max(1, ceil(peak / each - 1e-6))
     found = search.smallest_fleet(asked, peak, guess)
