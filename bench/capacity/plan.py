@@ -127,7 +127,7 @@ def answer(asked: Asked, option: Option, simulator: Simulator = simulate.run) ->
 
 def _finished(made: Answer) -> Answer:
     """Without what nobody asks for any more."""
-    made.world.forget(made.fleet and made.fleet.at_peak)
+    made.world.forget(made.fleet.at_peak if made.fleet else None)
     alone = made.world.alone()
     return replace(made, alone=alone)
 
