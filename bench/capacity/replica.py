@@ -43,7 +43,7 @@ class Replica:
         self._decoders = Decoders(of.limits.block_size)
         self._free_at = 0.0  # when the next step can begin
         self._placed = 0
-        self._full = False  # nothing that waits can be placed before something ends
+        self._full = False  # nothing that waits can be placed before something ends or is published
         self._turns: list[tuple[Job, int]] = []  # parts of prompts in this step
         self._preempting = False  # in this step
         self._vllm = of.limits.policy == "vllm"
@@ -257,6 +257,7 @@ class Replica:
             key = job.key(block)
             if block < len(job.shared):
                 found = not self.cache.publish_shared(key)
+                self._full = False  # what waits may find it, and need fewer blocks
             else:
                 found = job.preempted and self.cache.has(key)
             job.held.append(None if found else key)

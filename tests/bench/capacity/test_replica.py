@@ -1,72 +1,14 @@
 """A simulated replica gives every token when the real scheduler would."""
 
-from dataclasses import replace
-
 import pytest
+from drawn_replicas import REPLICAS, STEPS, schedules
+from engine_on_a_clock import answers
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.helpers.engine_on_a_clock import answers
 from twofour.bench.capacity.profile import Around, EngineLimits, Replica
 from twofour.bench.capacity.simulate import run
-from twofour.bench.capacity.step_model import StepModel
 from twofour.bench.load.records import Part, Request
 from twofour.bench.load.workload import Schedule
-
-STEPS = StepModel(
-    0.01, 0.0011, 0.0013, 0.00017, 0.00007
-)  # no sum of these is the time of an arrival, or rounding would decide
-
-LIMITS = st.builds(
-    EngineLimits,
-    max_num_seqs=st.integers(1, 6),
-    max_num_batched_tokens=st.integers(1, 24),
-    kv_blocks=st.integers(6, 40),
-    block_size=st.integers(1, 5),
-    context_length=st.just(60),
-    piece=st.sampled_from([0, 0, 3, 8]),
-    prefix_cache=st.booleans(),
-    shares_output=st.booleans(),
-    policy=st.sampled_from(["twofour", "twofour", "vllm"]),
-).map(lambda limits: replace(limits, piece=0) if limits.policy == "vllm" else limits)
-REPLICAS = st.builds(
-    Replica,
-    limits=LIMITS,
-    steps=st.just(STEPS),
-    around=st.builds(Around, st.sampled_from([0.0, 0.004]), st.just(0.0010029)),
-)
-
-
-@st.composite
-def schedules(draw: st.DrawFn, most: int = 24) -> Schedule:
-    """Families that share one or two parts, and sessions, in an open or a closed loop."""
-    concurrency, at, requests = draw(st.sampled_from([None, None, 1, 3])), 0.0, list[Request]()
-    followed = set[int]()
-    for index in range(draw(st.integers(1, most))):
-        at += draw(st.sampled_from([0.0, 0.00710017, 0.05330019, 0.50170023]))
-        sizes = {"prompt_tokens": draw(st.integers(1, 20)), "output_tokens": draw(st.integers(1, 14))}
-        before = draw(st.sampled_from([None, None, None, *range(index)]))
-        if before is not None and before not in followed:
-            followed.add(before)
-            tokens = (requests[before].prompt_tokens or 0) + sizes["prompt_tokens"]
-            requests.append(
-                Request(
-                    index,
-                    0.0,
-                    "",
-                    tokens,
-                    sizes["output_tokens"],
-                    before,
-                    0.01300013 + 0.00071 * index,
-                    family=requests[before].family,
-                )
-            )
-            continue
-        family = draw(st.sampled_from(["a", "b", str(index)]))
-        parts = [Part(family, draw(st.integers(1, 12)))] if len(family) == 1 and family in "ab" else []
-        parts += [Part(f"{family} more", draw(st.integers(1, 9)))] if parts and draw(st.booleans()) else []
-        requests.append(Request(index, at, "", *sizes.values(), family=family, parts=parts))
-    return Schedule(requests, concurrency, {})
 
 
 @settings(max_examples=300, deadline=None)
@@ -80,3 +22,15 @@ def test_every_token_comes_when_the_real_scheduler_would_give_it(replica: Replic
             assert [chunk.at for chunk in record.chunks] == pytest.approx(expected[record.index].times, abs=1e-9)
             assert record.cached_tokens == expected[record.index].cached_tokens
     assert sum(usage.preemptions for usage in simulated.usage) == scheduler.preemptions
+
+
+@pytest.mark.parametrize("policy", ["twofour", "vllm"])
+def test_who_waits_for_blocks_gets_in_when_its_beginning_is_published(policy: str) -> None:
+    limits = EngineLimits(3, 24, 4 if policy == "vllm" else 5, 3, 60, policy=policy)
+    replica, shared = Replica(limits, STEPS, Around(0.0, 0.001)), [Part("a", 3)]
+    asked = [Request(i, 0.0, "", tokens, 5, family="a", parts=shared) for i, tokens in enumerate((4, 7))]
+    first, second = run(Schedule(asked, None, {}), replica).records
+    expected, _ = answers(replica, asked, {0: 0.0, 1: 0.0})
+    for record in (first, second):
+        assert list(record.chunks.at) == pytest.approx(expected[record.index].times, abs=1e-9)
+    assert second.cached_tokens == 3 and second.chunks.at[0] < first.chunks.at[-1]

@@ -4,10 +4,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from drawn_replicas import REPLICAS, schedules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench.capacity.test_replica import REPLICAS, schedules
 from twofour.bench.capacity.profile import Around, EngineLimits, Replica
 from twofour.bench.capacity.router import ROUTERS
 from twofour.bench.capacity.simulate import run, simulate
