@@ -31,7 +31,7 @@ class Demand:
         made = self._at_peak(requests, seed)
         stretch = self.peak / rate
         moved = [replace(each, at_s=each.at_s * stretch) for each in made.requests]
-        return Schedule(moved, None, made.made_of, made.limits)
+        return replace(made, requests=moved)
 
     def turn_of(self, rate: float, requests: int, seed: int, few: int, of: int) -> Schedule:
         """What `few` of so many replicas get that take turns: as many requests, of all that come at this rate.
@@ -49,14 +49,14 @@ class Demand:
             units = arrivals.units((self.traffic.rate or Rate(1.0)).shape, seed)
             times = (at for place, at in enumerate(arrivals.at_rate(units, rate)) if place % of < few)
             moved = [replace(each, at_s=at) for each, at in zip(made.requests, times, strict=False)]
-        return Schedule(moved, None, made.made_of, made.limits)
+        return replace(made, requests=moved)
 
     def apart(self, rate: float, requests: int, seed: int) -> Schedule:
         """One after the other, evenly, whatever the times of a trace are."""
         made = self._at_peak(requests, seed)
         firsts = count()
         moved = [each if each.after is not None else replace(each, at_s=next(firsts) / rate) for each in made.requests]
-        return Schedule(moved, None, made.made_of, made.limits)
+        return replace(made, requests=moved)
 
     def lengths(self, requests: int, seed: int) -> tuple[float, float]:
         """Mean tokens of a prompt, with what was said before it, and of its answer."""
@@ -71,9 +71,6 @@ class Demand:
     def longest(self, requests: int, seed: int) -> int:
         """Tokens of the longest prompt and its answer."""
         return max((each.prompt_tokens or 0) + each.output_tokens for each in self._at_peak(requests, seed).requests)
-
-    def longest_prompt(self, requests: int, seed: int) -> int:
-        return max(each.prompt_tokens or 0 for each in self._at_peak(requests, seed).requests)
 
     @property
     def shares(self) -> bool:

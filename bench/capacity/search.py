@@ -97,6 +97,7 @@ class World:
 
     @cached_property
     def ceiling(self) -> float:
+        """Sessions per second beyond which the line before one replica grows for ever, whatever a short run shows."""
         return self._efficiency * bound(self)
 
     @cached_property
@@ -128,28 +129,19 @@ POOL = 4
 _ALONE = 1e-4  # of the ceiling
 
 
-def ceiling(world: World) -> float:
-    """Sessions per second beyond which the line before one replica grows for ever, whatever a short run shows."""
-    return world.ceiling
-
-
 def full_rate(world: World) -> float:
     """Sessions per second that one replica ends while there is always more to do, by simulation."""
     schedule = _always_more(world)
     found = simulate.run(schedule, world.replica, 1, world.promise.router, world.seed)
-    ends = sorted(each.done_at or 0.0 for each in found.records if each.error is None)
-    first, last = len(ends) // 4, len(ends) - len(ends) // 4 - 1  # the beginning and the end do not count
-    if len(ends) < 8 or ends[last] <= ends[first]:
-        return bound(world)
-    served = (last - first) / (ends[last] - ends[first])
-    return _SLACK * served / world.demand.turns(world.requests, world.seed)
+    served = simulate.served_per_s(found.records)
+    return bound(world) if served is None else _SLACK * served / world.demand.turns(world.requests, world.seed)
 
 
 def _always_more(world: World) -> Schedule:
     """All at once; sessions one after the other, as many at a time as run."""
     places = world.replica.limits.max_num_seqs
     made = world.demand.schedule(1.0, max(world.requests, _WAVES * min(places, _MANY)), world.seed)
-    eager = [replace(each, at_s=0.0, think_s=0.0) for each in made.requests]
+    eager = simulate.always_more(made.requests)
     sessions = any(each.after is not None for each in eager)
     return Schedule(eager, places if sessions else None, made.made_of, UNLIMITED)
 

@@ -5,7 +5,7 @@ What passes beside the steps of an engine lies before a request reaches it: a cl
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nextafter
 
 import numpy as np
@@ -57,6 +57,23 @@ def run(
     """The same, with what the replicas did."""
     _refuse(schedule, replica, count, router)
     return _Run(schedule, replica, count, router, seed).simulated()
+
+
+def always_more(requests: Sequence[Request]) -> list[Request]:
+    """The same without a pause: all at once, and later turns of a session when the one before ends."""
+    return [replace(each, at_s=0.0, think_s=0.0) for each in requests]
+
+
+def served_per_s(records: Sequence[Record]) -> float | None:
+    """Requests that ended a second, while there was always more to do. None: too few ended to say."""
+    ends = sorted(each.done_at or 0.0 for each in records if each.error is None)
+    first, last = len(ends) // 4, len(ends) - len(ends) // 4 - 1  # the beginning and the end do not count
+    if len(ends) < _FEWEST_ENDS or ends[last] <= ends[first]:
+        return None
+    return (last - first) / (ends[last] - ends[first])
+
+
+_FEWEST_ENDS = 8
 
 
 class _Run:

@@ -131,12 +131,9 @@ def fresh(schedule: Schedule, seed: int) -> Schedule:
 
 def utilisation(replica: Replica, schedule: Schedule) -> float | None:
     """How much of what one replica gets done, when there is always more to do, is asked for."""
-    at_once = replace(schedule, requests=[replace(each, at_s=0.0, think_s=0.0) for each in schedule.requests])
-    ends = sorted(each.done_at or 0.0 for each in simulate.simulate(at_once, replica) if each.error is None)
-    quarter = len(ends) // 4  # the beginning and the end do not count
-    if len(ends) < 8 or ends[-quarter - 1] <= ends[quarter]:
-        return None
-    return _rate(schedule) * (ends[-quarter - 1] - ends[quarter]) / (len(ends) - 2 * quarter - 1)
+    at_once = replace(schedule, requests=simulate.always_more(schedule.requests))
+    served = simulate.served_per_s(simulate.simulate(at_once, replica))
+    return None if served is None else _rate(schedule) / served
 
 
 def figures(records: Sequence[Record], started_at: float, open_loop: bool) -> dict[str, float | None]:

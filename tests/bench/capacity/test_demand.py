@@ -41,7 +41,8 @@ def test_lengths_and_turns_are_those_of_the_requests() -> None:
     asked = demand(talk)
     # A second prompt holds the first, its answer and 10 tokens of its own.
     assert asked.lengths(20, 0) == ((10 + 25) / 2, 5) and asked.turns(20, 0) == 2
-    assert asked.longest(20, 0) == 30 and asked.longest_prompt(20, 0) == 25
+    assert asked.longest(20, 0) == 30
+    assert max(each.prompt_tokens or 0 for each in asked.schedule(1.0, 20, 0).requests) == 25
     assert asked.shares and not demand(traffic(1.0)).shares
 
 

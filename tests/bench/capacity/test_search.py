@@ -43,7 +43,7 @@ def test_nothing_is_simulated_twice() -> None:
 def test_a_rate_beyond_the_machine_is_not_kept_however_lax_the_promise() -> None:
     asked = world("e2e_p95=1000s", Machines(1e9, 0.001))
     found = search.highest_rate(asked, 0.02)
-    assert found.low == pytest.approx(search.ceiling(asked), rel=0.03) and search.binding(asked, found) == CAPACITY
+    assert found.low == pytest.approx(asked.ceiling, rel=0.03) and search.binding(asked, found) == CAPACITY
 
 
 def test_the_bound_by_hand() -> None:
@@ -74,8 +74,8 @@ def served(traffic: Traffic, replica: Replica = REPLICA) -> float:
 def test_the_ceiling_is_what_a_full_machine_serves(asked: Traffic, blocks: int) -> None:
     replica = replace(REPLICA, limits=replace(LIMITS, kv_blocks=blocks))
     found = World(replica, demand(asked), Promise(slo.parse("e2e_p95=1000s")), 400)
-    assert search.ceiling(found) / served(asked, replica) == pytest.approx(1.02, rel=0.05)
-    assert not found.kept(1.1 * search.ceiling(found)) and found.kept(0.9 * search.ceiling(found))
+    assert found.ceiling / served(asked, replica) == pytest.approx(1.02, rel=0.05)
+    assert not found.kept(1.1 * found.ceiling) and found.kept(0.9 * found.ceiling)
 
 
 def test_another_world_takes_from_the_first_how_near_to_its_bound_a_machine_comes() -> None:
@@ -83,13 +83,13 @@ def test_another_world_takes_from_the_first_how_near_to_its_bound_a_machine_come
     first = World(REPLICA, asked, Promise(slo.parse("e2e_p95=1000s")), 400)
     slower = replace(REPLICA, steps=STEPS.__class__(0.02, 4e-5, 4e-4, 2e-8))
     other = World(slower, asked, first.promise, 400, like=first)
-    assert search.ceiling(other) == pytest.approx(search.ceiling(first) / 2)
+    assert other.ceiling == pytest.approx(first.ceiling / 2)
 
 
 def test_steps_that_take_no_time_bound_nothing() -> None:
     free = replace(REPLICA, steps=STEPS.__class__(0.0, 0.0, 0.0, 0.0))
     with pytest.raises(InputError, match="takes no time"):
-        search.ceiling(World(free, demand(traffic(8.0, 64, 1)), Promise(slo.parse("ttft=1s")), 60))
+        _ = World(free, demand(traffic(8.0, 64, 1)), Promise(slo.parse("ttft=1s")), 60).ceiling
 
 
 def test_answers_of_one_token_with_shared_prompts_have_a_limit() -> None:
