@@ -109,7 +109,7 @@ def _asked(args: argparse.Namespace) -> "Asked":
 
     if args.rate is None and args.trace is None:
         raise InputError("nothing says how much traffic there is; give --rate, or --trace FILE")
-    traffic = schedule_flags.traffic(_open_loop(args))
+    traffic = schedule_flags.traffic(schedule_flags.contents_only(args, concurrency=None, requests=None))
     return Asked(
         demand(traffic, args.mean_rate),
         Promise(slo.parse(args.slo), args.router),
@@ -118,11 +118,6 @@ def _asked(args: argparse.Namespace) -> "Asked":
         args.extrapolate,
         seed=args.seed,
     )
-
-
-def _open_loop(args: argparse.Namespace) -> argparse.Namespace:
-    none = {"concurrency": None, "duration": None, "max_in_flight": None, "stop_over_saturated": False, "warmup": None}
-    return argparse.Namespace(**vars(args) | none | {"requests": None})
 
 
 def _profiles(args: argparse.Namespace) -> "list[Profile]":

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from twofour.bench.load.run import Run
-    from twofour.bench.load.service import Service
-    from twofour.bench.load.workload import Schedule
-    from twofour.prune.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from twofour.bench.hardware import provenance
     from twofour.bench.load import schedule_file, slo
     from twofour.bench.load.gates import failed
+    from twofour.bench.load.run import measure_until_interrupted
     from twofour.bench.load.table import table
     from twofour.bench.traffic import bounds
     from twofour.prune import out
@@ -79,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         schedule_file.write(schedule, args.schedule_out)
     service = service_flags.read(args)
     with interrupt.in_order() as ending:
-        done = _measured(service, schedule, args.nonce, to_stderr(), args.workers)
+        done = measure_until_interrupted(service, schedule, args.nonce, to_stderr(), args.workers)
         done = replace(done, slo=slo.attain(promised, done.records)) if promised else done
         document = json.dumps(_document(done, args.format, with_records=False) | about, allow_nan=False)
         out.deliver(document if args.json else table(done), args.out, _whole(done, args.format, about))
@@ -112,16 +110,6 @@ def _whole(done: "Run", form: str, about: dict[str, Any]) -> "Iterator[str]":
         yield from load.pieces(done, about)
     else:
         yield json.dumps(_document(done, form, with_records=True) | about, allow_nan=False)
-
-
-def _measured(service: "Service", schedule: "Schedule", nonce: str | None, progress: "Progress", workers: int) -> "Run":
-    """The run, or what there is of it when it is interrupted."""
-    from twofour.bench.load.run import CutOff, measure
-
-    try:
-        return measure(service, schedule, nonce, progress, workers)
-    except CutOff as interrupt:
-        return interrupt.run
 
 
 def _refuse_impossible(args: argparse.Namespace) -> None:

@@ -89,19 +89,16 @@ def _measured(args: argparse.Namespace) -> _Made:
 def _runs(args: argparse.Namespace) -> "Iterator[Run]":
     """Each load is made on its turn: words of all would fill the memory."""
     from twofour.bench.load import slo
-    from twofour.bench.load.run import CutOff, measure
+    from twofour.bench.load.run import measure_until_interrupted
     from twofour.bench.traffic import bounds
     from twofour.prune.progress import to_stderr
 
     promised, service = slo.parse(args.slo) if args.slo else None, service_flags.read(args)
     for number in range(args.repeat):
-        schedule = schedule_flags.read(argparse.Namespace(**vars(args) | {"seed": args.seed + number}))
+        schedule = schedule_flags.read(schedule_flags.other(args, seed=args.seed + number))
         bounds.files(schedule.at_once, args.workers)
         print(f"run {number + 1} of {args.repeat}", file=sys.stderr)
-        try:
-            one = measure(service, schedule, None, to_stderr(), args.workers)
-        except CutOff as interrupt:
-            one = interrupt.run
+        one = measure_until_interrupted(service, schedule, None, to_stderr(), args.workers)
         yield replace(one, slo=slo.attain(promised, one.records)) if promised else one
         if one.cut_off:
             return

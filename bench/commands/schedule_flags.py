@@ -114,6 +114,17 @@ def add_contents(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--seed", type=int, default=0, metavar="S", help="of the schedule and the texts (default: 0)")
 
 
+def other(args: argparse.Namespace, **flags: object) -> argparse.Namespace:
+    """The same flags, some of them others."""
+    return argparse.Namespace(**vars(args) | flags)
+
+
+def contents_only(args: argparse.Namespace, **pace: object) -> argparse.Namespace:
+    """Those of a command that has not all of `add_pace`. pace: what it says of it."""
+    none = {"duration": None, "max_in_flight": None, "stop_over_saturated": False, "warmup": None}
+    return other(args, **none | pace)
+
+
 def read(args: argparse.Namespace) -> "Schedule":
     """The schedule of a command line with all these flags."""
     from twofour.bench.load import schedule_file

@@ -125,8 +125,7 @@ def _at_any_pace(args: argparse.Namespace) -> argparse.Namespace:
     """The flags as those of one run: of a closed loop, or of an open one where rates are given or searched for."""
     closed = not args.rate and (args.concurrency or not args.slo)
     pace = {"concurrency": 1, "rate": None} if closed else {"concurrency": None, "rate": "1"}
-    none = {"requests": 1, "duration": None, "max_in_flight": None, "stop_over_saturated": False, "warmup": None}
-    return argparse.Namespace(**vars(args) | pace | none)
+    return schedule_flags.contents_only(args, requests=1, **pace)
 
 
 def _paces(args: argparse.Namespace) -> "list[Pace]":

@@ -101,6 +101,16 @@ def measure(
     return run
 
 
+def measure_until_interrupted(
+    service: Service, schedule: Schedule, nonce: str | None, progress: Progress, workers: int
+) -> Run:
+    """As `measure`; of a load that is interrupted, what there is of the run."""
+    try:
+        return measure(service, schedule, nonce, progress, workers)
+    except CutOff as interrupt:
+        return interrupt.run
+
+
 def _state(endpoint: Endpoint) -> State | None:
     """What the server counts, where it says so."""
     try:
