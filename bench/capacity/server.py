@@ -11,6 +11,7 @@ from typing import Any
 
 from twofour.bench.capacity.profile import EngineLimits, Hashes
 from twofour.bench.load.endpoint import Endpoint
+from twofour.bench.load.server_side import samples
 from twofour.bench.load.wire import shown
 from twofour.prune.errors import InputError
 
@@ -85,15 +86,10 @@ def _cache_of_vllm(said: Samples) -> bool:
 
 
 def _metrics(endpoint: Endpoint) -> Samples:
-    from prometheus_client.parser import text_string_to_metric_families
-
-    # Most of /metrics is buckets; to parse them all takes long.
-    wanted = [line for line in (endpoint.metrics() or "").splitlines() if "_bucket{" not in line]
     try:
-        families = list(text_string_to_metric_families("\n".join([*wanted, ""])))
+        return list(samples(endpoint.metrics() or "", lambda name: not name.endswith("_bucket")))
     except ValueError:
         return []
-    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
 
 
 def _model(endpoint: Endpoint) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ Latencies by the server are means over all requests of the run, ramp and drain t
 Energy is that of the whole machine, which may do other things; it is known only where the server is on this machine.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import isfinite
@@ -116,16 +116,21 @@ _SUMS = ("prompt_tokens", "output_tokens", "preemptions", "gpu_j", "cpu_j")
 
 def named(metrics: str) -> dict[str, float]:
     """The samples that we know, by our names, of the Prometheus text of /metrics."""
+    found: dict[str, list[float]] = {}
+    for name, _, value in samples(metrics, _OURS.__contains__):
+        if isfinite(value):
+            found.setdefault(name, []).append(value)
+    return dict(_first_of(found))
+
+
+def samples(metrics: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of those whose names are wanted. Raises ValueError for what is no Prometheus text."""
     from prometheus_client.parser import text_string_to_metric_families
 
     # Most of /metrics is buckets; to parse them all takes a hundred times as long.
-    lines = [line for line in metrics.splitlines() if line.partition("{")[0].partition(" ")[0] in _OURS]
-    found: dict[str, list[float]] = {}
+    lines = [line for line in metrics.splitlines() if wanted(line.partition("{")[0].partition(" ")[0])]
     for family in text_string_to_metric_families("\n".join([*lines, ""])):
-        for sample in family.samples:
-            if isfinite(sample.value):
-                found.setdefault(sample.name, []).append(sample.value)
-    return dict(_first_of(found))
+        yield from ((each.name, each.labels, each.value) for each in family.samples)
 
 
 _OURS = frozenset(name for names in NAMES.values() for name in names)
