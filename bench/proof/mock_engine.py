@@ -5,7 +5,7 @@ With a `Machine` it tells of itself what our server does: its log of steps, and 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, cast
 
@@ -13,6 +13,10 @@ from twofour.bench.load.pace import until
 from twofour.bench.proof.answer import Answer
 from twofour.bench.proof.batching import Batch, Steps
 from twofour.bench.proof.paged import Machine, PagedBatch, Step
+
+
+def models(more: Mapping[str, Any]) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": "mock", "object": "model", **more}]}
 
 
 def engine_of(steps: Steps | None, machine: Machine | None) -> "Engine | None":
@@ -52,6 +56,14 @@ class Engine:
             del self._answers[key]
             self._batch.drop(key)
 
+    def holds(self, answer: Answer) -> bool:
+        """Whether it could ever be given."""
+        return True
+
+    def told(self, path: str) -> dict[str, Any] | str | None:
+        """What it says of itself at a path, as JSON or as a text; None: nothing."""
+        return None
+
     def _begin(self, now: float) -> float:
         return self._batch.begin()
 
@@ -73,6 +85,13 @@ class PagedEngine(Engine):
 
     def holds(self, answer: Answer) -> bool:
         return self._paged.holds(answer.prompt_tokens, answer.total)
+
+    def told(self, path: str) -> dict[str, Any] | str | None:
+        if path == "/metrics":
+            return self.metrics()
+        if path == "/v1/models":
+            return models({"max_model_len": self._machine.pages * self._machine.page})
+        return self.step_log() if path == "/debug/steps" else None
 
     def step_log(self) -> dict[str, Any]:
         """As our server's."""
@@ -96,10 +115,6 @@ class PagedEngine(Engine):
             "vllm:num_preemptions_total": batch.preemptions,
         }
         return "".join(f"{name} {value}\n" for name, value in rows.items())
-
-    @property
-    def context_length(self) -> int:
-        return self._machine.pages * self._machine.page
 
     def _begin(self, now: float) -> float:
         self._started.append(now + self._machine.between_s)

@@ -15,14 +15,13 @@ from twofour.bench.load.client import loop_factory, no_garbage_collection
 from twofour.bench.proof.answer import Answer
 from twofour.bench.proof.batching import Steps
 from twofour.bench.proof.mock import Script, Served
-from twofour.bench.proof.mock_engine import PagedEngine, engine_of
+from twofour.bench.proof.mock_engine import engine_of, models
 from twofour.bench.proof.paged import Machine
 from twofour.serve.http.crowd import raise_open_files
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _BACKLOG = 4096
-_MODEL = {"id": "mock", "object": "model"}
-_GLANCES: dict[str, Any] = {"/v1/models": {"object": "list", "data": [_MODEL]}, "/health": {}, "/ready": {}}
+_GLANCES: dict[str, Any] = {"/v1/models": models({}), "/health": {}, "/ready": {}}
 
 
 class Server:
@@ -100,13 +99,10 @@ class Connection(asyncio.Protocol):
             self._ask(Served(perf_counter(), path.decode(), headers, json.loads(body)))
 
     def _glance(self, path: str) -> bytes:
-        engine, found = self._server.engine, _GLANCES.get(path)
-        if isinstance(engine, PagedEngine) and path == "/metrics":
-            return _whole(200, engine.metrics().encode(), "text/plain; version=0.0.4")
-        if isinstance(engine, PagedEngine) and path == "/debug/steps":
-            found = engine.step_log()
-        if isinstance(engine, PagedEngine) and path == "/v1/models":
-            found = {"object": "list", "data": [_MODEL | {"max_model_len": engine.context_length}]}
+        told = self._server.engine and self._server.engine.told(path)
+        if isinstance(told, str):
+            return _whole(200, told.encode(), "text/plain; version=0.0.4")
+        found = told or _GLANCES.get(path)
         return _plain(404, {}) if found is None else _plain(200, found)
 
     def _ask(self, served: Served) -> None:
@@ -135,7 +131,7 @@ class Connection(asyncio.Protocol):
     async def _answer(self, script: Script, served: Served) -> None:
         streamed = bool(served.body.get("stream"))
         answer, engine = Answer(script, served, self.write if streamed else lambda _: None), self._server.engine
-        if isinstance(engine, PagedEngine) and not engine.holds(answer):
+        if engine and not engine.holds(answer):
             return self._refuse(served, 400, "the cache never holds that many tokens")
         if streamed:
             self.write(_STREAM_HEAD)
