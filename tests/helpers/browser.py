@@ -104,3 +104,21 @@ class Browser:
             self._rest += received
         document, _, self._rest = self._rest.partition(b"\0")
         return json.loads(document)
+
+
+def nothing_sticks_out(page: str, folder: Path) -> None:
+    """A page is seen whole on a phone in the dark and on a desk in the light, and something is drawn on it."""
+    file = folder / "page.html"
+    file.write_text(page)
+    browser = Browser(folder / "profile")
+    try:
+        for width, dark in ((360, True), (1200, False)):
+            browser.open(file.as_uri())
+            browser.look(width, dark)
+            browser.until("document.querySelector('main') && document.readyState === 'complete'")
+            assert browser.evaluate(OVERFLOW) == []
+            picture = browser.screenshot()
+            browser.open("about:blank")
+            assert browser.colours(picture)["colours"] > 30
+    finally:
+        browser.close()

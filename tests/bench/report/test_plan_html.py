@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, OVERFLOW, Browser
+from browser import CHROMIUM, nothing_sticks_out
 from html_pages import HOSTILE, Page
 from plans import profile, traffic
 
@@ -97,17 +97,4 @@ def test_hostile_names_stay_text(found: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_in_a_browser(found: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "plan.html"
-    file.write_text(plan_html.page(found))
-    browser = Browser(tmp_path / "profile")
-    try:
-        for width, dark in ((360, True), (1200, False)):
-            browser.open(file.as_uri())
-            browser.look(width, dark)
-            browser.until("document.querySelector('main') && document.readyState === 'complete'")
-            assert browser.evaluate(OVERFLOW) == []
-            picture = browser.screenshot()
-            browser.open("about:blank")
-            assert browser.colours(picture)["colours"] > 30
-    finally:
-        browser.close()
+    nothing_sticks_out(plan_html.page(found), tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from bench_findings import CLOSED, run
-from browser import CHROMIUM, OVERFLOW, Browser
+from browser import CHROMIUM, nothing_sticks_out
 from html_pages import HOSTILE, Page
 
 from twofour.bench.load import slo
@@ -116,17 +116,4 @@ def test_report_writes_it(limits: dict[str, Any], tmp_path: Path, capsys: pytest
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_in_a_browser(limits: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "sweep.html"
-    file.write_text(sweep_html.page(limits, 3.6, 5.0))
-    browser = Browser(tmp_path / "profile")
-    try:
-        for width, dark in ((360, True), (1200, False)):
-            browser.open(file.as_uri())
-            browser.look(width, dark)
-            browser.until("document.querySelector('main') && document.readyState === 'complete'")
-            assert browser.evaluate(OVERFLOW) == []
-            picture = browser.screenshot()
-            browser.open("about:blank")
-            assert browser.colours(picture)["colours"] > 30
-    finally:
-        browser.close()
+    nothing_sticks_out(sweep_html.page(limits, 3.6, 5.0), tmp_path)
