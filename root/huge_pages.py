@@ -19,9 +19,8 @@ def adopt() -> None:
     setting = SETTING.read_text() if SETTING.is_file() else ""
     changed = environment(os.environ, setting)
     if changed is not None:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT}
-        )  # while Python starts, which it would say with a trace
+        # While Python starts, an interrupt would end it with a trace.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         os.execve(sys.executable, sys.orig_argv, changed)
 
 

@@ -23,10 +23,8 @@ from twofour.prune.progress import Progress, counter
 
 ROUNDS = 2
 _LEAST_S = 2.0  # of a visit
-_QUEUES = {
-    "rate_shortfall",
-    "latency_drift",
-}  # gates of runs whose queue grows, which the time of a step knows nothing of
+# Gates of runs whose queue grows, which the time of a step knows nothing of.
+_QUEUES = {"rate_shortfall", "latency_drift"}
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,9 @@ def _visit(service: Service, name: str, traffic: Traffic) -> Visit:
     before = step_log.read(endpoint.step_log())
     run = measure(service, traffic.schedule())
     after = step_log.read(endpoint.step_log()) if before else None
-    return (
-        Visit(name, run, after.since(before), after.lost_since(before)) if before and after else Visit(name, run, None)
-    )
+    if not (before and after):
+        return Visit(name, run, None)
+    return Visit(name, run, after.since(before), after.lost_since(before))
 
 
 def profile(name: str, model: str, server: Server, measured: Measured, from_steps: bool, seed: int = 0) -> Profile:

@@ -119,10 +119,10 @@ def _forecast(size: Size, args: argparse.Namespace, progress: Progress) -> Part:
 def _served(size: Size, args: argparse.Namespace, progress: Progress, engine: str) -> Part:
     """The dense model and its 2:4 form."""
     rows, validations = list[Row](), list[Validation]()
-    for arm in ("dense", "sparse"):
-        if (model := getattr(args, arm)) is None:
-            raise InputError(f"P3 needs two models; give --{arm} DIR")
-        name, where = "dense" if arm == "dense" else "2:4", f"{engine}, {'dense' if arm == 'dense' else '2:4'}"
+    for flag, name, model in (("--dense", "dense", args.dense), ("--sparse", "2:4", args.sparse)):
+        if model is None:
+            raise InputError(f"P3 needs two models; give {flag} DIR")
+        where = f"{engine}, {name}"
         try:
             found = plan_measured.on_server(model.absolute(), name, ENGINES[engine], size.length, progress)
         except ServerError as reason:
