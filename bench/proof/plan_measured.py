@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +18,14 @@ from twofour.bench.capacity import search
 from twofour.bench.capacity.demand import demand
 from twofour.bench.capacity.profile import Profile
 from twofour.bench.capacity.search import Promise, World
-from twofour.bench.capacity.validation import document, utilisation, validate
-from twofour.bench.load.endpoint import served_model
-from twofour.bench.load.run import measure
+from twofour.bench.capacity.step_model import StepModel
+from twofour.bench.capacity.validation import Validated, document, utilisation, validate
+from twofour.bench.load import step_log
+from twofour.bench.load.endpoint import Endpoint, served_model
+from twofour.bench.load.run import Run, measure
 from twofour.bench.load.service import Service
 from twofour.bench.load.slo import Slo, parse
+from twofour.bench.load.step_log import Glance
 from twofour.bench.load.workload import Lengths
 from twofour.bench.proof import paged_fleet
 from twofour.bench.proof.mock import Script, serving
@@ -43,6 +46,9 @@ UNSEEN = (0.5, 0.7, 0.8, 0.9)  # of capacity
 UNSEEN_SERVED = (0.4, 0.65, 0.85)
 
 
+LIMITS = ("--max-num-seqs", "32", "--max-num-batched-tokens", "512")  # of a step; vLLM does not say them
+
+
 @dataclass(frozen=True)
 class Length:
     """How long parts take."""
@@ -52,12 +58,22 @@ class Length:
     served_min: float = 3.5
 
 
+@dataclass(frozen=True)
+class Served:
+    """at_pace: the same runs, the profile's steps multiplied by the pace of each; none of a server without a log."""
+
+    validation: dict[str, Any]
+    at_pace: dict[str, Any]
+    paces: list[float]
+
+
 def on_mock(length: Length, cpu: int | None, progress: Progress) -> dict[str, Any]:
     """Profiled, then loaded by rates that the profile has not seen: what plan-validate says."""
     most = paged_fleet.capacity(schedule(TRAFFIC, 1.0, 400), MACHINE)
     with serving(Script(machine=MACHINE), cpu) as mock:
         known = measured_profile(mock.url, "mock", length.profile_min, TRAFFIC)
-        return _validated(known, mock.url, [share * most for share in UNSEEN], TRAFFIC, length.run_s, progress)
+        runs = _loaded(known, mock.url, [share * most for share in UNSEEN], TRAFFIC, length.run_s, progress)
+        return _plain(known, [validate(known, run, name) for name, run, _ in runs])
 
 
 def knees(length: Length, requests: int, cpu: int | None) -> tuple[float | None, float | None]:
@@ -72,11 +88,15 @@ def knees(length: Length, requests: int, cpu: int | None) -> tuple[float | None,
     return (found[0], found[1]) if len(found) == 2 else (None, None)
 
 
-def on_server(model: Path, name: str, engine: Sequence[str], length: Length, progress: Progress) -> dict[str, Any]:
+def on_server(model: Path, name: str, engine: str, length: Length, progress: Progress) -> Served:
     """The same on a server of ours, or of vLLM, that is started for it."""
-    with TemporaryDirectory() as folder, _running(model, engine, Path(folder) / "log") as url:
-        known = measured_profile(url, name, length.served_min, SERVED)
-        return _validated(known, url, rates(known), SERVED, length.run_s, progress)
+    flags = ("--engine", engine, *LIMITS)
+    with TemporaryDirectory() as folder, _running(model, flags, Path(folder) / "log") as url:
+        known = measured_profile(url, name, length.served_min, SERVED, LIMITS)
+        runs = list(_loaded(known, url, rates(known), SERVED, length.run_s, progress))
+    at_pace = [validate(_slower(known, pace), run, name) for name, run, pace in runs if pace]
+    plain = _plain(known, [validate(known, run, name) for name, run, _ in runs])
+    return Served(plain, _plain(known, at_pace), [pace for *_, pace in runs if pace])
 
 
 def rates(known: Profile) -> list[float]:
@@ -87,26 +107,51 @@ def rates(known: Profile) -> list[float]:
     return [share / used for share in UNSEEN_SERVED]
 
 
-def measured_profile(url: str, name: str, minutes: float, traffic: Traffic) -> Profile:
+def measured_profile(url: str, name: str, minutes: float, traffic: Traffic, limits: Sequence[str] = ()) -> Profile:
     """By `bench profile`. A profile whose gates failed is used, and says so."""
     with TemporaryDirectory() as folder:
         out = Path(folder) / "profile.json"
         lengths = [f"--prompt-tokens={traffic.prompt_tokens}", f"--output-tokens={traffic.output_tokens}"]
-        words = ["profile", url, "--name", name, "--minutes", str(minutes), *lengths, "--out", str(out)]
+        words = ["profile", url, "--name", name, "--minutes", str(minutes), *lengths, *limits, "--out", str(out)]
         done = subprocess.run([sys.executable, "-m", "twofour", "bench", *words], capture_output=True, text=True)
         if not out.exists():
             raise ServerError(f"bench profile ended with status {done.returncode}: {done.stderr[-1000:]}")
         return profiles.read(out)
 
 
-def _validated(
+def _loaded(
     known: Profile, url: str, rates: Sequence[float], traffic: Traffic, run_s: float, progress: Progress
-) -> dict[str, Any]:
-    found, service = [], Service(url, served_model(url))
+) -> Iterator[tuple[str, Run, float | None]]:
+    """Runs, each with its name and its pace."""
+    service = Service(url, served_model(url))
+    endpoint = Endpoint(url, service.model)
     for number, rate in enumerate(rates):
         seeded = replace(traffic, seed=traffic.seed + number, rate=Rate(rate), requests=max(60, round(rate * run_s)))
+        before = step_log.read(endpoint.step_log())
         run = measure(service, seeded.schedule(), progress=progress)
-        found.append(validate(known, run, f"{known.name} at {rate:.3g}/s"))
+        yield f"{known.name} at {rate:.3g}/s", run, pace(known, before, step_log.read(endpoint.step_log()))
+
+
+def pace(known: Profile, before: Glance | None, after: Glance | None) -> float | None:
+    """What the steps between took, over what the profile says of just these. None: the server keeps no log.
+
+    Away from 1, the machine or the model of a step has changed since the profile, whatever the simulator does.
+    """
+    steps = after.since(before) if before and after else []
+    row = known.replica.steps.seconds
+    said = sum(row(step.prefill_tokens, step.decodes, step.kv_tokens, step.prefill_pairs) for step in steps)
+    return sum(step.seconds for step in steps) / said if said else None
+
+
+def _slower(known: Profile, by: float) -> Profile:
+    def scaled(steps: StepModel) -> StepModel:
+        return StepModel(*(by * seconds for seconds in astuple(steps)))
+
+    replica = replace(known.replica, steps=scaled(known.replica.steps))
+    return replace(known, replica=replica, draws=[scaled(draw) for draw in known.draws])
+
+
+def _plain(known: Profile, found: Sequence[Validated]) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(document(known, found)))
     return plain
 

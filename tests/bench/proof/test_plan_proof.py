@@ -13,9 +13,11 @@ from twofour.bench.capacity.profile import Around, EngineLimits, Profile, Replic
 from twofour.bench.capacity.simulate import simulate
 from twofour.bench.capacity.step_model import StepModel
 from twofour.bench.load.records import Record, Request
+from twofour.bench.load.step_log import Glance, Step
 from twofour.bench.load.workload import Schedule
 from twofour.bench.proof import paged_fleet, plan_measured, plan_proof, plan_simulated
 from twofour.bench.proof.paged import Machine
+from twofour.bench.proof.plan_measured import Served
 from twofour.bench.proof.plan_proof import Part
 from twofour.bench.proof.plan_proof_table import PARTS, table
 from twofour.bench.proof.proof import Row
@@ -106,9 +108,34 @@ def test_loads_of_a_server_are_shares_of_what_it_gets_done() -> None:
     machine = plan_measured.MACHINE
     steps = StepModel(machine.fixed_s, machine.prefill_s, machine.decode_s, machine.kv_s, machine.pair_s)
     limits = EngineLimits(machine.sequences, machine.tokens, machine.pages, machine.page, 65536)
-    known = Profile("a", "m", Replica(limits, steps, Around(0.0, machine.between_s)), hull.around([1], [1], [1]))
+    known = profile(steps, limits)
     most = paged_fleet.capacity(plan_simulated.schedule(plan_measured.SERVED, 1.0, 1000), replace(machine, noise=0.0))
     assert [rate / most for rate in plan_measured.rates(known)] == pytest.approx(plan_measured.UNSEEN_SERVED, rel=0.03)
+
+
+def profile(steps: StepModel, limits: EngineLimits) -> Profile:
+    return Profile("a", "m", Replica(limits, steps, Around(0.0, 0.0)), hull.around([1], [1], [1]), draws=[steps])
+
+
+def test_the_pace_of_a_run_is_that_of_its_steps() -> None:
+    """Of those that came between two looks alone."""
+    known = profile(StepModel(0.01, 0.001, 0.0, 0.0), EngineLimits(8, 64, 100, 16, 512))
+    old, new = Step(10, 0, 0, 9.0), [Step(10, 0, 0, 0.024), Step(20, 0, 0, 0.026)]  # 0.02 and 0.03 by the profile
+    before, after = Glance(1, [old]), Glance(3, [old, *new])
+    assert plan_measured.pace(known, before, after) == pytest.approx(1.0)
+    assert plan_measured.pace(known, before, Glance(2, [old, new[0]])) == pytest.approx(1.2)
+    assert plan_measured.pace(known, None, after) is None is plan_measured.pace(known, after, after)
+    slower = plan_measured._slower(known, 1.2)
+    assert plan_measured.pace(slower, before, Glance(2, [old, new[0]])) == pytest.approx(1.0)
+    assert slower.draws == [slower.replica.steps]
+
+
+def test_a_row_at_the_pace_of_the_runs_says_the_pace() -> None:
+    found = Served(validation([0.3]), validation([0.1, -0.02]), [0.9, 1.04])
+    first, second = plan_proof._at_pace("twofour, dense", found)
+    assert first.value == pytest.approx(0.06) and second.what.endswith("itl p95, same requests, mean")
+    assert first.note == "steps of the runs took 0.90, 1.04 of what the profile says of them"
+    assert list(plan_proof._at_pace("vLLM", Served(validation([0.3]), validation([]), []))) == []
 
 
 def test_what_was_not_measured_and_where_is_said(tmp_path: Path) -> None:
