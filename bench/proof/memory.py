@@ -1,20 +1,17 @@
-"""How much memory a long load test takes: `python -m twofour.bench.proof.memory`, some minutes.
+"""How much memory a load test of an hour takes: `python -m twofour.bench.proof.memory`, some minutes.
 
-The client: `bench run` as a process of its own, with a document, on a mock that sends `--rate` tokens a second; once
-for a short time and once for a longer one. What the second takes more, by the tokens that it has more, gives that of an
-hour at 5,000 tokens a second. The evaluation: the records of such an hour, made up, through all that a run does with
-them; no hour need pass.
+The client: `bench run` as a process of its own, with a document, for as many tokens as an hour at 5,000 a second has;
+its mock never waits, so no hour need pass. The evaluation: the records of such an hour, made up, through all that a run
+does with them.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from twofour.bench.proof.mock import Script, serving
 from twofour.prune.errors import ServerError
@@ -24,7 +21,6 @@ HOUR_TOKENS = 18_000_000  # 5,000 a second
 STREAMS = 100
 ANSWER = 512  # tokens
 PROMPT = 64
-_MIB = 2**20
 INVALID = 3  # the exit status of a verb whose machine was busy: its memory is what it is
 
 
@@ -38,16 +34,12 @@ def peak_bytes(command: Sequence[str]) -> int:
     return usage.ru_maxrss * 1024
 
 
-def client(seconds: float, rate: float) -> tuple[int, int]:
-    """Peak, and the tokens that came."""
-    with TemporaryDirectory() as folder, serving(Script(token_s=STREAMS / rate)) as mock:
-        out = Path(folder, "run.json")
-        requests = max(STREAMS, round(seconds * rate / ANSWER))
-        load = ["--requests", requests, "--concurrency", STREAMS, "--output-tokens", ANSWER, "--prompt-tokens", PROMPT]
-        peak = peak_bytes(
-            [sys.executable, "-m", "twofour", "bench", "run", mock.url, "--out", str(out), *map(str, load)]
-        )
-        return peak, json.loads(out.read_text())["summary"]["output_tokens"]
+def client(tokens: int) -> int:
+    """Peak of `bench run` with a document, while a mock that never waits sends it so many."""
+    with TemporaryDirectory() as folder, serving(Script()) as mock:
+        load = ["--requests", tokens // ANSWER, "--concurrency", STREAMS, "--output-tokens", ANSWER]
+        out = ["--prompt-tokens", PROMPT, "--out", Path(folder, "run.json")]
+        return peak_bytes([sys.executable, "-m", "twofour", "bench", "run", mock.url, *map(str, load + out)])
 
 
 def evaluate(tokens: int) -> None:
@@ -82,34 +74,21 @@ def evaluate(tokens: int) -> None:
         write_whole(Path(folder, "run.json"), run.pieces(done, {}))
 
 
-def measured(rate: float, short_s: float, long_s: float) -> dict[str, Any]:
-    few, many = client(short_s, rate), client(long_s, rate)
-    each = (many[0] - few[0]) / (many[1] - few[1])
-    of_records = peak_bytes([sys.executable, "-m", "twofour.bench.proof.memory", "--evaluate", str(HOUR_TOKENS)])
-    return {
-        "tokens_per_s": rate,
-        "client_bytes": [few[0], many[0]],
-        "client_tokens": [few[1], many[1]],
-        "client_bytes_per_token": each,
-        "client_hour_bytes": few[0] + each * (HOUR_TOKENS - few[1]),
-        "evaluation_hour_bytes": of_records,
-    }
+def evaluation(tokens: int) -> int:
+    """Peak of `evaluate`, in a process of its own."""
+    return peak_bytes([sys.executable, "-m", "twofour.bench.proof.memory", "--evaluate", str(tokens)])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m twofour.bench.proof.memory", description=__doc__)
-    parser.add_argument("--rate", type=float, default=5000, metavar="N", help="tokens a second (default: 5000)")
-    parser.add_argument("--seconds", type=float, nargs=2, default=(30, 120), metavar="S", help="of the two runs")
+    parser.add_argument("--tokens", type=int, default=HOUR_TOKENS, metavar="N", help="default: 18 million, an hour's")
     parser.add_argument("--evaluate", type=int, metavar="N", help="only the records of so many tokens, in this process")
     args = parser.parse_args()
     if args.evaluate:
         evaluate(args.evaluate)
         return 0
-    found = measured(args.rate, *args.seconds)
-    print(json.dumps(found, indent=1))
-    peaks = {"client, extrapolated": found["client_hour_bytes"], "records of an hour": found["evaluation_hour_bytes"]}
-    for what, peak in peaks.items():
-        print(f"{what}: {peak / _MIB:,.0f} MiB at most", file=sys.stderr)
+    for what, peak in (("the client", client), ("the evaluation alone", evaluation)):
+        print(f"{what}, {args.tokens:,} tokens: {peak(args.tokens) / 1e6:,.0f} MB at most")
     return 0
 
 
