@@ -1,0 +1,58 @@
+"""The chart of `deploy/helm`, rendered by Helm's own library, without a cluster."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deployed import DEPLOY
+
+CHART = DEPLOY / "helm" / "twofour"
+VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
+RELEASE, NAMESPACE = "demo", "models"
+
+
+def rendered(values: Path | None = None) -> list[dict[str, Any]]:
+    """Every document that a value set gives; None: of the first set, that of one embedded server."""
+    return rendered_with(read(values or VALUE_SETS[0]))
+
+
+def rendered_with(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [document for text in manifests(values).values() for document in yaml.safe_load_all(text) if document]
+
+
+def manifests(values: Mapping[str, Any]) -> dict[str, str]:
+    """By template, as text, NOTES.txt left out. Raises HelmError where Helm refuses the values."""
+    with helm().Chart.load(CHART) as chart:
+        chart.validate_schema(dict(values))
+        found: dict[str, str] = chart.render(dict(values), name=RELEASE, namespace=NAMESPACE)
+    return {name: text for name, text in found.items() if name.endswith(".yaml")}
+
+
+def refused(values: Mapping[str, Any]) -> str:
+    """What Helm says of values that it must not take."""
+    with pytest.raises(helm().HelmError) as caught:
+        manifests(values)
+    return str(caught.value)
+
+
+def findings(values: Path) -> list[str]:
+    """What `helm lint --strict` has against a value set."""
+    report = helm().lint(CHART, read(values), strict=True, namespace=NAMESPACE)
+    said = [f"{message['path']}: {message['error']}" for message in report["messages"] if message["severity"] > 1]
+    return [*said, *report["errors"]]
+
+
+def read(values: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(values.read_text())
+    return found
+
+
+def helm() -> Any:
+    """The package index has Helm as a library, `helm-python-sdk`, and nowhere as a program."""
+    try:
+        import helm_python
+    except ImportError:
+        pytest.fail('helm-python-sdk is not installed here; run "make deploy-tools", which asks the package index')
+    return helm_python
