@@ -76,11 +76,13 @@
 
 {{- /* Flags that the chart gives itself, for probes, Services and the time of an end follow from them. */ -}}
 {{- define "twofour.checkWords" -}}
-{{- $own := dict "--host" "nothing" "--port" "service.port" "--engine" "engine" "--api-key-file" "keys" "--served-model-name" "model.name" "--drain-s" "drain.drainSeconds" "--pre-drain-s" "drain.preStopSeconds" "--ssl-certfile" "TLS in front of it" "--ssl-keyfile" "TLS in front of it" "--protect-metrics" "networkPolicy.monitoringNamespace" -}}
+{{- $own := dict "--host" "networkPolicy.clients" "--port" "service.port" "--engine" "engine" "--api-key-file" "keys" "--served-model-name" "model.name" "--drain-s" "drain.drainSeconds" "--pre-drain-s" "drain.preStopSeconds" "--ssl-certfile" "TLS in front of it" "--ssl-keyfile" "TLS in front of it" "--protect-metrics" "networkPolicy.monitoringNamespace" -}}
 {{- range .Values.extraArgs -}}
 {{- $flag := splitList "=" . | first -}}
-{{- if hasKey $own $flag -}}
-{{- fail (printf "extraArgs has %s, which the chart gives itself; use %s" $flag (get $own $flag)) -}}
+{{- range $name, $instead := $own -}}
+{{- if and (hasPrefix "--" $flag) (ne $flag "--") (hasPrefix $flag $name) -}}
+{{- fail (printf "extraArgs has %s, which the chart gives itself; use %s" $flag $instead) -}}
+{{- end -}}
 {{- end -}}
 {{- if eq . "--" -}}
 {{- fail "extraArgs has --; what is for vLLM stands in vllm.args" -}}
