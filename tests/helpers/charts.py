@@ -44,6 +44,26 @@ def findings(values: Path) -> list[str]:
     return [*said, *report["errors"]]
 
 
+def merged(values: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """As `helm --set` does: of a map, what is not named stays."""
+    found = dict(values)
+    for name, value in change.items():
+        old = found.get(name)
+        found[name] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return found
+
+
+def of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    """By name, without what every name of this release begins with: "-engine"; "" is the one of no part."""
+    found = [document for document in documents if document["kind"] == kind]
+    return {document["metadata"]["name"].removeprefix(f"{RELEASE}-twofour"): document for document in found}
+
+
+def pods(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The templates of all pods."""
+    return [document["spec"]["template"] for document in documents if document["kind"] in ("Deployment", "Job")]
+
+
 def read(values: Path) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(values.read_text())
     return found

@@ -10,7 +10,8 @@
   "--policy" .Values.router.policy "--retry-max-retries" "5"
   "--cb-failure-threshold" "3" "--cb-success-threshold" "1" "--cb-timeout-duration-secs" "2"
   "--health-check-endpoint" "/ready" "--health-check-interval-secs" "1" "--health-check-timeout-secs" "2"
-  "--health-failure-threshold" "1" "--health-success-threshold" "1" "--max-payload-size" "8388608"
+  "--health-failure-threshold" "1" "--health-success-threshold" "1"
+  "--worker-startup-check-interval" "1" "--max-payload-size" "8388608"
 }}
 - {{ . | quote }}
 {{- end }}
