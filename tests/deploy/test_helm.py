@@ -8,7 +8,23 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import CHART, RELEASE, VALUE_SETS, findings, helm, manifests, merged, of_kind, read, refused, rendered
+from charts import (
+    CHART,
+    EMBEDDED,
+    GPU,
+    RELEASE,
+    SCALED,
+    VALUE_SETS,
+    findings,
+    helm,
+    manifests,
+    merged,
+    name_of,
+    of_kind,
+    read,
+    refused,
+    rendered,
+)
 from deployed import MADE, ran, run
 from expressions import MONITORING
 
@@ -18,8 +34,7 @@ pytestmark = pytest.mark.tools
 
 KUBERNETES = ("1.36", "1.37")
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
-EMBEDDED = read(VALUE_SETS[0])
-VLLM = read(VALUE_SETS[2])
+OURS, VLLM = read(EMBEDDED), read(GPU)
 # What checkov asks for and we do not do: each with its reason.
 SKIPPED: Mapping[str, str] = {
     "CKV_K8S_11": "no limit of CPU: it only slows answers down; a request is there, and embedded.threads",
@@ -29,7 +44,7 @@ SKIPPED: Mapping[str, str] = {
     "CKV_K8S_38": "the router alone has a token: it asks the Kubernetes API which replicas there are",
     "CKV_K8S_43": "a digest is a value (image.digest) that the release fills in; these sets have none",
 }
-each_set = pytest.mark.parametrize("values", VALUE_SETS, ids=lambda values: values.name.removesuffix("-values.yaml"))
+each_set = pytest.mark.parametrize("values", VALUE_SETS, ids=name_of)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +88,13 @@ def test_it_is_packed_whole(tmp_path: Path) -> None:
     """The rules are links into deploy/monitoring; the archive has what they lead to."""
     archive = helm().package(CHART, destination=str(tmp_path))
     with helm().Chart.load(archive) as packed, helm().Chart.load(CHART) as chart:
-        values = read(VALUE_SETS[3])
+        values = read(SCALED)
         assert packed.render(values, name=RELEASE) == chart.render(values, name=RELEASE)
         assert (chart.version, chart.metadata["appVersion"]) == (twofour.__version__, twofour.__version__)
 
 
 def test_rules_have_one_source() -> None:
-    (rule,) = of_kind(rendered(VALUE_SETS[3]), "PrometheusRule").values()
+    (rule,) = of_kind(rendered(SCALED), "PrometheusRule").values()
     files = sorted((MONITORING / "rules").glob("*.rules.yml"))
     assert rule["spec"]["groups"] == [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
     assert all((CHART / "files" / file.name).is_symlink() for file in files)
@@ -118,38 +133,38 @@ def test_nothing_else_may_be_said() -> None:
 
 
 REFUSED: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
-    (EMBEDDED, {"replicas": -1}, "replicas"),
-    (EMBEDDED, {"replica": 2}, "replica"),
-    (EMBEDDED, {"gpu": {"number": 2}}, "number"),
-    (EMBEDDED, {"engine": "sglang"}, "engine"),
-    (EMBEDDED, {"image": {"digest": "sha256:1"}}, "digest"),
-    (EMBEDDED, {"image": {"repository": ""}}, "image.repository is not given"),
-    (EMBEDDED, {"image": {"tag": "latest"}}, "the tag latest is another image tomorrow"),
-    (EMBEDDED, {"keys": {"existingSecret": ""}}, "keys.existingSecret is not given"),
-    (EMBEDDED, {"model": {"existingClaim": ""}}, "model names 0 places"),
-    (EMBEDDED, {"model": {"newClaim": {"size": "1Gi"}}}, "model names 2 places"),
-    (EMBEDDED, {"model": {"path": "../other"}}, "path"),
-    (EMBEDDED, {"drain": {"graceSeconds": 75}}, "would be killed while it drains"),
-    (EMBEDDED, {"drain": {"drainSeconds": 600, "graceSeconds": 600}}, "give more than 615"),
-    (EMBEDDED, {"probes": {"startupSeconds": 300}}, "startupSeconds"),
-    (EMBEDDED, {"embedded": {"lmHead": "int8"}, "gpu": {"count": 1}}, "are for CPUs"),
-    (EMBEDDED, {"embedded": {"kernels": "cpu"}, "gpu": {"count": 1}}, "embedded.kernels is cpu"),
-    (EMBEDDED, {"embedded": {"kernels": "cusparselt"}}, "needs a GPU"),
-    (EMBEDDED, {"vllm": {"args": ["--enforce-eager"]}}, "the engine is embedded"),
-    (EMBEDDED, {"gpu": {"count": 2}}, "takes one GPU"),
+    (OURS, {"replicas": -1}, "replicas"),
+    (OURS, {"replica": 2}, "replica"),
+    (OURS, {"gpu": {"number": 2}}, "number"),
+    (OURS, {"engine": "sglang"}, "engine"),
+    (OURS, {"image": {"digest": "sha256:1"}}, "digest"),
+    (OURS, {"image": {"repository": ""}}, "image.repository is not given"),
+    (OURS, {"image": {"tag": "latest"}}, "the tag latest is another image tomorrow"),
+    (OURS, {"keys": {"existingSecret": ""}}, "keys.existingSecret is not given"),
+    (OURS, {"model": {"existingClaim": ""}}, "model names 0 places"),
+    (OURS, {"model": {"newClaim": {"size": "1Gi"}}}, "model names 2 places"),
+    (OURS, {"model": {"path": "../other"}}, "path"),
+    (OURS, {"drain": {"graceSeconds": 75}}, "would be killed while it drains"),
+    (OURS, {"drain": {"drainSeconds": 600, "graceSeconds": 600}}, "give more than 615"),
+    (OURS, {"probes": {"startupSeconds": 300}}, "startupSeconds"),
+    (OURS, {"embedded": {"lmHead": "int8"}, "gpu": {"count": 1}}, "are for CPUs"),
+    (OURS, {"embedded": {"kernels": "cpu"}, "gpu": {"count": 1}}, "embedded.kernels is cpu"),
+    (OURS, {"embedded": {"kernels": "cusparselt"}}, "needs a GPU"),
+    (OURS, {"vllm": {"args": ["--enforce-eager"]}}, "the engine is embedded"),
+    (OURS, {"gpu": {"count": 2}}, "takes one GPU"),
     (VLLM, {"embedded": {"denseValues": "int8"}}, "no counterpart in vLLM"),
     (VLLM, {"embedded": {"threads": 4}}, "no counterpart in vLLM"),
     (VLLM, {"gpu": {"count": 4}}, "each rank has one GPU"),
-    (EMBEDDED, {"extraArgs": ["--drain-s", "5"]}, "use drain.drainSeconds"),
-    (EMBEDDED, {"extraArgs": ["--drain=5"]}, "use drain.drainSeconds"),
-    (EMBEDDED, {"extraArgs": ["--api-key-file=/x"]}, "use keys"),
+    (OURS, {"extraArgs": ["--drain-s", "5"]}, "use drain.drainSeconds"),
+    (OURS, {"extraArgs": ["--drain=5"]}, "use drain.drainSeconds"),
+    (OURS, {"extraArgs": ["--api-key-file=/x"]}, "use keys"),
     (VLLM, {"extraArgs": ["--", "--enforce-eager"]}, "stands in vllm.args"),
-    (EMBEDDED, {"router": {"enabled": True}}, "router.image.repository is not given"),
-    (EMBEDDED, {"autoscaling": {"kind": "keda"}}, "autoscaling.prometheusUrl is not given"),
-    (EMBEDDED, {"autoscaling": {"kind": "hpa", "min": 3, "max": 2}}, "give a larger max"),
-    (EMBEDDED, {"rollout": {"maxSurge": 0}}, "no rollout can begin"),
-    (EMBEDDED, {"serve": False}, "nothing to install"),
-    (EMBEDDED, {"prune": {"enabled": True}}, "prune.source.existingClaim is not given"),
+    (OURS, {"router": {"enabled": True}}, "router.image.repository is not given"),
+    (OURS, {"autoscaling": {"kind": "keda"}}, "autoscaling.prometheusUrl is not given"),
+    (OURS, {"autoscaling": {"kind": "hpa", "min": 3, "max": 2}}, "give a larger max"),
+    (OURS, {"rollout": {"maxSurge": 0}}, "no rollout can begin"),
+    (OURS, {"serve": False}, "nothing to install"),
+    (OURS, {"prune": {"enabled": True}}, "prune.source.existingClaim is not given"),
 ]
 
 
@@ -160,7 +175,7 @@ def test_it_is_refused(values: Mapping[str, Any], change: Mapping[str, Any], sai
 
 def test_the_same_without_the_fault_is_taken() -> None:
     """The last of these alone is what is refused above."""
-    for values in (EMBEDDED, VLLM):
+    for values in (OURS, VLLM):
         assert manifests(values)
-    assert manifests(merged(EMBEDDED, {"drain": {"graceSeconds": 76}}))
-    assert manifests(merged(EMBEDDED, {"gpu": {"count": 1}, "embedded": {"kernels": "cusparselt"}}))
+    assert manifests(merged(OURS, {"drain": {"graceSeconds": 76}}))
+    assert manifests(merged(OURS, {"gpu": {"count": 1}, "embedded": {"kernels": "cusparselt"}}))

@@ -10,12 +10,14 @@ from deployed import DEPLOY
 
 CHART = DEPLOY / "helm" / "twofour"
 VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
+EMBEDDED, REPLICAS, GPU, SCALED, PRUNE, HPA = VALUE_SETS
 RELEASE, NAMESPACE = "demo", "models"
+SELECTED = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
 
 
 def rendered(values: Path | None = None) -> list[dict[str, Any]]:
     """Every document that a value set gives; None: of the first set, that of one embedded server."""
-    return rendered_with(read(values or VALUE_SETS[0]))
+    return rendered_with(read(values or EMBEDDED))
 
 
 def rendered_with(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -62,6 +64,24 @@ def of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, A
 def pods(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The templates of all pods."""
     return [document["spec"]["template"] for document in documents if document["kind"] in ("Deployment", "Job")]
+
+
+def deployment(values: Path, part: str = "-engine") -> dict[str, Any]:
+    return of_kind(rendered(values), "Deployment")[part]
+
+
+def pod(values: Path, part: str = "-engine") -> dict[str, Any]:
+    found: dict[str, Any] = deployment(values, part)["spec"]["template"]["spec"]
+    return found
+
+
+def container(values: Path, part: str = "-engine") -> dict[str, Any]:
+    (found,) = pod(values, part)["containers"]
+    return found
+
+
+def name_of(values: Path) -> str:
+    return values.name.removesuffix("-values.yaml")
 
 
 def read(values: Path) -> dict[str, Any]:
