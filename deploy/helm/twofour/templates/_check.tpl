@@ -1,6 +1,7 @@
 {{- /* What the schema cannot say: values that do not fit together. The fact, then the remedy. */ -}}
 {{- define "twofour.check" -}}
 {{- include "twofour.checkImages" . -}}
+{{- include "twofour.checkSecrets" . -}}
 {{- if .Values.serve -}}
 {{- include "twofour.checkModel" . -}}
 {{- include "twofour.checkEngine" . -}}
@@ -86,6 +87,20 @@
 {{- end -}}
 {{- if eq . "--" -}}
 {{- fail "extraArgs has --; what is for vLLM stands in vllm.args" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Values of a release and words of a pod can be read by many. */ -}}
+{{- define "twofour.checkSecrets" -}}
+{{- range concat .Values.vllm.args .Values.router.extraArgs -}}
+{{- if hasPrefix "--api-key" . -}}
+{{- fail (printf "%s would show a key to everybody who may read pods; put keys into keys.existingSecret" (splitList "=" . | first)) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if and .value (regexMatch "KEY|TOKEN|PASSWORD|SECRET" .name) -}}
+{{- fail (printf "extraEnv has a value for %s, which everybody may read who may read pods; give valueFrom.secretKeyRef" .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
