@@ -26,7 +26,7 @@ from charts import (
     rendered,
 )
 from deployed import MADE, ran, run
-from expressions import MONITORING
+from expressions import MONITORING, dashboards
 
 import twofour
 
@@ -93,11 +93,14 @@ def test_it_is_packed_whole(tmp_path: Path) -> None:
         assert (chart.version, chart.metadata["appVersion"]) == (twofour.__version__, twofour.__version__)
 
 
-def test_rules_have_one_source() -> None:
+def test_rules_and_dashboards_have_one_source() -> None:
     (rule,) = of_kind(rendered(SCALED), "PrometheusRule").values()
     files = sorted((MONITORING / "rules").glob("*.rules.yml"))
     assert rule["spec"]["groups"] == [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-    assert all((CHART / "files" / file.name).is_symlink() for file in files)
+    (held,) = of_kind(rendered(SCALED), "ConfigMap").values()
+    assert held["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert held["data"] == {file.name: file.read_text() for file in dashboards()}
+    assert all((CHART / "files" / file.name).is_symlink() for file in [*files, *dashboards()])
 
 
 def leaves(tree: Mapping[str, Any], above: str = "") -> set[str]:
