@@ -66,7 +66,9 @@ def test_health_is_asked_where_the_chart_asks(asked: tuple[Api, str]) -> None:
     assert [httpx.get(f"{url}/{path}").status_code for path in ("liveness", "readiness")] == [200, 200]
 
 
-def test_it_asks_for_no_key_before_it_takes_a_server_in_and_lets_any_page_call(asked: tuple[Api, str], replicas: list[Replica]) -> None:
+def test_it_asks_for_no_key_before_it_takes_a_server_in_and_lets_any_page_call(
+    asked: tuple[Api, str], replicas: list[Replica]
+) -> None:
     """Why SECURITY.md has only some paths passed on to it."""
     _, url = asked
     assert httpx.post(f"{url}/remove_worker", params={"url": replicas[1].url}).status_code == 200
