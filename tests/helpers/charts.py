@@ -40,7 +40,7 @@ def refused(values: Mapping[str, Any]) -> str:
 
 
 def findings(values: Path) -> list[str]:
-    """What `helm lint --strict` has against a value set."""
+    """What `helm lint --strict` has against a value set. It looks past `fail`, which rendering does not."""
     report = helm().lint(CHART, read(values), strict=True, namespace=NAMESPACE)
     said = [f"{message['path']}: {message['error']}" for message in report["messages"] if message["severity"] > 1]
     return [*said, *report["errors"]]
