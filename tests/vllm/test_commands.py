@@ -1,11 +1,13 @@
-"""Commands of the documentation that nobody runs, against the parsers of the installed vLLM and router."""
+"""Commands of the documentation and for KServe against the parsers of the installed vLLM and router."""
 
 import argparse
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from documentation import PAGES, blocks
+from kserve import pods, shell_words, variables
 from replicas import ROUTER
 
 from twofour.serve.commands import serve
@@ -46,6 +48,18 @@ def test_twofour_and_vllm_take_it(line: str) -> None:
     given.passed_on = shlex.split(passed_on)
     parsed = vllm_arguments(flags.arguments(given, given.port, command=True)[1:])
     assert parsed.port == given.port and parsed.model_tag == "smol-2of4"
+
+
+@pytest.mark.parametrize(("role", "rank"), [("leader", 0), ("worker", 1)])
+def test_vllm_takes_what_a_shell_makes_of_a_group(role: str, rank: int, tmp_path: Path) -> None:
+    parsed = vllm_arguments(shell_words(role, rank, True, tmp_path)[1:])
+    assert (parsed.nnodes, parsed.node_rank, parsed.headless) == (2, rank, role == "worker")
+    assert (parsed.shutdown_timeout > 0) == (role == "leader") and parsed.seed == 1
+
+
+def test_vllm_takes_what_is_added_to_its_command() -> None:
+    parsed = vllm_arguments(["/mnt/models", *shlex.split(variables(pods()["single"])["VLLM_ADDITIONAL_ARGS"])])
+    assert parsed.max_num_queued_reqs == 256
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("vllm-router")])
