@@ -35,7 +35,7 @@ def laid_over(base: Any, patch: Any) -> Any:
     """A strategic merge: lists of things with names go together by name, other lists and words are replaced."""
     if isinstance(base, dict) and isinstance(patch, dict):
         return {**base, **{key: laid_over(base[key], value) if key in base else value for key, value in patch.items()}}
-    if isinstance(base, list) and isinstance(patch, list) and all("name" in each for each in (*base, *patch)):
+    if isinstance(base, list) and isinstance(patch, list) and all(isinstance(each, dict) for each in (*base, *patch)):
         by_name = {each["name"]: each for each in base}
         return list(laid_over(by_name, {each["name"]: each for each in patch}).values())
     return patch
