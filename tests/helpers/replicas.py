@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,11 @@ ROUTER = (
     *("--health-check-endpoint", "/ready", "--health-check-interval-secs", "1", "--health-check-timeout-secs", "2"),
     *("--health-failure-threshold", "1", "--health-success-threshold", "1"),
     *("--worker-startup-check-interval", "1", "--max-payload-size", "8388608"),
+)
+# In Kubernetes it finds them by their labels.
+DISCOVERY = (
+    *("--service-discovery", "--service-discovery-namespace", "{namespace}"),
+    *("--service-discovery-port", "{port}", "--selector"),
 )
 VLLM_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -47,17 +53,22 @@ class Replica:
     log: Path
     core: int
     port: int = field(default_factory=free_port)
+    host: str = HOST
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        return ("--host", self.host, "--port", str(self.port))
 
     def start(self) -> None:
         own = {"VLLM_CPU_OMP_THREADS_BIND": str(self.core), "VLLM_CACHE_ROOT": str(self.log.parent / "cache")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "twofour", *self.command[:1], "--port", str(self.port), *self.command[1:]],
+                [sys.executable, "-m", "twofour", *self.command[:1], *self.place, *self.command[1:]],
                 env={**os.environ, **VLLM_ENVIRONMENT, **own},
                 stdout=log,
                 stderr=log,
@@ -104,12 +115,20 @@ def wait_until(true: Callable[[], object], what: str, limit_s: float = START_S) 
 @contextmanager
 def router(replicas: list[Replica], log: Path) -> Iterator[str]:
     """The URL of a router in front of them."""
+    with routed(("--worker-urls", *(replica.url for replica in replicas)), log) as url:
+        yield url
+
+
+@contextmanager
+def routed(workers: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The same with other words by which it finds them."""
     port, metrics = free_port(), free_port()
-    urls = [replica.url for replica in replicas]
     command = [sys.executable, "-m", "vllm_router.launch_router", "--host", HOST, "--port", str(port), *ROUTER]
-    command += ["--prometheus-host", HOST, "--prometheus-port", str(metrics), "--worker-urls", *urls]
+    command += ["--prometheus-host", HOST, "--prometheus-port", str(metrics), *workers]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, env={**os.environ, **(env or {})}
+        )
     try:
         wait_until(lambda: is_up(f"http://{HOST}:{port}"), "the router")
         yield f"http://{HOST}:{port}"
@@ -177,3 +196,17 @@ class Load:
             reason = event.choices[0].finish_reason or reason if event.choices else reason
             tokens = event.usage.completion_tokens if event.usage else tokens
         return reason == "length" and tokens == self.tokens
+
+
+@contextmanager
+def under_load(url: str) -> Iterator[Load]:
+    load = Load(url)
+    thread = threading.Thread(target=lambda: asyncio.run(load.run()))
+    thread.start()
+    try:
+        wait_until(lambda: load.whole >= 5 or load.broken, "first answers", 60)
+        assert load.broken == []
+        yield load
+    finally:
+        load.stopped = True
+        thread.join(150)

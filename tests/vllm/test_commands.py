@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
+from deployed import DEPLOY
 from documentation import PAGES, blocks
 from kserve import pods, shell_words, variables
 from replicas import ROUTER
@@ -48,6 +50,26 @@ def test_twofour_and_vllm_take_it(line: str) -> None:
     given.passed_on = shlex.split(passed_on)
     parsed = vllm_arguments(flags.arguments(given, given.port, command=True)[1:])
     assert parsed.port == given.port and parsed.model_tag == "smol-2of4"
+
+
+def test_vllm_takes_what_the_chart_gives_it() -> None:
+    values = yaml.safe_load((DEPLOY / "helm" / "twofour" / "ci" / "3-vllm-gpu-values.yaml").read_text())
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    given = parser.parse_args(["/model", "--engine", "vllm", *values["extraArgs"]])
+    given.passed_on = ["--tensor-parallel-size", str(values["vllm"]["tensorParallelSize"]), *values["vllm"]["args"]]
+    parsed = vllm_arguments(flags.arguments(given, given.port, command=True)[1:])
+    assert (parsed.tensor_parallel_size, parsed.max_model_len, parsed.gpu_memory_utilization) == (2, 8192, 0.9)
+
+
+def test_vllm_takes_what_production_stack_gives_it() -> None:
+    """Its pods have the 30 s that Kubernetes gives; a GPU is one of the kind that has 2:4."""
+    values = yaml.safe_load((DEPLOY / "production-stack" / "values.yaml").read_text())
+    (model,) = values["servingEngineSpec"]["modelSpec"]
+    parsed = vllm_arguments([model["modelURL"], "--enable-prefix-caching", *model["vllmConfig"]["extraArgs"]])
+    assert parsed.served_model_name == ["llama"] and parsed.shutdown_timeout < 30
+    assert {"name": "HF_HUB_OFFLINE", "value": "1"} in model["env"]
+    assert all(part["tag"] not in ("", "latest") for part in (model, values["routerSpec"]))
 
 
 @pytest.mark.parametrize(("role", "rank"), [("leader", 0), ("worker", 1)])

@@ -1,13 +1,10 @@
 """Two replicas behind the real vllm-router, under a load that never pauses: restarted in turn, and one killed."""
 
-import asyncio
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from replicas import MODEL, Load, Replica, router, wait_until
+from replicas import MODEL, Replica, router, under_load, wait_until
 
 SHORT = ("--max-model-len", "512", "--served-model-name", MODEL)
 ENGINES = {
@@ -32,20 +29,6 @@ def replicas(
     finally:
         for replica in found:
             replica.end()
-
-
-@contextmanager
-def under_load(url: str) -> Iterator[Load]:
-    load = Load(url)
-    thread = threading.Thread(target=lambda: asyncio.run(load.run()))
-    thread.start()
-    try:
-        wait_until(lambda: load.whole >= 5 or load.broken, "first answers", 60)
-        assert load.broken == []
-        yield load
-    finally:
-        load.stopped = True
-        thread.join(150)
 
 
 def test_restarted_in_turn_no_request_fails_and_no_stream_is_cut(replicas: list[Replica], tmp_path: Path) -> None:
