@@ -16,7 +16,7 @@ DENSE := $(DEMO)/SmolLM2-135M-Instruct
 PRUNED := $(DEMO)/SmolLM2-135M-Instruct-2of4
 STRICT := 0.316
 MIXTURE := 0.45
-DEPLOY_TOOLS := debootstrap docker-compose docker.io iproute2 podman prometheus prometheus-alertmanager runc systemd
+DEPLOY_TOOLS := catatonit debootstrap docker-compose docker.io iproute2 podman prometheus prometheus-alertmanager runc systemd
 # checkov pins what others need in other versions, so it has an environment of its own.
 CHECKOV := 3.3.30
 KUBERNETES_VALIDATE := 1.37.0

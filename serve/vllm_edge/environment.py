@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 
 from twofour.prune.errors import InputError
+from twofour.prune.machine import control_groups
+from twofour.prune.machine.processors import usable_cores
 from twofour.serve.openai.protocol import MAX_N, MAX_PROMPTS
 from twofour.serve.vllm_edge import settings
 from twofour.serve.vllm_edge.choice import is_for_cpus
@@ -29,7 +31,7 @@ def environment(told: Settings, threads: int | None, current: Mapping[str, str] 
         raise InputError("VLLM_API_KEY is set, a key that vLLM asks for besides; unset it and give --api-key-file")
     allowed = ",".join(allow_list(current.get("VLLM_PLUGINS"), loaded_by_default()))
     own = {settings.VARIABLE: told.as_variable(), "VLLM_PLUGINS": allowed}
-    return {**DEFAULTS, **current, **bound_to(threads), **HTTP, **own}
+    return {**DEFAULTS, **within_quota(), **current, **bound_to(threads), **HTTP, **own}
 
 
 def allow_list(given: str | None, default: Iterable[str]) -> list[str]:
@@ -43,6 +45,17 @@ def loaded_by_default() -> list[str]:
     found = entry_points()
     groups = [group for group in found.groups if group.startswith("vllm.") and group != OPT_IN]
     return sorted({entry.name for group in groups for entry in found.select(group=group)})
+
+
+def within_quota() -> dict[str, str]:
+    """vLLM on CPUs knows affinity alone: a thread for each core, also where the quota pays for few of them.
+
+    Those few are bound to no core, for containers with quotas share all of them.
+    """
+    quota = control_groups.cpus()
+    if quota is None or quota >= len(os.sched_getaffinity(0)) or not is_for_cpus():
+        return {}
+    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(usable_cores())}
 
 
 def bound_to(threads: int | None) -> dict[str, str]:

@@ -1,13 +1,15 @@
-"""Commands of the documentation that nobody runs, against the parsers of the installed vLLM and router."""
+"""Commands of the documentation and for KServe against the parsers of the installed vLLM and router."""
 
 import argparse
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
 from deployed import DEPLOY
 from documentation import PAGES, blocks
+from kserve import pods, shell_words, variables
 from replicas import ROUTER
 
 from twofour.serve.commands import serve
@@ -68,6 +70,18 @@ def test_vllm_takes_what_production_stack_gives_it() -> None:
     assert parsed.served_model_name == ["llama"] and parsed.shutdown_timeout < 30
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in model["env"]
     assert all(part["tag"] not in ("", "latest") for part in (model, values["routerSpec"]))
+
+
+@pytest.mark.parametrize(("role", "rank"), [("leader", 0), ("worker", 1)])
+def test_vllm_takes_what_a_shell_makes_of_a_group(role: str, rank: int, tmp_path: Path) -> None:
+    parsed = vllm_arguments(shell_words(role, rank, True, tmp_path)[1:])
+    assert (parsed.nnodes, parsed.node_rank, parsed.headless) == (2, rank, role == "worker")
+    assert (parsed.shutdown_timeout > 0) == (role == "leader") and parsed.seed == 1
+
+
+def test_vllm_takes_what_is_added_to_its_command() -> None:
+    parsed = vllm_arguments(["/mnt/models", *shlex.split(variables(pods()["single"])["VLLM_ADDITIONAL_ARGS"])])
+    assert parsed.max_num_queued_reqs == 256
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("vllm-router")])

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from twofour.prune.errors import InputError
+from twofour.prune.machine import control_groups
 from twofour.serve.edge.auth import digest
 from twofour.serve.vllm_edge import choice, environment
 from twofour.serve.vllm_edge.settings import VARIABLE, Settings, read
@@ -53,6 +54,30 @@ def test_threads_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "is_for_cpus", lambda: False)
     with pytest.raises(InputError, match="GPU"):
         environment.bound_to(2)
+
+
+@pytest.mark.parametrize(
+    ("quota", "for_cpus", "threads"),
+    [(2.5, True, "2"), (0.5, True, "1"), (None, True, None), (4.0, True, None), (2.5, False, None)],
+)
+def test_threads_are_as_many_as_a_quota_pays_for(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, for_cpus: bool, threads: str | None
+) -> None:
+    monkeypatch.setattr(environment, "is_for_cpus", lambda: for_cpus)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {100, 101, 102, 103})  # none of this machine's
+    monkeypatch.setattr(control_groups, "cpus", lambda: quota)
+    found = environment.environment(TOLD, None, {})
+    assert found.get("OMP_NUM_THREADS") == threads
+    assert found.get("VLLM_CPU_OMP_THREADS_BIND") == (threads and "nobind")
+
+
+def test_a_quota_does_not_change_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "is_for_cpus", lambda: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {100, 101})
+    monkeypatch.setattr(control_groups, "cpus", lambda: 1.0)
+    given = environment.environment(TOLD, None, {"OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "auto"})
+    assert (given["OMP_NUM_THREADS"], given["VLLM_CPU_OMP_THREADS_BIND"]) == ("2", "auto")
+    assert environment.environment(TOLD, 2, {})["VLLM_CPU_OMP_THREADS_BIND"] == "100,101"
 
 
 def test_which_engine(monkeypatch: pytest.MonkeyPatch) -> None:
