@@ -9,6 +9,12 @@ VLLM_ENV := .vllm
 PEERS := .peers
 CHECKOV_ENV := .deploy/checkov
 CHECKOV := 3.3.30
+RELEASE_ENV := .deploy/release
+USER_ENV := .deploy/user
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' root/__init__.py)
+DOCKER := docker
+DOCKERFILE = deploy/docker/Dockerfile.$*
+IMAGE = twofour-$*:local
 GUIDELLM := 0.8.1
 AIPERF := 0.13.0
 LAID_OVER := $(VENV)/transformers-$(TRANSFORMERS)
@@ -30,7 +36,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools deploy-judges gpu parity lint types clean
+.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools deploy-judges dist try-dist sbom gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -84,7 +90,47 @@ deploy-tools:
 	apt-get update --quiet
 	apt-get install --quiet --yes --no-install-recommends $(DEPLOY_TOOLS)
 
-deploy-judges: $(VENV)/.deploy $(CHECKOV_ENV)/.installed
+deploy-judges: $(VENV)/.deploy $(CHECKOV_ENV)/.installed $(RELEASE_ENV)/.installed
+
+# What is uploaded to the package index: an sdist, and the wheel that is built from it, for the oldest Linux that its
+# symbols allow. A release makes them in a container of manylinux.
+dist: $(RELEASE_ENV)/.installed
+	rm -rf dist build *.egg-info
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
+	  $(RELEASE_ENV)/bin/python -m build --outdir dist/built
+	PATH="$(CURDIR)/$(RELEASE_ENV)/bin:$$PATH" auditwheel repair --plat auto --wheel-dir dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist && rm -r dist/built
+	$(RELEASE_ENV)/bin/twine check --strict dist/*
+	$(RELEASE_ENV)/bin/abi3audit --strict dist/*.whl
+
+# That wheel as a user has it, with nothing else in its environment: it says its version and its kernels load.
+try-dist:
+	rm -rf $(USER_ENV)
+	$(call environment,$(USER_ENV))
+	$(USER_ENV)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	$(USER_ENV)/bin/twofour --version
+	cd $(USER_ENV) && bin/python -c 'from twofour.serve.kernels.cpu import available; print(available())' | grep -v ^none
+
+# What a user gets with it, and what is in an image, as CycloneDX: sbom/.
+sbom: try-dist $(RELEASE_ENV)/.installed
+	mkdir -p sbom
+	$(USER_ENV)/bin/pip uninstall --quiet --yes pip
+	$(RELEASE_ENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file sbom/twofour-$(VERSION).cdx.json $(USER_ENV)/bin/python
+
+sbom-%: $(RELEASE_ENV)/.installed
+	mkdir -p sbom
+	$(DOCKER) run --rm --interactive --network none --entrypoint python3 $(IMAGE) - $(IMAGE) \
+	  < .ci/image_sbom.py > sbom/twofour-$*.cdx.json
+	$(RELEASE_ENV)/bin/python .ci/check_sbom.py sbom/twofour-$*.cdx.json
+
+# An image as a release makes it: make image-vllm IMAGE=... SOURCE=https://... BASE_DIGEST=sha256:...
+image-%:
+	$(DOCKER) build $(BUILD_FLAGS) --file $(DOCKERFILE) --tag $(IMAGE) \
+	  --build-arg BASE="$$(sed -n 's/^ARG BASE=//p' $(DOCKERFILE))$(BASE_DIGEST:%=@%)" \
+	  --build-arg BASE_DIGEST=$(or $(BASE_DIGEST),unknown) --build-arg SOURCE=$(or $(SOURCE),unknown) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" \
+	  --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" $(if $(filter vllm,$*),dist,.)
 
 # All that the conformance tests need of the package index.
 judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)
@@ -151,6 +197,12 @@ $(CHECKOV_ENV)/.installed:
 	$(@D)/bin/pip install --quiet checkov==$(CHECKOV)
 	touch $@
 
+$(RELEASE_ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/pip install --quiet --group release
+	touch $@
+
 # pip hands an archive out only after it has asked it for its name, which for vLLM takes these two answers.
 $(VLLM_SOURCE): $(VENV)/.conformance
 	VLLM_VERSION_OVERRIDE=$(VLLM) VLLM_TARGET_DEVICE=empty \
@@ -211,4 +263,4 @@ versions: $(VENV)/.develop
 	  tests/serve/model tests/prune/format tests/prune/model tests/serve/engine/runners
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) $(PEERS) .deploy .typed build
+	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) $(PEERS) .deploy .typed build dist sbom
