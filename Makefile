@@ -14,6 +14,7 @@ USER_ENV := .deploy/user
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' root/__init__.py)
 DOCKER := docker
 DOCKERFILE = deploy/docker/Dockerfile.$*
+BASE = $(shell sed -n 's/^ARG BASE=//p' $(DOCKERFILE))
 IMAGE = twofour-$*:local
 GUIDELLM := 0.8.1
 AIPERF := 0.13.0
@@ -127,7 +128,7 @@ sbom-%: $(RELEASE_ENV)/.installed
 # An image as a release makes it: make image-vllm IMAGE=... SOURCE=https://... BASE_DIGEST=sha256:...
 image-%:
 	$(DOCKER) build $(BUILD_FLAGS) --file $(DOCKERFILE) --tag $(IMAGE) \
-	  --build-arg BASE="$$(sed -n 's/^ARG BASE=//p' $(DOCKERFILE))$(BASE_DIGEST:%=@%)" \
+	  --build-arg BASE=$(BASE)$(BASE_DIGEST:%=@%) \
 	  --build-arg BASE_DIGEST=$(or $(BASE_DIGEST),unknown) --build-arg SOURCE=$(or $(SOURCE),unknown) \
 	  --build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" \
 	  --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" $(if $(filter vllm,$*),dist,.)
