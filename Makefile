@@ -108,7 +108,8 @@ dist: $(RELEASE_ENV)/.installed
 try-dist:
 	rm -rf $(USER_ENV)
 	$(call environment,$(USER_ENV))
-	$(USER_ENV)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	$(USER_ENV)/bin/pip install --quiet --no-index --no-deps --only-binary :all: --find-links dist twofour==$(VERSION)
+	$(USER_ENV)/bin/pip install --quiet --constraint constraints.txt twofour==$(VERSION)
 	$(USER_ENV)/bin/twofour --version
 	cd $(USER_ENV) && bin/python -c 'from twofour.serve.kernels.cpu import available; print(available())' | grep -v ^none
 
@@ -116,7 +117,7 @@ try-dist:
 sbom: try-dist $(RELEASE_ENV)/.installed
 	mkdir -p sbom
 	$(USER_ENV)/bin/pip uninstall --quiet --yes pip
-	$(RELEASE_ENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	$(RELEASE_ENV)/bin/cyclonedx-py environment --output-reproducible \
 	  --output-file sbom/twofour-$(VERSION).cdx.json $(USER_ENV)/bin/python
 
 sbom-%: $(RELEASE_ENV)/.installed
