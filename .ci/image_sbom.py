@@ -30,14 +30,17 @@ def named(names: list[str]) -> list[Any]:
     return [{"license": {"name": name}} for name in dict.fromkeys(names)]
 
 
+def fields(package: Distribution, name: str) -> list[str]:
+    return [str(value).strip() for value in package.metadata.get_all(name) or []]
+
+
 def python_licenses(package: Distribution) -> list[Any]:
     """What its metadata says: an expression, the classifiers, or the name in the field that came before both."""
-    expression = package.metadata.get("License-Expression")
-    if expression:
-        return [{"expression": expression}]
-    classified = [name for name in package.metadata.get_all("Classifier") or [] if name.startswith(CLASSIFIER)]
-    older = (package.metadata.get("License") or "").strip()
-    return named([name.removeprefix(CLASSIFIER) for name in classified] or [older] * (0 < len(older) <= LONGEST))
+    expressions = fields(package, "License-Expression")
+    if expressions:
+        return [{"expression": expressions[0]}]
+    classified = [name.removeprefix(CLASSIFIER) for name in fields(package, "Classifier") if CLASSIFIER in name]
+    return named(classified or [name for name in fields(package, "License") if 0 < len(name) <= LONGEST])
 
 
 def python_components() -> list[Component]:

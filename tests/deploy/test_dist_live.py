@@ -20,7 +20,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 @pytest.fixture(scope="module")
-def dist() -> Path:
+def commit() -> str:
+    return ran("git", "-C", ROOT, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*").strip()
+
+
+@pytest.fixture(scope="module")
+def dist(commit: str) -> Path:
+    """Made from that commit."""
     ran("make", "-C", ROOT, "dist", "sbom", limit_s=1200)
     return ROOT / "dist"
 
@@ -95,8 +101,7 @@ def test_the_sdist_builds_to_the_same_wheel(sdist: Path, wheel: Path, tmp_path: 
     assert hashes(built) == hashes(wheel)
 
 
-def test_installed_it_says_its_version_and_commit(wheel: Path) -> None:
-    commit = ran("git", "-C", ROOT, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*").strip()
+def test_installed_it_says_its_version_and_commit(wheel: Path, commit: str) -> None:
     version = wheel.name.split("-")[1]
     assert ran(MADE / "user" / "bin" / "twofour", "--version").strip() == f"twofour {version} ({commit})"
 
