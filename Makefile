@@ -117,7 +117,7 @@ try-dist:
 sbom: try-dist $(RELEASE_ENV)/.installed
 	mkdir -p sbom
 	$(USER_ENV)/bin/pip uninstall --quiet --yes pip
-	$(RELEASE_ENV)/bin/cyclonedx-py environment --output-reproducible \
+	$(RELEASE_ENV)/bin/cyclonedx-py environment --gather-license-texts --output-reproducible \
 	  --output-file sbom/twofour-$(VERSION).cdx.json $(USER_ENV)/bin/python
 
 sbom-%: $(RELEASE_ENV)/.installed

@@ -106,7 +106,7 @@ setup(
             [f"{SOURCES}/module.c"],
             depends=glob(f"{SOURCES}/*"),
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("TWOFOUR_X86", str(int(IS_X86)))],
-            extra_compile_args=["-O2", "-fvisibility=hidden"],
+            extra_compile_args=["-O2", "-fvisibility=hidden", "-g0"],  # Python's own flags have -g: paths of the build
             py_limited_api=True,
             optional=True,
         )
