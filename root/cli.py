@@ -5,10 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from twofour import __version__, huge_pages
 from twofour.prune.errors import TwofourError
 
+COMMIT = Path(__file__).with_name("commit.txt")
 VERBS = {
     "demo-model": ("twofour.prune.commands.demo_model", "make a folder of the demo model, SmolLM2-135M-Instruct"),
     "prune": ("twofour.prune.commands.prune", "make a dense model 2:4"),
@@ -75,12 +77,17 @@ def _complain(message: str, error: BaseException) -> None:
         print(line, file=sys.stderr)
 
 
+def version(commit: Path) -> str:
+    """With the commit that the package was built from, where its build has left it (setup.py)."""
+    return f"{__version__} ({commit.read_text().strip()})" if commit.exists() else __version__
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="twofour",
         description="Prune language models to 2:4 sparsity, serve them, and measure what that bought.",
     )
-    parser.add_argument("--version", action="version", version=f"twofour {__version__}")
+    parser.add_argument("--version", action="version", version=f"twofour {version(COMMIT)}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (module, summary) in VERBS.items():
         below = verbs.add_parser(verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")

