@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -125,6 +126,10 @@ def is_up(url: str) -> bool:
     return False
 
 
+def at_once(work: Callable[[], None]) -> None:
+    work()
+
+
 @dataclass
 class Load:
     """Clients that ask one after the other for as long as they run; every second answer is a stream."""
@@ -132,12 +137,14 @@ class Load:
     url: str
     clients: int = 3
     tokens: int = 24
+    model: str = MODEL
+    key: str = "none"
     whole: int = 0
     broken: list[str] = field(default_factory=list)
     stopped: bool = False
 
     async def run(self) -> None:
-        client = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        client = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
         async with client:
             await asyncio.gather(*(self._ask(client, number) for number in range(self.clients)))
 
@@ -157,7 +164,7 @@ class Load:
 
     async def _answer(self, client: openai.AsyncOpenAI, prompt: str) -> bool:
         answer = await client.completions.create(
-            model=MODEL, prompt=prompt, max_tokens=self.tokens, extra_body={"ignore_eos": True}
+            model=self.model, prompt=prompt, max_tokens=self.tokens, extra_body={"ignore_eos": True}
         )
         assert answer.usage is not None
         return answer.usage.completion_tokens == self.tokens
@@ -166,7 +173,7 @@ class Load:
         """Whether it has come whole: a reason to end, and the usage, which stands in the last event of all."""
         reason, tokens = None, None
         stream = await client.completions.create(
-            model=MODEL,
+            model=self.model,
             prompt=prompt,
             max_tokens=self.tokens,
             stream=True,
@@ -177,3 +184,17 @@ class Load:
             reason = event.choices[0].finish_reason or reason if event.choices else reason
             tokens = event.usage.completion_tokens if event.usage else tokens
         return reason == "length" and tokens == self.tokens
+
+
+@contextmanager
+def under_load(load: Load, inside: Callable[[Callable[[], None]], None] = at_once) -> Iterator[Load]:
+    """Clients that ask without a pause. inside: calls what it is given where the router can be reached."""
+    thread = threading.Thread(target=inside, args=(lambda: asyncio.run(load.run()),))
+    thread.start()
+    try:
+        wait_until(lambda: load.whole >= 5 or load.broken, "first answers", 60)
+        assert load.broken == []
+        yield load
+    finally:
+        load.stopped = True
+        thread.join(150)
