@@ -28,7 +28,8 @@ def restarts(host: DockerHost, container: str) -> int:
 
 def ends(host: DockerHost, container: str) -> list[str]:
     """The exit status of each of its lives that is over."""
-    words = ("--since", "0", "--until", "0s", "--filter", f"container={container}", "--filter", "event=die")
+    own = f"container={host.inspect(container)['Id']}"
+    words = ("--since", "0", "--until", "0s", "--filter", own, "--filter", "event=die")
     return host.do("events", *words, "--format", "{{.Actor.Attributes.exitCode}}").split()
 
 
