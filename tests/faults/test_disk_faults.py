@@ -110,6 +110,7 @@ def test_fault_20_a_disk_that_is_full_at_every_moment(make: Make, source: Path, 
     assert found == make("calm")[1] and contents(source) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 @pytest.mark.parametrize(
     ("number", "said"), [(errno.EIO, "kernel's log (dmesg)"), (errno.EDQUOT, "none of your quota")]
