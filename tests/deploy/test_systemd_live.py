@@ -24,10 +24,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> I
     made = SystemdHost(tmp_path_factory.mktemp("host"), tiny_model_folder)
     made.write("tiny.env", ENVIRONMENT)
     made.write("tiny.keys", f"{KEY}\n")
-    made.do("mkdir", "-p", "/etc/systemd/system/twofour@.service.d")
-    made.write("faster.conf", FASTER)
-    made.do("cp", "/etc/twofour/faster.conf", "/etc/systemd/system/twofour@.service.d/")
-    made.do("systemctl", "daemon-reload")
+    made.drop_in("twofour@.service", FASTER)
     yield made
     made.close()
 
@@ -109,3 +106,13 @@ def test_without_keys_it_does_not_start(host: SystemdHost) -> None:
     host.try_("systemctl", "start", "--no-block", "twofour@open.service")
     assert soon(lambda: host.show("twofour@open.service", "Result") != "success", 60)
     assert "credentials" in host.journal()
+
+
+def test_fault_25_one_that_the_kernel_kills_for_its_memory_is_given_up(host: SystemdHost) -> None:
+    host.write("small.env", ENVIRONMENT)
+    host.write("small.keys", f"{KEY}\n")
+    host.drop_in("twofour@small.service", "[Service]\nMemoryMax=40M\n")
+    host.try_("systemctl", "start", "--no-block", "twofour@small.service")
+    assert soon(lambda: host.show("twofour@small.service", "ActiveState") == "failed", 120), host.journal()
+    assert int(host.show("twofour@small.service", "NRestarts")) >= 4
+    assert "oom-kill" in host.journal() or "status=9/KILL" in host.journal()

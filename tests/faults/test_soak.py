@@ -1,14 +1,17 @@
 """Fault 32: mixed load with clients that leave at random, for TWOFOUR_SOAK_S seconds (60 unless set; a real one: 600).
 
 Memory, files and threads must end where they were after the first third, every request in its own way, and the golden
-text must stay what it was. The seed is printed.
+text must stay what it was. Memory must not climb either: the slope over the last two thirds is printed, and so are the
+seed and how long the golden text took in their first and their second half.
 """
 
 import os
 import random
+import statistics
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +88,39 @@ def usage(server: Server) -> dict[str, int]:
         "fds": server.settled_fds(),
         "threads": sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
         "server bytes": server.rss_bytes(),
-        "engine bytes": int(Path(f"/proc/{pids[1]}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+        "engine bytes": rss_bytes(pids[1]),
     }
 
 
-def load(server: Server, seconds: float) -> dict[str, int]:
+@dataclass
+class Watch:
+    """What was seen while the load was on."""
+
+    at_s: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # that the golden text took
+    held: list[int] = field(default_factory=list)  # bytes of both processes
+
+    def look(self, server: Server) -> None:
+        began = time.monotonic()
+        assert server.text() == server.golden
+        self.at_s.append(began)
+        self.seconds.append(time.monotonic() - began)
+        self.held.append(server.rss_bytes() + rss_bytes(server.engine_pid()))
+
+    def climb(self) -> float:
+        """Bytes a second, by least squares."""
+        return statistics.linear_regression(self.at_s, self.held).slope
+
+    def p95s(self) -> list[float]:
+        middle = len(self.seconds) // 2
+        return [sorted(half)[int(0.95 * len(half))] for half in (self.seconds[:middle], self.seconds[middle:])]
+
+
+def rss_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def load(server: Server, seconds: float, watch: Watch) -> dict[str, int]:
     """Put the load on for so long; return how many requests ended how."""
     over = threading.Event()
     clients = [Client(server, number, over) for number in range(CLIENTS)]
@@ -97,7 +128,7 @@ def load(server: Server, seconds: float) -> dict[str, int]:
         client.start()
     end_at = time.monotonic() + seconds
     while time.monotonic() < end_at and not any(client.fault for client in clients):
-        assert server.text() == server.golden
+        watch.look(server)
         time.sleep(0.2)
     over.set()
     for client in clients:
@@ -111,18 +142,24 @@ def load(server: Server, seconds: float) -> dict[str, int]:
 def test_fault_32_soak(start: Any, capsys: pytest.CaptureFixture[str]) -> None:
     server = start()
     pid = server.engine_pid()
-    load(server, SOAK_S / 3)
+    watch = Watch()
+    load(server, SOAK_S / 3, Watch())
     server.whole()
     before = usage(server)
-    ended = load(server, SOAK_S * 2 / 3)
+    ended = load(server, SOAK_S * 2 / 3, watch)
     server.whole()
     after = usage(server)
     with capsys.disabled():
         print(f"\nseed {SEED}: {ended} in {SOAK_S * 2 / 3:g} s; before {before}, after {after}")
+        first, second = watch.p95s()
+        print(
+            f"memory: {watch.climb() * 60 / 1e6:+.2f} MB a minute; p95 of the golden text {first:.2f} s, {second:.2f} s"
+        )
     assert {"200", "400", "left"} <= set(ended)
     assert after["fds"] == before["fds"]
     assert after["threads"] < before["threads"] + POOLED
     for kind in ("server bytes", "engine bytes"):
         assert after[kind] <= 1.1 * before[kind]
+    assert watch.climb() * SOAK_S * 2 / 3 <= 0.1 * max(watch.held)
     assert server.engine_pid() == pid
     assert server.metric("twofour:engine_restarts_total") == 0

@@ -4,12 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from deployed import ASK, DEPLOY, MADE, PODMAN, ROOT, ULIMITS, ran, run, tool, tree
+from networks import in_network_of
 from processes import soon
 
+T = TypeVar("T")
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 PATHS = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OFFLINE = "[global]\nno-index = true\nfind-links = /wheels\n"
@@ -67,6 +70,10 @@ class DockerHost:
     def inside(self, *command: str) -> list[str]:
         """A command of this machine, in the network of the engine."""
         return [tool("nsenter"), "--target", str(self._daemon.pid), "--net", *command]
+
+    def in_network(self, work: Callable[[], T]) -> T:
+        """Do something in a thread that is in the network of the engine, as are the sockets that it opens."""
+        return in_network_of(self._daemon.pid, work)
 
     def ask(self, url: str, key: str = "", body: str = "") -> str:
         return ran(*self.inside(sys.executable, "-c", ASK, url, key, body))

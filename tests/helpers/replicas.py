@@ -155,12 +155,14 @@ class Load:
     url: str
     clients: int = 3
     tokens: int = 24
+    model: str = MODEL
+    key: str = "none"
     whole: int = 0
     broken: list[str] = field(default_factory=list)
     stopped: bool = False
 
     async def run(self) -> None:
-        client = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        client = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
         async with client:
             await asyncio.gather(*(self._ask(client, number) for number in range(self.clients)))
 
@@ -180,7 +182,7 @@ class Load:
 
     async def _answer(self, client: openai.AsyncOpenAI, prompt: str) -> bool:
         answer = await client.completions.create(
-            model=MODEL, prompt=prompt, max_tokens=self.tokens, extra_body={"ignore_eos": True}
+            model=self.model, prompt=prompt, max_tokens=self.tokens, extra_body={"ignore_eos": True}
         )
         assert answer.usage is not None
         return answer.usage.completion_tokens == self.tokens
@@ -189,7 +191,7 @@ class Load:
         """Whether it has come whole: a reason to end, and the usage, which stands in the last event of all."""
         reason, tokens = None, None
         stream = await client.completions.create(
-            model=MODEL,
+            model=self.model,
             prompt=prompt,
             max_tokens=self.tokens,
             stream=True,

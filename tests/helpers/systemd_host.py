@@ -3,18 +3,26 @@
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from deployed import ASK, DEPLOY, PODMAN, ULIMITS, ran, run, tree, wheel
+from deployed import ASK, DEPLOY, MADE, PODMAN, ULIMITS, ran, run, tree, wheel
+from networks import in_network_of
 from processes import soon
 
+T = TypeVar("T")
+
 INSTALLED = Path("/opt/twofour")
-COMMAND = "#!/usr/bin/python3\nimport sys\nfrom twofour.cli import main\nsys.exit(main())\n"
+COMMAND = "#!/usr/bin/python3\nimport sys\nfrom {} import main\nsys.exit(main())\n"
+COMMANDS = {"twofour": "twofour.cli", "vllm-router": "vllm_router.launch_router"}
 
 
 class SystemdHost:
-    def __init__(self, folder: Path, model: Path) -> None:
-        self._folder, self._name = folder, f"twofour-{folder.name}"
+    """router: with vllm-router beside twofour."""
+
+    def __init__(self, folder: Path, model: Path, router: bool = False) -> None:
+        self._folder, self._name, self._router = folder, f"twofour-{folder.name}", router
         mounts = [*self._packages(), *self._units(), (self._readable(model), Path("/srv/twofour/tiny"))]
         volumes = [word for here, there in mounts for word in ("-v", f"{here}:{there}:ro")]
         (folder / "etc").mkdir()
@@ -41,12 +49,14 @@ class SystemdHost:
         with zipfile.ZipFile(wheel()) as archive:
             archive.extractall(package)
         sites = [Path(path) for path in sys.path if path.endswith("site-packages")]
+        sites += [router()] if self._router else []
         places = [INSTALLED / "package", *(INSTALLED / f"site{number}" for number in range(len(sites)))]
         paths, bin = self._folder / "twofour.pth", self._folder / "bin"
         paths.write_text("".join(f"{place}\n" for place in places))
         bin.mkdir()
-        (bin / "twofour").write_text(COMMAND)
-        (bin / "twofour").chmod(0o755)
+        for name, module in COMMANDS.items():
+            (bin / name).write_text(COMMAND.format(module))
+            (bin / name).chmod(0o755)
         debian = (paths, Path("/usr/lib/python3/dist-packages/twofour.pth"))
         return [*zip([package, *sites], places, strict=True), debian, (bin, INSTALLED / "bin")]
 
@@ -69,6 +79,16 @@ class SystemdHost:
         file.write_text(text)
         file.chmod(0o600)
 
+    def drop_in(self, unit: str, text: str) -> None:
+        """Lay settings over those of a unit."""
+        self.write("drop-in.conf", text)
+        self.do("mkdir", "-p", f"/etc/systemd/system/{unit}.d")
+        self.do("cp", "/etc/twofour/drop-in.conf", f"/etc/systemd/system/{unit}.d/test.conf")
+        self.do("systemctl", "daemon-reload")
+
+    def in_network(self, work: Callable[[], T]) -> T:
+        return in_network_of(int(self._podman("inspect", "--format", "{{.State.Pid}}", self._name)), work)
+
     def do(self, *command: str) -> str:
         return self._podman("exec", self._name, *command)
 
@@ -89,3 +109,13 @@ class SystemdHost:
 
     def close(self) -> None:
         self._podman("rm", "--force", "--time", "0", self._name)
+
+
+def router() -> Path:
+    """vllm-router and what it needs, installed once."""
+    folder = MADE / "router"
+    if not (folder / "vllm_router").is_dir():
+        MADE.mkdir(exist_ok=True)
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", folder)
+        ran(*pip, "vllm-router==0.1.17", limit_s=600)
+    return folder

@@ -150,6 +150,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "No space left on device"), "is full; free some space"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "none of your quota"),
         (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
+        (OSError(errno.EIO, "Input/output error"), "kernel's log"),
     ],
 )
 def test_a_full_disk_is_said(tmp_path: Path, fault: OSError, said: str) -> None:

@@ -1,11 +1,14 @@
 """Files that appear whole: what is on the disk, and when."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from twofour.prune.errors import OutputError
+from twofour.prune.errors import CheckpointError, OutputError
 from twofour.prune.format import folder
 
 
@@ -38,3 +41,42 @@ def test_a_disk_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OutputError, match=r"results\.json cannot be written"):
         folder.write_whole(tmp_path / "results.json", "after")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything; others are already as they should be."""
+    is_root = os.geteuid() == 0
+    os.seteuid(65534 if is_root else os.geteuid())
+    try:
+        yield
+    finally:
+        os.seteuid(0 if is_root else os.geteuid())
+
+
+@pytest.mark.parametrize("closed", ["", "model", "model/config.json", "model/model-00001-of-00002.safetensors"])
+def test_what_may_not_be_read_is_named_with_who_and_how(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        parent = Path(name)
+        model = parent / "model"
+        model.mkdir()
+        for file in ("config.json", "model-00001-of-00002.safetensors", "notes"):
+            (model / file).write_text("{}")
+        for path in (model / "notes", parent / closed):
+            path.chmod(0)
+        parent.chmod(0o600 if not closed else 0o755)
+        with as_nobody(), pytest.raises(CheckpointError, match=r"may not be read by user \d+; allow it") as refused:
+            folder.resolve(str(model))
+        parent.chmod(0o700)
+        model.chmod(0o700)
+    named = parent / closed
+    assert str(refused.value).startswith(f"{named} may not")
+    assert str(refused.value).endswith(f"(chmod -R a+rX {model})" if closed else f"(chmod a+x {parent})")
+
+
+def test_what_is_not_read_may_be_closed() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        (Path(name) / "notes").touch(mode=0)
+        with as_nobody():
+            assert folder.resolve(name) == Path(name)
