@@ -24,7 +24,7 @@ def sdk() -> Any:
         from grafana_foundation_sdk.cog import encoder, plugins
         from grafana_foundation_sdk.models import dashboard, units
     except ImportError:
-        pytest.fail('grafana-foundation-sdk is not installed here; run "make deploy-tools"')
+        pytest.fail('grafana-foundation-sdk is not installed here; run "make deploy-judges"')
     plugins.register_default_plugins()
     return types.SimpleNamespace(Dashboard=dashboard.Dashboard, encode=encoder.JSONEncoder().encode, units=units)
 

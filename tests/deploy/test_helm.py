@@ -81,7 +81,7 @@ def test_checkov_finds_what_was_reviewed(files: list[Path]) -> None:
     """Each skip is still needed, too."""
     checkov = MADE / "checkov" / "bin" / "checkov"
     if not checkov.exists():
-        pytest.fail('checkov is not installed here; run "make deploy-tools", which gives it an environment of its own')
+        pytest.fail('checkov is not installed here; run "make deploy-judges", which gives it an environment of its own')
     words = ("--skip-download", "--framework", "kubernetes", "--output", "json", "--directory", files[0].parent)
     report = json.loads(run(checkov, *words, limit_s=100).stdout)
     assert report["summary"]["passed"] > 400 and report["summary"]["parsing_errors"] == 0

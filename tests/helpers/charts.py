@@ -94,5 +94,5 @@ def helm() -> Any:
     try:
         import helm_python
     except ImportError:
-        pytest.fail('helm-python-sdk is not installed here; run "make deploy-tools", which asks the package index')
+        pytest.fail('helm-python-sdk is not installed here; run "make deploy-judges", which asks the package index')
     return helm_python
