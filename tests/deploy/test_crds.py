@@ -1,4 +1,4 @@
-"""Custom resources that we write, against our schemas of them, and those against their makers' own.
+"""Custom resources that we write or render, against our schemas of them, and those against their makers' own.
 
 TWOFOUR_CRDS names a folder of custom resource definitions of KServe, KEDA and prometheus-operator: then each of our
 schemas is compared with theirs, and theirs accept what we write.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from charts import VALUE_SETS, rendered
 from custom_resources import (
     FILES,
     Document,
@@ -45,9 +46,26 @@ def test_a_schema_is_one_and_names_every_field(file: str) -> None:
     assert "$comment" in FILES[file]
 
 
+@pytest.mark.tools
+def test_each_schema_is_used() -> None:
+    used = {(each["apiVersion"], each["kind"]) for each in (*documents(), *of_the_chart())}
+    assert set(kinds()) <= used
+
+
+def of_the_chart() -> list[Document]:
+    return [document for values in VALUE_SETS for document in rendered(values)]
+
+
 @pytest.mark.parametrize("document", documents(), ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
 def test_the_files_for_kserve_are_right(document: Document) -> None:
     assert not is_custom(document) or faults(document) == []
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("values", VALUE_SETS, ids=lambda values: values.stem)
+def test_what_the_chart_renders_is_right(values: Path) -> None:
+    found = [fault for document in rendered(values) if is_custom(document) for fault in faults(document)]
+    assert found == []
 
 
 def service() -> Document:
@@ -125,8 +143,9 @@ def test_their_makers_know_each_field(theirs: dict[tuple[str, str], Schema], kin
     assert differences(kinds()[kind], theirs[kind]) == []
 
 
+@pytest.mark.tools
 def test_their_makers_accept_what_we_write(theirs: dict[tuple[str, str], Schema]) -> None:
     schemas = {kind: closed(theirs[kind]) for kind in kinds()}
-    custom = [each for each in documents() if is_custom(each)]
+    custom = [each for each in [*documents(), *of_the_chart()] if is_custom(each)]
     assert custom
     assert [it for each in custom for it in errors(schemas[(each["apiVersion"], each["kind"])], each)] == []

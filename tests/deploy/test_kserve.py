@@ -5,7 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from kserve import Document, container, filled, laid_over, one, pods, shell_words, variables
+import yaml
+from custom_resources import is_custom
+from deployed import ran
+from kserve import Document, container, documents, filled, laid_over, one, pods, shell_words, variables
 
 BUFFER_S = 5  # what KServe keeps of the grace for the end of the process
 each_pod = pytest.mark.parametrize("name", ["single", "leader", "worker"])
@@ -74,6 +77,16 @@ def test_what_stands_beside_selects_the_pods(kind: str) -> None:
     spec = one(kind, name)["spec"]
     selector = spec.get("podSelector") or spec["selector"]
     assert selector["matchLabels"]["app.kubernetes.io/name"] == one("LLMInferenceService", name)["metadata"]["name"]
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("version", ["1.32", "1.37"])
+def test_kubernetes_takes_what_stands_beside(version: str, tmp_path: Path) -> None:
+    """From the oldest that KServe v0.20 takes."""
+    file = tmp_path / "beside.yaml"
+    file.write_text(yaml.safe_dump_all(each for each in documents() if not is_custom(each)))
+    said = ran("kubernetes-validate", "--strict", "--kubernetes-version", version, file).splitlines()
+    assert len(said) == 2 and all(line.startswith("INFO") for line in said)
 
 
 @pytest.mark.parametrize("tls", [False, True])
