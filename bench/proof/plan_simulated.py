@@ -92,25 +92,30 @@ def planned(of: Case, replica: Replica) -> int | None:
     return search.smallest_fleet(world, of.demand.peak, search.guess(of.demand.peak, each)) if each else None
 
 
-def needed(of: Case) -> int | None:
+def needed(of: Case, luck: int = 0) -> int | None:
     """The fewest machines that keep the promise, each number tried; None: not even twice the largest fleet does.
 
-    Arrivals and lengths are those that the plan had: what is compared is the engines and the search, not luck.
+    Arrivals and lengths are those that the plan had: what is compared is the engines and the search. luck: of how long
+    single steps take, which no plan can know.
     """
+    machine = replace(of.machine, seed=of.machine.seed + _LUCK * luck)
     peak, seed = of.demand.peak, of.demand.traffic.seed
     most = paged_fleet.capacity(of.demand.schedule(peak, 400, seed).requests, of.machine)
     for count in range(max(1, ceil(0.9 * peak / most)), 2 * LARGEST + 1):
         asked = of.demand.schedule(peak, search.fleet_requests(REQUESTS, count), seed)
-        if attain(of.slo, paged_fleet.serve(asked.requests, of.machine, count).records).attained:
+        if attain(of.slo, paged_fleet.serve(asked.requests, machine, count).records).attained:
             return count
     return None
 
 
-def fleets(cases: int, progress: Progress) -> Iterator[tuple[int | None, int | None]]:
-    """Of each case what was planned, and what is true."""
+_LUCK = 5000  # seeds between one luck and the next
+
+
+def fleets(cases: int, progress: Progress) -> Iterator[tuple[int | None, int | None, int | None]]:
+    """Of each case what was planned, what is true, and what is true of the same engine with other luck."""
     for number in track(range(cases), "fleets", progress):
         of = case(number)
-        yield planned(of, profile(of.machine, of.demand.traffic).replica), needed(of)
+        yield planned(of, profile(of.machine, of.demand.traffic).replica), needed(of), needed(of, 1)
 
 
 def coverage(profiles: int, runs: int, progress: Progress) -> list[bool]:

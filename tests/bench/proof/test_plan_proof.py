@@ -99,8 +99,9 @@ def test_errors_are_summed_up_by_their_size() -> None:
 
 
 def test_where_nothing_is_known_no_fleet_is_exact() -> None:
-    row = plan_proof._exact([(2, 2), (3, 4), (None, None), (None, 5)])
-    assert (row.value, row.note) == (0.25, "planned for needed: 3 for 4, None for None, None for 5")
+    row = plan_proof._exact([(2, 2, 2), (3, 4, 5), (None, None, None), (None, 5, 5)])
+    told = "with other luck in its steps the engine: 2; planned for needed: 3 for 4, None for None, None for 5"
+    assert (row.value, row.note) == (0.25, told)
 
 
 def test_loads_of_a_server_are_shares_of_what_it_gets_done() -> None:
