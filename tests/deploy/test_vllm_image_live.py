@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import vllm_image
 from deployed import ROOT, ran
-from vllm_image import BASE, KEY, podman
+from vllm_image import BASE, KEY, ONCE, podman
 from vllm_server import REPLY
 from vllm_server import model as one_text_model
 
@@ -37,14 +37,14 @@ def server(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 def packages(image: str) -> set[str]:
-    said = podman("run", "--rm", "--network", "none", "--entrypoint", "python3", image, *LISTED)
+    said = podman("run", *ONCE, "--entrypoint", "python3", image, *LISTED)
     return {line for line in said.splitlines() if "==" in line}
 
 
 def test_our_wheel_is_all_that_was_added(image: str) -> None:
     (added,) = packages(image) ^ packages(BASE)
     assert added.startswith("twofour==")
-    assert podman("run", "--rm", "--network", "none", image, "--version").startswith("twofour ")
+    assert podman("run", *ONCE, image, "--version").startswith("twofour ")
 
 
 def test_it_says_what_it_is(image: str) -> None:
