@@ -123,7 +123,7 @@ sbom: try-dist $(RELEASE_ENV)/.installed
 
 sbom-%: $(RELEASE_ENV)/.installed
 	mkdir -p sbom
-	$(DOCKER) run --rm --interactive --network none --entrypoint python3 $(IMAGE) - $(IMAGE) \
+	$(DOCKER) run $(RUN_FLAGS) --rm --interactive --network none --entrypoint python3 $(IMAGE) - $(IMAGE) \
 	  < .ci/image_sbom.py > sbom/twofour-$*.cdx.json
 	$(RELEASE_ENV)/bin/python .ci/check_sbom.py sbom/twofour-$*.cdx.json
 

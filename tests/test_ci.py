@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / ".ci" / "run"
-LONG = ("DEPLOY_S=1200", "VLLM_S=1500")
+LONG = ("DEPLOY_S=1800", "VLLM_S=1500")
 
 
 def status(folder: Path, make: str, limit_s: int = 2) -> tuple[int, str]:
