@@ -198,8 +198,16 @@ def no_more(error: BaseException) -> str | None:
 
 
 def _publish(part: Path, out: Path) -> None:
-    part.chmod(0o755)
+    """Let others read it as they may read any file of this user; safetensors and mkdtemp let nobody."""
+    allowed = ~_umask()
     for path in [*part.rglob("*"), part]:
+        path.chmod((0o777 if path.is_dir() else 0o666) & allowed)
         sync(path)
     part.rename(out)
     sync(out.parent)
+
+
+def _umask() -> int:
+    now = os.umask(0o077)  # it can only be read by setting it
+    os.umask(now)
+    return now

@@ -51,7 +51,9 @@ def test_an_engine_has_keys_and_time_to_drain(file: str, name: str) -> None:
     service = services(file)[name]
     words = service["command"]
     assert words[words.index("--api-key-file") + 1] == "/run/secrets/api_keys"
-    assert int(service["stop_grace_period"].removesuffix("s")) >= int(words[words.index("--drain-s") + 1]) + 30
+    before = int(words[words.index("--pre-drain-s") + 1]) if "--pre-drain-s" in words else 0
+    drain = int(words[words.index("--drain-s") + 1])
+    assert int(service["stop_grace_period"].removesuffix("s")) >= before + drain + 30
     assert words[words.index("--port") + 1] == service.get("environment", {}).get("TWOFOUR_PORT", "8000")
 
 

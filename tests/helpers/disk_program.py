@@ -21,7 +21,7 @@ from twofour.prune.errors import OutputError
 from twofour.prune.label.convert import convert
 from twofour.prune.model import demo_model
 
-PAGES_KIB, CALLS, FIRST_KIB = 16, 7, 112  # so much further each attempt may come; where the first one begins
+PAGES_KIB, CALLS, FIRST_KIB = 16, 3, 112  # so much further each attempt may come; where the first one begins
 
 # From the call FAULT_AFTER on, what writes to a file below FAULT_BELOW fails with FAULT_NUMBER.
 SHIM = r"""

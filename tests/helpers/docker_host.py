@@ -65,7 +65,7 @@ class DockerHost:
         return str(self.inspect(container)["State"]["Health"]["Status"])
 
     def healthy(self, container: str) -> bool:
-        return soon(lambda: self.health(container) == "healthy", 120)
+        return soon(lambda: self.health(container) == "healthy", 300)
 
     def inside(self, *command: str) -> list[str]:
         """A command of this machine, in the network of the engine."""

@@ -71,7 +71,7 @@ class SystemdHost:
         return [(unit, Path("/etc/systemd/system") / unit.name) for unit in (DEPLOY / "systemd").glob("*.service")]
 
     def _podman(self, *words: str) -> str:
-        return ran(*PODMAN, *words)
+        return ran(*PODMAN, *words, limit_s=600)
 
     def write(self, name: str, text: str) -> None:
         """A file of /etc/twofour that root alone reads."""

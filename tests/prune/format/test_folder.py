@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from twofour.prune.errors import CheckpointError, OutputError
 from twofour.prune.format import folder
@@ -80,3 +82,16 @@ def test_what_is_not_read_may_be_closed() -> None:
         (Path(name) / "notes").touch(mode=0)
         with as_nobody():
             assert folder.resolve(name) == Path(name)
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o755, 0o644)), (0o077, (0o700, 0o600))])
+def test_others_may_read_weights_as_they_may_read_any_file(tmp_path: Path, umask: int, modes: tuple[int, int]) -> None:
+    """safetensors makes its files for nobody but their owner."""
+    before = os.umask(umask)
+    try:
+        with folder.new_folder(tmp_path / "out") as part:
+            save_file({"weight": torch.zeros(1)}, part / "model.safetensors")
+    finally:
+        os.umask(before)
+    found = (tmp_path / "out", tmp_path / "out" / "model.safetensors")
+    assert tuple(path.stat().st_mode & 0o777 for path in found) == modes
