@@ -144,6 +144,10 @@ def is_up(url: str) -> bool:
     return False
 
 
+def at_once(work: Callable[[], None]) -> None:
+    work()
+
+
 @dataclass
 class Load:
     """Clients that ask one after the other for as long as they run; every second answer is a stream."""
@@ -199,9 +203,9 @@ class Load:
 
 
 @contextmanager
-def under_load(url: str) -> Iterator[Load]:
-    load = Load(url)
-    thread = threading.Thread(target=lambda: asyncio.run(load.run()))
+def under_load(load: Load, inside: Callable[[Callable[[], None]], None] = at_once) -> Iterator[Load]:
+    """Clients that ask without a pause. inside: calls what it is given where the router can be reached."""
+    thread = threading.Thread(target=inside, args=(lambda: asyncio.run(load.run()),))
     thread.start()
     try:
         wait_until(lambda: load.whole >= 5 or load.broken, "first answers", 60)

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from kubernetes_api import LABELS, Api, kubernetes, pod
-from replicas import DISCOVERY, MODEL, Replica, free_port, routed, under_load, wait_until
+from replicas import DISCOVERY, MODEL, Load, Replica, free_port, routed, under_load, wait_until
 
 HOSTS = ("127.0.0.1", "127.0.0.2")  # pods have one port, each an address of its own
 SELECTOR = [f"{name}={value}" for name, value in LABELS.items()]
@@ -45,7 +45,7 @@ def test_a_pod_that_is_deleted_gets_no_more_requests_and_none_fails(
     """It is deleted, answers on while its preStop sleeps, drains, ends; another one comes in its place."""
     api, url = asked
     ends = replicas[1]
-    with under_load(url) as load:
+    with under_load(Load(url)) as load:
         api.change(pod(ends.host, ends.host, ends=True))
         wait_until(
             lambda: httpx.get(f"{url}/list_workers").json()["urls"] == [replicas[0].url], "it to be left out", 60

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from replicas import MODEL, Replica, router, under_load, wait_until
+from replicas import MODEL, Load, Replica, router, under_load, wait_until
 
 SHORT = ("--max-model-len", "512", "--served-model-name", MODEL)
 ENGINES = {
@@ -32,7 +32,7 @@ def replicas(
 
 
 def test_restarted_in_turn_no_request_fails_and_no_stream_is_cut(replicas: list[Replica], tmp_path: Path) -> None:
-    with router(replicas, tmp_path / "router.log") as url, under_load(url) as load:
+    with router(replicas, tmp_path / "router.log") as url, under_load(Load(url)) as load:
         for replica in replicas:
             assert replica.terminate() == 0
             replica.start()
@@ -43,7 +43,7 @@ def test_restarted_in_turn_no_request_fails_and_no_stream_is_cut(replicas: list[
 
 def test_one_is_killed_and_no_new_request_fails(replicas: list[Replica], tmp_path: Path) -> None:
     """Streams that it was sending are lost with it; all others are answered, by the other one."""
-    with router(replicas, tmp_path / "router.log") as url, under_load(url) as load:
+    with router(replicas, tmp_path / "router.log") as url, under_load(Load(url)) as load:
         replicas[0].kill()
         before = load.whole
         wait_until(lambda: load.whole >= before + 20, "answers of the other one", 120)
