@@ -47,6 +47,7 @@ UNSEEN_SERVED = (0.4, 0.65, 0.85)
 
 
 LIMITS = ("--max-num-seqs", "32", "--max-num-batched-tokens", "512")  # of a step; vLLM does not say them
+PASSED_ON = {"vllm": ("--", "--gpu-memory-utilization", "0.3")}  # of a CPU's memory; it would take nearly all
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def knees(length: Length, requests: int, cpu: int | None) -> tuple[float | None,
 
 def on_server(model: Path, name: str, engine: str, length: Length, progress: Progress) -> Served:
     """The same on a server of ours, or of vLLM, that is started for it."""
-    flags = ("--engine", engine, *LIMITS)
+    flags = ("--engine", engine, *LIMITS, *PASSED_ON.get(engine, ()))
     with TemporaryDirectory() as folder, _running(model, flags, Path(folder) / "log") as url:
         known = measured_profile(url, name, length.served_min, SERVED, LIMITS)
         runs = list(_loaded(known, url, rates(known), SERVED, length.run_s, progress))
