@@ -24,7 +24,8 @@ HARDENED = (
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "3g", *ULIMITS),
     *("--health-interval", "disable"),  # podman has systemd look after it; here the test does
 )
-ONCE = ("--rm", "--network", "none", "--no-healthcheck", *ULIMITS)
+AT_ALL = ("--no-healthcheck", *ULIMITS)
+ONCE = ("--rm", "--network", "none", *AT_ALL)
 BY_VLLM = f"""FROM {DEBIAN}
 RUN rm /usr/lib/python3*/EXTERNALLY-MANAGED
 COPY . /usr/local/lib/python3.11/dist-packages
@@ -57,7 +58,7 @@ def built() -> str:
 
 def by_podman() -> tuple[str, ...]:
     """What `make` is told of images here."""
-    return f"DOCKER={' '.join(PODMAN)}", f"IMAGE={IMAGE}", f"RUN_FLAGS={' '.join(ONCE)}"
+    return f"DOCKER={' '.join(PODMAN)}", f"IMAGE={IMAGE}", f"RUN_FLAGS={' '.join(AT_ALL)}"
 
 
 def import_base() -> None:
