@@ -93,9 +93,7 @@ def test_one_that_cannot_start_is_given_up(host: SystemdHost) -> None:
     host.write("tiny.env", ENVIRONMENT.replace("/tiny", "/none"))
     try:
         host.try_("systemctl", "start", UNIT)
-        assert soon(lambda: host.show(UNIT, "Result") == "start-limit-hit", 120) or "start request repeated" in (
-            host.journal().lower()
-        )
+        assert soon(lambda: "Start request repeated too quickly" in host.journal(), 300), host.journal()
         assert host.show(UNIT, "ActiveState") == "failed"
     finally:
         host.write("tiny.env", ENVIRONMENT)
@@ -106,13 +104,3 @@ def test_without_keys_it_does_not_start(host: SystemdHost) -> None:
     host.try_("systemctl", "start", "--no-block", "twofour@open.service")
     assert soon(lambda: host.show("twofour@open.service", "Result") != "success", 60)
     assert "credentials" in host.journal()
-
-
-def test_fault_25_one_that_the_kernel_kills_for_its_memory_is_given_up(host: SystemdHost) -> None:
-    host.write("small.env", ENVIRONMENT)
-    host.write("small.keys", f"{KEY}\n")
-    host.drop_in("twofour@small.service", "[Service]\nMemoryMax=40M\n")
-    host.try_("systemctl", "start", "--no-block", "twofour@small.service")
-    assert soon(lambda: host.show("twofour@small.service", "ActiveState") == "failed", 120), host.journal()
-    assert int(host.show("twofour@small.service", "NRestarts")) >= 4
-    assert "oom-kill" in host.journal() or "status=9/KILL" in host.journal()

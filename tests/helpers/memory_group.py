@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from processes import soon
 
 V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
 
@@ -42,7 +43,7 @@ class MemoryGroup:
 
 @contextmanager
 def memory_group(name: str) -> Iterator[MemoryGroup]:
-    """It must be empty at the end."""
+    """It is removed when the last process has left it."""
     folder = (V1 if V1.is_dir() else V2) / f"twofour-{name}-{os.getpid()}"
     try:
         folder.mkdir()
@@ -54,5 +55,5 @@ def memory_group(name: str) -> Iterator[MemoryGroup]:
             pytest.fail(f"{folder} has no limit of memory; add +memory to {folder.parent}/cgroup.subtree_control")
         yield MemoryGroup(folder)
     finally:
-        with suppress(OSError):
-            folder.rmdir()
+        soon(lambda: not (folder / "cgroup.procs").read_text())
+        folder.rmdir()

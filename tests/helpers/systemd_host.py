@@ -105,7 +105,8 @@ class SystemdHost:
         self.do("sh", "-c", f"kill -{name} {pid}")  # a word of the shell: there is no such program
 
     def journal(self) -> str:
-        return self.try_("journalctl", "--no-pager", "--lines", "60")
+        """Of our units alone: the kernel's lines are of all that the machine does."""
+        return self.try_("journalctl", "--no-pager", "--lines", "60", "--unit", "twofour*")
 
     def close(self) -> None:
         self._podman("rm", "--force", "--time", "0", self._name)
