@@ -70,7 +70,7 @@ def spec() -> Document:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, spec: Document, folders: dict[str, Path]) -> Iterator[Pod]:
     pod = Pod("server", spec, folders, tmp_path_factory.mktemp("pod"))
-    assert soon(lambda: pod.passes("startupProbe"), 120), pod.logs()
+    assert pod.starts(), pod.logs()
     yield pod
     pod.close()
 
@@ -125,18 +125,18 @@ def test_as_many_threads_work_as_its_limit_pays_for(
     container["args"] = [*container["args"], "--threads", str(cores)]
     pod = Pod("wide", {**spec, "containers": [container]}, folders, tmp_path)
     try:
-        assert soon(lambda: pod.passes("startupProbe"), 120), pod.logs()
+        assert pod.starts(), pod.logs()
         assert working_threads(pod) == cores
     finally:
         pod.close()
 
 
 def working_threads(pod: Pod) -> int:
-    """How many threads of the engine share the work of an answer: each does a tenth of it at least."""
+    """How many threads of the engine share the work of an answer. Beside other work one may do little: a fiftieth."""
     before = spent(pod)
-    pod.ask("/v1/completions", KEY, json.dumps({**LONG, "stream": False, "max_tokens": 100}))
+    pod.ask("/v1/completions", KEY, json.dumps({**LONG, "stream": False}))
     took = {thread: ticks - before.get(thread, 0) for thread, ticks in spent(pod).items()}
-    return sum(ticks > sum(took.values()) / 10 for ticks in took.values())
+    return sum(ticks > sum(took.values()) / 50 for ticks in took.values())
 
 
 def spent(pod: Pod) -> dict[str, int]:
@@ -151,7 +151,7 @@ def test_it_ends_as_it_is_rendered(spec: Document, folders: dict[str, Path], tmp
     """preStop, in which it takes requests, then SIGTERM in the middle of a stream, and all that within the grace."""
     pod = Pod("ending", spec, folders, tmp_path)
     try:
-        assert soon(lambda: pod.passes("startupProbe"), 120), pod.logs()
+        assert pod.starts(), pod.logs()
         pre_stop_s = pod.container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert not soon(lambda: not pod.passes("readinessProbe"), pre_stop_s), "it takes requests"
         with pod.stream("/v1/completions", KEY, json.dumps(LONG)) as client:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,15 @@ class Pod:
         return (
             run(*self.inside(sys.executable, "-c", ASK, self.url(asked["path"], asked["port"]), "", "")).returncode == 0
         )
+
+    def starts(self) -> bool:
+        """Asked by the rendered startup probe, as often as that allows."""
+        probe = self.container["startupProbe"]
+        for _ in range(probe["failureThreshold"]):
+            if self.passes("startupProbe") or not self.state["Running"]:
+                break
+            time.sleep(probe["periodSeconds"])
+        return self.passes("startupProbe")
 
     def stream(self, path: str, key: str, body: str) -> "subprocess.Popen[str]":
         """A client whose answer has begun."""
