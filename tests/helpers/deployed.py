@@ -24,6 +24,12 @@ ASK = (
     "{'Authorization': 'Bearer ' + sys.argv[2], 'Content-Type': 'application/json'}); "
     "print(u.urlopen(r, timeout=60).read().decode())"
 )
+# The same for a stream, line by line as it comes.
+STREAM = (
+    "import sys, urllib.request as u; r = u.Request(sys.argv[1], sys.argv[3].encode(), {'Authorization': 'Bearer ' + "
+    "sys.argv[2], 'Content-Type': 'application/json'})\n"
+    "for line in u.urlopen(r, timeout=120): print(line.decode(), end='', flush=True)"
+)
 
 
 def tool(name: str) -> str:

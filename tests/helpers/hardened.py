@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from deployed import STREAM
 from docker_host import DockerHost
 
 IMAGE, URL, KEY = "twofour-embedded:local", "http://127.0.0.1:8000", "key-of-a-test"
@@ -21,11 +22,6 @@ SERVE = ("serve", "/model", "--threads", "1", "--drain-s", "60", "--api-key-file
 # Long enough to be under way when the server is told to end.
 LONG = {"model": "model", "prompt": "hello", "max_tokens": 900, "ignore_eos": True, "stream": True}
 GOLDEN = {"model": "model", "prompt": "Once upon a time", "max_tokens": 48, "temperature": 0, "ignore_eos": True}
-STREAM = (
-    "import sys, urllib.request as u; r = u.Request(sys.argv[1], sys.argv[3].encode(), {'Authorization': 'Bearer ' + "
-    "sys.argv[2], 'Content-Type': 'application/json'})\n"
-    "for line in u.urlopen(r, timeout=60): print(line.decode(), flush=True)"
-)
 
 
 def given(folder: Path) -> tuple[str, ...]:

@@ -16,15 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from deployed import ASK, PODMAN, ULIMITS, ran, run, tool
+from deployed import ASK, PODMAN, STREAM, ULIMITS, ran, run, tool
 from docker_host import build
 
 OF_A_KUBELET = ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "ports")
-LINES = (
-    "import sys, urllib.request as u; r = u.Request(sys.argv[1], sys.argv[3].encode(), {'Authorization': 'Bearer ' + "
-    "sys.argv[2], 'Content-Type': 'application/json'})\n"
-    "for line in u.urlopen(r, timeout=120): print(line.decode(), end='', flush=True)"
-)
 Document = dict[str, Any]
 
 
@@ -129,7 +124,7 @@ class Pod:
 
     def stream(self, path: str, key: str, body: str) -> "subprocess.Popen[str]":
         """A client whose answer has begun."""
-        words = self.inside(sys.executable, "-c", LINES, self.url(path), key, body)
+        words = self.inside(sys.executable, "-c", STREAM, self.url(path), key, body)
         client = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert client.stdout is not None and client.stdout.readline().startswith("data: ")
         return client
