@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="little of everything: does it work at all?")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="write the document here")
     args = parser.parse_args()
-    out.claim(args.out)
+    out.require_folder(args.out)  # a file of before is replaced: it is kept in the repository
     about, rivals = circumstances(), peers(args.peers.absolute(), args.vllm.absolute())
     with interrupt.in_order():
         size = SMALL if args.small else Size()

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import asdict
@@ -6,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from twofour.bench.proof import __main__ as verb
 from twofour.bench.proof import proof, weight
 from twofour.bench.proof.mock import Script
 from twofour.bench.proof.peers import Figures, Peer
 from twofour.bench.proof.proof import Others, Row
 from twofour.bench.proof.proof_table import table
+from twofour.prune.errors import OutputError
 
 
 def test_a_promise_is_kept_up_to_its_limit_and_unknown_without_a_value() -> None:
@@ -46,6 +49,19 @@ def test_the_table_shows_peers_beside_us() -> None:
     assert said[-1] == "PASSED"
     assert "do not quote" not in "".join(said)
     assert "do not quote these figures" in table(written(*rows, cpu_pressure=0.5))
+
+
+def test_a_file_of_before_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make bench-proof` writes to the one that the repository keeps; a folder that is not there is found first."""
+    out = tmp_path / "proof.json"
+    out.write_text("of before")
+    monkeypatch.setattr(verb, "prove", lambda *_: written(Row("U1", "new", 1.0, 2, "s")))
+    words = ["proof", "--tokenizer", str(tmp_path), "--out"]
+    monkeypatch.setattr(sys, "argv", [*words, str(out)])
+    assert verb.main() == 0 and json.loads(out.read_text())["rows"][0]["what"] == "new"
+    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "none" / "proof.json")])
+    with pytest.raises(OutputError, match="is no folder"):
+        verb.main()
 
 
 def test_a_peer_is_held_against_the_truth_of_its_own_mock(tmp_path: Path) -> None:
