@@ -36,7 +36,7 @@ def peak_bytes(command: Sequence[str]) -> int:
 
 def client(tokens: int) -> int:
     """Peak of `bench run` with a document, while a mock that never waits sends it so many."""
-    with TemporaryDirectory() as folder, serving(Script()) as mock:
+    with TemporaryDirectory() as folder, serving(Script(remembers=False)) as mock:
         load = ["--requests", tokens // ANSWER, "--concurrency", STREAMS, "--output-tokens", ANSWER]
         out = ["--prompt-tokens", PROMPT, "--out", Path(folder, "run.json")]
         return peak_bytes([sys.executable, "-m", "twofour", "bench", "run", mock.url, *map(str, load + out)])

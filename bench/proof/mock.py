@@ -48,6 +48,7 @@ class Script:
     drop_reused: bool = False  # a second request on a connection: closed without an answer
     close_after: bool = False  # closed after every response, unannounced
     certificate: str | None = None  # a PEM file, with its key: TLS
+    remembers: bool = True  # what it has written, until its end; else only while it answers
     answers: Sequence[str] = ()  # whole responses, which are given in turn instead of streams
 
 

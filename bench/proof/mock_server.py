@@ -142,6 +142,8 @@ class Connection(asyncio.Protocol):
         answer.end()
         if not streamed:
             self.write(_plain(200, answer.whole()))
+        if not script.remembers:
+            served.written.clear()
         self._ended()
 
     def _ended(self) -> None:

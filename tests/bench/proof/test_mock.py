@@ -45,6 +45,15 @@ def test_a_chat_says_its_deltas_in_order_and_counts_them() -> None:
     assert (served.chat, served.prompt, served.headers["x-mine"]) == (True, "be brief\none two three", "yes")
 
 
+def test_a_mock_that_forgets_answers_like_another() -> None:
+    said = {}
+    for remembers in (True, False):
+        with serving(Script(remembers=remembers)) as mock:
+            _, said[remembers] = post(mock, "/v1/completions", prompt="one two", max_tokens=3, stream=True)
+        assert [len(served.written) for served in mock.served] == [3 if remembers else 0]
+    assert [event["choices"] for event in events(said[True])] == [event["choices"] for event in events(said[False])]
+
+
 @pytest.mark.parametrize("chat", [True, False])
 def test_every_event_says_what_it_is(chat: bool) -> None:
     asked = {"messages": MESSAGES} if chat else {"prompt": "one two"}
