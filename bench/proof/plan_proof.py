@@ -137,7 +137,7 @@ def _served(size: Size, args: argparse.Namespace, progress: Progress, engine: st
 def _at_pace(where: str, found: Served) -> Iterator[Row]:
     """What is left where the machine is as fast as in each run: the simulator's own error."""
     if found.paces:
-        first, *others = _errors("P3", f"{where}, at the run's pace", found.at_pace, "matched", P95[:2], 0.10, None)
+        first, *others = _errors("P3", f"{where}, at their pace", found.at_pace, "matched", P95[:2], 0.10, None)
         paces = ", ".join(f"{pace:.2f}" for pace in found.paces)
         yield from (replace(first, note=f"steps of the runs took {paces} of what the profile says of them"), *others)
 
