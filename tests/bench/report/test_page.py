@@ -80,7 +80,7 @@ def test_a_document_of_the_first_version_is_read() -> None:
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.name)
 def test_results_that_were_written_before_are_read(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "report", str(file)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) >= 3  # a table of one row
+    assert len(capsys.readouterr().out.splitlines()) > 5
 
 
 def test_written_once(whole: dict[str, Any], tmp_path: Path) -> None:
