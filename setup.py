@@ -86,8 +86,8 @@ class BuildPackages(build_py):
 
     def run(self):
         super().run()
-        if commit() and not self.editable_mode:
-            Path(self.build_lib, "twofour", "commit.txt").write_text(commit())
+        if not self.editable_mode and (found := commit()):
+            Path(self.build_lib, "twofour", "commit.txt").write_text(found)
 
 
 class Sdist(sdist):
@@ -95,8 +95,8 @@ class Sdist(sdist):
 
     def make_release_tree(self, base_dir, files):
         super().make_release_tree(base_dir, files)
-        if commit():
-            Path(base_dir, "root", "commit.txt").write_text(commit())
+        if found := commit():
+            Path(base_dir, "root", "commit.txt").write_text(found)
 
 
 setup(

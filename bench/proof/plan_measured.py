@@ -139,8 +139,8 @@ def pace(known: Profile, before: Glance | None, after: Glance | None) -> float |
     Away from 1, the machine or the model of a step has changed since the profile, whatever the simulator does.
     """
     steps = after.since(before) if before and after else []
-    row = known.replica.steps.seconds
-    said = sum(row(step.prefill_tokens, step.decodes, step.kv_tokens, step.prefill_pairs) for step in steps)
+    takes = known.replica.steps.seconds
+    said = sum(takes(step.prefill_tokens, step.decodes, step.kv_tokens, step.prefill_pairs) for step in steps)
     return sum(step.seconds for step in steps) / said if said else None
 
 

@@ -113,6 +113,20 @@ def wait_until(true: Callable[[], object], what: str, limit_s: float = START_S) 
 
 
 @contextmanager
+def started(found: Sequence[Replica]) -> Iterator[None]:
+    """All of them, ready, for the length of a `with` block."""
+    try:
+        for replica in found:
+            replica.start()
+        for replica in found:
+            wait_until(replica.is_ready, f"a replica, see {replica.log}")
+        yield
+    finally:
+        for replica in found:
+            replica.end()
+
+
+@contextmanager
 def router(replicas: list[Replica], log: Path) -> Iterator[str]:
     """The URL of a router in front of them."""
     with routed(("--worker-urls", *(replica.url for replica in replicas)), log) as url:

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from kubernetes_api import LABELS, Api, kubernetes, pod
-from replicas import DISCOVERY, MODEL, Load, Replica, free_port, routed, under_load, wait_until
+from replicas import DISCOVERY, MODEL, Load, Replica, free_port, routed, started, under_load, wait_until
 
 HOSTS = ("127.0.0.1", "127.0.0.2")  # pods have one port, each an address of its own
 SELECTOR = [f"{name}={value}" for name, value in LABELS.items()]
@@ -18,15 +18,8 @@ def replicas(large_heads_folders: dict[str, Path], tmp_path_factory: pytest.Temp
     flags = ("--max-model-len", "512", "--served-model-name", MODEL, "--threads", "1")
     command = ("serve", str(large_heads_folders["2:4"]), *flags)
     found = [Replica(command, folder / f"{host}.log", core, port, host) for core, host in enumerate(HOSTS)]
-    try:
-        for replica in found:
-            replica.start()
-        for replica in found:
-            wait_until(replica.is_ready, f"a replica, see {replica.log}")
+    with started(found):
         yield found
-    finally:
-        for replica in found:
-            replica.end()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from replicas import MODEL, Load, Replica, router, under_load, wait_until
+from replicas import MODEL, Load, Replica, router, started, under_load, wait_until
 
 SHORT = ("--max-model-len", "512", "--served-model-name", MODEL)
 ENGINES = {
@@ -20,15 +20,8 @@ def replicas(
     folder = tmp_path_factory.mktemp("replicas")
     command = ("serve", str(large_heads_folders["2:4"]), *ENGINES[request.param])
     found = [Replica(command, folder / f"replica-{core}.log", core) for core in range(2)]
-    try:
-        for replica in found:
-            replica.start()
-        for replica in found:
-            wait_until(replica.is_ready, f"a replica, see {replica.log}")
+    with started(found):
         yield found
-    finally:
-        for replica in found:
-            replica.end()
 
 
 def test_restarted_in_turn_no_request_fails_and_no_stream_is_cut(replicas: list[Replica], tmp_path: Path) -> None:
