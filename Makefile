@@ -38,7 +38,7 @@ VLLM_SOURCE := $(VENV)/vllm-$(VLLM).tar.gz
 # Carries the vocabulary of Mistral 7B; what else is in it is not installed.
 MISTRAL := $(VENV)/mistral_common-1.13.1-py3-none-any.whl
 
-.PHONY: bench-proof plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools deploy-judges dist try-dist sbom gpu parity lint types clean
+.PHONY: bench-proof bench-memory plan-proof peers demo develop test test-all test-slow test-faults test-conformance test-vllm vllm versions judges deploy-check test-deploy deploy-tools deploy-judges dist try-dist sbom gpu parity lint types clean
 
 demo: $(REPORT)
 	@$(BIN)/twofour bench report $(REPORT:.html=.json)
@@ -156,6 +156,10 @@ bench-proof: $(VENV)/.develop | $(DENSE)
 	-$(MAKE) --keep-going peers
 	$(BIN)/python -m twofour.bench.proof --peers $(PEERS) --vllm $(VLLM_ENV) --tokenizer $(DENSE) \
 	  --out $(RESULTS)/proof.json $(PROOF_FLAGS)
+
+# How much memory a load test of an hour takes: some minutes.
+bench-memory: $(VENV)/.develop
+	$(BIN)/python -m twofour.bench.proof.memory
 
 # The planner against its promises, on a machine that does nothing else; PLAN_PARTS=P1 measures one part and keeps the
 # others as they were. Status 3: a promise is not kept here.
