@@ -3,7 +3,14 @@
 from typing import Any
 
 VERDICTS = {True: "passed", False: "FAILED", None: "-"}
-_UNITS = {"s": (1000, " ms", 2), "share": (100, " %", 2), "/s": (1, "", 0), "MB": (1, " MB", 1), "": (1, "", 0)}
+_UNITS = {
+    "s": (1, " s", 2),
+    "ms": (1000, " ms", 2),
+    "share": (100, " %", 2),
+    "/s": (1, "", 0),
+    "MB": (1, " MB", 1),
+    "": (1, "", 0),
+}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -42,5 +49,5 @@ def _other(row: dict[str, Any], name: str) -> str:
 def quantity(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
-    times, sign, digits = _UNITS[unit]
+    times, sign, digits = _UNITS["ms" if unit == "s" and abs(value) < 1 else unit]
     return f"{value * times:,.{digits}f}{sign}"

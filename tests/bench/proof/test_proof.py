@@ -35,6 +35,14 @@ def written(*rows: Row, **more: Any) -> dict[str, Any]:
     }
 
 
+def test_times_are_read_in_the_unit_of_their_size() -> None:
+    said = table(written(Row("P5", "x", 106.658, 120.0, "s"), Row("H3", "y", 0.0007, 1.5, "s"))).splitlines()
+    assert [line.split() for line in said if line.startswith(("P5", "H3"))] == [
+        ["P5", "x", "106.66", "s", "<=", "120.00", "s", "passed"],
+        ["H3", "y", "0.70", "ms", "<=", "1.50", "s", "passed"],
+    ]
+
+
 def test_the_table_shows_peers_beside_us() -> None:
     rows = [
         Row("H1", "requests", 1700.0, 1500, "/s", False, {"vLLM": 718.0, "AIPerf": None}),
