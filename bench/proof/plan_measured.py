@@ -52,11 +52,12 @@ PASSED_ON = {"vllm": ("--", "--gpu-memory-utilization", "0.3")}  # of a CPU's me
 
 @dataclass(frozen=True)
 class Length:
-    """How long parts take."""
+    """How long parts take. What a real server takes for a step drifts by the minute: its parts are longer."""
 
     profile_min: float = 3.0
     run_s: float = 60.0
-    served_min: float = 3.5
+    served_min: float = 10.0  # as `bench profile` does unless told otherwise
+    served_s: float = 90.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def on_server(model: Path, name: str, engine: str, length: Length, progress: Pro
     flags = ("--engine", engine, *LIMITS, *PASSED_ON.get(engine, ()))
     with TemporaryDirectory() as folder, _running(model, flags, Path(folder) / "log") as url:
         known = measured_profile(url, name, length.served_min, SERVED, LIMITS)
-        runs = list(_loaded(known, url, rates(known), SERVED, length.run_s, progress))
+        runs = list(_loaded(known, url, rates(known), SERVED, length.served_s, progress))
     at_pace = [validate(_slower(known, pace), run, name) for name, run, pace in runs if pace]
     plain = _plain(known, [validate(known, run, name) for name, run, _ in runs])
     return Served(plain, _plain(known, at_pace), [pace for *_, pace in runs if pace])

@@ -41,7 +41,7 @@ class Size:
     long: int = 20_000  # requests of a run in which luck matters little
 
 
-SMALL = Size(Length(0.2, 6.0, 0.3), 80, 4, 1, 3, 400)
+SMALL = Size(Length(0.2, 6.0, 0.3, 6.0), 80, 4, 1, 3, 400)
 Validation = dict[str, Any]
 
 
