@@ -134,7 +134,7 @@ def full_rate(world: World) -> float:
     schedule = _always_more(world)
     found = simulate.run(schedule, world.replica, 1, world.promise.router, world.seed)
     served = simulate.served_per_s(found.records)
-    return bound(world) if served is None else _SLACK * served / world.demand.turns(world.requests, world.seed)
+    return bound(world) if served is None else served / world.demand.turns(world.requests, world.seed)
 
 
 def _always_more(world: World) -> Schedule:
