@@ -163,7 +163,7 @@ bench-memory: $(VENV)/.develop
 
 # The planner against its promises, on a machine that does nothing else; PLAN_PARTS=P1 measures one part and keeps the
 # others as they were. Status 3: a promise is not kept here.
-PLAN_PARTS := P1,P3,P3v,P4,P5,P6
+PLAN_PARTS := P1,P2,P3,P3v,P4,P4f,P5,P6
 plan-proof: $(VENV)/.develop | $(DENSE) $(PRUNED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m twofour.bench.proof.plan_proof --only $(PLAN_PARTS) --dense $(DENSE) \
 	  --sparse $(PRUNED)/$(STRICT) --out $(RESULTS)/plan-proof.json $(PROOF_FLAGS)

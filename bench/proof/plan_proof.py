@@ -160,23 +160,28 @@ def _errors(
 
 
 def _limits(size: Size, args: argparse.Namespace, progress: Progress) -> Part:
-    """The knee in real time, and fleets by brute force."""
+    """The knee in real time."""
     with apart() as cpu:
         planned, measured = plan_measured.knees(size.length, size.knee, cpu)
     off = abs(planned / measured - 1) if planned and measured else None
     note = f"planned {planned:.2f}, measured {measured:.2f} requests/s" if planned and measured else ""
-    found = list(plan_simulated.fleets(size.fleets, progress))
-    knee = Row("P4", "mock: planned max rate off the measured one", off, 0.05, "share", note=note)
-    return Part([knee, _exact(found)], [])
+    return Part([Row("P4", "mock: planned max rate off the measured one", off, 0.05, "share", note=note)], [])
 
 
-def _exact(found: Sequence[tuple[int | None, int | None, int | None]]) -> Row:
+def _fleets(size: Size, args: argparse.Namespace, progress: Progress) -> Part:
+    """By brute force: of promises as people make them, and of such as one run has just kept."""
+    kinds = {"a promise in round numbers": True, "one that is just kept": False}
+    found = {kind: list(plan_simulated.fleets(size.fleets, is_round, progress)) for kind, is_round in kinds.items()}
+    return Part([_exact(kind, fleets) for kind, fleets in found.items()], [])
+
+
+def _exact(kind: str, found: Sequence[tuple[int | None, int | None, int | None]]) -> Row:
     """Of fleets as planned, as needed, and as needed with other luck. Where a number is not known, nothing is exact."""
     wrong = [f"{a} for {b}" for a, b, _ in found if a is None or a != b]
     again = sum(a is not None and a == b for _, a, b in found)
     said = f"; planned for needed: {', '.join(wrong)}" if wrong else ""
     what, note = (
-        f"fleets of up to 20 that are exact, of {len(found)}",
+        f"{kind}: fleets that are exact, of {len(found)}",
         f"with other luck in its steps the engine: {again}",
     )
     return Row("P4", what, 1 - len(wrong) / len(found), 0.95, "share", False, note=note + said)
@@ -201,6 +206,7 @@ PARTS: Mapping[str, Callable[[Size, argparse.Namespace, Progress], Part]] = {
     "P3": partial(_served, engine="twofour"),
     "P3v": partial(_served, engine="vLLM"),
     "P4": _limits,
+    "P4f": _fleets,
     "P5": _speed,
     "P6": _intervals,
 }

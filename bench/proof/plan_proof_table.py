@@ -5,7 +5,7 @@ from typing import Any
 
 from twofour.bench.proof.proof_table import VERDICTS, quantity
 
-PARTS = ("P1", "P2", "P3", "P3v", "P4", "P5", "P6")
+PARTS = ("P1", "P2", "P3", "P3v", "P4", "P4f", "P5", "P6")
 # What others publish; nobody publishes the rest.
 OTHERS = {
     "P1": "BLIS, unseen cases: TTFT 17.6 % mean, 21.3 % P90; ITL 7.1 %; E2E 6.7 % median",

@@ -5,9 +5,9 @@ shares no code with the planner's simulator.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor, log10
 
 from twofour.bench.capacity import search, step_model
 from twofour.bench.capacity.demand import Demand, demand
@@ -39,8 +39,11 @@ class Case:
     slo: Slo
 
 
-def case(number: int) -> Case:
-    """Any machine, lengths, promise and peak; the fleet has 20 machines at most."""
+def case(number: int, round_promise: bool = True) -> Case:
+    """Any machine, lengths, promise and peak; the fleet has 20 machines at most.
+
+    round_promise: in numbers as people say them; else one that a run has just kept, so that luck decides at the edge.
+    """
     draw = random.Random(f"fleet {number}")
     machine = Machine(
         fixed_s=draw.uniform(0.004, 0.03),
@@ -57,7 +60,8 @@ def case(number: int) -> Case:
     traffic = Traffic(prompt_tokens=lengths[0], output_tokens=lengths[1], rate=Rate(1.0), seed=number)
     most = paged_fleet.capacity(schedule(traffic, 1.0, 400), machine)
     peak = most * draw.uniform(0.5, 0.7 * LARGEST)
-    promised = _promised(machine, schedule(traffic, draw.uniform(0.5, 0.85) * most, REQUESTS))
+    asked = schedule(traffic, draw.uniform(0.5, 0.85) * most, REQUESTS)
+    promised = _promised(machine, asked, _round if round_promise else float)
     return Case(machine, demand(replace(traffic, rate=Rate(peak))), promised)
 
 
@@ -65,11 +69,17 @@ def schedule(traffic: Traffic, rate: float, requests: int) -> Sequence[Request]:
     return replace(traffic, rate=Rate(rate), requests=requests).schedule().requests
 
 
-def _promised(machine: Machine, asked: Sequence[Request]) -> Slo:
-    """What one machine just keeps at some rate."""
+def _promised(machine: Machine, asked: Sequence[Request], said: Callable[[float], float]) -> Slo:
+    """What one machine keeps at some rate. said: from milliseconds that it just keeps to those of the promise."""
     found = figures(paged_fleet.serve(asked, machine).records, 0.0, open_loop=True)
     terms = ((name, found[name]) for name in ("ttft_p95", "itl_p95"))
-    return parse(",".join(f"{name}={(value or 1.0) * 1000:.3f}ms" for name, value in terms))
+    return parse(",".join(f"{name}={said((value or 1.0) * 1000):.3f}ms" for name, value in terms))
+
+
+def _round(value: float) -> float:
+    """Up to one digit: 37 is 40."""
+    place = 10.0 ** floor(log10(value))
+    return ceil(value / place) * place
 
 
 def profile(machine: Machine, traffic: Traffic) -> Profile:
@@ -95,26 +105,30 @@ def planned(of: Case, replica: Replica) -> int | None:
 def needed(of: Case, luck: int = 0) -> int | None:
     """The fewest machines that keep the promise, each number tried; None: not even twice the largest fleet does.
 
+    So few that more comes than they get done are none: their line grows for ever, whatever a short run shows.
+
     Arrivals and lengths are those that the plan had: what is compared is the engines and the search. luck: of how long
     single steps take, which no plan can know.
     """
     machine = replace(of.machine, seed=of.machine.seed + _LUCK * luck)
     peak, seed = of.demand.peak, of.demand.traffic.seed
-    most = paged_fleet.capacity(of.demand.schedule(peak, 400, seed).requests, of.machine)
-    for count in range(max(1, ceil(0.9 * peak / most)), 2 * LARGEST + 1):
+    most = paged_fleet.capacity(of.demand.schedule(peak, _LONG, seed).requests, of.machine)
+    for count in range(ceil(peak / most), 2 * LARGEST + 1):
         asked = of.demand.schedule(peak, search.fleet_requests(REQUESTS, count), seed)
         if attain(of.slo, paged_fleet.serve(asked.requests, machine, count).records).attained:
             return count
     return None
 
 
+_LONG = 4000  # requests, after which it is known to a per cent or two how many one machine gets done
 _LUCK = 5000  # seeds between one luck and the next
 
 
-def fleets(cases: int, progress: Progress) -> Iterator[tuple[int | None, int | None, int | None]]:
+def fleets(cases: int, round_promise: bool, progress: Progress) -> Iterator[tuple[int | None, int | None, int | None]]:
     """Of each case what was planned, what is true, and what is true of the same engine with other luck."""
-    for number in track(range(cases), "fleets", progress):
-        of = case(number)
+    stage = "fleets, round promises" if round_promise else "fleets, promises on the edge"
+    for number in track(range(cases), stage, progress):
+        of = case(number, round_promise)
         yield planned(of, profile(of.machine, of.demand.traffic).replica), needed(of), needed(of, 1)
 
 

@@ -1,6 +1,7 @@
 import json
 import sys
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from twofour.bench.capacity.profile import Around, EngineLimits, Profile, Replic
 from twofour.bench.capacity.simulate import simulate
 from twofour.bench.capacity.step_model import StepModel
 from twofour.bench.load.records import Record, Request
+from twofour.bench.load.slo import parse
 from twofour.bench.load.step_log import Glance, Step
 from twofour.bench.load.workload import Schedule
 from twofour.bench.proof import paged_fleet, plan_measured, plan_proof, plan_simulated
@@ -50,7 +52,7 @@ def test_two_engines_that_share_no_code_give_the_same_times(
 
 
 def test_a_fleet_that_is_planned_is_the_one_that_is_needed() -> None:
-    of = plan_simulated.case(4)
+    of = plan_simulated.case(4, round_promise=False)
     exact = Replica(
         EngineLimits(of.machine.sequences, of.machine.tokens, of.machine.pages, of.machine.page, 65536),
         StepModel(*(of.machine.fixed_s, of.machine.prefill_s, of.machine.decode_s, of.machine.kv_s, of.machine.pair_s)),
@@ -58,6 +60,21 @@ def test_a_fleet_that_is_planned_is_the_one_that_is_needed() -> None:
     )
     quiet = replace(of, machine=replace(of.machine, noise=0.0))
     assert plan_simulated.planned(quiet, exact) == plan_simulated.needed(quiet)
+
+
+def test_a_promise_in_round_numbers_is_the_next_above_what_is_kept() -> None:
+    edge, said = plan_simulated.case(0, round_promise=False), plan_simulated.case(0)
+    for kept, promised in zip(edge.slo.terms, said.slo.terms, strict=True):
+        digits = f"{1000 * promised.limit_s:.6g}".rstrip("0.")
+        assert len(digits) == 1 and kept.limit_s < promised.limit_s <= 2 * kept.limit_s
+    assert replace(edge, slo=said.slo) == said
+
+
+def test_a_fleet_that_gets_more_than_it_gets_done_keeps_no_promise() -> None:
+    of = plan_simulated.case(4)
+    peak, seed = of.demand.peak, of.demand.traffic.seed
+    most = paged_fleet.capacity(of.demand.schedule(peak, 4000, seed).requests, of.machine)
+    assert plan_simulated.needed(replace(of, slo=parse("ttft_p95=1000s"))) == ceil(peak / most) > 1
 
 
 def test_a_profile_from_steps_has_what_the_machine_has() -> None:
@@ -99,7 +116,7 @@ def test_errors_are_summed_up_by_their_size() -> None:
 
 
 def test_where_nothing_is_known_no_fleet_is_exact() -> None:
-    row = plan_proof._exact([(2, 2, 2), (3, 4, 5), (None, None, None), (None, 5, 5)])
+    row = plan_proof._exact("a promise", [(2, 2, 2), (3, 4, 5), (None, None, None), (None, 5, 5)])
     told = "with other luck in its steps the engine: 2; planned for needed: 3 for 4, None for None, None for 5"
     assert (row.value, row.note) == (0.25, told)
 
@@ -145,12 +162,12 @@ def test_what_was_not_measured_and_where_is_said(tmp_path: Path) -> None:
     kept = plan_proof._with(kept, "P5", Part(rows[1:], []), about("another"))
     said = table(kept)
     assert said.splitlines()[:2] == ["on: one CPU (P3)", "on: another (P5)"]
-    assert said.endswith("PASSED, but not measured: P1, P2, P3 (1 of 2 rows), P3v, P4, P6")
+    assert said.endswith("PASSED, but not measured: P1, P2, P3 (1 of 2 rows), P3v, P4, P4f, P6")
     for name in PARTS:
         kept = plan_proof._with(kept, name, Part(rows[1:], []), about("another"))
     assert table(kept).endswith("\nPASSED")
     del kept["parts"]["P5"]["hardware"]
-    assert table(kept).startswith("on: another (P1, P2, P3, P3v, P4, P5, P6)\n")
+    assert table(kept).startswith("on: another (P1, P2, P3, P3v, P4, P4f, P5, P6)\n")
     wrong = plan_proof._with(kept, "P3", Part([Row("P3", "b", 0.2, 0.1, "share"), rows[0]], []), about("another"))
     assert table(wrong).endswith("FAILED, and not measured: P3 (1 of 2 rows)")
 
