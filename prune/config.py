@@ -14,7 +14,7 @@ Values = Literal["model", "int8"]
 BudgetFor = Literal["bytes", "decode", "prefill"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-SELF, CHAT, HUB = "self", "chat", "hub:"
+SELF, CHAT, BEGUN, HUB = "self", "chat", "self:", "hub:"  # BEGUN, HUB: before a name
 CHAT_WEIGHT = 1.0  # of the samples that any other source has, so many are conversations that the model writes
 DEFAULT_PRESET: Preset = "balanced"
 JUDGED_TOKENS = 6144  # on which mixtures are judged, about: the divergence is known to a few per cent then
@@ -188,7 +188,7 @@ class PruneConfig:
         _require(columns_fit, self, "block_columns", "a positive multiple of 4")
 
     def _require_text(self) -> None:
-        kinds = f"{SELF}, {CHAT}, a text file or {HUB}OWNER/NAME, each once"
+        kinds = f"{SELF}, {CHAT}, a text file, {BEGUN}FILE or {HUB}OWNER/NAME, each once"
         once = len(set(self.sources)) == len(self.sources) > 0
         _require(once and all(self.sources), self, "calibration", kinds)
         every = f"at least {len(self.sources)}: one of each source"
@@ -267,6 +267,16 @@ class PruneConfig:
         if self.train != "blocks":
             return stages
         return stages.without_whole() if self.blocks_as_begun else stages.by_blocks()
+
+
+def writes(source: str) -> bool:
+    """Whether the dense model writes the text of a source."""
+    return source in (SELF, CHAT) or source.startswith(BEGUN)
+
+
+def file_of(source: str) -> str | None:
+    """The file that a source reads, if it reads one."""
+    return None if source in (SELF, CHAT) or source.startswith(HUB) else source.removeprefix(BEGUN)
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["first", "self"],
         metavar="SOURCE",
-        help="first (half of the text), self (what the model samples itself), a file, or a mix of them, A+B "
-        "(default: first self)",
+        help="first (half of the text), self (what the model samples itself), a file, self:first or self:FILE (what it "
+        "writes from pieces of them on), or a mix of these, A+B (default: first self)",
     )
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="default: 0 1 2")
     parser.add_argument("--values", nargs="+", choices=get_args(Values), default=["model"], help="default: model")

@@ -1,7 +1,8 @@
 """Presets compared: quality against minutes, on text that no calibration saw.
 
-A text is cut in two at a line near its middle. `first` names its first half as calibration, `A+B` a mix of sources; the
-second half judges all runs. The reference of a run is `fast` with the same calibration, samples and seed, and
+A text is cut in two at a line near its middle. `first` names its first half as calibration, `self:first` what the model
+writes from pieces of it on, `A+B` a mix of sources; the second half judges all runs. The reference of a run is `fast`
+with the same calibration, samples and seed, and
 
     GC = (ppl_fast - ppl) / (ppl_fast - ppl_dense)
 
@@ -26,6 +27,7 @@ from twofour.bench import child
 from twofour.bench.comparison.named import NamedArm
 from twofour.bench.hardware import hardware, versions
 from twofour.bench.pruning.judged import SIMULATED, Dense, of_arm, rivals
+from twofour.prune.config import BEGUN
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.folder import read_json, resolve, write_whole
@@ -47,7 +49,7 @@ class Trials:
     model: str
     text: Path
     presets: Sequence[str]
-    calibrations: Sequence[str]  # FIRST, "self", a file, or several of them with + between
+    calibrations: Sequence[str]  # FIRST, "self", a file, "self:" and one of these, or several of them with + between
     seeds: Sequence[int]
     values: Sequence[str] = ("model",)
     samples: int = 64
@@ -140,7 +142,11 @@ def calibration_name(run: dict[str, Any]) -> str:
 
 
 def _names(sources: Sequence[str]) -> str:
-    return MIX.join(Path(source).name for source in sources)
+    return MIX.join(source[: -len(_file(source))] + Path(_file(source)).name for source in sources)
+
+
+def _file(source: str) -> str:
+    return source.removeprefix(BEGUN)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -194,7 +200,8 @@ def _measure(
     trials: Trials, run: dict[str, Any], folder: Path, halves: tuple[Path, Path], model: Dense
 ) -> dict[str, Any]:
     first, second = halves
-    sources = [str(first) if source == FIRST else source for source in run["calibration"].split(MIX)]
+    named = {FIRST: str(first), BEGUN + FIRST: f"{BEGUN}{first}"}
+    sources = [named.get(source, source) for source in run["calibration"].split(MIX)]
     out = folder / _folder_name(trials, run, sources)
     if not out.exists():
         child.twofour("prune", trials.model, "-o", str(out), *_options(trials, run, sources))

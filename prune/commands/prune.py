@@ -12,8 +12,9 @@ PRESET_HELP = (
 )
 CALIBRATION_HELP = (
     "self: text that the model writes; chat: conversations that it writes, through its chat template; FILE: .txt, or "
-    ".jsonl with a text, or messages, on each line; hub:OWNER/NAME[@REVISION][/CONFIG][:SPLIT[:COLUMN]]: a data set; "
-    "given several times, the sources share the samples (default: self, with chat beside it for a chat model)"
+    ".jsonl with a text, or messages, on each line; self:FILE: text that the model writes, begun with pieces of FILE; "
+    "hub:OWNER/NAME[@REVISION][/CONFIG][:SPLIT[:COLUMN]]: a data set; given several times, the sources share the "
+    "samples (default: self, with chat beside it for a chat model)"
 )
 
 TOKENS_HELP = (

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from twofour.prune.config import CHAT, SELF
+from twofour.prune.config import BEGUN, CHAT, SELF
 from twofour.prune.format import Format
 from twofour.prune.format.dense_int8 import int8_bytes
 from twofour.prune.format.tower import Tower
@@ -153,7 +153,7 @@ def likeness(text: str, sampled: bool, calibration: Mapping[str, Any] | None) ->
     """Say how near a text of the evaluation is to the one of calibration, as far as their sources tell."""
     if calibration is None:
         return "there was none"
-    sources = {source["source"] for source in calibration["sources"]}
+    sources = {source["source"].removeprefix(BEGUN) for source in calibration["sources"]}
     if sampled:
         return "of its kind" if SELF in sources else "foreign"
     if text in sources:
@@ -228,6 +228,8 @@ def _source(source: Mapping[str, Any]) -> str:
     """Name a source, and what is known of it: its digest or commit, or who wrote it and what was dropped."""
     written = {SELF: "text that the dense model wrote", CHAT: "conversations that the dense model wrote"}
     name = written.get(source["source"], source["source"])
+    if name.startswith(BEGUN):
+        name = f"text that the dense model wrote, begun with pieces of {name.removeprefix(BEGUN)}"
     about = [source["written_by"]] if source.get("written_by") else []
     if counts := source.get("conversations"):
         about.append(f"{counts['kept']} of {counts['questions']} kept, {counts['cut']} of them without their end")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from twofour.prune.config import CHAT, HUB, SELF, Method, PruneConfig
+from twofour.prune.config import BEGUN, CHAT, HUB, SELF, Method, PruneConfig, file_of, writes
 from twofour.prune.errors import TextError
 from twofour.prune.format.dense_int8 import RUN
 from twofour.prune.format.head import Head
@@ -145,19 +145,15 @@ def file_digests(config: PruneConfig) -> dict[str, str]:
     """SHA-256 of each file that is calibrated on, by its source. Raises TextError where one cannot be read."""
     if not config.stages.needs_text:
         return {}
-    return {
-        source: _sha256(source)
-        for source in config.sources
-        if source not in (SELF, CHAT) and not source.startswith(HUB)
-    }
+    return {source: _sha256(file) for source in config.sources if (file := file_of(source)) is not None}
 
 
-def _sha256(source: str) -> str:
+def _sha256(name: str) -> str:
     try:
-        with open(source, "rb") as file:
+        with open(name, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise TextError(f"{source} cannot be read ({error.strerror}); give a text file") from error
+        raise TextError(f"{name} cannot be read ({error.strerror}); give a text file") from error
 
 
 def _calibration(config: PruneConfig, text: Text, about: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -167,7 +163,7 @@ def _calibration(config: PruneConfig, text: Text, about: Mapping[str, Mapping[st
         "sources": [
             {"source": _named(source), "samples": samples}
             | ({"sha256": text.digests[source]} if source in text.digests else {})
-            | ({"begins_with": text.bos} if text.bos and source not in (SELF, CHAT) else {})
+            | ({"begins_with": text.bos} if text.bos and not writes(source) else {})
             | dict(about.get(source, {}))
             for source, samples in config.shares.items()
         ],
@@ -180,6 +176,8 @@ def _calibration(config: PruneConfig, text: Text, about: Mapping[str, Mapping[st
 
 def _named(source: str) -> str:
     """The name of a source for others to read, without the folders of this machine."""
+    if source.startswith(BEGUN):
+        return BEGUN + Path(source.removeprefix(BEGUN)).name
     name = source.removeprefix(HUB)
     is_public = source in (SELF, CHAT) or (name != source and not name.startswith(("/", ".")))
     return source if is_public else Path(name).name

@@ -5,7 +5,8 @@ language to be (text at lower temperatures gave far worse results). A calibratio
 long text would be about fewer things, and drift. Each starts from the token that stood before
 documents in pretraining: BOS where the tokenizer adds it to a text, else `<|endoftext|>` where the vocabulary has it,
 else BOS, else EOS. End tokens do not stop a document; the model goes on with another, as it did in pretraining. Every
-document holds its start token.
+document holds its start token. Given a text, a piece of it stands behind the start token of each, and the model goes on
+from there: so a short text is the beginning of many more of its kind.
 
 A text is cut into windows that do not overlap, from a random offset on, and a random choice of them is taken; each
 begins with BOS where the model is used to it (`windows`). Documents of a JSONL file are set apart by an empty line.
@@ -28,6 +29,8 @@ from twofour.prune.text.writer import Passage, Writer, seed_of
 SEPARATOR = "<|endoftext|>"
 BETWEEN_DOCUMENTS = "\n\n"
 DOCUMENT_TOKENS = 128  # that the model writes from one start, at most
+PIECE_TOKENS = 24  # of a text that it goes on from, at most: no run that a stream holds out is so short
+PIECE = 4  # of the tokens of a document, one in so many at most
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -155,19 +158,53 @@ def start_token(tokenizer: Any) -> int:
 
 
 def self_sampled(
-    writer: Writer, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+    writer: Writer,
+    tokenizer: Any,
+    samples: int,
+    length: int,
+    seed: int,
+    progress: Progress = silent,
+    file: Path | None = None,
 ) -> Tensor:
-    """Let the model write, int64 [samples, length]; same seed, same writer, same kind of machine: same text."""
+    """Let the model write, int64 [samples, length]; same seed, same writer, same kind of machine: same text.
+
+    file: each sample goes on from a piece of its text. Raises TextError where it is shorter than one.
+    """
     first = start_token(tokenizer)
-    passages = [Passage((first,), length - 1, seed_of(seed, SELF, number)) for number in range(samples)]
-    return torch.tensor([[first, *text] for text in writer.write(passages, progress)], dtype=torch.int64)
+    prompts = [(first, *piece) for piece in _beginnings(tokenizer, file, samples, length, seed)]
+    passages = [
+        Passage(prompt, length - len(prompt), seed_of(seed, SELF, number)) for number, prompt in enumerate(prompts)
+    ]
+    written = zip(prompts, writer.write(passages, progress), strict=True)
+    return torch.tensor([[*prompt, *more] for prompt, more in written], dtype=torch.int64)
+
+
+def _beginnings(tokenizer: Any, file: Path | None, samples: int, length: int, seed: int) -> list[list[int]]:
+    """Pieces from random places of a file; empty ones without a file."""
+    if file is None:
+        return [[]] * samples
+    text, size = tokens(tokenizer, file), min(PIECE_TOKENS, length // PIECE)
+    if len(text) < size:
+        raise TextError(f"{file} holds {len(text)} tokens, a piece to go on from is {size}; give more text")
+    generator = torch.Generator().manual_seed(seed_of(seed, "beginnings"))
+    places = torch.randint(len(text) - size + 1, (samples,), generator=generator)
+    return [text[place : place + size].tolist() for place in places.tolist()]
 
 
 def documents_sampled(
-    writer: Writer, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
+    writer: Writer,
+    tokenizer: Any,
+    samples: int,
+    length: int,
+    seed: int,
+    progress: Progress = silent,
+    file: Path | None = None,
 ) -> Tensor:
-    """Let the model write, int64 [samples, length], several short documents for each sample."""
-    ids = self_sampled(writer, tokenizer, *documents(samples, length), seed, progress)
+    """Let the model write, int64 [samples, length], several short documents for each sample.
+
+    file: see `self_sampled`.
+    """
+    ids = self_sampled(writer, tokenizer, *documents(samples, length), seed, progress, file)
     return ids.view(samples, -1)[:, :length].contiguous()
 
 

@@ -1,9 +1,10 @@
 """Where the calibration text comes from: one source, or several, in turns.
 
-A source is `self` or `chat` (text, or conversations, that the dense model writes), a file, or
-`hub:OWNER/NAME[@REVISION][/CONFIG][:SPLIT[:COLUMN]]`, a data set of the hub or a local folder of data files. Unless
-sources are asked for, it is `self`, and beside it `chat` where the model is one for conversations. Samples of several
-sources take turns, so that the end of the text, on which training is validated, has some of each.
+A source is `self` or `chat` (text, or conversations, that the dense model writes), a file, `self:FILE` (text that the
+model writes, each going on from a piece of the file), or `hub:OWNER/NAME[@REVISION][/CONFIG][:SPLIT[:COLUMN]]`, a data
+set of the hub or a local folder of data files. Unless sources are asked for, it is `self`, and beside it `chat` where
+the model is one for conversations. Samples of several sources take turns, so that the end of the text, on which
+training is validated, has some of each.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from twofour.prune.config import CHAT, HUB, SELF, PruneConfig
+from twofour.prune.config import BEGUN, CHAT, HUB, SELF, PruneConfig, file_of, writes
 from twofour.prune.errors import TextError
 from twofour.prune.progress import Progress, silent
 from twofour.prune.text import chat, conversations, corpus, hub
@@ -62,9 +63,9 @@ def tokens(
     """
     shares = config.shares
     parts: dict[str, Part] = {}
-    for source in sorted(shares, key=lambda source: source in (SELF, CHAT)):
+    for source in sorted(shares, key=writes):
         wanted = (shares[source], config.length, config.seed)
-        if source in (SELF, CHAT):
+        if writes(source):
             parts[source] = _written(source, new_writer(), tokenizer, *wanted, len(shares) == 1, progress)
         elif source.startswith(HUB):
             parts[source] = Part(*hub.drawn(tokenizer, source, *wanted))
@@ -103,8 +104,9 @@ def _written(
     Raises TextError where a source that is alone would have none at all.
     """
     about: dict[str, Any] = {"written_by": writer.name}
-    if source == SELF:
-        return Part(corpus.documents_sampled(writer, tokenizer, samples, length, seed, progress), about)
+    if source != CHAT:
+        file = None if source == SELF else _file(source)
+        return Part(corpus.documents_sampled(writer, tokenizer, samples, length, seed, progress, file), about)
     found = conversations.written(writer, tokenizer, samples, length, seed, progress)
     about["conversations"] = found.counts.as_dict()
     lacking = samples - len(found.windows)
@@ -125,16 +127,16 @@ def require(config: PruneConfig) -> None:
     for source in config.sources:
         if source.startswith(HUB):
             hub.parse(source)
-        elif source not in (SELF, CHAT):
+        elif file_of(source) is not None:
             _file(source)
 
 
 def written(config: PruneConfig) -> list[tuple[int, int]]:
     """Return how many texts of how many tokens the model writes, about, for each source of its own."""
-    shares = {source: samples for source, samples in config.shares.items() if source in (SELF, CHAT)}
     return [
-        corpus.documents(samples, config.length) if source == SELF else conversations.expected(samples, config.length)
-        for source, samples in shares.items()
+        conversations.expected(samples, config.length) if source == CHAT else corpus.documents(samples, config.length)
+        for source, samples in config.shares.items()
+        if writes(source)
     ]
 
 
@@ -145,6 +147,7 @@ def in_turns(parts: list[Tensor]) -> Tensor:  # int64 [samples, length], several
 
 
 def _file(source: str) -> Path:
-    if not Path(source).is_file():
-        raise TextError(f"{source} is no file, nor {SELF}, {CHAT} or {HUB}OWNER/NAME; check its name")
-    return Path(source)
+    file = Path(source.removeprefix(BEGUN))
+    if not file.is_file():
+        raise TextError(f"{file} is no file, nor {SELF}, {CHAT}, {BEGUN}FILE or {HUB}OWNER/NAME; check its name")
+    return file

@@ -176,9 +176,10 @@ def test_a_head_in_int8_is_on_the_label_and_has_no_dense_form() -> None:
 
 
 def test_every_source_is_on_the_label_and_no_path_of_this_machine() -> None:
-    local = ("/home/someone/notes.txt", "hub:/home/someone/texts:test", "hub:./texts")
-    config = PruneConfig(calibration=("self", *local, "hub:owner/name:train:body"), samples=17)
-    names = ["self", "notes.txt", "texts:test", "texts", "hub:owner/name:train:body"]
+    notes = "/home/someone/notes.txt"
+    local = (notes, f"self:{notes}", "hub:/home/someone/texts:test", "hub:./texts")
+    config = PruneConfig(calibration=("self", *local, "hub:owner/name:train:body"), samples=20)
+    names = ["self", "notes.txt", "self:notes.txt", "texts:test", "texts", "hub:owner/name:train:body"]
     found = label(config)["calibration"]["sources"]
     assert found == [{"source": name, "samples": 5 if name == "self" else 3} for name in names]
 
@@ -186,14 +187,15 @@ def test_every_source_is_on_the_label_and_no_path_of_this_machine() -> None:
 def test_files_that_are_calibrated_on_have_their_digests_on_the_label(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_bytes(b"abc")
-    config = PruneConfig(calibration=("self", str(file), "hub:owner/name"), samples=3)
-    text = Text(file_digests(config))
+    config = PruneConfig(calibration=("self", str(file), f"self:{file}", "hub:owner/name"), samples=4)
+    text = Text(file_digests(config), "<bos>")
     document = manifest("m", {}, config, text, Result({}, {}, "bfloat16", "float32"), 2, 9.0)
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-2
     assert document["calibration"]["sources"] == [
         {"source": "self", "samples": 1},
-        {"source": "notes.txt", "samples": 1, "sha256": sha256},
-        {"source": "hub:owner/name", "samples": 1},
+        {"source": "notes.txt", "samples": 1, "sha256": sha256, "begins_with": "<bos>"},
+        {"source": "self:notes.txt", "samples": 1, "sha256": sha256},
+        {"source": "hub:owner/name", "samples": 1, "begins_with": "<bos>"},
     ]
     assert file_digests(PruneConfig(method="magnitude", calibration="gone.txt")) == {}
     with pytest.raises(TextError, match=r"gone\.txt cannot be read"):
@@ -209,7 +211,7 @@ def test_the_gpu_has_its_name_on_the_label(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("calibration", [(), ("self", ""), ("self", "chat", "self")])
 def test_sources_that_make_no_sense(calibration: tuple[str, ...]) -> None:
     with pytest.raises(
-        InputError, match=r"^calibration is .*; give self, chat, a text file or hub:OWNER/NAME, each on"
+        InputError, match=r"^calibration is .*; give self, chat, a text file, self:FILE or hub:OWNER/NAME, each on"
     ):
         PruneConfig(calibration=calibration)
 

@@ -92,18 +92,19 @@ def test_several_sources_are_one_calibration(tiny_model_folder: Path, tmp_path: 
     text.write_text("a line of words, and another one\n" * 40)
     more.write_text("other words\n" * 40)
     asked = Trials(
-        *(str(tiny_model_folder), text, ["fast"], [f"first+{more}", "first"], [0]),
+        *(str(tiny_model_folder), text, ["fast"], [f"first+self:first+{more}", "first"], [0]),
         **{"samples": 3, "length": 16, "window": 16},
     )
     mixed, alone = compare_presets(asked, tmp_path / "work", tmp_path / "results.json")["runs"]
-    pruned = tmp_path / "work" / f"{tiny_model_folder.name}-first-text.txt+more.txt-3-0-fast-model-16"
+    named = f"{tiny_model_folder.name}-first-text.txt+self:first-text.txt+more.txt-3-0-fast-model-16"
+    pruned = tmp_path / "work" / named
     manifest = json.loads((pruned / "twofour.json").read_text())
-    first, other = manifest["calibration"]["sources"]
-    assert (first["source"], first["samples"]) == ("first-text.txt", 2)
+    first, begun, other = manifest["calibration"]["sources"]
+    assert (first["source"], begun["source"]) == ("first-text.txt", "self:first-text.txt")
     digest = hashlib.sha256(more.read_bytes()).hexdigest()
     assert other == {"source": "more.txt", "samples": 1, "sha256": digest}
     assert mixed["overfit_nats"] is None and mixed["kl_nats"] != alone["kl_nats"]
-    assert table({"runs": [mixed]}).splitlines()[2].startswith("| first+more.txt | 3 | 0 | fast |")
+    assert table({"runs": [mixed]}).splitlines()[2].startswith("| first+self:first+more.txt | 3 | 0 | fast |")
 
 
 def test_a_prune_that_fails_ends_the_comparison(tmp_path: Path) -> None:

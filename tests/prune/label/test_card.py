@@ -74,9 +74,16 @@ def test_what_a_figure_depends_on_is_named(manifest: dict[str, Any]) -> None:
     }
     text = card(manifest, "m", "packed")
     assert "| commit of the base model | 0123abcd |" in text and "on cuda (NVIDIA H100)" in text
-    assert "notes.txt (SHA-256 ba7816bf8f01...), 4 x 32 tokens" in text
+    assert "| calibration | notes.txt (SHA-256 ba7816bf8f01...), 4 x 32 tokens" in text
     assert "| kept weights | bfloat16, read back from int8, to which they were rounded |" in text
     assert "NVIDIA H100" in page(manifest, "m")
+
+
+def test_text_that_goes_on_from_a_file_is_named_with_it(manifest: dict[str, Any]) -> None:
+    source = {"source": "self:notes.txt", "samples": 4, "sha256": "ba7816bf8f01cfea", "written_by": "transformers"}
+    text = card(manifest | {"calibration": manifest["calibration"] | {"sources": [source]}}, "m", "packed")
+    begun = "text that the dense model wrote, begun with pieces of notes.txt"
+    assert f"| calibration | {begun} (transformers; SHA-256 ba7816bf8f01...), 4 x 32 tokens" in text
 
 
 def test_a_head_in_int8_is_named_and_its_loss_alone(manifest: dict[str, Any]) -> None:
@@ -167,6 +174,8 @@ def test_figures_go_on_the_label_and_replace_older_ones(pruned: Path, tmp_path: 
         ("16 windows", True, "wiki", "foreign"),
         ("wiki", False, "wiki", "the same file"),
         ("wiki2", False, "wiki", "another file"),
+        ("wiki", False, "self:wiki", "the same file"),
+        ("16 windows", True, "self:wiki", "foreign"),
         ("wiki", False, "chat", "foreign"),
         ("16 windows", True, "chat", "foreign"),
         ("wiki", False, None, "there was none"),

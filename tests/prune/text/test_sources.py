@@ -68,5 +68,32 @@ def test_files_are_read_before_anything_is_written(tokenizer: Any) -> None:
         raise AssertionError("it must not be called")
 
     for name in ("selv", "missing.txt", "/"):
-        with pytest.raises(TextError, match=f"^{name} is no file, nor self, chat or hub:OWNER/NAME; check its name"):
+        with pytest.raises(TextError, match=f"^{name} is no file, nor self, chat, self:FILE or hub:OWNER/NAME; check"):
             sources.tokens(never, tokenizer, PruneConfig(calibration=("self", name)))
+
+
+@pytest.mark.parametrize("source", ["self:missing.txt", "self:"])
+def test_a_file_to_go_on_from_is_looked_for_before_there_is_a_model(source: str) -> None:
+    with pytest.raises(TextError, match=r" is no file, nor self, chat, self:FILE or hub:OWNER/NAME; check its name"):
+        sources.require(PruneConfig(calibration=source))
+
+
+def test_the_model_goes_on_from_pieces_of_a_file(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("".join(chr(65 + i // 20) + chr(97 + i % 20) for i in range(240)))
+    config, writer = PruneConfig(calibration=f"self:{file}", samples=6, length=20, seed=3), PlainWriter(model)
+    found = sources.tokens(lambda: writer, tokenizer, config)
+    pieces = [tokenizer.decode(row[1:6]) for row in found.ids.tolist()]  # a quarter of a document
+    text = file.read_text()
+    assert found.ids.shape == (6, 20) and (found.ids[:, 0] == 0).all() and len(set(pieces)) > 1
+    assert all(piece in text for piece in pieces)
+    assert not any(tokenizer.decode(row[1:]) in text for row in found.ids.tolist())
+    assert found.about == {f"self:{file}": {"written_by": "transformers"}}
+    assert sources.written(config) == sources.written(PruneConfig(calibration="self", samples=6, length=20))
+
+
+def test_a_file_shorter_than_a_piece_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("abc")
+    config = PruneConfig(calibration=f"self:{tmp_path / 'text.txt'}", samples=2, length=20)
+    with pytest.raises(TextError, match=r"text\.txt holds 3 tokens, a piece to go on from is 5; give more text"):
+        sources.tokens(lambda: PlainWriter(model), tokenizer, config)
