@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from twofour.prune import PruneConfig
 from twofour.prune.errors import TextError
+from twofour.prune.recovery.stream import SHARED
 from twofour.prune.text import corpus, sources
 from twofour.prune.text.plain import PlainWriter
 
@@ -90,6 +91,10 @@ def test_the_model_goes_on_from_pieces_of_a_file(model: Any, tokenizer: Any, tmp
     assert not any(tokenizer.decode(row[1:]) in text for row in found.ids.tolist())
     assert found.about == {f"self:{file}": {"written_by": "transformers"}}
     assert sources.written(config) == sources.written(PruneConfig(calibration="self", samples=6, length=20))
+
+
+def test_a_piece_is_no_run_that_a_stream_holds_out() -> None:
+    assert corpus.PIECE_TOKENS < SHARED
 
 
 def test_a_file_shorter_than_a_piece_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
