@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from twofour.prune.errors import InputError
@@ -277,6 +278,12 @@ def writes(source: str) -> bool:
 def file_of(source: str) -> str | None:
     """The file that a source reads, if it reads one."""
     return None if source in (SELF, CHAT) or source.startswith(HUB) else source.removeprefix(BEGUN)
+
+
+def without_folders(source: str) -> str:
+    """A source with the name of its file alone."""
+    file = source.removeprefix(BEGUN)
+    return source.removesuffix(file) + Path(file).name
 
 
 def _require(fits: bool, config: PruneConfig, name: str, wanted: str) -> None:

@@ -27,7 +27,7 @@ from twofour.bench import child
 from twofour.bench.comparison.named import NamedArm
 from twofour.bench.hardware import hardware, versions
 from twofour.bench.pruning.judged import SIMULATED, Dense, of_arm, rivals
-from twofour.prune.config import BEGUN
+from twofour.prune.config import BEGUN, without_folders
 from twofour.prune.errors import InputError, TextError
 from twofour.prune.format.checkpoint import MANIFEST
 from twofour.prune.format.folder import read_json, resolve, write_whole
@@ -142,11 +142,7 @@ def calibration_name(run: dict[str, Any]) -> str:
 
 
 def _names(sources: Sequence[str]) -> str:
-    return MIX.join(source[: -len(_file(source))] + Path(_file(source)).name for source in sources)
-
-
-def _file(source: str) -> str:
-    return source.removeprefix(BEGUN)
+    return MIX.join(map(without_folders, sources))
 
 
 def table(results: dict[str, Any]) -> str:

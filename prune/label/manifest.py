@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from twofour.prune.config import BEGUN, CHAT, HUB, SELF, Method, PruneConfig, file_of, writes
+from twofour.prune.config import CHAT, HUB, SELF, Method, PruneConfig, file_of, without_folders, writes
 from twofour.prune.errors import TextError
 from twofour.prune.format.dense_int8 import RUN
 from twofour.prune.format.head import Head
@@ -176,11 +175,9 @@ def _calibration(config: PruneConfig, text: Text, about: Mapping[str, Mapping[st
 
 def _named(source: str) -> str:
     """The name of a source for others to read, without the folders of this machine."""
-    if source.startswith(BEGUN):
-        return BEGUN + Path(source.removeprefix(BEGUN)).name
     name = source.removeprefix(HUB)
     is_public = source in (SELF, CHAT) or (name != source and not name.startswith(("/", ".")))
-    return source if is_public else Path(name).name
+    return source if is_public else without_folders(name)
 
 
 def _solver(config: PruneConfig) -> dict[str, Any]:

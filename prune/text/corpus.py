@@ -158,37 +158,10 @@ def start_token(tokenizer: Any) -> int:
 
 
 def self_sampled(
-    writer: Writer,
-    tokenizer: Any,
-    samples: int,
-    length: int,
-    seed: int,
-    progress: Progress = silent,
-    file: Path | None = None,
+    writer: Writer, tokenizer: Any, samples: int, length: int, seed: int, progress: Progress = silent
 ) -> Tensor:
-    """Let the model write, int64 [samples, length]; same seed, same writer, same kind of machine: same text.
-
-    file: each sample goes on from a piece of its text. Raises TextError where it is shorter than one.
-    """
-    first = start_token(tokenizer)
-    prompts = [(first, *piece) for piece in _beginnings(tokenizer, file, samples, length, seed)]
-    passages = [
-        Passage(prompt, length - len(prompt), seed_of(seed, SELF, number)) for number, prompt in enumerate(prompts)
-    ]
-    written = zip(prompts, writer.write(passages, progress), strict=True)
-    return torch.tensor([[*prompt, *more] for prompt, more in written], dtype=torch.int64)
-
-
-def _beginnings(tokenizer: Any, file: Path | None, samples: int, length: int, seed: int) -> list[list[int]]:
-    """Pieces from random places of a file; empty ones without a file."""
-    if file is None:
-        return [[]] * samples
-    text, size = tokens(tokenizer, file), min(PIECE_TOKENS, length // PIECE)
-    if len(text) < size:
-        raise TextError(f"{file} holds {len(text)} tokens, a piece to go on from is {size}; give more text")
-    generator = torch.Generator().manual_seed(seed_of(seed, "beginnings"))
-    places = torch.randint(len(text) - size + 1, (samples,), generator=generator)
-    return [text[place : place + size].tolist() for place in places.tolist()]
+    """Let the model write, int64 [samples, length]; same seed, same writer, same kind of machine: same text."""
+    return _gone_on(writer, [(start_token(tokenizer),)] * samples, length, seed, progress)
 
 
 def documents_sampled(
@@ -202,10 +175,32 @@ def documents_sampled(
 ) -> Tensor:
     """Let the model write, int64 [samples, length], several short documents for each sample.
 
-    file: see `self_sampled`.
+    file: each document goes on from a piece of its text. Raises TextError where it is shorter than one.
     """
-    ids = self_sampled(writer, tokenizer, *documents(samples, length), seed, progress, file)
+    count, size = documents(samples, length)
+    pieces = _beginnings(tokenizer, file, count, size, seed) if file else [()] * count
+    first = start_token(tokenizer)
+    ids = _gone_on(writer, [(first, *piece) for piece in pieces], size, seed, progress)
     return ids.view(samples, -1)[:, :length].contiguous()
+
+
+def _gone_on(writer: Writer, prompts: list[tuple[int, ...]], length: int, seed: int, progress: Progress) -> Tensor:
+    """Each prompt with what the model writes after it, int64 [prompts, length]."""
+    passages = [
+        Passage(prompt, length - len(prompt), seed_of(seed, SELF, number)) for number, prompt in enumerate(prompts)
+    ]
+    written = zip(prompts, writer.write(passages, progress), strict=True)
+    return torch.tensor([[*prompt, *more] for prompt, more in written], dtype=torch.int64)
+
+
+def _beginnings(tokenizer: Any, file: Path, count: int, length: int, seed: int) -> list[tuple[int, ...]]:
+    """Pieces from random places of a file, for documents of so many tokens."""
+    text, size = tokens(tokenizer, file), min(PIECE_TOKENS, length // PIECE)
+    if len(text) < size:
+        raise TextError(f"{file} holds {len(text)} tokens, a piece to go on from is {size}; give more text")
+    generator = torch.Generator().manual_seed(seed_of(seed, "beginnings"))
+    places = torch.randint(len(text) - size + 1, (count,), generator=generator)
+    return [tuple(text[place : place + size].tolist()) for place in places.tolist()]
 
 
 def documents(samples: int, length: int) -> tuple[int, int]:
