@@ -170,12 +170,11 @@ def _limits(size: Size, args: argparse.Namespace, progress: Progress) -> Part:
 
 def _fleets(size: Size, args: argparse.Namespace, progress: Progress) -> Part:
     """By brute force: of promises as people make them, and of such as one run has just kept."""
-    kinds = {"a promise in round numbers": True, "one that is just kept": False}
-    found = {kind: list(plan_simulated.fleets(size.fleets, is_round, progress)) for kind, is_round in kinds.items()}
-    return Part([_exact(kind, fleets) for kind, fleets in found.items()], [])
+    said, edge = zip(*plan_simulated.fleets(size.fleets, progress), strict=True)
+    return Part([_exact("a promise in round numbers", said), _exact("one that is just kept", edge)], [])
 
 
-def _exact(kind: str, found: Sequence[tuple[int | None, int | None, int | None]]) -> Row:
+def _exact(kind: str, found: Sequence[plan_simulated.Fleet]) -> Row:
     """Of fleets as planned, as needed, and as needed with other luck. Where a number is not known, nothing is exact."""
     wrong = [f"{a} for {b}" for a, b, _ in found if a is None or a != b]
     again = sum(a is not None and a == b for _, a, b in found)

@@ -5,7 +5,7 @@ shares no code with the planner's simulator.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor, log10
 
@@ -29,6 +29,8 @@ UNSEEN = (0.45, 0.7, 0.85)
 REQUESTS = 1000  # of a simulation, as of a plan
 LARGEST = 20  # machines
 _FORETOLD = 5  # long runs, of which a forecast takes the median
+# How many were planned, how many are needed, and how many by the same engine with other luck.
+Fleet = tuple[int | None, int | None, int | None]
 P95 = ("ttft_p95", "itl_p95", "e2e_p95")
 
 
@@ -61,7 +63,7 @@ def case(number: int, round_promise: bool = True) -> Case:
     most = paged_fleet.capacity(schedule(traffic, 1.0, 400), machine)
     peak = most * draw.uniform(0.5, 0.7 * LARGEST)
     asked = schedule(traffic, draw.uniform(0.5, 0.85) * most, REQUESTS)
-    promised = _promised(machine, asked, _round if round_promise else float)
+    promised = _promised(machine, asked, round_promise)
     return Case(machine, demand(replace(traffic, rate=Rate(peak))), promised)
 
 
@@ -69,11 +71,11 @@ def schedule(traffic: Traffic, rate: float, requests: int) -> Sequence[Request]:
     return replace(traffic, rate=Rate(rate), requests=requests).schedule().requests
 
 
-def _promised(machine: Machine, asked: Sequence[Request], said: Callable[[float], float]) -> Slo:
-    """What one machine keeps at some rate. said: from milliseconds that it just keeps to those of the promise."""
+def _promised(machine: Machine, asked: Sequence[Request], round_promise: bool) -> Slo:
+    """What one machine keeps at some rate: just, or in the next round numbers."""
     found = figures(paged_fleet.serve(asked, machine).records, 0.0, open_loop=True)
-    terms = ((name, found[name]) for name in ("ttft_p95", "itl_p95"))
-    return parse(",".join(f"{name}={said((value or 1.0) * 1000):.3f}ms" for name, value in terms))
+    kept = {name: (found[name] or 1.0) * 1000 for name in ("ttft_p95", "itl_p95")}
+    return parse(",".join(f"{name}={_round(ms) if round_promise else ms:.3f}ms" for name, ms in kept.items()))
 
 
 def _round(value: float) -> float:
@@ -124,12 +126,16 @@ _LONG = 4000  # requests, after which it is known to a per cent or two how many 
 _LUCK = 5000  # seeds between one luck and the next
 
 
-def fleets(cases: int, round_promise: bool, progress: Progress) -> Iterator[tuple[int | None, int | None, int | None]]:
-    """Of each case what was planned, what is true, and what is true of the same engine with other luck."""
-    stage = "fleets, round promises" if round_promise else "fleets, promises on the edge"
-    for number in track(range(cases), stage, progress):
-        of = case(number, round_promise)
-        yield planned(of, profile(of.machine, of.demand.traffic).replica), needed(of), needed(of, 1)
+def fleets(cases: int, progress: Progress) -> Iterator[tuple[Fleet, Fleet]]:
+    """Of each case with a promise in round numbers, and with one that is just kept."""
+    for number in track(range(cases), "fleets", progress):
+        said, edge = case(number), case(number, round_promise=False)
+        replica = profile(said.machine, said.demand.traffic).replica
+        yield _fleet(said, replica), _fleet(edge, replica)
+
+
+def _fleet(of: Case, replica: Replica) -> Fleet:
+    return planned(of, replica), needed(of), needed(of, 1)
 
 
 def coverage(profiles: int, runs: int, progress: Progress) -> list[bool]:
